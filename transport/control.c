@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "transport/control.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define FRAME_MAGIC 0x47574d31u /* "GWM1" */
+
+struct frame_header {
+	uint32_t magic;  /* network order */
+	uint16_t type;   /* network order */
+	uint16_t flags;  /* 0 */
+	uint32_t length; /* of the payload, network order */
+};
+
+static_assert(sizeof(struct frame_header) == 12, "the header is packed as it stands");
+
+#define FRAME_BYTES (sizeof(struct frame_header) + GW_LINK_MESSAGE_BYTES)
+
+int control_init(struct control *control, int fd)
+{
+	memset(control, 0, sizeof(*control));
+	control->fd = -1;
+	control->in = malloc(FRAME_BYTES);
+	control->out = malloc(CONTROL_OUT_BYTES);
+	if (!control->in || !control->out) {
+		control_fini(control);
+		return -ENOMEM;
+	}
+	control->fd = fd;
+	return 0;
+}
+
+void control_fini(struct control *control)
+{
+	if (control->fd >= 0)
+		close(control->fd);
+	control->fd = -1;
+	free(control->in);
+	free(control->out);
+	control->in = control->out = NULL;
+}
+
+int control_flush(struct control *control)
+{
+	while (control->out_sent < control->out_used) {
+		ssize_t n = send(control->fd, control->out + control->out_sent, control->out_used - control->out_sent,
+				 MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? 1 : -errno;
+		control->out_sent += (size_t)n;
+	}
+	control->out_sent = control->out_used = 0;
+	return 0;
+}
+
+int control_send(struct control *control, uint16_t type, const void *payload, uint32_t bytes)
+{
+	struct frame_header header = {
+		.magic = htonl(FRAME_MAGIC),
+		.type = htons(type),
+		.length = htonl(bytes),
+	};
+	int rc;
+
+	if (control->out_used + sizeof(header) + bytes > CONTROL_OUT_BYTES) {
+		rc = control_flush(control);
+		if (rc != 0)
+			return rc < 0 ? rc : -EAGAIN;
+	}
+	memcpy(control->out + control->out_used, &header, sizeof(header));
+	if (bytes)
+		memcpy(control->out + control->out_used + sizeof(header), payload, bytes);
+	control->out_used += sizeof(header) + bytes;
+	control->wire_bytes += sizeof(header) + bytes;
+	rc = control_flush(control);
+	return rc < 0 ? rc : 0;
+}
+
+/* Return: 1 when a whole frame stands at in_taken, and its header; 0; or -EPROTO. */
+static int whole_frame(const struct control *control, struct frame_header *header)
+{
+	size_t unread = control->in_used - control->in_taken;
+
+	if (unread < sizeof(*header))
+		return 0;
+	memcpy(header, control->in + control->in_taken, sizeof(*header));
+	if (ntohl(header->magic) != FRAME_MAGIC || header->flags != 0 ||
+	    ntohl(header->length) > GW_LINK_MESSAGE_BYTES)
+		return -EPROTO;
+	return unread >= sizeof(*header) + ntohl(header->length);
+}
+
+static int read_more(struct control *control)
+{
+	ssize_t n;
+
+	if (control->in_taken > 0) {
+		memmove(control->in, control->in + control->in_taken, control->in_used - control->in_taken);
+		control->in_used -= control->in_taken;
+		control->in_taken = 0;
+	}
+	do
+		n = recv(control->fd, control->in + control->in_used, FRAME_BYTES - control->in_used, MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	if (n == 0) {
+		control->closed = true;
+		return -EPIPE;
+	}
+	control->in_used += (size_t)n;
+	control->wire_bytes += (uint64_t)n;
+	return 1;
+}
+
+int control_receive(struct control *control, struct gw_link_event *event)
+{
+	struct frame_header header;
+	int rc;
+
+	while ((rc = whole_frame(control, &header)) == 0) {
+		rc = read_more(control);
+		if (rc <= 0)
+			return rc;
+	}
+	if (rc < 0)
+		return rc;
+	event->type = GW_LINK_MESSAGE;
+	event->message_type = ntohs(header.type);
+	event->payload_bytes = ntohl(header.length);
+	event->payload = control->in + control->in_taken + sizeof(header);
+	control->in_taken += sizeof(header) + event->payload_bytes;
+	return 1;
+}

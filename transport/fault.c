@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * A link around a link that misbehaves once, at a call counted from the start, so that a test can walk
+ * through every point at which a session may fail and an operator can rehearse a failure on a real host.
+ * Counted are put, fence, message and each event that poll hands out; the code under test has no idea.
+ */
+#include "transport/transport.h"
+
+#include "base/clock.h"
+#include "base/units.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct fault {
+	struct gw_link link;
+	struct gw_link *inner;
+	struct gw_fault_spec spec;
+	uint64_t calls;
+	bool silent; /* GW_FAULT_DROP has struck */
+	unsigned char scratch[GW_LINK_MESSAGE_BYTES];
+};
+
+enum verdict { PASS, CORRUPT, SWALLOW };
+
+/* Counts a call.  Return: a verdict, or the -errno that the fault makes of this call. */
+static int count_call(struct fault *fault)
+{
+	if (fault->spec.delay_ns) {
+		struct timespec ts = { (time_t)(fault->spec.delay_ns / GW_NS_PER_S),
+				       (long)(fault->spec.delay_ns % GW_NS_PER_S) };
+
+		nanosleep(&ts, NULL);
+	}
+	if (fault->silent)
+		return SWALLOW;
+	if (++fault->calls != fault->spec.at)
+		return PASS;
+	switch (fault->spec.kind) {
+	case GW_FAULT_FAIL:
+		return gw_error_set(&fault->link.error, -EIO, "rehearsed failure at call %llu",
+				    (unsigned long long)fault->calls);
+	case GW_FAULT_CUT:
+		return gw_error_set(&fault->link.error, -ECONNRESET, "rehearsed cut of the link at call %llu",
+				    (unsigned long long)fault->calls);
+	case GW_FAULT_CORRUPT:
+		return CORRUPT;
+	case GW_FAULT_DROP:
+		fault->silent = true;
+		return SWALLOW;
+	}
+	return PASS;
+}
+
+/* Takes over the error of the inner link, so that gw_link_error() of the outer one tells it. */
+static int pass_on(struct fault *fault, int rc)
+{
+	if (rc < 0 && rc != -EAGAIN && fault->inner->error.code)
+		fault->link.error = fault->inner->error;
+	return rc;
+}
+
+static int fault_add_region(struct gw_link *link, const struct gw_link_region *region)
+{
+	struct fault *fault = (struct fault *)link;
+
+	return pass_on(fault, gw_link_add_region(fault->inner, region));
+}
+
+static int fault_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
+{
+	struct fault *fault = (struct fault *)link;
+	int verdict = count_call(fault);
+
+	if (verdict < 0 || verdict == SWALLOW)
+		return verdict < 0 ? verdict : 0;
+	return pass_on(fault, gw_link_put(fault->inner, region, offset, bytes));
+}
+
+static int fault_fence(struct gw_link *link, uint64_t fence)
+{
+	struct fault *fault = (struct fault *)link;
+	int verdict = count_call(fault);
+
+	if (verdict < 0 || verdict == SWALLOW)
+		return verdict < 0 ? verdict : 0;
+	return pass_on(fault, gw_link_fence(fault->inner, fence));
+}
+
+/* Flips one bit, which one depends on the call's number. */
+static const void *corrupted(struct fault *fault, const void *payload, uint32_t bytes)
+{
+	if (bytes == 0 || bytes > sizeof(fault->scratch))
+		return payload;
+	memcpy(fault->scratch, payload, bytes);
+	fault->scratch[fault->calls * 7919 % bytes] ^= (unsigned char)(1u << (fault->calls % 8));
+	return fault->scratch;
+}
+
+static int fault_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
+{
+	struct fault *fault = (struct fault *)link;
+	int verdict = count_call(fault);
+
+	if (verdict < 0 || verdict == SWALLOW)
+		return verdict < 0 ? verdict : 0;
+	if (verdict == CORRUPT)
+		payload = corrupted(fault, payload, bytes);
+	return pass_on(fault, gw_link_message(fault->inner, type, payload, bytes));
+}
+
+static int fault_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns)
+{
+	struct fault *fault = (struct fault *)link;
+	int verdict, rc = gw_link_poll(fault->inner, event, timeout_ns);
+
+	if (rc <= 0)
+		return pass_on(fault, rc);
+	if (event->type == GW_LINK_ROOM)
+		return rc;
+	verdict = count_call(fault);
+	if (verdict < 0 || verdict == SWALLOW)
+		return verdict < 0 ? verdict : 0;
+	if (verdict == CORRUPT && event->type == GW_LINK_MESSAGE)
+		event->payload = corrupted(fault, event->payload, event->payload_bytes);
+	return rc;
+}
+
+static void fault_counters(const struct gw_link *link, struct gw_link_counters *counters)
+{
+	gw_link_counters(((const struct fault *)link)->inner, counters);
+}
+
+static void fault_close(struct gw_link *link)
+{
+	gw_link_close(((struct fault *)link)->inner);
+	free(link);
+}
+
+static const struct gw_link_ops fault_ops = {
+	.name = "fault",
+	.add_region = fault_add_region,
+	.put = fault_put,
+	.fence = fault_fence,
+	.message = fault_message,
+	.poll = fault_poll,
+	.counters = fault_counters,
+	.close = fault_close,
+};
+
+int gw_fault_wrap(struct gw_link **link, struct gw_link *inner, const struct gw_fault_spec *spec)
+{
+	struct fault *fault = calloc(1, sizeof(*fault));
+
+	if (!fault)
+		return -ENOMEM;
+	fault->link.ops = &fault_ops;
+	fault->link.channels = inner->channels;
+	memcpy(fault->link.peer, inner->peer, sizeof(inner->peer));
+	fault->inner = inner;
+	fault->spec = *spec;
+	*link = &fault->link;
+	return 0;
+}
+
+int gw_fault_parse(const char *text, struct gw_fault_spec *spec)
+{
+	static const char *const kinds[] = { "fail@", "cut@", "corrupt@", "drop@" };
+	char copy[64], *delay;
+	uint64_t ms = 0;
+
+	if (strlen(text) >= sizeof(copy))
+		return -EINVAL;
+	strcpy(copy, text);
+	delay = strstr(copy, ",delay=");
+	if (delay) {
+		if (gw_parse_number(delay + 7, 0, 60000, &ms) < 0)
+			return -EINVAL;
+		*delay = '\0';
+	}
+	for (unsigned k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
+		if (strncmp(copy, kinds[k], strlen(kinds[k])) != 0)
+			continue;
+		spec->kind = (enum gw_fault_kind)k;
+		spec->delay_ns = ms * GW_NS_PER_MS;
+		return gw_parse_number(copy + strlen(kinds[k]), 1, UINT64_MAX, &spec->at);
+	}
+	return -EINVAL;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The public face of a link: checks what a caller may get wrong, then dispatches to the backend. */
+#include "transport/transport.h"
+
+#include <errno.h>
+
+int gw_link_add_region(struct gw_link *link, const struct gw_link_region *region)
+{
+	if (region->id >= GW_LINK_MAX_REGIONS)
+		return gw_error_set(&link->error, -EINVAL, "region %u: at most %u regions in a session", region->id,
+				    GW_LINK_MAX_REGIONS);
+	return link->ops->add_region(link, region);
+}
+
+int gw_link_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
+{
+	if (link->error.code)
+		return link->error.code;
+	if (bytes == 0 || bytes > GW_LINK_PUT_BYTES)
+		return -EINVAL;
+	return link->ops->put(link, region, offset, bytes);
+}
+
+int gw_link_fence(struct gw_link *link, uint64_t fence)
+{
+	if (link->error.code)
+		return link->error.code;
+	return link->ops->fence(link, fence);
+}
+
+int gw_link_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
+{
+	if (link->error.code)
+		return link->error.code;
+	if (bytes > GW_LINK_MESSAGE_BYTES)
+		return -EMSGSIZE;
+	return link->ops->message(link, type, payload, bytes);
+}
+
+int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns)
+{
+	if (link->error.code)
+		return link->error.code;
+	return link->ops->poll(link, event, timeout_ns);
+}
+
+void gw_link_counters(const struct gw_link *link, struct gw_link_counters *counters)
+{
+	link->ops->counters(link, counters);
+}
+
+const struct gw_error *gw_link_error(const struct gw_link *link)
+{
+	return &link->error;
+}
+
+void gw_link_close(struct gw_link *link)
+{
+	if (link)
+		link->ops->close(link);
+}

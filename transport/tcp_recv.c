@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * A worker reads frames from its socket.  Every header is checked, magic, kind, region and range, before
+ * a byte of its payload is placed.  How the payload is placed is the region's choice:
+ *
+ *   GW_PLACE_MAPPED  large payloads are received straight into the mapping;
+ *   GW_PLACE_WRITE   payloads are received into a scratch buffer that stays in the processor's cache and
+ *                    written to the file: a page that the file does not have yet is then made without
+ *                    being cleared first and without a page fault.
+ *
+ * After a large payload only a header's worth is asked for, so that the next payload can again go straight
+ * to its place; among small frames the scratch buffer is filled with as much as the socket has.
+ *
+ * No memory left shows as ENOSPC from pwrite() and as EFAULT from recv() into a mapping; it never raises
+ * SIGBUS here, since only the kernel touches the pages.
+ */
+#include "transport/tcp.h"
+
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SCRATCH_BYTES (256u * 1024)
+#define DIRECT_MIN_BYTES (32u * 1024)
+
+struct reader {
+	struct tcp_channel *channel;
+	unsigned char *scratch;
+	size_t head, tail;  /* unread bytes in scratch */
+	bool large_frames;  /* the last frame was large: expect another, read headers alone */
+	uint64_t put_bytes; /* placed since the counters were last brought up to date */
+	uint64_t wire_bytes;
+};
+
+/* Reads at least @need bytes into scratch (need <= SCRATCH_BYTES).  Return: 0, -EPIPE at the end, -errno. */
+static int fill(struct reader *reader, size_t need, size_t limit)
+{
+	if (reader->head > 0) {
+		memmove(reader->scratch, reader->scratch + reader->head, reader->tail - reader->head);
+		reader->tail -= reader->head;
+		reader->head = 0;
+	}
+	while (reader->tail < need) {
+		ssize_t n = recv(reader->channel->fd, reader->scratch + reader->tail, limit - reader->tail, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EPIPE;
+		reader->tail += (size_t)n;
+	}
+	return 0;
+}
+
+static int write_all(int fd, const unsigned char *bytes, size_t count, uint64_t offset)
+{
+	while (count > 0) {
+		ssize_t n = pwrite(fd, bytes, count, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		bytes += n;
+		count -= (size_t)n;
+		offset += (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Places bytes that are in scratch. */
+static int place(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
+{
+	if (region->placement == GW_PLACE_WRITE)
+		return write_all(region->fd, bytes, count, offset);
+	memcpy((char *)region->base + offset, bytes, count);
+	return 0;
+}
+
+static int receive_direct(const struct reader *reader, const struct gw_link_region *region, uint64_t offset,
+			  size_t count)
+{
+	while (count > 0) {
+		ssize_t n = recv(reader->channel->fd, (char *)region->base + offset, count, MSG_WAITALL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EFAULT ? -ENOSPC : -errno;
+		if (n == 0)
+			return -EPIPE;
+		offset += (uint64_t)n;
+		count -= (size_t)n;
+	}
+	return 0;
+}
+
+static int receive_payload(struct reader *reader, const struct gw_link_region *region, uint64_t offset, size_t count)
+{
+	int rc = 0;
+
+	reader->large_frames = count >= DIRECT_MIN_BYTES;
+	while (count > 0 && rc == 0) {
+		size_t here = reader->tail - reader->head;
+
+		if (here == 0 && count >= DIRECT_MIN_BYTES && region->placement == GW_PLACE_MAPPED)
+			return receive_direct(reader, region, offset, count);
+		if (here == 0) {
+			size_t most = reader->large_frames && count < SCRATCH_BYTES ? count : SCRATCH_BYTES;
+
+			rc = fill(reader, 1, most);
+			continue;
+		}
+		if (here > count)
+			here = count;
+		rc = place(region, reader->scratch + reader->head, here, offset);
+		reader->head += here;
+		offset += here;
+		count -= here;
+	}
+	return rc;
+}
+
+/* Reads and checks the next header.  Return: 0 and *frame in host order, or -errno. */
+static int next_frame(struct reader *reader, struct tcp_frame *frame)
+{
+	int rc = 0;
+
+	if (reader->tail - reader->head < sizeof(*frame))
+		rc = fill(reader, sizeof(*frame), reader->large_frames ? sizeof(*frame) : SCRATCH_BYTES);
+	if (rc < 0)
+		return rc;
+	memcpy(frame, reader->scratch + reader->head, sizeof(*frame));
+	reader->head += sizeof(*frame);
+	reader->wire_bytes += sizeof(*frame);
+	frame->kind = ntohs(frame->kind);
+	frame->region = ntohs(frame->region);
+	frame->offset = be64toh(frame->offset);
+	frame->bytes = ntohl(frame->bytes);
+	if (ntohl(frame->magic) != TCP_FRAME_MAGIC || frame->reserved != 0)
+		return -EPROTO;
+	return 0;
+}
+
+static int take_data(struct reader *reader, const struct tcp_frame *frame)
+{
+	struct tcp *tcp = reader->channel->tcp;
+	struct gw_link_region region;
+	int rc;
+
+	if (frame->region >= GW_LINK_MAX_REGIONS)
+		return -EPROTO;
+	pthread_mutex_lock(&tcp->lock);
+	region = tcp->regions[frame->region];
+	pthread_mutex_unlock(&tcp->lock);
+	if (frame->bytes == 0 || frame->bytes > GW_LINK_PUT_BYTES || frame->offset > region.bytes ||
+	    frame->bytes > region.bytes - frame->offset)
+		return -EPROTO;
+	rc = receive_payload(reader, &region, frame->offset, frame->bytes);
+	if (rc == 0) {
+		reader->put_bytes += frame->bytes;
+		reader->wire_bytes += frame->bytes;
+	}
+	return rc;
+}
+
+static void publish(struct reader *reader, uint64_t fence)
+{
+	struct tcp_channel *channel = reader->channel;
+	struct tcp *tcp = channel->tcp;
+
+	pthread_mutex_lock(&tcp->lock);
+	channel->put_bytes += reader->put_bytes;
+	channel->wire_bytes += reader->wire_bytes;
+	if (fence)
+		channel->fence = fence;
+	pthread_mutex_unlock(&tcp->lock);
+	reader->put_bytes = reader->wire_bytes = 0;
+	if (fence)
+		tcp_wake(tcp);
+}
+
+/* Return: 0 to go on, -errno. */
+static int take_frame(struct reader *reader)
+{
+	struct tcp_frame frame;
+	int rc = next_frame(reader, &frame);
+
+	if (rc < 0)
+		return rc;
+	if (frame.kind == TCP_FRAME_DATA)
+		rc = take_data(reader, &frame);
+	else if (frame.kind == TCP_FRAME_FENCE && frame.bytes == 0 && frame.offset > reader->channel->fence)
+		publish(reader, frame.offset);
+	else
+		rc = -EPROTO;
+	if (reader->put_bytes >= 64u * 1024 * 1024)
+		publish(reader, 0);
+	return rc;
+}
+
+static void report(const struct tcp_channel *channel, int rc)
+{
+	struct tcp *tcp = channel->tcp;
+
+	if (rc == -EPROTO)
+		tcp_worker_failed(tcp, rc, "%s sent a put that is not of this session's protocol or regions",
+				  tcp->link.peer);
+	else if (rc == -ENOSPC)
+		tcp_worker_failed(tcp, rc,
+				  "no memory left for the guest's RAM here: enlarge /dev/shm (mount -o remount,size=...) "
+				  "or the pool of huge pages");
+	else if (rc != -EPIPE && rc != -ECONNRESET)
+		tcp_worker_failed(tcp, rc, "data channel %u from %s: %s", channel->index, tcp->link.peer,
+				  strerror(-rc));
+	else
+		tcp_worker_failed(tcp, rc, "%s closed data channel %u", tcp->link.peer, channel->index);
+}
+
+void *tcp_recv_worker(void *argument)
+{
+	struct tcp_channel *channel = argument;
+	struct reader reader = { .channel = channel, .scratch = malloc(SCRATCH_BYTES) };
+	sigset_t all;
+	int rc = reader.scratch ? 0 : -ENOMEM;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	while (rc == 0)
+		rc = take_frame(&reader);
+	publish(&reader, 0);
+	report(channel, rc);
+	free(reader.scratch);
+	return NULL;
+}

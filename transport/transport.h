@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Transport: moves bytes between two hosts and says when they have arrived.  It knows nothing of VMs.
+ *
+ * A link is one end of a session: one control channel, which carries ordered messages both ways, and N
+ * data channels, which carry puts from the end that connected (the source) to the end that accepted (the
+ * receiver).  A put copies a range of a registered region into the same range of the region that the peer
+ * registered under the same id.
+ *
+ * Ordering, the part to get right:
+ *   - Messages arrive once, in order.  Puts arrive in any order, on any channel, at any time after the
+ *     call; they may read the source's memory as late as their arrival.
+ *   - A fence closes a round: when the receiver's poll reports fence n, every put made before
+ *     gw_link_fence(n) has been placed, on every channel.  Between a fence and the peer's word that it saw
+ *     it (an engine message) no put is made.  A range is put at most once between two fences.
+ *   - Messages and puts are not ordered with each other.  Only a fence orders them.
+ *
+ * What is in flight is bounded in puts and in bytes; after opening nothing on the put path allocates.
+ *
+ * Threads: a link belongs to one thread (backends may run threads of their own behind it).  Nothing but
+ * gw_link_poll() with a timeout and gw_link_close() blocks; open and accept block up to their deadline.
+ *
+ * Errors: -errno, with the text in gw_link_error().  After the first error a link only reports that error;
+ * close it.  -EPIPE: the peer closed in good order.  -ETIMEDOUT: the peer went silent.  -EPROTO: the peer
+ * sent what is not of this protocol.  -ENOSPC: no memory left to place a put.
+ */
+#ifndef GODWIT_TRANSPORT_TRANSPORT_H
+#define GODWIT_TRANSPORT_TRANSPORT_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GW_LINK_MAX_CHANNELS 32
+#define GW_LINK_MAX_REGIONS 64
+#define GW_LINK_MESSAGE_BYTES (256u * 1024) /* largest payload of a message */
+#define GW_LINK_PUT_BYTES (1024u * 1024)    /* largest put */
+#define GW_LINK_FOREVER UINT64_MAX
+
+struct gw_link;
+
+/* How a receiving region takes bytes. */
+enum gw_placement {
+	GW_PLACE_MAPPED, /* straight into base: backed memory, huge pages */
+	GW_PLACE_WRITE,  /* by pwrite() to fd: files in tmpfs, where that is cheaper than faulting pages in */
+};
+
+struct gw_link_region {
+	uint32_t id; /* below GW_LINK_MAX_REGIONS */
+	int fd;      /* for GW_PLACE_WRITE; not owned */
+	void *base;  /* mapping of the whole region; not owned; read-only will do at the source */
+	uint64_t bytes;
+	enum gw_placement placement;
+};
+
+enum gw_link_event_type {
+	GW_LINK_MESSAGE, /* message_type, payload: valid until the next call on this link */
+	GW_LINK_FENCE,   /* fence: all puts before it are placed */
+	GW_LINK_ROOM,    /* what answered -EAGAIN may be tried again */
+};
+
+struct gw_link_event {
+	enum gw_link_event_type type;
+	uint16_t message_type;
+	uint32_t payload_bytes;
+	const void *payload;
+	uint64_t fence;
+};
+
+struct gw_link_counters {
+	uint64_t put_bytes;  /* payload of puts sent or placed */
+	uint64_t wire_bytes; /* everything, with headers and messages, both directions of this end */
+};
+
+/*
+ * A backend.  Each call has the contract of the gw_link_ function of the same name below.
+ * Backends embed struct gw_link as their first member.
+ */
+struct gw_link_ops {
+	const char *name;
+	int (*add_region)(struct gw_link *link, const struct gw_link_region *region);
+	int (*put)(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes);
+	int (*fence)(struct gw_link *link, uint64_t fence);
+	int (*message)(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
+	int (*poll)(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
+	void (*counters)(const struct gw_link *link, struct gw_link_counters *counters);
+	void (*close)(struct gw_link *link);
+};
+
+struct gw_link {
+	const struct gw_link_ops *ops;
+	unsigned channels;
+	struct gw_error error;
+	char peer[64]; /* who is at the other end, for people */
+};
+
+struct gw_link_options {
+	unsigned channels;    /* data channels, 1 to GW_LINK_MAX_CHANNELS; 0: the backend's default */
+	uint64_t deadline_ns; /* for connecting, or for a peer to finish its handshake; 0: 10 s */
+	bool allow_remote;    /* listen on other addresses than loopback (no authentication yet) */
+	bool no_splice;       /* copy at the source instead of passing pages by reference */
+};
+
+/*
+ * Connects to "tcp:HOST:PORT" or plain "HOST:PORT" ([ADDR] for IPv6).
+ * Return: 0 and *link, to be closed by the caller; or -errno with @error saying what to do.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_link_connect(struct gw_link **link, const char *uri,
+					    const struct gw_link_options *options, struct gw_error *error);
+
+struct gw_listener;
+
+/*
+ * Listens on "ADDR:PORT" ("tcp:" in front is allowed; port 0: any).  -EACCES when ADDR is not loopback
+ * and options->allow_remote is not set.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_listener_open(struct gw_listener **listener, const char *address,
+					     const struct gw_link_options *options, struct gw_error *error);
+
+/* The port it listens on, for port 0; and a descriptor that becomes readable when a client calls. */
+GW_PUBLIC unsigned gw_listener_port(const struct gw_listener *listener);
+GW_PUBLIC int gw_listener_fd(const struct gw_listener *listener);
+
+/*
+ * Takes one client through the handshake.  Blocks until a client comes or @timeout_ns passes.
+ * Return: 1 and *link; 0 when nobody came; -EPROTO when a client came and was turned away, with the
+ * reason in @error: the listener is as good as before; another -errno when the listener is broken.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint64_t timeout_ns,
+					       struct gw_error *error);
+
+GW_PUBLIC void gw_listener_close(struct gw_listener *listener);
+
+/* Both ends of a link inside this process; for tests and simulations.  @seed drives the order of puts. */
+GW_PUBLIC GW_MUST_CHECK int gw_mem_pair(struct gw_link **source, struct gw_link **receiver, unsigned channels,
+					uint64_t seed);
+
+/* What a fault link does at the @at-th call (from 1) of put, fence, message, or event of poll. */
+enum gw_fault_kind {
+	GW_FAULT_FAIL,    /* that call answers -EIO */
+	GW_FAULT_CUT,     /* the connection is cut: this and all later calls answer -ECONNRESET */
+	GW_FAULT_CORRUPT, /* one bit of that message is flipped; other calls pass */
+	GW_FAULT_DROP,    /* that message is lost and so is all that follows: a silent peer */
+};
+
+struct gw_fault_spec {
+	enum gw_fault_kind kind;
+	uint64_t at;
+	uint64_t delay_ns; /* sleeps so long before each call; 0 in simulations */
+};
+
+/* "cut@120", "fail@3", "corrupt@7", "drop@40", each with an optional ",delay=MS".  Return: 0 or -EINVAL. */
+GW_PUBLIC GW_MUST_CHECK int gw_fault_parse(const char *text, struct gw_fault_spec *spec);
+
+/* Wraps @inner, which from then on belongs to the new link.  On failure @inner stays the caller's. */
+GW_PUBLIC GW_MUST_CHECK int gw_fault_wrap(struct gw_link **link, struct gw_link *inner,
+					  const struct gw_fault_spec *spec);
+
+/* Makes a region known; before any put that names it, at the receiver before the source may put. */
+GW_PUBLIC GW_MUST_CHECK int gw_link_add_region(struct gw_link *link, const struct gw_link_region *region);
+
+/*
+ * Source: sends [offset, offset + bytes) of a region, at most GW_LINK_PUT_BYTES.  The memory must stay
+ * mapped until the fence is known to be seen or the link is closed.  Return: 0; -EAGAIN when too much is
+ * in flight: poll until GW_LINK_ROOM; or another -errno.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_link_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes);
+
+/* Source: ends a round, see above.  @fence grows from 1.  Return: 0 or -errno, never -EAGAIN. */
+GW_PUBLIC GW_MUST_CHECK int gw_link_fence(struct gw_link *link, uint64_t fence);
+
+/* Either end: sends a message; the payload is copied.  Return: 0, -EAGAIN, or another -errno. */
+GW_PUBLIC GW_MUST_CHECK int gw_link_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
+
+/* The next event.  Return: 1 and *event; 0 when @timeout_ns passed; -errno when the link is dead. */
+GW_PUBLIC GW_MUST_CHECK int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
+
+GW_PUBLIC void gw_link_counters(const struct gw_link *link, struct gw_link_counters *counters);
+
+/* The first error of this link, in words; code 0 when there was none. */
+GW_PUBLIC const struct gw_error *gw_link_error(const struct gw_link *link);
+
+/* Ends the session: the peer's poll answers -EPIPE once it has had all messages.  NULL is fine. */
+GW_PUBLIC void gw_link_close(struct gw_link *link);
+
+#endif
