@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* When to go on copying, when to stop the guest, when to give up: a pure function. */
+#ifndef GODWIT_ENGINE_CONVERGE_H
+#define GODWIT_ENGINE_CONVERGE_H
+
+#include "engine/engine.h"
+
+struct converge_input {
+	uint64_t left_bytes;          /* dirty now */
+	uint64_t previous_left_bytes; /* dirty after the round before this one; 0 for none */
+	double sent_bytes_per_s;      /* what the link has carried; 0 when not known */
+	uint64_t fixed_ns;            /* blackout that does not depend on what is left */
+	uint64_t downtime_ns;         /* allowed */
+	unsigned rounds, max_rounds;  /* done, allowed */
+	uint64_t elapsed_ns, max_time_ns;
+	enum gw_limit_policy on_limit;
+};
+
+enum converge_verdict { CONVERGE_GO_ON, CONVERGE_SWITCH, CONVERGE_GIVE_UP };
+
+/* The blackout to expect when the guest is stopped now. */
+uint64_t converge_predict_ns(const struct converge_input *input);
+
+enum converge_verdict converge(const struct converge_input *input);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine: moves one running guest from a source to a receiver.
+ *
+ * Source and receiver are sessions over a link.  The engine decides what to send, when to stop the guest
+ * and what to do when anything fails; it does no I/O of its own: memory, guest, link and clock come in as
+ * tables of functions, so that the same code runs a real QEMU over TCP and a thousand simulated guests in
+ * one process.
+ *
+ * The promise: exactly one side owns the guest.  Until the source has sent COMMIT any failure, whatever
+ * and wherever, ends with the source's guest running as if nothing had been asked, and the receiver's
+ * never started.  Once the receiver has had COMMIT it owns the guest.  When the link dies between the two
+ * the source cannot know; it ends in GW_STATE_UNCERTAIN with the guest paused, and a person settles it.
+ *
+ * Threads: a session belongs to the thread that calls gw_session_step().  gw_session_cancel() may be
+ * called from a signal handler or another thread; nothing else may.
+ */
+#ifndef GODWIT_ENGINE_ENGINE_H
+#define GODWIT_ENGINE_ENGINE_H
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "tracker/tracker.h"
+#include "transport/transport.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define GW_NAME_BYTES 64
+#define GW_DEVICE_STATE_MAX_BYTES (512ULL * 1024 * 1024)
+
+/* In the order of a good migration; the last four are final. */
+enum gw_state {
+	GW_STATE_IDLE,
+	GW_STATE_SETUP,      /* hello, the regions agreed, the tracker armed */
+	GW_STATE_BULK,       /* everything once */
+	GW_STATE_ROUNDS,     /* what was dirtied meanwhile, again and again */
+	GW_STATE_SWITCHOVER, /* guest paused, the last round */
+	GW_STATE_DEVICE,     /* device state on its way, being loaded */
+	GW_STATE_COMMIT,     /* past the point of no return: waiting for "it runs here" */
+	GW_STATE_DONE,
+	GW_STATE_FAILED,
+	GW_STATE_CANCELLED,
+	GW_STATE_UNCERTAIN, /* source only: COMMIT was sent, no answer came */
+	GW_STATE_COUNT,
+};
+
+GW_PUBLIC const char *gw_state_name(enum gw_state state);
+GW_PUBLIC bool gw_state_is_final(enum gw_state state);
+
+/* A region of guest memory.  Both sides name it alike and agree on its size. */
+struct gw_region {
+	char name[GW_NAME_BYTES];
+	struct gw_link_region memory; /* id is filled in by the session */
+	const struct gw_region_ops *ops;
+};
+
+struct gw_region_ops {
+	/*
+	 * The next stretch at or after @from that may hold other bytes than zero; it must not allocate memory
+	 * for what the guest never touched.  Return: 1 and [*first, *end), page aligned; 0 for no more; -errno.
+	 */
+	int (*next_data)(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end);
+	/* Makes [offset, offset + bytes) read as zeros and gives its memory back.  Return: 0 or -errno. */
+	int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes);
+};
+
+/*
+ * A region that is a file in tmpfs or hugetlbfs, mapped whole.  The fd is taken over in any case.
+ * @writable: the receiving side.  Return: 0, or -errno with @error set.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes,
+						bool writable, struct gw_error *error);
+/* Unmaps and closes.  An all-zero struct is fine. */
+GW_PUBLIC void gw_region_close_file(struct gw_region *region);
+
+/*
+ * The guest and its VMM.  Each call may block for milliseconds, up to a deadline of its own; each returns
+ * 0 or -errno with @error set.  Source: tracker to resume.  Receiver: prepare, load, start.
+ */
+struct gw_vm_ops {
+	/* Starts tracking.  From its return on no write may go unseen. */
+	int (*tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
+	/*
+	 * The dead man's switch.  Armed: should this process die, the guest is resumed by whoever outlives it.
+	 * Disarmed right before the point of no return.
+	 */
+	int (*guard)(void *vm, bool armed, struct gw_error *error);
+	/* Stops the guest and its devices; afterwards nothing but saving may write to its memory. */
+	int (*pause)(void *vm, struct gw_error *error);
+	/* Starts saving the device state of the paused guest, in the background. */
+	int (*save_begin)(void *vm, struct gw_error *error);
+	/* Waits for it.  *state stays the VM's until the next call or resume. */
+	int (*save_finish)(void *vm, const void **state, size_t *bytes, struct gw_error *error);
+	/* Undoes pause and save: the guest runs (if it ran before).  Also called when they failed half-way. */
+	int (*resume)(void *vm, struct gw_error *error);
+
+	/* Receiver: whatever can be done before the blackout, once the regions are agreed. */
+	int (*prepare)(void *vm, struct gw_error *error);
+	/* Receiver: all memory is here and the source is stopped.  Optional. */
+	int (*handover)(void *vm, struct gw_error *error);
+	/* Receiver: loads the device state; the guest stays paused. */
+	int (*load)(void *vm, const void *state, size_t bytes, struct gw_error *error);
+	/* Receiver: owns the guest now; starts it when @run. */
+	int (*start)(void *vm, bool run, struct gw_error *error);
+	/* Either side, at every step: has the VMM died?  Return: 0, or -errno with @error set. */
+	int (*check)(void *vm, struct gw_error *error);
+	/* Source: did the guest run when pause was called? */
+	bool (*was_running)(void *vm);
+};
+
+enum gw_limit_policy { GW_LIMIT_GIVE_UP, GW_LIMIT_STOP_COPY };
+
+struct gw_session_options {
+	const char *guest;              /* the guest's name: what the receiver waits for */
+	const struct gw_clock *clock;   /* NULL: the real one */
+	uint64_t downtime_ns;           /* blackout allowed; 0: 300 ms */
+	uint64_t bandwidth_bytes_per_s; /* 0: no limit */
+	unsigned max_rounds;            /* 0: 50 */
+	uint64_t max_time_ns;           /* of copying before switch-over; 0: no limit */
+	enum gw_limit_policy on_limit;  /* what to do when a limit is reached unconverged */
+	uint64_t silence_ns;            /* a peer that does and says nothing for so long is dead; 0: 30 s */
+};
+
+/* Where the blackout went.  Nanoseconds on the source's clock, load, handover and start on the receiver's. */
+struct gw_blackout {
+	uint64_t total_ns;
+	uint64_t pause_ns;      /* stopping the guest */
+	uint64_t collect_ns;    /* fetching the last dirty pages */
+	uint64_t last_round_ns; /* sending them, until the receiver's word that all are placed */
+	uint64_t save_ns;       /* of saving device state, what the last round did not hide */
+	uint64_t handover_ns;   /* the receiver's hook, when it has one */
+	uint64_t load_ns;       /* device state into the receiving VMM */
+	uint64_t start_ns;      /* starting the guest there */
+	uint64_t rest_ns;       /* messages, and what is left over */
+};
+
+struct gw_status {
+	enum gw_state state;
+	bool is_source;
+	bool owns_guest;   /* this side's guest is the one that may run */
+	bool guest_paused; /* source: this side's guest is not running although it may be */
+	unsigned round;    /* 0: bulk */
+	uint64_t elapsed_ns, bulk_ns, setup_ns;
+	uint64_t memory_bytes;  /* all regions */
+	uint64_t left_bytes;    /* known to be still to send */
+	uint64_t put_bytes;     /* guest memory sent as bytes */
+	uint64_t zero_bytes;    /* guest memory sent as "zero" */
+	uint64_t wire_bytes;    /* everything, headers and messages too */
+	uint64_t device_bytes;  /* device state */
+	uint64_t last_round_bytes;
+	double dirty_bytes_per_s, sent_bytes_per_s;
+	uint64_t predicted_ns; /* blackout if it switched over now */
+	struct gw_blackout blackout;
+	const char *tracker;
+	const struct gw_error *error; /* of FAILED, CANCELLED and UNCERTAIN */
+};
+
+struct gw_session;
+
+/*
+ * A session owns none of what it is given: link, regions and vm must outlive it and are the caller's to
+ * close, after gw_session_free().  Return: 0 and *session, or -errno with @error set.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_source_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
+					  unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+					  const struct gw_session_options *options, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int gw_receiver_new(struct gw_session **session, struct gw_link *link,
+					    struct gw_region *regions, unsigned region_count,
+					    const struct gw_vm_ops *vm_ops, void *vm,
+					    const struct gw_session_options *options, struct gw_error *error);
+
+/*
+ * Does what can be done now and waits up to @wait_ns for the link when there is nothing to do.
+ * Return: true while the session goes on, false once its state is final.
+ */
+GW_PUBLIC bool gw_session_step(struct gw_session *session, uint64_t wait_ns);
+
+/* Asks the session to end; async-signal-safe.  Takes effect at the next step, unless it is too late. */
+GW_PUBLIC void gw_session_cancel(struct gw_session *session);
+
+GW_PUBLIC void gw_session_status(const struct gw_session *session, struct gw_status *status);
+
+/* Stops tracking and frees.  A session that is not final is failed first.  NULL is fine. */
+GW_PUBLIC void gw_session_free(struct gw_session *session);
+
+#endif

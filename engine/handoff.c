@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: the blackout
+ *
+ *   SWITCH_PAUSE  arm the dead man's switch, stop the guest, let the VMM begin to save its device state,
+ *                 collect what was dirtied last
+ *   SWITCH_SEND   send it; the VMM saves meanwhile
+ *   SWITCH_SAVE   wait for the device state
+ *   SWITCH_CHECK  collect once more: should saving have written to guest memory, those pages go too, in a
+ *                 round of their own
+ *   SWITCH_ACK    wait until the receiver has placed what was sent before they do
+ *   SWITCH_STATE  send the device state behind the last round, without waiting for its answer
+ *
+ * The receiver loads the device state when all memory is placed and says LOADED.  Then comes the point of
+ * no return, in source_commit(): the switch is disarmed, the state becomes COMMIT, and COMMIT is sent.
+ * Before that line every failure resumes the guest here; after it only the receiver's word counts.
+ *
+ * Nothing in here exits, aborts or waits without a deadline.
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <xxhash.h>
+
+#define DEVICE_CHUNK_BYTES (64u * 1024)
+#define MAX_LAST_ROUNDS 8
+
+static int collect_last(struct gw_session *s)
+{
+	uint64_t from = session_now(s);
+	int64_t pages = gw_tracker_collect(s->source.tracker, &s->error);
+
+	if (pages < 0)
+		return gw_error_set(&s->error, (int)pages, "the tracker failed");
+	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
+	s->status.blackout.collect_ns += session_now(s) - from;
+	return 0;
+}
+
+static void begin_last_round(struct gw_session *s)
+{
+	s->status.round++;
+	s->source.last_rounds++;
+	round_begin(s);
+	s->status.last_round_bytes += s->status.left_bytes;
+	s->source.step = SWITCH_SEND;
+}
+
+static int step_pause(struct gw_session *s)
+{
+	struct gw_blackout *blackout = &s->status.blackout;
+	int rc = gw_link_message(s->link, WIRE_SWITCH, NULL, 0);
+
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	rc = s->vm_ops->guard(s->vm, true, &s->error);
+	if (rc < 0)
+		return rc;
+	s->source.blackout_from_ns = session_now(s);
+	s->source.may_be_paused = true;
+	rc = s->vm_ops->pause(s->vm, &s->error);
+	if (rc < 0)
+		return rc;
+	rc = s->vm_ops->save_begin(s->vm, &s->error);
+	if (rc < 0)
+		return rc;
+	blackout->pause_ns = session_now(s) - s->source.blackout_from_ns;
+	rc = collect_last(s);
+	if (rc < 0)
+		return rc;
+	begin_last_round(s);
+	return 1;
+}
+
+static int step_send(struct gw_session *s)
+{
+	uint64_t from = session_now(s);
+	int rc = round_pump(s);
+
+	s->status.blackout.last_round_ns += session_now(s) - from;
+	if (rc >= 0 && round_is_sent(s)) {
+		s->source.step = s->source.state_done ? SWITCH_CHECK : SWITCH_SAVE;
+		return 1;
+	}
+	return rc;
+}
+
+static int step_save(struct gw_session *s)
+{
+	uint64_t from = session_now(s);
+	const void *state;
+	int rc = s->vm_ops->save_finish(s->vm, &state, &s->source.state_bytes, &s->error);
+
+	if (rc < 0)
+		return rc;
+	if (s->source.state_bytes == 0 || s->source.state_bytes > GW_DEVICE_STATE_MAX_BYTES)
+		return gw_error_set(&s->error, -EFBIG, "the VMM saved %zu bytes of device state: 1 to %llu are possible",
+				    s->source.state_bytes, GW_DEVICE_STATE_MAX_BYTES);
+	s->source.state = state;
+	s->source.state_done = true;
+	s->status.device_bytes = s->source.state_bytes;
+	s->status.blackout.save_ns = session_now(s) - from;
+	s->source.step = SWITCH_CHECK;
+	return 1;
+}
+
+static int step_check(struct gw_session *s)
+{
+	int rc = collect_last(s);
+
+	if (rc < 0)
+		return rc;
+	s->source.checked_ns = session_now(s);
+	s->source.step = s->status.left_bytes > 0 ? SWITCH_ACK : SWITCH_STATE;
+	return 1;
+}
+
+/* More pages were written after the last round went: once that one is placed they make another. */
+static int step_ack(struct gw_session *s)
+{
+	if (s->source.round_open)
+		return 0;
+	if (s->source.last_rounds >= MAX_LAST_ROUNDS)
+		return gw_error_set(&s->error, -EIO, "the paused guest's memory does not come to rest");
+	begin_last_round(s);
+	return 1;
+}
+
+static int step_state(struct gw_session *s)
+{
+	struct source_half *source = &s->source;
+	struct wire_device_end end = { .bytes = source->state_bytes };
+	int rc;
+
+	while (source->state_sent < source->state_bytes) {
+		size_t left = source->state_bytes - source->state_sent;
+		uint32_t bytes = left < DEVICE_CHUNK_BYTES ? (uint32_t)left : DEVICE_CHUNK_BYTES;
+
+		rc = gw_link_message(s->link, WIRE_DEVICE, source->state + source->state_sent, bytes);
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		source->state_sent += bytes;
+	}
+	end.hash = XXH64(source->state, source->state_bytes, 0);
+	rc = session_send(s, WIRE_DEVICE_END, wire_put_device_end(s->buffer, &end));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	return session_enter(s, GW_STATE_DEVICE) < 0 ? s->error.code : 1;
+}
+
+int source_switchover(struct gw_session *s)
+{
+	static int (*const steps[])(struct gw_session *) = {
+		[SWITCH_PAUSE] = step_pause, [SWITCH_SEND] = step_send, [SWITCH_SAVE] = step_save,
+		[SWITCH_CHECK] = step_check, [SWITCH_ACK] = step_ack,	[SWITCH_STATE] = step_state,
+	};
+
+	return steps[s->source.step](s);
+}
+
+int source_device(struct gw_session *s)
+{
+	(void)s; /* waits for LOADED; a ROUND_ACK comes first */
+	return 0;
+}
+
+int source_loaded(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct wire_pair loaded;
+	int rc = wire_get_pair(event->payload, event->payload_bytes, &loaded);
+
+	if (rc < 0)
+		return rc;
+	if (s->source.round_open)
+		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged");
+	s->status.blackout.handover_ns = loaded.first;
+	s->status.blackout.load_ns = loaded.second;
+	return source_commit(s);
+}
+
+int source_commit(struct gw_session *s)
+{
+	int rc;
+
+	if (session_state(s) == GW_STATE_COMMIT)
+		return 0; /* waits for COMMITTED */
+	rc = s->vm_ops->guard(s->vm, false, &s->error);
+	if (rc < 0)
+		return rc;
+	/*
+	 * THE POINT OF NO RETURN.  From the next line on the receiver may own the guest at any moment, and
+	 * nothing that happens to us or to the link tells us that it does not, save its own word.
+	 */
+	rc = session_enter(s, GW_STATE_COMMIT);
+	if (rc < 0)
+		return rc;
+	s->owns_guest = false;
+	return session_send(s, WIRE_COMMIT, wire_put_commit(s->buffer, s->vm_ops->was_running(s->vm)));
+}
+
+int source_committed(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct gw_blackout *blackout = &s->status.blackout;
+	struct wire_pair committed;
+	uint64_t parts;
+	int rc = wire_get_pair(event->payload, event->payload_bytes, &committed);
+
+	if (rc < 0)
+		return rc;
+	blackout->total_ns = session_now(s) - s->source.blackout_from_ns;
+	blackout->start_ns = committed.first;
+	parts = blackout->pause_ns + blackout->collect_ns + blackout->last_round_ns + blackout->save_ns +
+		blackout->handover_ns + blackout->load_ns + blackout->start_ns;
+	blackout->rest_ns = blackout->total_ns > parts ? blackout->total_ns - parts : 0;
+	s->status.elapsed_ns = session_now(s) - s->begun_ns;
+	s->status.left_bytes = 0;
+	if (committed.second)
+		gw_error_set(&s->error, -EREMOTEIO,
+			     "the destination owns the guest but could not start it: see there, 'godwit resume' tries again");
+	gw_tracker_close(s->source.tracker);
+	s->source.tracker = NULL;
+	return session_enter(s, GW_STATE_DONE);
+}

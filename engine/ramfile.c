@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * Guest RAM as a file.  Three things differ by file system:
+ *
+ *   tmpfs      holes by SEEK_DATA; a read fault through a mapping would fill a hole, so holes are found
+ *              first; received pages are cheapest written with pwrite(); cleared pages are punched out.
+ *   hugetlbfs  no SEEK_DATA and no write().  read() of a hole gives zeros without allocating, so a huge
+ *              page counts as data when reading it shows anything but zeros; a file that is populated in
+ *              full (st_blocks) is data all over.  Cleared by storing zeros where there are others: giving
+ *              huge pages back would lose their reservation, and the guest's next touch could be SIGBUS.
+ *   others     as tmpfs (a file on a disk file system).
+ */
+#include "engine/engine.h"
+#include "engine/page.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#define HUGETLBFS_TYPE 0x958458f6L
+#define PEEK_BYTES (128u * 1024)
+#define LOOK_AHEAD_BYTES (64ULL * 1024 * 1024)
+
+static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	off_t data = lseek(region->memory.fd, (off_t)from, SEEK_DATA);
+	off_t hole;
+
+	if (data < 0)
+		return errno == ENXIO ? 0 : -errno;
+	hole = lseek(region->memory.fd, data, SEEK_HOLE);
+	if (hole < 0)
+		return -errno;
+	*first = (uint64_t)data / page * page;
+	*end = ((uint64_t)hole + page - 1) / page * page;
+	if (*first >= region->memory.bytes)
+		return 0;
+	if (*end > region->memory.bytes)
+		*end = region->memory.bytes;
+	return 1;
+}
+
+static int tmpfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
+{
+	uint64_t first, end;
+	int rc = tmpfs_next_data(region, offset, &first, &end);
+
+	/* Most ranges are holes here already; looking is cheaper than punching. */
+	if (rc <= 0 || first >= offset + bytes)
+		return rc < 0 ? rc : 0;
+	if (fallocate(region->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) == 0)
+		return 0;
+	return -errno;
+}
+
+static const struct gw_region_ops tmpfs_ops = { .next_data = tmpfs_next_data, .clear = tmpfs_clear };
+
+/* Whether a stretch reads as zeros, without allocating anything.  Return: 1, 0 or -errno. */
+static int reads_as_zero(const struct gw_region *region, uint64_t offset, uint64_t bytes)
+{
+	static __thread uint64_t scratch[PEEK_BYTES / 8];
+
+	while (bytes > 0) {
+		size_t want = bytes < PEEK_BYTES ? (size_t)bytes : PEEK_BYTES;
+		ssize_t n = pread(region->memory.fd, scratch, want, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n != (ssize_t)want)
+			return n < 0 ? -errno : -EIO;
+		if (!page_is_zero(scratch, want))
+			return 0;
+		offset += want;
+		bytes -= want;
+	}
+	return 1;
+}
+
+static bool is_populated(const struct gw_region *region)
+{
+	struct stat st;
+
+	return fstat(region->memory.fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= region->memory.bytes;
+}
+
+static int hugetlbfs_next_data(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end)
+{
+	struct stat st;
+	uint64_t huge, at;
+	int zero = 1;
+
+	if (is_populated(region)) {
+		*first = from;
+		*end = region->memory.bytes;
+		return from < region->memory.bytes;
+	}
+	if (fstat(region->memory.fd, &st) < 0)
+		return -errno;
+	huge = (uint64_t)st.st_blksize;
+	for (at = from / huge * huge; at < region->memory.bytes; at += huge) {
+		zero = reads_as_zero(region, at, huge);
+		if (zero <= 0)
+			break;
+	}
+	if (zero < 0)
+		return zero;
+	if (at >= region->memory.bytes)
+		return 0;
+	*first = at > from ? at : from;
+	for (at += huge; at < region->memory.bytes && at < *first + LOOK_AHEAD_BYTES; at += huge) {
+		zero = reads_as_zero(region, at, huge);
+		if (zero != 0)
+			break;
+	}
+	*end = at;
+	return zero < 0 ? zero : 1;
+}
+
+static int hugetlbfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct stat st;
+
+	if (fstat(region->memory.fd, &st) == 0 && st.st_blocks == 0)
+		return 0;
+	for (uint64_t at = offset; at < offset + bytes;) {
+		uint64_t step = PEEK_BYTES - at % PEEK_BYTES;
+		int zero;
+
+		if (step > offset + bytes - at)
+			step = offset + bytes - at;
+		zero = reads_as_zero(region, at, step);
+		if (zero < 0)
+			return zero;
+		/* What does not read as zero is populated: storing to it cannot fault for want of a page. */
+		for (uint64_t p = at; !zero && p < at + step; p += page)
+			memset((char *)region->memory.base + p, 0, page);
+		at += step;
+	}
+	return 0;
+}
+
+static const struct gw_region_ops hugetlbfs_ops = { .next_data = hugetlbfs_next_data, .clear = hugetlbfs_clear };
+
+int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes, bool writable,
+			struct gw_error *error)
+{
+	struct statfs fs;
+	struct stat st;
+	int rc;
+
+	memset(region, 0, sizeof(*region));
+	snprintf(region->name, sizeof(region->name), "%s", name);
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0) {
+		rc = gw_error_set(error, -errno, "RAM '%s': %s", name, strerror(errno));
+		goto err_close;
+	}
+	if ((uint64_t)st.st_size < bytes) {
+		rc = gw_error_set(error, -EINVAL, "RAM '%s': its file has %llu bytes, its mapping %llu", name,
+				  (unsigned long long)st.st_size, (unsigned long long)bytes);
+		goto err_close;
+	}
+	region->memory.base = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+	if (region->memory.base == MAP_FAILED) {
+		region->memory.base = NULL;
+		rc = gw_error_set(error, -errno, "RAM '%s' (%llu MiB) cannot be mapped: %s", name,
+				  (unsigned long long)bytes >> 20, strerror(errno));
+		goto err_close;
+	}
+	region->memory.fd = fd;
+	region->memory.bytes = bytes;
+	if ((unsigned long)fs.f_type == (unsigned long)HUGETLBFS_TYPE) {
+		region->ops = &hugetlbfs_ops;
+		region->memory.placement = GW_PLACE_MAPPED;
+	} else {
+		region->ops = &tmpfs_ops;
+		region->memory.placement = GW_PLACE_WRITE;
+	}
+	return 0;
+
+err_close:
+	close(fd);
+	return rc;
+}
+
+void gw_region_close_file(struct gw_region *region)
+{
+	if (!region->memory.base)
+		return;
+	munmap(region->memory.base, region->memory.bytes);
+	close(region->memory.fd);
+	region->memory.base = NULL;
+}

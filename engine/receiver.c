@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The receiver answers.  HELLO is compared with what this side has, ZERO clears ranges, ROUND_END is
+ * acknowledged once its fence has been seen on every channel, DEVICE is gathered; when DEVICE_END has come
+ * and the last round is placed, the device state is loaded and LOADED says so.  Then it waits for COMMIT.
+ *
+ * The order between ZERO, on the control channel, and puts, on the data channels, is safe because a page is
+ * in one of them at most once a round, and a round begins only when the last one is acknowledged.
+ *
+ * It owns the guest from the moment it has read COMMIT, not before.  When it gives up it says so, and having
+ * said so it never starts the guest.
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* Compares what the source has with what is here.  Return: 0, or -EINVAL with the difference in words. */
+static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
+{
+	if (strcmp(theirs->guest, s->options.guest) != 0)
+		return gw_error_set(&s->error, -EINVAL, "the source sends guest '%s', here guest '%s' is waited for",
+				    theirs->guest, s->options.guest);
+	if (theirs->page_bytes != s->page_bytes)
+		return gw_error_set(&s->error, -EINVAL, "the source's pages are %u bytes, here they are %u",
+				    theirs->page_bytes, s->page_bytes);
+	if (theirs->region_count != s->region_count)
+		return gw_error_set(&s->error, -EINVAL, "the source has %u regions of RAM, here are %u: start this VMM with "
+							"the same -object memory-backend-file lines",
+				    theirs->region_count, s->region_count);
+	for (unsigned i = 0; i < s->region_count; i++) {
+		if (strcmp(theirs->regions[i].name, s->regions[i].name) != 0)
+			return gw_error_set(&s->error, -EINVAL, "RAM '%s' of the source is called '%s' here: give the "
+								"memory-backend-file the same id",
+					    theirs->regions[i].name, s->regions[i].name);
+		if (theirs->regions[i].bytes != s->regions[i].memory.bytes)
+			return gw_error_set(&s->error, -EINVAL, "RAM '%s' is %llu MiB at the source and %llu MiB here: give "
+								"both the same size",
+					    theirs->regions[i].name, (unsigned long long)theirs->regions[i].bytes >> 20,
+					    (unsigned long long)s->regions[i].memory.bytes >> 20);
+	}
+	return 0;
+}
+
+static int take_hello(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct wire_hello hello;
+	int rc = wire_get_hello(event->payload, event->payload_bytes, &hello);
+
+	if (rc < 0)
+		return rc;
+	if (hello.oldest > WIRE_VERSION || hello.version < WIRE_OLDEST)
+		return gw_error_set(&s->error, -EPROTONOSUPPORT,
+				    "the source speaks protocol version %u to %u, this godwit %u to %u: install the same "
+				    "release on both",
+				    hello.oldest, hello.version, WIRE_OLDEST, WIRE_VERSION);
+	rc = compare_hello(s, &hello);
+	if (rc == 0)
+		rc = s->vm_ops->prepare(s->vm, &s->error);
+	if (rc == 0)
+		rc = session_enter(s, GW_STATE_SETUP);
+	if (rc == 0)
+		rc = session_enter(s, GW_STATE_BULK);
+	return rc < 0 ? rc : session_send(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
+}
+
+static int take_zero(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct wire_zero zero;
+	int rc = wire_get_zero(event->payload, event->payload_bytes, &zero);
+
+	if (rc < 0 || zero.region >= s->region_count)
+		return -EPROTO;
+	for (unsigned i = 0; i < zero.count && rc == 0; i++) {
+		struct gw_region *region = &s->regions[zero.region];
+		const struct wire_range *range = &zero.ranges[i];
+
+		if (range->offset % s->page_bytes || range->bytes % s->page_bytes ||
+		    range->offset > region->memory.bytes || range->bytes > region->memory.bytes - range->offset)
+			return -EPROTO;
+		rc = region->ops->clear(region, range->offset, range->bytes);
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "RAM '%s' cannot be cleared: %s", region->name, strerror(-rc));
+		s->status.zero_bytes += range->bytes;
+	}
+	return 0;
+}
+
+/* Acknowledges a round whose fence has been seen. */
+static int acknowledge(struct gw_session *s)
+{
+	struct receiver_half *receiver = &s->receiver;
+	int rc = 0;
+
+	if (!receiver->round_waits || receiver->fence_seen < receiver->round.fence)
+		return 0;
+	receiver->round_waits = false;
+	s->status.round = receiver->round.round;
+	if (session_state(s) == GW_STATE_BULK)
+		rc = session_enter(s, GW_STATE_ROUNDS);
+	return rc < 0 ? rc : session_send(s, WIRE_ROUND_ACK, wire_put_round(s->buffer, &receiver->round));
+}
+
+static int take_round_end(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct receiver_half *receiver = &s->receiver;
+	int rc;
+
+	if (receiver->round_waits)
+		return -EPROTO;
+	rc = wire_get_round(event->payload, event->payload_bytes, &receiver->round);
+	if (rc < 0)
+		return rc;
+	receiver->round_waits = true;
+	return acknowledge(s);
+}
+
+static int take_switch(struct gw_session *s, const struct gw_link_event *event)
+{
+	if (event->payload_bytes != 0 || s->receiver.round_waits)
+		return -EPROTO;
+	return session_enter(s, GW_STATE_SWITCHOVER);
+}
+
+static int take_device(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct receiver_half *receiver = &s->receiver;
+
+	if (event->payload_bytes == 0 || receiver->state_bytes + event->payload_bytes > GW_DEVICE_STATE_MAX_BYTES)
+		return -EPROTO;
+	if (receiver->state_bytes + event->payload_bytes > receiver->state_room) {
+		size_t room = (receiver->state_room + event->payload_bytes) * 2;
+		unsigned char *more = realloc(receiver->state, room);
+
+		if (!more)
+			return gw_error_set(&s->error, -ENOMEM, "no memory for %zu bytes of device state", room);
+		receiver->state = more;
+		receiver->state_room = room;
+	}
+	memcpy(receiver->state + receiver->state_bytes, event->payload, event->payload_bytes);
+	receiver->state_bytes += event->payload_bytes;
+	return 0;
+}
+
+static int take_device_end(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct receiver_half *receiver = &s->receiver;
+	struct wire_device_end end;
+	int rc = wire_get_device_end(event->payload, event->payload_bytes, &end);
+
+	if (rc < 0)
+		return rc;
+	if (receiver->state_bytes == 0 || end.bytes != receiver->state_bytes ||
+	    end.hash != XXH64(receiver->state, receiver->state_bytes, 0))
+		return gw_error_set(&s->error, -EBADMSG, "the device state did not arrive as it was sent");
+	receiver->state_complete = true;
+	s->status.device_bytes = receiver->state_bytes;
+	rc = session_enter(s, GW_STATE_DEVICE);
+	return rc < 0 ? rc : receiver_wait(s);
+}
+
+/* Everything is here: the hook, the device state, and the word that we are ready. */
+static int load(struct gw_session *s)
+{
+	struct receiver_half *receiver = &s->receiver;
+	uint64_t from = session_now(s), loading;
+	struct wire_pair loaded;
+	int rc = 0;
+
+	if (s->vm_ops->handover)
+		rc = s->vm_ops->handover(s->vm, &s->error);
+	if (rc < 0)
+		return rc;
+	loading = session_now(s);
+	rc = s->vm_ops->load(s->vm, receiver->state, receiver->state_bytes, &s->error);
+	if (rc < 0)
+		return rc;
+	loaded = (struct wire_pair){ loading - from, session_now(s) - loading };
+	s->status.blackout.handover_ns = loaded.first;
+	s->status.blackout.load_ns = loaded.second;
+	rc = session_enter(s, GW_STATE_COMMIT);
+	return rc < 0 ? rc : session_send(s, WIRE_LOADED, wire_put_pair(s->buffer, &loaded));
+}
+
+int receiver_wait(struct gw_session *s)
+{
+	int rc = acknowledge(s);
+
+	if (rc < 0)
+		return rc;
+	if (session_state(s) == GW_STATE_DEVICE && s->receiver.state_complete && !s->receiver.round_waits)
+		return load(s);
+	return 0;
+}
+
+static int take_commit(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct wire_pair committed = { 0 };
+	struct gw_error error = { 0 };
+	uint64_t from = session_now(s);
+	bool run;
+	int rc = wire_get_commit(event->payload, event->payload_bytes, &run);
+
+	if (rc < 0)
+		return rc;
+	/* The guest is ours from here on: nothing below may fail the session. */
+	s->owns_guest = true;
+	rc = s->vm_ops->start(s->vm, run, &error);
+	if (rc < 0) {
+		s->error = error;
+		committed.second = (uint64_t)-rc;
+	}
+	committed.first = session_now(s) - from;
+	s->status.blackout.start_ns = committed.first;
+	s->status.elapsed_ns = session_now(s) - s->begun_ns;
+	rc = gw_link_message(s->link, WIRE_COMMITTED, s->buffer, wire_put_pair(s->buffer, &committed));
+	(void)rc; /* if it does not arrive the source asks a person, who finds the guest here */
+	return session_enter(s, GW_STATE_DONE);
+}
+
+#define IN(state) (1u << GW_STATE_##state)
+
+const struct message_rule receiver_rules[WIRE_TYPES] = {
+	[WIRE_HELLO] = { IN(IDLE), take_hello },
+	[WIRE_ZERO] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), take_zero },
+	[WIRE_ROUND_END] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), take_round_end },
+	[WIRE_SWITCH] = { IN(ROUNDS), take_switch },
+	[WIRE_DEVICE] = { IN(SWITCHOVER), take_device },
+	[WIRE_DEVICE_END] = { IN(SWITCHOVER), take_device_end },
+	[WIRE_COMMIT] = { IN(COMMIT), take_commit },
+};
+
+void receiver_abandon(struct gw_session *s, enum gw_state end)
+{
+	if (session_state(s) == GW_STATE_COMMIT)
+		gw_error_prefix(&s->error, "no commit came, the guest was not started here");
+	s->status.elapsed_ns = session_now(s) - s->begun_ns;
+	if (session_enter(s, end) < 0)
+		s->sm.now = end;
+}

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * A session is stepped by its owner.  A step is: has somebody cancelled, is the VMM alive, what does the
+ * stage want to do, what does the link have to say.  Stages and messages are tables: a stage has a source
+ * and a receiver half, a message has the states in which it may come and its handler.  A message out of
+ * its state is a broken peer and fails the session; so does silence beyond options.silence_ns.
+ *
+ * Every failure, wherever, comes back here as a -errno with its text in s->error and ends in end_session(),
+ * which lets the half undo what it did.
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_DOWNTIME_NS (300 * GW_NS_PER_MS)
+#define DEFAULT_MAX_ROUNDS 50
+#define DEFAULT_SILENCE_NS (30 * GW_NS_PER_S)
+
+/* The stages of protocol version 1, in order. */
+static const struct stage stages[] = {
+	{ GW_STATE_IDLE, source_setup, NULL },
+	{ GW_STATE_SETUP, NULL, NULL },
+	{ GW_STATE_BULK, source_bulk, NULL },
+	{ GW_STATE_ROUNDS, source_rounds, NULL },
+	{ GW_STATE_SWITCHOVER, source_switchover, NULL },
+	{ GW_STATE_DEVICE, source_device, receiver_wait },
+	{ GW_STATE_COMMIT, source_commit, NULL },
+};
+
+int session_enter(struct gw_session *s, enum gw_state state)
+{
+	int rc = gw_sm_move(&s->sm, state);
+
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "internal error: a session cannot go from %s to %s", gw_sm_name(&s->sm),
+				    gw_state_name(state));
+	s->stage_ns = session_now(s);
+	return 0;
+}
+
+int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
+{
+	int rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
+
+	if (rc < 0 && rc != -EAGAIN)
+		gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	return rc;
+}
+
+void session_describe(const struct gw_session *s, struct wire_hello *hello)
+{
+	memset(hello, 0, sizeof(*hello));
+	hello->version = WIRE_VERSION;
+	hello->oldest = WIRE_OLDEST;
+	hello->page_bytes = s->page_bytes;
+	hello->region_count = s->region_count;
+	snprintf(hello->guest, sizeof(hello->guest), "%s", s->options.guest);
+	for (unsigned i = 0; i < s->region_count; i++) {
+		memcpy(hello->regions[i].name, s->regions[i].name, GW_NAME_BYTES);
+		hello->regions[i].bytes = s->regions[i].memory.bytes;
+	}
+}
+
+static void fill_options(struct gw_session_options *options)
+{
+	if (!options->clock)
+		options->clock = &gw_clock_real;
+	if (!options->downtime_ns)
+		options->downtime_ns = DEFAULT_DOWNTIME_NS;
+	if (!options->max_rounds)
+		options->max_rounds = DEFAULT_MAX_ROUNDS;
+	if (!options->silence_ns)
+		options->silence_ns = DEFAULT_SILENCE_NS;
+}
+
+static int check_regions(const struct gw_session *s, struct gw_error *error)
+{
+	if (s->region_count < 1 || s->region_count > GW_LINK_MAX_REGIONS)
+		return gw_error_set(error, -EINVAL, "%u regions of guest memory: 1 to %u can be moved", s->region_count,
+				    GW_LINK_MAX_REGIONS);
+	for (unsigned i = 0; i < s->region_count; i++)
+		if (s->regions[i].memory.bytes % s->page_bytes != 0)
+			return gw_error_set(error, -EINVAL, "region '%s': %llu bytes is not a whole number of pages",
+					    s->regions[i].name, (unsigned long long)s->regions[i].memory.bytes);
+	return 0;
+}
+
+static int session_new(struct gw_session **out, bool is_source, struct gw_link *link, struct gw_region *regions,
+		       unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+		       const struct gw_session_options *options, struct gw_error *error)
+{
+	struct gw_session *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return gw_error_set(error, -ENOMEM, "no memory for a session");
+	gw_sm_init(&s->sm, is_source ? "source" : "receiver", session_states, GW_STATE_COUNT);
+	s->is_source = is_source;
+	s->link = link;
+	s->regions = regions;
+	s->region_count = region_count;
+	s->vm_ops = vm_ops;
+	s->vm = vm;
+	s->options = *options;
+	fill_options(&s->options);
+	s->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	s->owns_guest = is_source;
+	s->begun_ns = s->active_ns = session_now(s);
+	rc = check_regions(s, error);
+	for (unsigned i = 0; i < region_count && rc == 0; i++) {
+		regions[i].memory.id = i;
+		rc = gw_link_add_region(link, &regions[i].memory);
+		if (rc < 0)
+			gw_error_set(error, rc, "%s", gw_link_error(link)->text);
+		s->status.memory_bytes += regions[i].memory.bytes;
+	}
+	if (rc < 0) {
+		free(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+int gw_source_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions, unsigned region_count,
+		  const struct gw_vm_ops *vm_ops, void *vm, const struct gw_session_options *options,
+		  struct gw_error *error)
+{
+	return session_new(session, true, link, regions, region_count, vm_ops, vm, options, error);
+}
+
+int gw_receiver_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
+		    unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+		    const struct gw_session_options *options, struct gw_error *error)
+{
+	return session_new(session, false, link, regions, region_count, vm_ops, vm, options, error);
+}
+
+/* Tells the peer why, as well as it can be told; the link may be the very thing that broke. */
+static void tell_peer(struct gw_session *s, enum gw_state end)
+{
+	int rc;
+
+	if (s->error.code == -EREMOTEIO || gw_link_error(s->link)->code)
+		return;
+	if (end == GW_STATE_CANCELLED)
+		rc = gw_link_message(s->link, WIRE_CANCEL, NULL, 0);
+	else
+		rc = gw_link_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &s->error));
+	(void)rc; /* it learns from the closed link */
+}
+
+static void end_session(struct gw_session *s, int code)
+{
+	enum gw_state end = code == -ECANCELED ? GW_STATE_CANCELLED : GW_STATE_FAILED;
+
+	gw_error_set(&s->error, code, "%s", strerror(-code));
+	/* The guest first, then the courtesies. */
+	if (s->is_source)
+		source_abandon(s, end);
+	else
+		receiver_abandon(s, end);
+	if (session_state(s) != GW_STATE_UNCERTAIN)
+		tell_peer(s, end);
+}
+
+/* ERROR and CANCEL may come at any time, on either side. */
+static int peer_gave_up(struct gw_session *s, const struct gw_link_event *event)
+{
+	const char *peer = s->is_source ? "destination" : "source";
+	struct wire_error error;
+
+	if (event->message_type == WIRE_CANCEL)
+		return gw_error_set(&s->error, -ECANCELED, "cancelled by the %s", peer);
+	if (wire_get_error(event->payload, event->payload_bytes, &error) < 0)
+		return gw_error_set(&s->error, -EPROTO, "the %s sent an ERROR that cannot be read", peer);
+	return gw_error_set(&s->error, -EREMOTEIO, "%s: %s", peer, error.text);
+}
+
+static int dispatch(struct gw_session *s, const struct gw_link_event *event)
+{
+	const struct message_rule *rules = s->is_source ? source_rules : receiver_rules;
+	const struct message_rule *rule = &rules[event->message_type < WIRE_TYPES ? event->message_type : 0];
+	int rc;
+
+	if (event->message_type == WIRE_ERROR || event->message_type == WIRE_CANCEL) {
+		rc = peer_gave_up(s, event);
+		/* The receiver's word that it gave up is final: it will not start the guest, so we may. */
+		if (s->is_source && session_state(s) == GW_STATE_COMMIT)
+			s->owns_guest = true;
+		return rc;
+	}
+	if (!(rule->states & (1u << session_state(s))))
+		return gw_error_set(&s->error, -EPROTO, "%s out of its turn (in state %s)",
+				    wire_type_name(event->message_type), gw_sm_name(&s->sm));
+	rc = rule->handle(s, event);
+	if (rc == -EPROTO)
+		gw_error_set(&s->error, rc, "the peer's %s cannot be read", wire_type_name(event->message_type));
+	return rc;
+}
+
+static int note_fence(struct gw_session *s, uint64_t fence)
+{
+	if (s->is_source)
+		return gw_error_set(&s->error, -EPROTO, "a fence came to the source");
+	s->receiver.fence_seen = fence;
+	return receiver_wait(s);
+}
+
+/* Takes what the link has.  Return: 0, or -errno. */
+static int take_events(struct gw_session *s, uint64_t wait_ns)
+{
+	struct gw_link_event event;
+	int rc;
+
+	for (unsigned n = 0; n < 64 && !gw_sm_is_final(&s->sm); n++) {
+		rc = gw_link_poll(s->link, &event, n == 0 ? wait_ns : 0);
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		if (rc == 0)
+			return 0;
+		s->active_ns = session_now(s);
+		if (event.type == GW_LINK_MESSAGE)
+			rc = dispatch(s, &event);
+		else if (event.type == GW_LINK_FENCE)
+			rc = note_fence(s, event.fence);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+static int check_silence(struct gw_session *s)
+{
+	struct gw_link_counters counters;
+	uint64_t now = session_now(s);
+
+	gw_link_counters(s->link, &counters);
+	if (counters.wire_bytes != s->active_bytes) {
+		s->active_bytes = counters.wire_bytes;
+		s->active_ns = now;
+	}
+	if (now - s->active_ns < s->options.silence_ns)
+		return 0;
+	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %llu s",
+			    s->is_source ? "destination" : "source",
+			    (unsigned long long)(s->options.silence_ns / GW_NS_PER_S));
+}
+
+/* Return: 1 when the stage has more to do at once, 0, or -errno. */
+static int run_stage(struct gw_session *s)
+{
+	enum gw_state state = session_state(s);
+	int (*half)(struct gw_session *) = s->is_source ? stages[state].source : stages[state].receiver;
+
+	return half ? half(s) : 0;
+}
+
+bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
+{
+	int rc;
+
+	if (gw_sm_is_final(&s->sm))
+		return false;
+	if (atomic_load(&s->cancel) && !(s->is_source && session_state(s) == GW_STATE_COMMIT)) {
+		gw_error_set(&s->error, -ECANCELED, "cancelled");
+		end_session(s, -ECANCELED);
+		return false;
+	}
+	s->wait_ns = wait_ns;
+	rc = s->vm_ops->check(s->vm, &s->error);
+	if (rc == 0)
+		rc = run_stage(s);
+	if (rc >= 0 && !gw_sm_is_final(&s->sm))
+		rc = take_events(s, rc > 0 ? 0 : s->wait_ns);
+	if (rc >= 0 && !gw_sm_is_final(&s->sm))
+		rc = check_silence(s);
+	if (rc < 0)
+		end_session(s, rc);
+	return !gw_sm_is_final(&s->sm);
+}
+
+void gw_session_cancel(struct gw_session *s)
+{
+	atomic_store(&s->cancel, true);
+}
+
+void gw_session_status(const struct gw_session *s, struct gw_status *status)
+{
+	struct gw_link_counters counters;
+
+	*status = s->status;
+	status->state = session_state(s);
+	status->is_source = s->is_source;
+	status->owns_guest = s->owns_guest;
+	if (!gw_sm_is_final(&s->sm))
+		status->elapsed_ns = session_now(s) - s->begun_ns;
+	status->dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s;
+	gw_link_counters(s->link, &counters);
+	status->wire_bytes = counters.wire_bytes;
+	if (!s->is_source)
+		status->put_bytes = counters.put_bytes;
+	status->error = s->error.code ? &s->error : NULL;
+}
+
+void gw_session_free(struct gw_session *s)
+{
+	if (!s)
+		return;
+	if (!gw_sm_is_final(&s->sm)) {
+		gw_error_set(&s->error, -ECANCELED, "abandoned");
+		end_session(s, -ECANCELED);
+	}
+	gw_tracker_close(s->source.tracker);
+	free(s->receiver.state);
+	free(s);
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What both halves of the engine share.  Internal to engine. */
+#ifndef GODWIT_ENGINE_SESSION_H
+#define GODWIT_ENGINE_SESSION_H
+
+#include "base/sm.h"
+#include "engine/engine.h"
+#include "engine/wire.h"
+
+#include <stdatomic.h>
+
+extern const struct gw_sm_state session_states[GW_STATE_COUNT];
+
+struct gw_session;
+
+/*
+ * One row a stage: what a side does in that state, over and above answering messages.
+ * Return: 1 when it did something and should be called again at once; 0 when it waits; -errno to fail.
+ */
+struct stage {
+	enum gw_state state;
+	int (*source)(struct gw_session *s);
+	int (*receiver)(struct gw_session *s);
+};
+
+/* One row a message: in which states it may come, and who handles it. */
+struct message_rule {
+	uint32_t states; /* bit mask of enum gw_state; 0: never expected on this side */
+	int (*handle)(struct gw_session *s, const struct gw_link_event *event);
+};
+
+/* Where the source stands in the round it is sending; see source_round.c. */
+struct cursor {
+	unsigned region;
+	uint64_t page;                 /* next page to look at in that region */
+	uint64_t data_first, data_end; /* known data; [known_from, data_first) is known to be a hole */
+	uint64_t known_from;
+	bool known;
+	uint64_t run_end; /* end of the dirty run that @page is in; <= page when not known */
+	bool scanned; /* everything has been put or noted as zero */
+	bool fenced;
+	struct wire_zero zero; /* ranges not sent yet */
+};
+
+/* The steps inside the switch-over of the source, in order. */
+enum switch_step { SWITCH_PAUSE, SWITCH_SEND, SWITCH_SAVE, SWITCH_CHECK, SWITCH_ACK, SWITCH_STATE };
+
+struct source_half {
+	struct gw_tracker *tracker;
+	struct cursor cursor;
+	uint64_t fence;        /* last fence asked for */
+	bool round_open;       /* being sent, or its answer awaited */
+	uint64_t round_ns;     /* when it began */
+	uint64_t round_bytes;  /* put in it */
+	uint64_t last_left_bytes;
+	struct gw_rate dirty_rate;
+	uint64_t pace_ns, pace_bytes; /* bandwidth limit: bytes put since pace_ns */
+	enum switch_step step;
+	unsigned last_rounds; /* rounds sent since the guest was paused */
+	bool may_be_paused; /* pause was called: a failure must resume */
+	const unsigned char *state;
+	size_t state_bytes, state_sent;
+	bool state_done;
+	uint64_t blackout_from_ns, checked_ns;
+};
+
+struct receiver_half {
+	uint64_t fence_seen;
+	bool round_waits; /* ROUND_END came, its fence has not */
+	struct wire_round round;
+	unsigned char *state;
+	size_t state_bytes, state_room;
+	bool state_complete;
+};
+
+struct gw_session {
+	struct gw_sm sm;
+	bool is_source;
+	struct gw_link *link;
+	struct gw_region *regions;
+	unsigned region_count;
+	const struct gw_vm_ops *vm_ops;
+	void *vm;
+	struct gw_session_options options;
+	uint32_t page_bytes;
+	struct gw_error error;
+	_Atomic bool cancel;
+	uint64_t wait_ns; /* of this step; a stage that paces itself lowers it */
+	struct gw_status status;
+	uint64_t begun_ns, stage_ns;
+	uint64_t active_ns, active_bytes; /* when the peer last showed life */
+	bool owns_guest;
+	struct source_half source;
+	struct receiver_half receiver;
+	unsigned char buffer[GW_LINK_MESSAGE_BYTES]; /* for encoding */
+};
+
+static inline enum gw_state session_state(const struct gw_session *s)
+{
+	return (enum gw_state)s->sm.now;
+}
+
+static inline uint64_t session_now(const struct gw_session *s)
+{
+	return gw_now_ns(s->options.clock);
+}
+
+/* Moves on; notes the time. */
+int session_enter(struct gw_session *s, enum gw_state state) GW_MUST_CHECK;
+
+/* Sends what was encoded into s->buffer. */
+int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
+
+/* Fills in what both sides compare; see WIRE_HELLO. */
+void session_describe(const struct gw_session *s, struct wire_hello *hello);
+
+/* The stages and messages of each half. */
+extern const struct message_rule source_rules[WIRE_TYPES];
+extern const struct message_rule receiver_rules[WIRE_TYPES];
+int source_setup(struct gw_session *s);
+int source_bulk(struct gw_session *s);
+int source_rounds(struct gw_session *s);
+int source_switchover(struct gw_session *s);
+int source_device(struct gw_session *s);
+int source_commit(struct gw_session *s);
+int receiver_wait(struct gw_session *s);
+
+/* Ends the session after a failure or a cancel; never fails itself. */
+void source_abandon(struct gw_session *s, enum gw_state end);
+void receiver_abandon(struct gw_session *s, enum gw_state end);
+
+/* source_round.c: sends the dirty pages of the tracker's bitmaps as one round. */
+void round_begin(struct gw_session *s);
+int round_pump(struct gw_session *s) GW_MUST_CHECK; /* 1: did something, 0: must wait */
+bool round_is_sent(const struct gw_session *s);
+int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
+
+/* handoff.c: switch-over, device state and commit of the source. */
+int source_loaded(struct gw_session *s, const struct gw_link_event *event);
+int source_committed(struct gw_session *s, const struct gw_link_event *event);
+
+#endif

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The source half up to the switch-over, which is handoff.c:
+ *
+ *   idle    says HELLO: who the guest is, its regions and their sizes
+ *   setup   waits for HELLO_OK, then arms the tracker: from here on no write goes unseen
+ *   bulk    one round over every page
+ *   rounds  collect what was written meanwhile, ask converge() what to do with it, send it, again
+ *
+ * Until the guest is paused a failure has nothing to undo but the tracker.  After it, source_abandon()
+ * resumes the guest before anything else.
+ */
+#include "engine/converge.h"
+#include "engine/session.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+/* What a switch-over costs beside the last round, before one was measured: stop, device state, start. */
+#define FIXED_BLACKOUT_NS (15 * GW_NS_PER_MS)
+
+int source_setup(struct gw_session *s)
+{
+	struct wire_hello hello;
+	int rc;
+
+	session_describe(s, &hello);
+	rc = session_send(s, WIRE_HELLO, wire_put_hello(s->buffer, &hello));
+	if (rc < 0)
+		return rc;
+	return session_enter(s, GW_STATE_SETUP);
+}
+
+static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct source_half *source = &s->source;
+	uint16_t version;
+	int rc = wire_get_hello_ok(event->payload, event->payload_bytes, &version);
+
+	if (rc < 0)
+		return rc;
+	rc = s->vm_ops->tracker_open(s->vm, &source->tracker, &s->error);
+	if (rc < 0)
+		return rc;
+	s->status.tracker = source->tracker->ops->name;
+	gw_rate_add(&source->dirty_rate, session_now(s), 0);
+	for (unsigned i = 0; i < s->region_count; i++)
+		gw_bitmap_set_range(&source->tracker->dirty[i], 0, source->tracker->dirty[i].bits);
+	s->status.setup_ns = session_now(s) - s->begun_ns;
+	round_begin(s);
+	return session_enter(s, GW_STATE_BULK);
+}
+
+static int take_round_ack(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct wire_round ack;
+	int rc = wire_get_round(event->payload, event->payload_bytes, &ack);
+
+	if (rc == 0)
+		rc = round_acknowledged(s, &ack);
+	if (rc == 0 && s->source.checked_ns)
+		s->status.blackout.last_round_ns += session_now(s) - s->source.checked_ns;
+	return rc;
+}
+
+int source_bulk(struct gw_session *s)
+{
+	if (s->source.round_open)
+		return round_pump(s);
+	s->status.bulk_ns = session_now(s) - s->stage_ns;
+	return session_enter(s, GW_STATE_ROUNDS) < 0 ? s->error.code : 1;
+}
+
+static int collect(struct gw_session *s)
+{
+	int64_t pages = gw_tracker_collect(s->source.tracker, &s->error);
+
+	if (pages < 0)
+		return gw_error_set(&s->error, (int)pages, "the tracker failed");
+	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes);
+	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
+	return 0;
+}
+
+static int give_up(struct gw_session *s, const struct converge_input *input)
+{
+	return gw_error_set(&s->error, -EBUSY,
+			    "does not converge: the guest dirties %.0f MiB/s, the link carries %.0f MiB/s, after %u rounds "
+			    "the blackout would be %.0f ms and %.0f are allowed; allow it with --downtime, or say "
+			    "--on-limit stop-copy",
+			    s->source.dirty_rate.bytes_per_s / 1048576.0, input->sent_bytes_per_s / 1048576.0,
+			    s->status.round, (double)converge_predict_ns(input) / 1e6,
+			    (double)input->downtime_ns / 1e6);
+}
+
+static int decide(struct gw_session *s)
+{
+	struct converge_input input = {
+		.left_bytes = s->status.left_bytes,
+		.previous_left_bytes = s->status.round > 0 ? s->source.last_left_bytes : 0,
+		.sent_bytes_per_s = s->status.sent_bytes_per_s,
+		.fixed_ns = FIXED_BLACKOUT_NS,
+		.downtime_ns = s->options.downtime_ns,
+		.rounds = s->status.round,
+		.max_rounds = s->options.max_rounds,
+		.elapsed_ns = session_now(s) - s->begun_ns,
+		.max_time_ns = s->options.max_time_ns,
+		.on_limit = s->options.on_limit,
+	};
+
+	s->status.predicted_ns = converge_predict_ns(&input);
+	switch (converge(&input)) {
+	case CONVERGE_GO_ON:
+		s->status.round++;
+		round_begin(s);
+		s->source.last_left_bytes = input.left_bytes;
+		return 1;
+	case CONVERGE_SWITCH:
+		return session_enter(s, GW_STATE_SWITCHOVER) < 0 ? s->error.code : 1;
+	case CONVERGE_GIVE_UP:
+		break;
+	}
+	return give_up(s, &input);
+}
+
+int source_rounds(struct gw_session *s)
+{
+	int rc;
+
+	if (s->source.round_open)
+		return round_pump(s);
+	rc = collect(s);
+	return rc < 0 ? rc : decide(s);
+}
+
+#define IN(state) (1u << GW_STATE_##state)
+
+const struct message_rule source_rules[WIRE_TYPES] = {
+	[WIRE_HELLO_OK] = { IN(SETUP), take_hello_ok },
+	/* The device state is sent without waiting for the last round's answer. */
+	[WIRE_ROUND_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), take_round_ack },
+	[WIRE_LOADED] = { IN(DEVICE), source_loaded },
+	[WIRE_COMMITTED] = { IN(COMMIT), source_committed },
+};
+
+/* Gives the guest back.  Return: whether it runs, or never was stopped. */
+static bool give_back(struct gw_session *s)
+{
+	struct gw_error error = { 0 };
+
+	if (!s->source.may_be_paused)
+		return true;
+	if (s->vm_ops->resume(s->vm, &error) < 0) {
+		s->status.guest_paused = true;
+		gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
+		return false;
+	}
+	s->source.may_be_paused = false;
+	if (s->vm_ops->guard(s->vm, false, &error) < 0)
+		gw_debug("guard: %s", error.text); /* at worst it resumes a running guest */
+	return true;
+}
+
+void source_abandon(struct gw_session *s, enum gw_state end)
+{
+	/* Past the point of no return only the receiver's own word gives the guest back. */
+	if (session_state(s) == GW_STATE_COMMIT && !s->owns_guest) {
+		end = GW_STATE_UNCERTAIN;
+		s->status.guest_paused = true;
+		gw_error_prefix(&s->error, "the destination may or may not have the guest");
+	} else {
+		(void)give_back(s);
+	}
+	gw_tracker_close(s->source.tracker);
+	s->source.tracker = NULL;
+	s->status.elapsed_ns = session_now(s) - s->begun_ns;
+	if (session_enter(s, end) < 0)
+		s->sm.now = end;
+}

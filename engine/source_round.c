@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * A round sends what the tracker's bitmaps hold; the bulk is the round in which they hold every page.  A
+ * cursor walks the dirty runs of each region and cuts them where a hole begins or ends, asking the region,
+ * so that a page the guest never touched is neither read nor allocated; and where pages of zeros begin or
+ * end.  Data goes as puts; holes and zero pages go as ranges in ZERO messages.  Each page is looked at
+ * once a round, its bit is cleared, and the round ends with a fence and ROUND_END, to which the receiver
+ * answers when all of it is placed.
+ *
+ * When the link is full the cursor stays where it is; the next step goes on from there.
+ */
+#include "engine/page.h"
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#define PUMP_STRETCHES 256 /* a step does so many, then looks at the link again */
+#define PACE_BURST_NS (20 * GW_NS_PER_MS)
+#define PACE_WAIT_NS (2 * GW_NS_PER_MS)
+
+void round_begin(struct gw_session *s)
+{
+	struct source_half *source = &s->source;
+
+	memset(&source->cursor, 0, offsetof(struct cursor, zero));
+	source->cursor.zero.count = 0;
+	source->round_open = true;
+	source->round_ns = source->pace_ns = session_now(s);
+	source->pace_bytes = source->round_bytes = 0;
+	source->last_left_bytes = s->status.left_bytes;
+	s->status.left_bytes = gw_tracker_dirty_pages(source->tracker) * s->page_bytes;
+}
+
+bool round_is_sent(const struct gw_session *s)
+{
+	return s->source.cursor.fenced;
+}
+
+/* Whether the bandwidth limit lets @bytes go now.  The blackout is not slowed. */
+static bool pace_allows(struct gw_session *s, uint32_t bytes)
+{
+	struct source_half *source = &s->source;
+	double allowed;
+
+	if (s->options.bandwidth_bytes_per_s == 0 || session_state(s) == GW_STATE_SWITCHOVER)
+		return true;
+	allowed = (double)s->options.bandwidth_bytes_per_s *
+		  (double)(session_now(s) - source->pace_ns + PACE_BURST_NS) / (double)GW_NS_PER_S;
+	if (source->pace_bytes == 0 || (double)(source->pace_bytes + bytes) <= allowed)
+		return true;
+	if (s->wait_ns > PACE_WAIT_NS)
+		s->wait_ns = PACE_WAIT_NS;
+	return false;
+}
+
+/* Sends the noted ranges.  Return: 1 when they went or there are none, 0 when the link is full, -errno. */
+static int flush_zeros(struct gw_session *s)
+{
+	struct wire_zero *zero = &s->source.cursor.zero;
+	int rc;
+
+	if (zero->count == 0)
+		return 1;
+	rc = session_send(s, WIRE_ZERO, wire_put_zero(s->buffer, zero));
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0)
+		return rc;
+	zero->count = 0;
+	return 1;
+}
+
+/* Notes a range of zeros, joined to the last one if it touches.  Return as flush_zeros(). */
+static int note_zero(struct gw_session *s, uint64_t offset, uint64_t bytes)
+{
+	struct cursor *cursor = &s->source.cursor;
+	struct wire_zero *zero = &cursor->zero;
+	struct wire_range *last = zero->count ? &zero->ranges[zero->count - 1] : NULL;
+
+	if (last && zero->region == cursor->region && last->offset + last->bytes == offset) {
+		last->bytes += bytes;
+	} else {
+		if (zero->count == WIRE_ZERO_RANGES || (zero->count && zero->region != cursor->region)) {
+			int rc = flush_zeros(s);
+
+			if (rc <= 0)
+				return rc;
+		}
+		zero->region = cursor->region;
+		zero->ranges[zero->count++] = (struct wire_range){ offset, bytes };
+	}
+	s->status.zero_bytes += bytes;
+	return 1;
+}
+
+static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
+{
+	int rc;
+
+	if (!pace_allows(s, bytes))
+		return 0;
+	rc = gw_link_put(s->link, s->source.cursor.region, offset, bytes);
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	s->source.round_bytes += bytes;
+	s->source.pace_bytes += bytes;
+	s->status.put_bytes += bytes;
+	return 1;
+}
+
+/* Learns of the next data at or after @from, if it does not know.  Return: 0 or -errno. */
+static int know_data(struct gw_session *s, struct gw_region *region, uint64_t from)
+{
+	struct cursor *cursor = &s->source.cursor;
+	int rc;
+
+	if (cursor->known && from >= cursor->known_from && from < cursor->data_end)
+		return 0;
+	rc = region->ops->next_data(region, from, &cursor->data_first, &cursor->data_end);
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s", region->name,
+				    strerror(-rc));
+	if (rc == 0)
+		cursor->data_first = cursor->data_end = region->memory.bytes;
+	cursor->known_from = from;
+	cursor->known = true;
+	return 0;
+}
+
+/* How many bytes from @offset are of one kind, zero or not; at most up to @end, and data at most a put. */
+static uint64_t same_kind(const struct gw_session *s, const struct gw_region *region, uint64_t offset, uint64_t end,
+			  bool *zero)
+{
+	const char *base = region->memory.base;
+	uint64_t at = offset + s->page_bytes;
+
+	*zero = page_is_zero(base + offset, s->page_bytes);
+	if (!*zero && end > offset + GW_LINK_PUT_BYTES)
+		end = offset + GW_LINK_PUT_BYTES;
+	while (at < end && page_is_zero(base + at, s->page_bytes) == *zero)
+		at += s->page_bytes;
+	return at - offset;
+}
+
+/* Sends the stretch at the cursor and moves on.  Return: 1, 0 when the link is full, -errno. */
+static int send_stretch(struct gw_session *s)
+{
+	struct cursor *cursor = &s->source.cursor;
+	struct gw_region *region = &s->regions[cursor->region];
+	uint64_t offset = cursor->page * s->page_bytes, end = cursor->run_end * s->page_bytes, bytes;
+	bool zero = true;
+	int rc = know_data(s, region, offset);
+
+	if (rc < 0)
+		return rc;
+	if (offset < cursor->data_first) {
+		bytes = (end < cursor->data_first ? end : cursor->data_first) - offset;
+	} else {
+		if (end > cursor->data_end)
+			end = cursor->data_end;
+		bytes = same_kind(s, region, offset, end, &zero);
+	}
+	rc = zero ? note_zero(s, offset, bytes) : put_data(s, offset, (uint32_t)bytes);
+	if (rc <= 0)
+		return rc;
+	gw_bitmap_clear_range(&s->source.tracker->dirty[cursor->region], cursor->page, bytes / s->page_bytes);
+	cursor->page += bytes / s->page_bytes;
+	s->status.left_bytes -= bytes < s->status.left_bytes ? bytes : s->status.left_bytes;
+	return 1;
+}
+
+/* Puts the cursor on the next dirty page.  Return: false at the end of the last region. */
+static bool next_dirty(struct gw_session *s)
+{
+	struct cursor *cursor = &s->source.cursor;
+	uint64_t first;
+
+	while (cursor->region < s->region_count) {
+		if (cursor->page < cursor->run_end)
+			return true;
+		if (gw_bitmap_next_run(&s->source.tracker->dirty[cursor->region], cursor->page, &first,
+				       &cursor->run_end)) {
+			cursor->page = first;
+			return true;
+		}
+		cursor->region++;
+		cursor->page = cursor->run_end = 0;
+		cursor->known = false;
+	}
+	return false;
+}
+
+/* Ends the round on the wire.  Return: 1, 0 when the link is full, -errno. */
+static int close_round(struct gw_session *s)
+{
+	struct source_half *source = &s->source;
+	struct wire_round round = { .round = s->status.round, .fence = source->fence + 1 };
+	int rc = flush_zeros(s);
+
+	if (rc <= 0)
+		return rc;
+	rc = session_send(s, WIRE_ROUND_END, wire_put_round(s->buffer, &round));
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0)
+		return rc;
+	source->fence++;
+	rc = gw_link_fence(s->link, source->fence);
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	source->cursor.fenced = true;
+	return 1;
+}
+
+int round_pump(struct gw_session *s)
+{
+	struct cursor *cursor = &s->source.cursor;
+
+	for (unsigned n = 0; n < PUMP_STRETCHES && !cursor->scanned; n++) {
+		int rc;
+
+		if (!next_dirty(s)) {
+			cursor->scanned = true;
+			break;
+		}
+		rc = send_stretch(s);
+		if (rc <= 0)
+			return rc;
+	}
+	if (!cursor->scanned)
+		return 1;
+	return cursor->fenced ? 0 : close_round(s);
+}
+
+int round_acknowledged(struct gw_session *s, const struct wire_round *ack)
+{
+	struct source_half *source = &s->source;
+	uint64_t took_ns = session_now(s) - source->round_ns;
+
+	if (!source->round_open || !source->cursor.fenced || ack->round != s->status.round ||
+	    ack->fence != source->fence)
+		return gw_error_set(&s->error, -EPROTO, "the destination acknowledged a round that was not sent");
+	source->round_open = false;
+	/* A tiny round measures latency, not the link. */
+	if (source->round_bytes >= 1024 * 1024 && took_ns > 0)
+		s->status.sent_bytes_per_s = (double)source->round_bytes * (double)GW_NS_PER_S / (double)took_ns;
+	return 0;
+}

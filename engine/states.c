@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The states of a session and the moves between them, for both sides.  docs/architecture.md draws it. */
+#include "engine/session.h"
+
+#define TO(state) (1u << GW_STATE_##state)
+#define ENDS (TO(FAILED) | TO(CANCELLED))
+
+const struct gw_sm_state session_states[GW_STATE_COUNT] = {
+	[GW_STATE_IDLE] = { "idle", TO(SETUP) | ENDS },
+	[GW_STATE_SETUP] = { "setup", TO(BULK) | ENDS },
+	[GW_STATE_BULK] = { "bulk", TO(ROUNDS) | ENDS },
+	[GW_STATE_ROUNDS] = { "rounds", TO(SWITCHOVER) | ENDS },
+	[GW_STATE_SWITCHOVER] = { "switchover", TO(DEVICE) | ENDS },
+	[GW_STATE_DEVICE] = { "device", TO(COMMIT) | ENDS },
+	/* The source may be left not knowing; the receiver may be left without a commit. */
+	[GW_STATE_COMMIT] = { "commit", TO(DONE) | TO(UNCERTAIN) | ENDS },
+	[GW_STATE_DONE] = { "done", 0 },
+	[GW_STATE_FAILED] = { "failed", 0 },
+	[GW_STATE_CANCELLED] = { "cancelled", 0 },
+	[GW_STATE_UNCERTAIN] = { "uncertain", 0 },
+};
+
+const char *gw_state_name(enum gw_state state)
+{
+	return session_states[state].name;
+}
+
+bool gw_state_is_final(enum gw_state state)
+{
+	return session_states[state].allowed == 0;
+}

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/wire.h"
+
+#include <assert.h>
+#include <endian.h>
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#define WIRE_MAGIC 0x474f4457u /* "GODW" */
+
+/* All integers in network order; texts are padded with zeros to their full length. */
+struct hello_fixed {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t oldest;
+	uint32_t page_bytes;
+	uint32_t region_count;
+	char guest[GW_NAME_BYTES];
+};
+
+struct hello_region {
+	uint64_t bytes;
+	char name[GW_NAME_BYTES];
+};
+
+struct hello_ok {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t reserved;
+};
+
+struct zero_fixed {
+	uint32_t region;
+	uint32_t count;
+};
+
+struct zero_range {
+	uint64_t offset;
+	uint64_t bytes;
+};
+
+struct round_fixed {
+	uint32_t round;
+	uint32_t reserved;
+	uint64_t fence;
+};
+
+struct two_words {
+	uint64_t first;
+	uint64_t second;
+};
+
+struct commit_fixed {
+	uint32_t run;
+};
+
+static_assert(sizeof(struct hello_fixed) == 80 && sizeof(struct hello_region) == 72, "packed as they stand");
+static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "packed as they stand");
+static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "packed as they stand");
+static_assert(sizeof(struct two_words) == 16 && sizeof(struct commit_fixed) == 4, "packed as they stand");
+static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <= GW_LINK_MESSAGE_BYTES,
+	      "a full ZERO is a message");
+
+const char *wire_type_name(unsigned type)
+{
+	static const char *const names[] = { "?",	  "HELLO",	"HELLO_OK",   "ZERO",	   "ROUND_END",
+					     "ROUND_ACK", "SWITCH",	"DEVICE",     "DEVICE_END", "LOADED",
+					     "COMMIT",	  "COMMITTED",	"CANCEL",     "ERROR" };
+
+	static_assert(sizeof(names) / sizeof(names[0]) == WIRE_TYPES, "a name for each type");
+	return names[type < WIRE_TYPES ? type : 0];
+}
+
+/* A name: not empty, terminated inside its field, printable. */
+static bool name_is_good(const char name[GW_NAME_BYTES])
+{
+	if (name[0] == '\0' || !memchr(name, '\0', GW_NAME_BYTES))
+		return false;
+	for (const char *c = name; *c; c++)
+		if (*c < ' ' || *c > '~')
+			return false;
+	return true;
+}
+
+uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
+{
+	struct hello_fixed fixed = {
+		.magic = htobe32(WIRE_MAGIC),
+		.version = htobe16(hello->version),
+		.oldest = htobe16(hello->oldest),
+		.page_bytes = htobe32(hello->page_bytes),
+		.region_count = htobe32(hello->region_count),
+	};
+	char *at = buffer;
+
+	memcpy(fixed.guest, hello->guest, GW_NAME_BYTES);
+	memcpy(at, &fixed, sizeof(fixed));
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < hello->region_count; i++) {
+		struct hello_region region = { .bytes = htobe64(hello->regions[i].bytes) };
+
+		memcpy(region.name, hello->regions[i].name, GW_NAME_BYTES);
+		memcpy(at, &region, sizeof(region));
+		at += sizeof(region);
+	}
+	return (uint32_t)(at - (char *)buffer);
+}
+
+int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello)
+{
+	struct hello_fixed fixed;
+	const char *at = payload;
+
+	if (bytes < sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, at, sizeof(fixed));
+	if (be32toh(fixed.magic) != WIRE_MAGIC)
+		return -EPROTO;
+	memset(hello, 0, sizeof(*hello));
+	hello->version = be16toh(fixed.version);
+	hello->oldest = be16toh(fixed.oldest);
+	/* A later version may have another layout: the caller judges the version before anything else. */
+	if (hello->oldest > WIRE_VERSION || hello->version < WIRE_OLDEST)
+		return 0;
+	hello->page_bytes = be32toh(fixed.page_bytes);
+	hello->region_count = be32toh(fixed.region_count);
+	if (!name_is_good(fixed.guest) || hello->region_count < 1 || hello->region_count > GW_LINK_MAX_REGIONS ||
+	    bytes != sizeof(fixed) + hello->region_count * sizeof(struct hello_region) ||
+	    hello->page_bytes < 4096 || (hello->page_bytes & (hello->page_bytes - 1)) != 0)
+		return -EPROTO;
+	memcpy(hello->guest, fixed.guest, GW_NAME_BYTES);
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < hello->region_count; i++, at += sizeof(struct hello_region)) {
+		struct hello_region region;
+
+		memcpy(&region, at, sizeof(region));
+		if (!name_is_good(region.name) || be64toh(region.bytes) == 0 ||
+		    be64toh(region.bytes) % hello->page_bytes != 0)
+			return -EPROTO;
+		memcpy(hello->regions[i].name, region.name, GW_NAME_BYTES);
+		hello->regions[i].bytes = be64toh(region.bytes);
+	}
+	return 0;
+}
+
+uint32_t wire_put_hello_ok(void *buffer)
+{
+	struct hello_ok ok = { .magic = htobe32(WIRE_MAGIC), .version = htobe16(WIRE_VERSION) };
+
+	memcpy(buffer, &ok, sizeof(ok));
+	return sizeof(ok);
+}
+
+int wire_get_hello_ok(const void *payload, uint32_t bytes, uint16_t *version)
+{
+	struct hello_ok ok;
+
+	if (bytes != sizeof(ok))
+		return -EPROTO;
+	memcpy(&ok, payload, sizeof(ok));
+	*version = be16toh(ok.version);
+	if (be32toh(ok.magic) != WIRE_MAGIC || *version < WIRE_OLDEST || *version > WIRE_VERSION)
+		return -EPROTO;
+	return 0;
+}
+
+uint32_t wire_put_zero(void *buffer, const struct wire_zero *zero)
+{
+	struct zero_fixed fixed = { .region = htobe32(zero->region), .count = htobe32(zero->count) };
+	char *at = buffer;
+
+	memcpy(at, &fixed, sizeof(fixed));
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < zero->count; i++, at += sizeof(struct zero_range)) {
+		struct zero_range range = { htobe64(zero->ranges[i].offset), htobe64(zero->ranges[i].bytes) };
+
+		memcpy(at, &range, sizeof(range));
+	}
+	return (uint32_t)(at - (char *)buffer);
+}
+
+int wire_get_zero(const void *payload, uint32_t bytes, struct wire_zero *zero)
+{
+	struct zero_fixed fixed;
+	const char *at = payload;
+
+	if (bytes < sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, at, sizeof(fixed));
+	zero->region = be32toh(fixed.region);
+	zero->count = be32toh(fixed.count);
+	if (zero->count < 1 || zero->count > WIRE_ZERO_RANGES ||
+	    bytes != sizeof(fixed) + zero->count * sizeof(struct zero_range))
+		return -EPROTO;
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < zero->count; i++, at += sizeof(struct zero_range)) {
+		struct zero_range range;
+
+		memcpy(&range, at, sizeof(range));
+		zero->ranges[i] = (struct wire_range){ be64toh(range.offset), be64toh(range.bytes) };
+		if (zero->ranges[i].bytes == 0 || zero->ranges[i].offset + zero->ranges[i].bytes < zero->ranges[i].bytes)
+			return -EPROTO;
+	}
+	return 0;
+}
+
+uint32_t wire_put_round(void *buffer, const struct wire_round *round)
+{
+	struct round_fixed fixed = { .round = htobe32(round->round), .fence = htobe64(round->fence) };
+
+	memcpy(buffer, &fixed, sizeof(fixed));
+	return sizeof(fixed);
+}
+
+int wire_get_round(const void *payload, uint32_t bytes, struct wire_round *round)
+{
+	struct round_fixed fixed;
+
+	if (bytes != sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, payload, sizeof(fixed));
+	round->round = be32toh(fixed.round);
+	round->fence = be64toh(fixed.fence);
+	return round->fence ? 0 : -EPROTO;
+}
+
+static uint32_t put_two_words(void *buffer, uint64_t first, uint64_t second)
+{
+	struct two_words words = { htobe64(first), htobe64(second) };
+
+	memcpy(buffer, &words, sizeof(words));
+	return sizeof(words);
+}
+
+static int get_two_words(const void *payload, uint32_t bytes, uint64_t *first, uint64_t *second)
+{
+	struct two_words words;
+
+	if (bytes != sizeof(words))
+		return -EPROTO;
+	memcpy(&words, payload, sizeof(words));
+	*first = be64toh(words.first);
+	*second = be64toh(words.second);
+	return 0;
+}
+
+uint32_t wire_put_device_end(void *buffer, const struct wire_device_end *end)
+{
+	return put_two_words(buffer, end->bytes, end->hash);
+}
+
+int wire_get_device_end(const void *payload, uint32_t bytes, struct wire_device_end *end)
+{
+	return get_two_words(payload, bytes, &end->bytes, &end->hash);
+}
+
+uint32_t wire_put_pair(void *buffer, const struct wire_pair *pair)
+{
+	return put_two_words(buffer, pair->first, pair->second);
+}
+
+int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair)
+{
+	return get_two_words(payload, bytes, &pair->first, &pair->second);
+}
+
+uint32_t wire_put_commit(void *buffer, bool run)
+{
+	struct commit_fixed fixed = { .run = htobe32(run) };
+
+	memcpy(buffer, &fixed, sizeof(fixed));
+	return sizeof(fixed);
+}
+
+int wire_get_commit(const void *payload, uint32_t bytes, bool *run)
+{
+	struct commit_fixed fixed;
+
+	if (bytes != sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, payload, sizeof(fixed));
+	if (be32toh(fixed.run) > 1)
+		return -EPROTO;
+	*run = be32toh(fixed.run) == 1;
+	return 0;
+}
+
+uint32_t wire_put_error(void *buffer, const struct gw_error *error)
+{
+	uint32_t code = htobe32((uint32_t)-error->code);
+	size_t length = strnlen(error->text, WIRE_TEXT_BYTES);
+
+	memcpy(buffer, &code, sizeof(code));
+	memcpy((char *)buffer + sizeof(code), error->text, length);
+	return (uint32_t)(sizeof(code) + length);
+}
+
+int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error)
+{
+	uint32_t code, length;
+
+	if (bytes < sizeof(code) || bytes > sizeof(code) + WIRE_TEXT_BYTES)
+		return -EPROTO;
+	memcpy(&code, payload, sizeof(code));
+	length = bytes - (uint32_t)sizeof(code);
+	error->code = be32toh(code);
+	memcpy(error->text, (const char *)payload + sizeof(code), length);
+	error->text[length] = '\0';
+	/* The peer's text goes to a terminal: nothing but printable ASCII. */
+	for (uint32_t i = 0; i < length; i++)
+		if (error->text[i] < ' ' || error->text[i] > '~')
+			error->text[i] = '?';
+	return error->code > 0 && error->code < 4096 ? 0 : -EPROTO;
+}

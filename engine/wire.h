@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every message of the engine, its packed layout, and both directions of its translation.
+ * docs/protocol.md says the same in prose; tests/wire holds golden bytes.
+ *
+ * Encoders write into a caller's buffer of GW_LINK_MESSAGE_BYTES and return the size.  Decoders check
+ * everything, sizes, counts, ranges, text, and return 0 and a host structure, or -EPROTO.
+ */
+#ifndef GODWIT_ENGINE_WIRE_H
+#define GODWIT_ENGINE_WIRE_H
+
+#include "engine/engine.h"
+
+#define WIRE_VERSION 1
+#define WIRE_OLDEST 1
+#define WIRE_ZERO_RANGES 1024
+#define WIRE_TEXT_BYTES 400
+
+/* Numbers of the protocol: never reused, never renumbered. */
+enum wire_type {
+	WIRE_HELLO = 1,
+	WIRE_HELLO_OK = 2,
+	WIRE_ZERO = 3,
+	WIRE_ROUND_END = 4,
+	WIRE_ROUND_ACK = 5,
+	WIRE_SWITCH = 6,
+	WIRE_DEVICE = 7,
+	WIRE_DEVICE_END = 8,
+	WIRE_LOADED = 9,
+	WIRE_COMMIT = 10,
+	WIRE_COMMITTED = 11,
+	WIRE_CANCEL = 12,
+	WIRE_ERROR = 13,
+	WIRE_TYPES,
+};
+
+struct wire_region {
+	char name[GW_NAME_BYTES];
+	uint64_t bytes;
+};
+
+struct wire_hello {
+	uint16_t version, oldest;
+	uint32_t page_bytes;
+	char guest[GW_NAME_BYTES];
+	unsigned region_count;
+	struct wire_region regions[GW_LINK_MAX_REGIONS];
+};
+
+struct wire_range {
+	uint64_t offset, bytes;
+};
+
+struct wire_zero {
+	uint32_t region;
+	unsigned count;
+	struct wire_range ranges[WIRE_ZERO_RANGES];
+};
+
+struct wire_round {
+	uint32_t round;
+	uint64_t fence;
+};
+
+struct wire_device_end {
+	uint64_t bytes;
+	uint64_t hash; /* XXH64 of the device state, seed 0 */
+};
+
+/* LOADED: first = handover_ns, second = load_ns.  COMMITTED: first = start_ns, second = 0 or an errno. */
+struct wire_pair {
+	uint64_t first, second;
+};
+
+struct wire_error {
+	uint32_t code; /* errno, positive */
+	char text[WIRE_TEXT_BYTES + 1];
+};
+
+uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello);
+int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello) GW_MUST_CHECK;
+uint32_t wire_put_hello_ok(void *buffer);
+int wire_get_hello_ok(const void *payload, uint32_t bytes, uint16_t *version) GW_MUST_CHECK;
+uint32_t wire_put_zero(void *buffer, const struct wire_zero *zero);
+int wire_get_zero(const void *payload, uint32_t bytes, struct wire_zero *zero) GW_MUST_CHECK;
+/* ROUND_END and ROUND_ACK. */
+uint32_t wire_put_round(void *buffer, const struct wire_round *round);
+int wire_get_round(const void *payload, uint32_t bytes, struct wire_round *round) GW_MUST_CHECK;
+uint32_t wire_put_device_end(void *buffer, const struct wire_device_end *end);
+int wire_get_device_end(const void *payload, uint32_t bytes, struct wire_device_end *end) GW_MUST_CHECK;
+/* LOADED and COMMITTED. */
+uint32_t wire_put_pair(void *buffer, const struct wire_pair *pair);
+int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair) GW_MUST_CHECK;
+uint32_t wire_put_commit(void *buffer, bool run);
+int wire_get_commit(const void *payload, uint32_t bytes, bool *run) GW_MUST_CHECK;
+uint32_t wire_put_error(void *buffer, const struct gw_error *error);
+int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error) GW_MUST_CHECK;
+
+const char *wire_type_name(unsigned type);
+
+#endif

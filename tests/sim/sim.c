@@ -1,0 +1,583 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * Source and receiver of one migration in one process and one thread, over the mem transport, with a clock
+ * that stands until it is moved and every choice taken from one seed.  A simulated guest writes to its
+ * memory between steps, touches holes, discards pages and writes zeros; its device state is a record of
+ * what its memory must be, so loading it compares every byte.
+ *
+ * What is asked of every migration, good or bad:
+ *   - the two guests never run at the same time;
+ *   - DONE: the receiver's guest runs, once, with every byte as it was; the source's does not;
+ *   - FAILED, CANCELLED: the source's guest runs on if it ran before, its memory is its own; the
+ *     receiver's was never started;
+ *   - UNCERTAIN: the source's guest is paused.
+ *
+ * Holes of the source hold a pattern that must never be read: in a real file reading them allocates.
+ *
+ *   sim [FIRST_SEED [COUNT]]
+ */
+#include "engine/engine.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE 4096u
+#define REGIONS 2
+#define MAX_PAGES 96
+#define MAX_STEPS 400000
+
+static const unsigned region_pages[REGIONS] = { MAX_PAGES, 24 };
+
+/* One side's guest and VMM. */
+struct guest {
+	struct gw_region regions[REGIONS];
+	unsigned char *memory[REGIONS];
+	bool hole[REGIONS][MAX_PAGES];
+	struct gw_bitmap marks[REGIONS];
+	bool running, was_running, guarded, dead, tracking;
+	unsigned started;
+	int fail_op; /* the how-manieth call of a VM operation fails, 0: none */
+	int ops;
+	bool save_writes; /* saving the device state writes to guest memory, as some devices do */
+	uint64_t random;
+	struct sim *sim;
+	unsigned char state[64];
+};
+
+struct sim {
+	struct guest source, receiver;
+	struct gw_manual_clock clock;
+	uint64_t random;
+	uint64_t writes_per_step;
+	bool good;         /* nothing is made to go wrong */
+	const char *wrong; /* the first broken promise */
+};
+
+static uint64_t rnd(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static void wrong(struct sim *sim, const char *what)
+{
+	if (!sim->wrong)
+		sim->wrong = what;
+}
+
+/* --- memory ------------------------------------------------------------------------------------ */
+
+static struct guest *guest_of(struct gw_region *region)
+{
+	return (struct guest *)((char *)(region - (region->name[3] - '0')) - offsetof(struct guest, regions));
+}
+
+static int sim_next_data(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end)
+{
+	struct guest *guest = guest_of(region);
+	unsigned r = (unsigned)(region->name[3] - '0'), p = (unsigned)(from / PAGE);
+
+	while (p < region_pages[r] && guest->hole[r][p])
+		p++;
+	if (p == region_pages[r])
+		return 0;
+	*first = (uint64_t)p * PAGE;
+	while (p < region_pages[r] && !guest->hole[r][p])
+		p++;
+	*end = (uint64_t)p * PAGE;
+	return 1;
+}
+
+static int sim_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
+{
+	struct guest *guest = guest_of(region);
+	unsigned r = (unsigned)(region->name[3] - '0');
+
+	memset(guest->memory[r] + offset, 0, bytes);
+	return 0;
+}
+
+static const struct gw_region_ops sim_region_ops = { sim_next_data, sim_clear };
+
+/* The byte the guest would read. */
+static bool page_differs(const struct sim *sim, unsigned r, unsigned p)
+{
+	static const unsigned char zeros[PAGE];
+	const unsigned char *a = sim->source.hole[r][p] ? zeros : sim->source.memory[r] + (size_t)p * PAGE;
+
+	return memcmp(a, sim->receiver.memory[r] + (size_t)p * PAGE, PAGE) != 0;
+}
+
+static void guest_write(struct guest *guest)
+{
+	unsigned r = (unsigned)(rnd(&guest->random) % REGIONS);
+	unsigned p = (unsigned)(rnd(&guest->random) % region_pages[r]);
+	unsigned char *page = guest->memory[r] + (size_t)p * PAGE;
+
+	switch (rnd(&guest->random) % 8) {
+	case 0: /* zeros over a page */
+		memset(page, 0, PAGE);
+		guest->hole[r][p] = false;
+		break;
+	case 1: /* a page given back */
+		memset(page, 0xAA, PAGE);
+		guest->hole[r][p] = true;
+		break;
+	default:
+		if (guest->hole[r][p])
+			memset(page, 0, PAGE);
+		guest->hole[r][p] = false;
+		page[rnd(&guest->random) % PAGE] = (unsigned char)rnd(&guest->random);
+	}
+	gw_bitmap_mark(&guest->marks[r], p);
+}
+
+/* --- the VMM ------------------------------------------------------------------------------------- */
+
+static int op(struct guest *guest, struct gw_error *error)
+{
+	if (guest->dead)
+		return gw_error_set(error, -ESRCH, "the VMM is gone");
+	if (guest->fail_op && ++guest->ops == guest->fail_op)
+		return gw_error_set(error, -EIO, "the VMM refused");
+	return 0;
+}
+
+static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	for (unsigned r = 0; r < REGIONS && rc == 0; r++)
+		memset(guest->marks[r].words, 0, gw_bitmap_bytes(guest->marks[r].bits));
+	return rc < 0 ? rc : gw_marks_open(tracker, guest->marks, REGIONS, PAGE);
+}
+
+static int vm_guard(void *vm, bool armed, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	if (rc == 0)
+		guest->guarded = armed;
+	return rc;
+}
+
+static int vm_pause(void *vm, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	if (!guest->guarded)
+		wrong(guest->sim, "paused without the guard");
+	guest->was_running = guest->running;
+	if (rc == 0 || rnd(&guest->random) % 2) /* may have stopped although it answered with a failure */
+		guest->running = false;
+	guest->sim->clock.ns += GW_NS_PER_MS;
+	return rc;
+}
+
+static int vm_save_begin(void *vm, struct gw_error *error)
+{
+	return op(vm, error);
+}
+
+static int vm_save_finish(void *vm, const void **state, size_t *bytes, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	if (guest->save_writes)
+		guest_write(guest);
+	memset(guest->state, 0x5A, sizeof(guest->state));
+	*state = guest->state;
+	*bytes = sizeof(guest->state);
+	guest->sim->clock.ns += 3 * GW_NS_PER_MS;
+	return rc;
+}
+
+static int vm_resume(void *vm, struct gw_error *error)
+{
+	struct guest *guest = vm;
+
+	if (guest->dead)
+		return gw_error_set(error, -ESRCH, "the VMM is gone");
+	guest->running = guest->was_running;
+	return 0;
+}
+
+static int vm_prepare(void *vm, struct gw_error *error)
+{
+	return op(vm, error);
+}
+
+static int vm_handover(void *vm, struct gw_error *error)
+{
+	return op(vm, error);
+}
+
+static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	struct sim *sim = guest->sim;
+	int rc = op(guest, error);
+
+	if (bytes != sizeof(guest->state) || ((const unsigned char *)state)[7] != 0x5A)
+		wrong(sim, "device state differs");
+	/* A source that failed or died meanwhile runs on, rightly, and its memory with it. */
+	if (sim->source.running && sim->good)
+		wrong(sim, "device state loaded while the source runs");
+	for (unsigned r = 0; r < REGIONS; r++)
+		for (unsigned p = 0; p < region_pages[r] && !sim->source.running; p++)
+			if (page_differs(sim, r, p))
+				wrong(sim, "memory differs when the device state is loaded");
+	sim->clock.ns += 4 * GW_NS_PER_MS;
+	return rc;
+}
+
+static int vm_start(void *vm, bool run, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	guest->started++;
+	if (rc == 0)
+		guest->running = run;
+	if (run != guest->sim->source.was_running)
+		wrong(guest->sim, "the run state was not carried over");
+	return rc;
+}
+
+static int vm_check(void *vm, struct gw_error *error)
+{
+	return ((struct guest *)vm)->dead ? gw_error_set(error, -ESRCH, "the VMM died") : 0;
+}
+
+static bool vm_was_running(void *vm)
+{
+	return ((struct guest *)vm)->was_running;
+}
+
+static const struct gw_vm_ops vm_ops = {
+	.tracker_open = vm_tracker_open,
+	.guard = vm_guard,
+	.pause = vm_pause,
+	.save_begin = vm_save_begin,
+	.save_finish = vm_save_finish,
+	.resume = vm_resume,
+	.prepare = vm_prepare,
+	.handover = vm_handover,
+	.load = vm_load,
+	.start = vm_start,
+	.check = vm_check,
+	.was_running = vm_was_running,
+};
+
+/* --- one migration --------------------------------------------------------------------------------- */
+
+struct scenario {
+	uint64_t seed;
+	struct gw_fault_spec fault; /* at 0: none */
+	bool fault_at_receiver;
+	int source_fail_op, receiver_fail_op;
+	unsigned cancel_step; /* 0: none */
+	bool cancel_receiver;
+	unsigned death_step; /* 0: none; the VMM of one side dies */
+	bool death_of_receiver;
+	unsigned kill_step; /* 0: none; the godwit process of one side dies */
+	bool kill_receiver;
+};
+
+struct outcome {
+	enum gw_state source, receiver;
+	unsigned steps;
+	const char *wrong;
+};
+
+static void guest_init(struct guest *guest, struct sim *sim, bool stale)
+{
+	guest->sim = sim;
+	guest->random = rnd(&sim->random) | 1;
+	for (unsigned r = 0; r < REGIONS; r++) {
+		size_t bytes = (size_t)region_pages[r] * PAGE;
+
+		guest->memory[r] = calloc(1, bytes);
+		if (!guest->memory[r] || gw_bitmap_new(&guest->marks[r], region_pages[r]) < 0)
+			abort();
+		snprintf(guest->regions[r].name, sizeof(guest->regions[r].name), "ram%u", r);
+		guest->regions[r].ops = &sim_region_ops;
+		guest->regions[r].memory = (struct gw_link_region){ .fd = -1, .base = guest->memory[r], .bytes = bytes };
+		for (size_t i = 0; stale && i < bytes; i += 512)
+			guest->memory[r][i] = (unsigned char)rnd(&guest->random);
+	}
+}
+
+static void guest_fini(struct guest *guest)
+{
+	for (unsigned r = 0; r < REGIONS; r++) {
+		free(guest->memory[r]);
+		gw_bitmap_free(&guest->marks[r]);
+	}
+}
+
+static void fill_source(struct sim *sim)
+{
+	struct guest *guest = &sim->source;
+
+	for (unsigned r = 0; r < REGIONS; r++)
+		for (unsigned p = 0; p < region_pages[r]; p++) {
+			unsigned char *page = guest->memory[r] + (size_t)p * PAGE;
+			uint64_t kind = rnd(&sim->random) % 4;
+
+			guest->hole[r][p] = kind == 0;
+			if (kind == 0)
+				memset(page, 0xAA, PAGE);
+			else if (kind > 1)
+				page[rnd(&sim->random) % PAGE] = (unsigned char)rnd(&sim->random);
+		}
+	guest->running = rnd(&sim->random) % 8 != 0;
+	guest->was_running = guest->running;
+	guest->save_writes = rnd(&sim->random) % 3 == 0;
+}
+
+/* The godwit process of a side dies: its link is cut, and at the source the guard does its work. */
+static void kill_side(struct guest *guest, struct gw_link **link, bool is_source)
+{
+	gw_link_close(*link);
+	*link = NULL;
+	if (is_source && guest->guarded)
+		guest->running = guest->was_running;
+}
+
+static void check_end(struct sim *sim, const struct scenario *scenario, const struct gw_status *source,
+		      const struct gw_status *receiver)
+{
+	bool ran = sim->source.was_running;
+
+	if (sim->receiver.started > 1)
+		wrong(sim, "started twice");
+	if (sim->receiver.started && !receiver->owns_guest)
+		wrong(sim, "started without owning");
+	if (source->state == GW_STATE_DONE && !sim->receiver.started)
+		wrong(sim, "done, but not started there");
+	if (source->state == GW_STATE_DONE && sim->source.running)
+		wrong(sim, "done, but still running here");
+	if (source->state == GW_STATE_DONE && sim->receiver.running != ran && !scenario->receiver_fail_op &&
+	    !scenario->death_step)
+		wrong(sim, "done, but does not run there");
+	if (source->state == GW_STATE_FAILED || source->state == GW_STATE_CANCELLED) {
+		if (sim->receiver.started)
+			wrong(sim, "failed here, started there");
+		if (sim->source.running != ran && !sim->source.dead)
+			wrong(sim, "failed, and the guest does not run on");
+		if (!source->owns_guest)
+			wrong(sim, "failed, and nobody owns the guest");
+	}
+	if (source->state == GW_STATE_UNCERTAIN && sim->source.running)
+		wrong(sim, "uncertain, but running");
+}
+
+static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw_session *a, struct gw_session *b,
+		     struct gw_link **link_a, struct gw_link **link_b, struct outcome *outcome)
+{
+	bool on_a = true, on_b = true, killed_a = false, killed_b = false;
+
+	while ((on_a || on_b) && outcome->steps < MAX_STEPS && !sim->wrong) {
+		unsigned n = ++outcome->steps;
+
+		if (n == scenario->cancel_step)
+			gw_session_cancel(scenario->cancel_receiver ? b : a);
+		if (n == scenario->death_step)
+			(scenario->death_of_receiver ? &sim->receiver : &sim->source)->dead = true;
+		if (n == scenario->kill_step && scenario->kill_receiver && on_b && (killed_b = true))
+			kill_side(&sim->receiver, link_b, false);
+		if (n == scenario->kill_step && !scenario->kill_receiver && on_a && (killed_a = true))
+			kill_side(&sim->source, link_a, true);
+		on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, 0));
+		on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, 0));
+		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--)
+			guest_write(&sim->source);
+		if (sim->source.running && sim->receiver.running)
+			wrong(sim, "both guests run");
+		sim->clock.ns += rnd(&sim->random) % GW_NS_PER_MS;
+	}
+	if (outcome->steps >= MAX_STEPS)
+		wrong(sim, "it does not end");
+}
+
+static struct outcome migrate(const struct scenario *scenario)
+{
+	struct sim sim = { .random = scenario->seed * 0x9E3779B97F4A7C15ULL + 1 };
+	struct gw_session_options options = { .guest = "sim", .clock = &sim.clock.clock };
+	struct gw_link *link_a, *link_b;
+	struct gw_session *a, *b;
+	struct gw_status source, receiver;
+	struct gw_error error = { 0 };
+	struct outcome outcome = { 0 };
+
+	for (int i = 0; i < 8; i++)
+		rnd(&sim.random);
+	gw_manual_clock_init(&sim.clock, 1000);
+	sim.writes_per_step = rnd(&sim.random) % 3;
+	guest_init(&sim.source, &sim, false);
+	guest_init(&sim.receiver, &sim, rnd(&sim.random) % 2);
+	fill_source(&sim);
+	sim.good = !scenario->fault.at && !scenario->source_fail_op && !scenario->receiver_fail_op &&
+		   !scenario->cancel_step && !scenario->death_step && !scenario->kill_step;
+	sim.source.fail_op = scenario->source_fail_op;
+	sim.receiver.fail_op = scenario->receiver_fail_op;
+	options.silence_ns = 400 * GW_NS_PER_MS;
+	options.max_rounds = 1 + (unsigned)(rnd(&sim.random) % 12);
+	options.on_limit = rnd(&sim.random) % 4 ? GW_LIMIT_STOP_COPY : GW_LIMIT_GIVE_UP;
+	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
+	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
+	if (gw_mem_pair(&link_a, &link_b, 1 + (unsigned)(rnd(&sim.random) % 4), scenario->seed) < 0)
+		abort();
+	if (scenario->fault.at) {
+		struct gw_link **wrapped = scenario->fault_at_receiver ? &link_b : &link_a;
+
+		if (gw_fault_wrap(wrapped, *wrapped, &scenario->fault) < 0)
+			abort();
+	}
+	if (gw_source_new(&a, link_a, sim.source.regions, REGIONS, &vm_ops, &sim.source, &options, &error) < 0 ||
+	    gw_receiver_new(&b, link_b, sim.receiver.regions, REGIONS, &vm_ops, &sim.receiver, &options, &error) < 0)
+		abort();
+	run_loop(&sim, scenario, a, b, &link_a, &link_b, &outcome);
+	if (link_a && link_b) {
+		gw_session_status(a, &source);
+		gw_session_status(b, &receiver);
+		check_end(&sim, scenario, &source, &receiver);
+		outcome.source = source.state;
+		outcome.receiver = receiver.state;
+	} else {
+		outcome.source = outcome.receiver = GW_STATE_FAILED;
+		/* The killed side's session cannot be asked; what counts is what the guests do. */
+		if (sim.source.running && sim.receiver.running)
+			wrong(&sim, "both guests run after a kill");
+		if (!sim.receiver.started && sim.source.guarded && sim.source.running != sim.source.was_running)
+			wrong(&sim, "killed before the point of no return, and the guest stands");
+	}
+	outcome.wrong = sim.wrong;
+	if (sim.wrong && link_a && link_b)
+		printf("source: %s; receiver: %s\n", source.error ? source.error->text : "-",
+		       receiver.error ? receiver.error->text : "-");
+	if (link_a)
+		gw_session_free(a);
+	if (link_b)
+		gw_session_free(b);
+	gw_link_close(link_a);
+	gw_link_close(link_b);
+	guest_fini(&sim.source);
+	guest_fini(&sim.receiver);
+	return outcome;
+}
+
+/* --- campaigns --------------------------------------------------------------------------------------- */
+
+static unsigned runs, broken, ends[GW_STATE_COUNT];
+
+static struct outcome run(const struct scenario *scenario, const char *what)
+{
+	struct outcome outcome = migrate(scenario);
+
+	runs++;
+	ends[outcome.source]++;
+	if (outcome.wrong) {
+		broken++;
+		printf("seed %llu, %s (fault %d@%llu%s, ops %d/%d, cancel %u, death %u, kill %u): %s; source %s, receiver %s\n",
+		       (unsigned long long)scenario->seed, what, (int)scenario->fault.kind,
+		       (unsigned long long)scenario->fault.at, scenario->fault_at_receiver ? " receiver" : "",
+		       scenario->source_fail_op, scenario->receiver_fail_op, scenario->cancel_step,
+		       scenario->death_step, scenario->kill_step, outcome.wrong, gw_state_name(outcome.source),
+		       gw_state_name(outcome.receiver));
+	}
+	return outcome;
+}
+
+/* Nothing goes wrong: every one must end done, or give up because the guest is too busy. */
+static void campaign_good(uint64_t first, uint64_t count)
+{
+	for (uint64_t seed = first; seed < first + count; seed++) {
+		struct outcome outcome = run(&(struct scenario){ .seed = seed }, "good");
+
+		if (outcome.source != GW_STATE_DONE && outcome.source != GW_STATE_FAILED && !outcome.wrong) {
+			broken++;
+			printf("seed %llu: a good migration ended %s\n", (unsigned long long)seed,
+			       gw_state_name(outcome.source));
+		}
+	}
+}
+
+/* One fault at every call of one session, each kind, each side. */
+static void campaign_every_call(uint64_t seed)
+{
+	for (int kind = GW_FAULT_FAIL; kind <= GW_FAULT_DROP; kind++)
+		for (int side = 0; side < 2; side++)
+			for (uint64_t at = 1, done = 0; at < 5000 && done < 40; at++) {
+				struct scenario scenario = { .seed = seed,
+							     .fault = { .kind = (enum gw_fault_kind)kind, .at = at },
+							     .fault_at_receiver = side == 1 };
+				struct outcome outcome = run(&scenario, "every call");
+
+				/* A corrupted put passes unseen; so many in a row mean the session is shorter than that. */
+				done = outcome.source == GW_STATE_DONE ? done + 1 : 0;
+			}
+}
+
+static void campaign_every_op(uint64_t seed)
+{
+	for (int op_number = 1; op_number <= 8; op_number++) {
+		run(&(struct scenario){ .seed = seed, .source_fail_op = op_number }, "source op");
+		run(&(struct scenario){ .seed = seed, .receiver_fail_op = op_number }, "receiver op");
+	}
+}
+
+static void campaign_moments(uint64_t seed, unsigned steps)
+{
+	for (unsigned n = 1; n <= steps; n++)
+		for (int side = 0; side < 2; side++) {
+			run(&(struct scenario){ .seed = seed, .cancel_step = n, .cancel_receiver = side }, "cancel");
+			run(&(struct scenario){ .seed = seed, .death_step = n, .death_of_receiver = side }, "death");
+			run(&(struct scenario){ .seed = seed, .kill_step = n, .kill_receiver = side }, "kill");
+		}
+}
+
+static void silent_sink(void *context, enum gw_log_level level, const char *line)
+{
+	(void)context;
+	(void)level;
+	(void)line;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
+
+	gw_log_set_sink(silent_sink, NULL);
+	campaign_good(first, count);
+	for (uint64_t seed = first, swept = 0; swept < 3 && seed < first + count; seed++) {
+		struct outcome good = run(&(struct scenario){ .seed = seed }, "good");
+
+		if (good.source != GW_STATE_DONE)
+			continue;
+		swept++;
+		campaign_every_call(seed);
+		campaign_every_op(seed);
+		campaign_moments(seed, good.steps + 5);
+	}
+	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; %u broke a promise\n", runs,
+	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], broken);
+	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
+	return broken || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
+	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
+}
