@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
+ * VM's user can enter).  One godwit at a time: a second is told EBUSY.  It hands out the files that hold
+ * guest RAM, starts and stops write tracking, collects on request, and holds the dead man's switch.
+ *
+ * When the connection ends, tracking stops; if the switch was armed, godwit died with the guest paused, and
+ * the guest is resumed.  The agent never exits or aborts: it lives in somebody else's process.
+ */
+#include "vmm-shim/agent.h"
+
+#include "base/cleanup.h"
+#include "tracker/wp_async.h"
+#include "vmm-shim/agent_proto.h"
+#include "vmm-shim/guard.h"
+#include "vmm-shim/mappings.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+struct agent {
+	char folder[80];
+	int listener;
+	int client; /* -1: none */
+	bool guarded;
+	struct mappings mappings;
+	struct gw_wp_async *wp; /* NULL: not tracking */
+	struct gw_bitmap shared[AGENT_MAX_REGIONS];
+	void *bitmaps; /* the mapping that holds them all */
+	size_t bitmaps_bytes;
+};
+
+static struct agent the_agent; /* one a process, as there is one process to watch */
+
+static int send_packet(int fd, const void *packet, size_t bytes, int pass_fd)
+{
+	struct iovec iov = { (void *)(uintptr_t)packet, bytes };
+	char space[CMSG_SPACE(sizeof(int))] = { 0 };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (pass_fd >= 0) {
+		struct cmsghdr *header;
+
+		message.msg_control = space;
+		message.msg_controllen = sizeof(space);
+		header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(header), &pass_fd, sizeof(int));
+	}
+	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)bytes ? 0 : -EPIPE;
+}
+
+static struct agent_reply new_reply(uint16_t type, int status, const struct gw_error *error)
+{
+	struct agent_reply reply = {
+		.magic = AGENT_MAGIC,
+		.version = AGENT_VERSION,
+		.type = type,
+		.status = status,
+	};
+
+	if (error && error->code)
+		snprintf(reply.text, sizeof(reply.text), "%.380s", error->text);
+	return reply;
+}
+
+static void untrack(struct agent *agent)
+{
+	gw_wp_async_close(agent->wp);
+	agent->wp = NULL;
+	if (agent->bitmaps)
+		munmap(agent->bitmaps, agent->bitmaps_bytes);
+	agent->bitmaps = NULL;
+}
+
+static int answer_regions(struct agent *agent)
+{
+	struct gw_error error = { 0 };
+	int rc = agent->wp ? gw_error_set(&error, -EBUSY, "memory is being tracked") :
+			     mappings_read(&agent->mappings, &error);
+	struct agent_reply reply = new_reply(AGENT_REGIONS, rc, &error);
+
+	reply.count = rc == 0 ? agent->mappings.count : 0;
+	rc = send_packet(agent->client, &reply, sizeof(reply), -1);
+	for (unsigned i = 0; i < reply.count && rc == 0; i++) {
+		int fd GW_CLEANUP_CLOSE = mappings_open(&agent->mappings.files[i]);
+
+		rc = send_packet(agent->client, &agent->mappings.files[i], sizeof(agent->mappings.files[i]), fd);
+	}
+	return rc;
+}
+
+/* Makes one file that holds the bitmap of each wanted region, a whole number of pages for each. */
+static int make_bitmaps(struct agent *agent, const struct agent_request *request, struct gw_error *error)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
+	int fd;
+
+	for (unsigned i = 0; i < request->count; i++) {
+		uint64_t bits = agent->mappings.files[request->region[i]].bytes / page;
+
+		offset += (gw_bitmap_bytes(bits) + page - 1) / page * page;
+	}
+	agent->bitmaps_bytes = offset;
+	fd = memfd_create("godwit-dirty", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, (off_t)offset) < 0)
+		goto err_close;
+	agent->bitmaps = mmap(NULL, offset, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (agent->bitmaps == MAP_FAILED) {
+		agent->bitmaps = NULL;
+		goto err_close;
+	}
+	offset = 0;
+	for (unsigned i = 0; i < request->count; i++) {
+		struct gw_bitmap *bitmap = &agent->shared[request->region[i]];
+
+		bitmap->bits = agent->mappings.files[request->region[i]].bytes / page;
+		bitmap->words = (uint64_t *)(void *)((char *)agent->bitmaps + offset);
+		offset += (gw_bitmap_bytes(bitmap->bits) + page - 1) / page * page;
+	}
+	return fd;
+
+err_close:
+	gw_error_set(error, -errno, "%zu bytes of dirty bitmaps: %s", offset, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return error->code;
+}
+
+/* The segments of the regions asked for.  Return: their number, or -EINVAL for a region that is not there. */
+static int pick_segments(const struct agent *agent, const struct agent_request *request,
+			 struct gw_wp_segment *segments, struct gw_error *error)
+{
+	int count = 0;
+
+	if (request->count < 1 || request->count > agent->mappings.count)
+		return gw_error_set(error, -EINVAL, "%u of %u regions asked for", request->count,
+				    agent->mappings.count);
+	for (unsigned i = 0; i < request->count; i++) {
+		if (request->region[i] >= agent->mappings.count)
+			return gw_error_set(error, -EINVAL, "no region %u", request->region[i]);
+		for (unsigned k = 0; k < agent->mappings.segment_count; k++)
+			if (agent->mappings.segments[k].region == request->region[i])
+				segments[count++] = agent->mappings.segments[k];
+	}
+	return count;
+}
+
+static int answer_track(struct agent *agent, const struct agent_request *request)
+{
+	static struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
+	struct gw_error error = { 0 };
+	struct agent_reply reply;
+	int fd GW_CLEANUP_CLOSE = -1;
+	int rc = agent->wp ? gw_error_set(&error, -EBUSY, "memory is already being tracked") :
+			     pick_segments(agent, request, segments, &error);
+
+	if (rc >= 0) {
+		unsigned count = (unsigned)rc;
+
+		fd = make_bitmaps(agent, request, &error);
+		rc = fd < 0 ? fd : gw_wp_async_open(&agent->wp, segments, count, &error);
+		if (rc < 0)
+			untrack(agent);
+	}
+	reply = new_reply(AGENT_TRACK, rc, &error);
+	reply.value = agent->bitmaps_bytes;
+	return send_packet(agent->client, &reply, sizeof(reply), rc < 0 ? -1 : fd);
+}
+
+static int answer_collect(const struct agent *agent)
+{
+	struct gw_error error = { 0 };
+	int64_t pages = agent->wp ? gw_wp_async_collect(agent->wp, the_agent.shared, &error) :
+				    gw_error_set(&error, -EINVAL, "memory is not being tracked");
+	struct agent_reply reply = new_reply(AGENT_COLLECT, pages < 0 ? (int)pages : 0, &error);
+
+	reply.value = pages < 0 ? 0 : (uint64_t)pages;
+	return send_packet(agent->client, &reply, sizeof(reply), -1);
+}
+
+/* Reads and answers one request.  Return: 0, or -errno to end the connection. */
+static int serve(struct agent *agent)
+{
+	struct agent_request request;
+	struct agent_reply reply;
+	ssize_t n = recv(agent->client, &request, sizeof(request), 0);
+
+	if (n != (ssize_t)sizeof(request) || request.magic != AGENT_MAGIC || request.version != AGENT_VERSION ||
+	    request.count > AGENT_MAX_REGIONS)
+		return -EPROTO;
+	reply = new_reply(request.type, 0, NULL);
+	switch (request.type) {
+	case AGENT_REGIONS:
+		return answer_regions(agent);
+	case AGENT_TRACK:
+		return answer_track(agent, &request);
+	case AGENT_COLLECT:
+		return answer_collect(agent);
+	case AGENT_HELLO:
+		reply.value = (uint64_t)getpid();
+		break;
+	case AGENT_UNTRACK:
+		untrack(agent);
+		break;
+	case AGENT_GUARD:
+		agent->guarded = request.value != 0;
+		break;
+	default:
+		return -EPROTO;
+	}
+	return send_packet(agent->client, &reply, sizeof(reply), -1);
+}
+
+static void client_gone(struct agent *agent)
+{
+	char path[108];
+
+	close(agent->client);
+	agent->client = -1;
+	if (agent->guarded) {
+		/* The guest before all else. */
+		snprintf(path, sizeof(path), "%s/%s", agent->folder, AGENT_GUARD_SOCKET);
+		(void)guard_resume(path);
+		agent->guarded = false;
+	}
+	untrack(agent);
+}
+
+static void take_client(struct agent *agent)
+{
+	int fd = accept4(agent->listener, NULL, NULL, SOCK_CLOEXEC);
+	struct gw_error error = { .code = -EBUSY, .text = "another godwit is attached to this VM" };
+	struct agent_reply busy = new_reply(AGENT_HELLO, -EBUSY, &error);
+
+	if (fd < 0)
+		return;
+	if (agent->client < 0) {
+		agent->client = fd;
+		return;
+	}
+	(void)send_packet(fd, &busy, sizeof(busy), -1);
+	close(fd);
+}
+
+static void *agent_thread(void *argument)
+{
+	struct agent *agent = argument;
+
+	for (;;) {
+		struct pollfd fds[2] = {
+			{ .fd = agent->listener, .events = POLLIN },
+			{ .fd = agent->client, .events = POLLIN },
+		};
+
+		if (poll(fds, 2, -1) < 0)
+			continue;
+		if (fds[1].revents && serve(agent) < 0)
+			client_gone(agent);
+		if (fds[0].revents)
+			take_client(agent);
+	}
+	return NULL;
+}
+
+int agent_start(const char *folder)
+{
+	struct agent *agent = &the_agent;
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	sigset_t all, old;
+	pthread_t thread;
+	int rc;
+
+	snprintf(agent->folder, sizeof(agent->folder), "%s", folder);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, AGENT_SOCKET);
+	unlink(address.sun_path);
+	agent->client = -1;
+	agent->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (agent->listener < 0)
+		return -errno;
+	if (bind(agent->listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(agent->listener, 4) < 0) {
+		rc = -errno;
+		close(agent->listener);
+		return rc;
+	}
+	/* The VMM's signals are the VMM's business. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = -pthread_create(&thread, NULL, agent_thread, agent);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc == 0)
+		pthread_detach(thread);
+	return rc;
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The agent: a thread of the shim inside the VMM that answers godwit.  See agent.c. */
+#ifndef GODWIT_SHIM_AGENT_H
+#define GODWIT_SHIM_AGENT_H
+
+/*
+ * Starts the agent on AGENT_SOCKET in @folder.  Called once, from the constructor.
+ * Return: 0 or -errno; the VMM runs on either way.
+ */
+int agent_start(const char *folder);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm-shim/agent_client.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+#define ANSWER_S 30
+
+static int agent_gone(struct gw_error *error)
+{
+	return gw_error_set(error, -ECONNRESET, "the VMM's agent does not answer: the VMM died or is stuck");
+}
+
+/* Receives one packet of exactly @bytes.  Return: 0 and *pass_fd, or -errno. */
+static int receive_packet(int fd, void *packet, size_t bytes, int *pass_fd)
+{
+	struct iovec iov = { packet, bytes };
+	char space[CMSG_SPACE(sizeof(int))];
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)
+	};
+	struct cmsghdr *header;
+	ssize_t n;
+
+	do
+		n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	*pass_fd = -1;
+	header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+		memcpy(pass_fd, CMSG_DATA(header), sizeof(int));
+	if (n == (ssize_t)bytes)
+		return 0;
+	if (*pass_fd >= 0)
+		close(*pass_fd);
+	*pass_fd = -1;
+	return -EPROTO;
+}
+
+int agent_call(const struct agent_client *agent, const struct agent_request *request, struct agent_reply *reply,
+	       int *pass_fd, struct gw_error *error)
+{
+	struct agent_request copy = *request;
+	int fd = -1, rc;
+
+	copy.magic = AGENT_MAGIC;
+	copy.version = AGENT_VERSION;
+	if (send(agent->fd, &copy, sizeof(copy), MSG_NOSIGNAL) != (ssize_t)sizeof(copy))
+		return agent_gone(error);
+	rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
+	if (rc < 0 || reply->magic != AGENT_MAGIC || reply->version != AGENT_VERSION) {
+		if (fd >= 0)
+			close(fd);
+		return agent_gone(error);
+	}
+	if (pass_fd)
+		*pass_fd = fd;
+	else if (fd >= 0)
+		close(fd);
+	reply->text[sizeof(reply->text) - 1] = '\0';
+	if (reply->status < 0)
+		return gw_error_set(error, reply->status, "%s", reply->text);
+	return 0;
+}
+
+int agent_open(struct agent_client *agent, const char *path, struct gw_error *error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct agent_request request = { .type = AGENT_HELLO };
+	struct timeval limit = { .tv_sec = ANSWER_S };
+	struct agent_reply reply;
+	int rc;
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	agent->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (agent->fd < 0 || connect(agent->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		rc = gw_error_set(error, -errno, "the shim's agent (%s) cannot be reached: %s", path, strerror(errno));
+		agent_close(agent);
+		return rc;
+	}
+	setsockopt(agent->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	rc = agent_call(agent, &request, &reply, NULL, error);
+	if (rc < 0)
+		agent_close(agent);
+	else
+		agent->vmm_pid = (int)reply.value;
+	return rc;
+}
+
+void agent_close(struct agent_client *agent)
+{
+	if (agent->fd >= 0)
+		close(agent->fd);
+	agent->fd = -1;
+}
+
+int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd, struct gw_error *error)
+{
+	if (receive_packet(agent->fd, mapping, sizeof(*mapping), fd) < 0)
+		return agent_gone(error);
+	mapping->path[sizeof(mapping->path) - 1] = '\0';
+	return 0;
+}
+
+/* The tracker: the agent's bitmaps, mapped here, and a request to bring them up to date. */
+struct remote_tracker {
+	struct gw_tracker tracker;
+	const struct agent_client *agent;
+	void *memory;
+	size_t memory_bytes;
+	struct gw_bitmap shared[AGENT_MAX_REGIONS];
+};
+
+static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error)
+{
+	struct remote_tracker *remote = (struct remote_tracker *)tracker;
+	struct agent_request request = { .type = AGENT_COLLECT };
+	struct agent_reply reply;
+	uint64_t pages = 0;
+	int rc = agent_call(remote->agent, &request, &reply, NULL, error);
+
+	if (rc < 0)
+		return rc;
+	for (unsigned i = 0; i < tracker->region_count && reply.value > 0; i++)
+		pages += gw_bitmap_take(&remote->shared[i], &tracker->dirty[i]);
+	return (int64_t)pages;
+}
+
+static void remote_close(struct gw_tracker *tracker)
+{
+	struct remote_tracker *remote = (struct remote_tracker *)tracker;
+	struct agent_request request = { .type = AGENT_UNTRACK };
+	struct agent_reply reply;
+	int rc = agent_call(remote->agent, &request, &reply, NULL, NULL);
+
+	(void)rc; /* an agent that is gone tracks no more */
+	munmap(remote->memory, remote->memory_bytes);
+	free(remote);
+}
+
+static const struct gw_tracker_ops remote_ops = {
+	.name = "wp_async",
+	.collect = remote_collect,
+	.close = remote_close,
+};
+
+/* Lays the bitmaps over the mapped file, each a whole number of pages, as the agent does. */
+static int lay_bitmaps(struct remote_tracker *remote, const uint64_t *pages, unsigned count)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		remote->shared[i].bits = pages[i];
+		remote->shared[i].words = (uint64_t *)(void *)((char *)remote->memory + offset);
+		offset += (gw_bitmap_bytes(pages[i]) + page - 1) / page * page;
+	}
+	return offset == remote->memory_bytes ? 0 : -EPROTO;
+}
+
+int agent_track(const struct agent_client *agent, const uint8_t *regions, const uint64_t *region_bytes, unsigned count,
+		struct gw_tracker **tracker, struct gw_error *error)
+{
+	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+	struct agent_request request = { .type = AGENT_TRACK, .count = count };
+	struct remote_tracker *remote = calloc(1, sizeof(*remote));
+	uint64_t pages[AGENT_MAX_REGIONS];
+	struct agent_reply reply;
+	int fd GW_CLEANUP_CLOSE = -1;
+	int rc;
+
+	if (!remote)
+		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
+	memcpy(request.region, regions, count);
+	for (unsigned i = 0; i < count; i++)
+		pages[i] = region_bytes[i] / page;
+	rc = agent_call(agent, &request, &reply, &fd, error);
+	if (rc < 0)
+		goto err_free;
+	remote->agent = agent;
+	remote->memory_bytes = reply.value;
+	remote->memory = mmap(NULL, reply.value, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (remote->memory == MAP_FAILED) {
+		rc = gw_error_set(error, -errno, "the dirty bitmaps cannot be mapped: %s", strerror(errno));
+		goto err_free;
+	}
+	rc = lay_bitmaps(remote, pages, count);
+	if (rc == 0)
+		rc = gw_tracker_init(&remote->tracker, &remote_ops, page, pages, count);
+	if (rc < 0) {
+		gw_error_set(error, rc, "the dirty bitmaps do not fit the regions");
+		munmap(remote->memory, remote->memory_bytes);
+		goto err_free;
+	}
+	*tracker = &remote->tracker;
+	return 0;
+
+err_free:
+	free(remote);
+	return rc;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* godwit's end of the agent's socket.  Internal to vmm-shim. */
+#ifndef GODWIT_SHIM_AGENT_CLIENT_H
+#define GODWIT_SHIM_AGENT_CLIENT_H
+
+#include "tracker/tracker.h"
+#include "vmm-shim/agent_proto.h"
+
+struct agent_client {
+	int fd; /* -1: not connected */
+	int vmm_pid;
+};
+
+/* Connects and says hello.  Return: 0, or -errno with @error set. */
+int agent_open(struct agent_client *agent, const char *path, struct gw_error *error) GW_MUST_CHECK;
+void agent_close(struct agent_client *agent);
+
+/* One request, one answer; *pass_fd, if not NULL, gets the descriptor that came along, or -1. */
+int agent_call(const struct agent_client *agent, const struct agent_request *request, struct agent_reply *reply,
+	       int *pass_fd, struct gw_error *error) GW_MUST_CHECK;
+
+/* The next of the mappings that AGENT_REGIONS announced; *fd is the caller's, -1 when the VMM has none open. */
+int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd,
+		       struct gw_error *error) GW_MUST_CHECK;
+
+/* Tracks the given mappings.  Return: 0 and *tracker, which must be closed before the client. */
+int agent_track(const struct agent_client *agent, const uint8_t *regions, const uint64_t *region_bytes, unsigned count,
+		struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What godwit and the agent inside the VMM say to each other: packets over a private Unix socket
+ * (SOCK_SEQPACKET), both ends on one host, so integers are in host order.  Internal to vmm-shim.
+ *
+ * godwit sends an agent_request and gets an agent_reply; REGIONS is followed by reply.count packets of
+ * agent_mapping, each with the descriptor of the file; TRACK comes with one descriptor, the bitmaps.
+ * Any other size, magic or version ends the connection.
+ */
+#ifndef GODWIT_SHIM_AGENT_PROTO_H
+#define GODWIT_SHIM_AGENT_PROTO_H
+
+#include <stdint.h>
+
+#define AGENT_MAGIC 0x47574147u
+#define AGENT_VERSION 1
+#define AGENT_MAX_REGIONS 64
+#define AGENT_MAX_SEGMENTS 256
+
+#define AGENT_SOCKET "agent.sock" /* in the VM's run folder */
+#define AGENT_QMP_SOCKET "qmp.sock"
+#define AGENT_GUARD_SOCKET "guard.sock" /* a second QMP socket: the guard's, and that of list and status */
+
+#define AGENT_ENV_DIR "GODWIT_VM_DIR" /* tells the shim its run folder */
+
+enum agent_type {
+	AGENT_HELLO = 1,   /* value: the VMM's pid */
+	AGENT_REGIONS = 2, /* count: file mappings found, newly looked up */
+	AGENT_TRACK = 3,   /* region[0..count): indices of the last REGIONS; value: bytes of the bitmaps' file */
+	AGENT_COLLECT = 4, /* value: pages marked */
+	AGENT_UNTRACK = 5,
+	AGENT_GUARD = 6, /* value: 1 arm, 0 disarm */
+};
+
+struct agent_request {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type;
+	uint32_t count;
+	uint32_t reserved;
+	uint64_t value;
+	uint8_t region[AGENT_MAX_REGIONS];
+};
+
+struct agent_reply {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type;
+	int32_t status; /* 0 or -errno, then text says why */
+	uint32_t count;
+	uint64_t value;
+	char text[384];
+};
+
+/* A file that the VMM has mapped shared and writable. */
+struct agent_mapping {
+	uint64_t bytes; /* from the file's start to the end of its last mapping */
+	uint64_t device, inode;
+	char path[384]; /* as /proc/self/maps has it, without " (deleted)" */
+};
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * godwit moves RAM that lies in shared files.  QEMU leaves a RAM block out of its own stream (capability
+ * x-ignore-shared) only when it is a memory-backend-file with share=on; a memory-backend-ram or -memfd
+ * would travel in the blackout.  So the command line is judged before the VMM starts, and the answer is
+ * the very arguments to add, not a hint.
+ */
+#include "vmm-shim/vmm.h"
+
+#include "base/units.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+struct backend {
+	char type[48];
+	char id[GW_VMM_NAME_BYTES];
+	bool share;
+	bool has_path;
+};
+
+/* The value of @key in "a,key=value,b": copies it into @value.  Return: whether it is there. */
+static bool option(const char *text, const char *key, char *value, size_t value_bytes)
+{
+	size_t length = strlen(key);
+
+	for (const char *at = text; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+		if (strncmp(at, key, length) != 0 || at[length] != '=')
+			continue;
+		snprintf(value, value_bytes, "%.*s", (int)strcspn(at + length + 1, ","), at + length + 1);
+		return true;
+	}
+	return false;
+}
+
+static bool is_on(const char *value)
+{
+	return strcasecmp(value, "on") == 0 || strcasecmp(value, "yes") == 0 || strcasecmp(value, "true") == 0 ||
+	       strcasecmp(value, "y") == 0;
+}
+
+static bool parse_json_backend(const char *text, struct backend *backend)
+{
+	json_t *object = json_loads(text, 0, NULL);
+	const char *type = json_string_value(json_object_get(object, "qom-type"));
+	const char *id = json_string_value(json_object_get(object, "id"));
+
+	snprintf(backend->type, sizeof(backend->type), "%s", type ? type : "");
+	snprintf(backend->id, sizeof(backend->id), "%s", id ? id : "");
+	backend->share = json_is_true(json_object_get(object, "share"));
+	backend->has_path = json_is_string(json_object_get(object, "mem-path"));
+	json_decref(object);
+	return strncmp(backend->type, "memory-backend-", 15) == 0;
+}
+
+/* Return: whether @text, the value of -object, is a memory backend, and what it says. */
+static bool parse_backend(const char *text, struct backend *backend)
+{
+	char value[256];
+
+	memset(backend, 0, sizeof(*backend));
+	if (text[0] == '{')
+		return parse_json_backend(text, backend);
+	snprintf(backend->type, sizeof(backend->type), "%.*s", (int)strcspn(text, ","), text);
+	if (strncmp(backend->type, "memory-backend-", 15) != 0)
+		return false;
+	(void)option(text, "id", backend->id, sizeof(backend->id));
+	backend->share = option(text, "share", value, sizeof(value)) && is_on(value);
+	backend->has_path = option(text, "mem-path", value, sizeof(value));
+	return true;
+}
+
+/* "-m 4G", "-m 512", "-m size=1G,slots=2": as QEMU writes it in a size, "128M" when there is no -m. */
+static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
+{
+	snprintf(size, size_bytes, "128M");
+	for (int i = 1; i + 1 < argc; i++) {
+		char value[64];
+
+		if (strcmp(argv[i], "-m") != 0)
+			continue;
+		if (!option(argv[i + 1], "size", value, sizeof(value)))
+			snprintf(value, sizeof(value), "%.*s", (int)strcspn(argv[i + 1], ","), argv[i + 1]);
+		if (value[0] && value[strlen(value) - 1] >= '0' && value[strlen(value) - 1] <= '9')
+			snprintf(size, size_bytes, "%.20sM", value);
+		else
+			snprintf(size, size_bytes, "%.20s", value);
+	}
+}
+
+/* Whether a machine or a NUMA node uses backend @id. */
+static bool is_used(int argc, char **argv, const char *id)
+{
+	for (int i = 1; i + 1 < argc; i++) {
+		char value[GW_VMM_NAME_BYTES];
+		bool machine = strcmp(argv[i], "-machine") == 0 || strcmp(argv[i], "-M") == 0;
+
+		if (machine && option(argv[i + 1], "memory-backend", value, sizeof(value)) && strcmp(value, id) == 0)
+			return true;
+		if ((strcmp(argv[i], "-numa") == 0 || strcmp(argv[i], "-device") == 0) &&
+		    option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int judge_backend(const struct backend *backend, char *advice, size_t advice_bytes, struct gw_error *error)
+{
+	if (strcmp(backend->type, "memory-backend-file") != 0) {
+		snprintf(advice, advice_bytes,
+			 "-object memory-backend-file,id=%s,share=on,mem-path=/dev/shm/%s.ram,size=...", backend->id,
+			 backend->id);
+		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s: godwit moves memory-backend-file with share=on",
+				    backend->id, backend->type);
+	}
+	if (!backend->share || !backend->has_path) {
+		snprintf(advice, advice_bytes, "%s%s to -object memory-backend-file,id=%s",
+			 backend->share ? "" : ",share=on", backend->has_path ? "" : ",mem-path=/dev/shm/...", backend->id);
+		return gw_error_set(error, -EINVAL, "RAM '%s' is private to the VMM", backend->id);
+	}
+	return 0;
+}
+
+int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, size_t advice_bytes,
+		      struct gw_error *error)
+{
+	bool machine_ram = false;
+	char size[32];
+	int rc;
+
+	advice[0] = '\0';
+	for (int i = 1; i < argc; i++) {
+		const char *value = i + 1 < argc ? argv[i + 1] : "";
+		struct backend backend;
+
+		if (strcmp(argv[i], "-daemonize") == 0) {
+			snprintf(advice, advice_bytes, "leave -daemonize out, and run 'godwit run' itself in the background");
+			return gw_error_set(error, -EINVAL, "-daemonize forks, and the shim's agent does not survive that");
+		}
+		if (strcmp(argv[i], "-object") != 0 || !parse_backend(value, &backend))
+			continue;
+		rc = judge_backend(&backend, advice, advice_bytes, error);
+		if (rc < 0)
+			return rc;
+		machine_ram = machine_ram || is_used(argc, argv, backend.id);
+	}
+	if (machine_ram)
+		return 0;
+	ram_size(argc, argv, size, sizeof(size));
+	snprintf(advice, advice_bytes,
+		 "-object memory-backend-file,id=ram0,size=%s,mem-path=/dev/shm/%s.ram,share=on -machine memory-backend=ram0",
+		 size, name);
+	return gw_error_set(error, -EINVAL, "the guest's RAM is not in a shared file, so it cannot be migrated");
+}

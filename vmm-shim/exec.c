@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `godwit run`: turns this process into the VMM, with the shim and two QMP sockets. */
+#include "base/cleanup.h"
+#include "vmm-shim/agent_proto.h"
+#include "vmm-shim/vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#define FOLDER_BYTES 80 /* a socket's path has 108, and the sockets' names need some */
+
+/* Makes root and folder and takes the lock.  Return: the lock's descriptor, inherited by exec; or -errno. */
+static int claim_folder(const char *name, const char *folder, struct gw_error *error)
+{
+	char path[192];
+	int fd;
+
+	if (mkdir(gw_vmm_run_root(), 0700) < 0 && errno != EEXIST)
+		return gw_error_set(error, -errno, "folder %s cannot be made: %s (set GODWIT_RUN_DIR?)",
+				    gw_vmm_run_root(), strerror(errno));
+	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
+		return gw_error_set(error, -errno, "folder %s cannot be made: %s", folder, strerror(errno));
+	gw_vmm_path(path, sizeof(path), name, "lock");
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	if (fd < 0)
+		return gw_error_set(error, -errno, "%s: %s", path, strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		close(fd);
+		return gw_error_set(error, -EEXIST, "a VM named '%s' runs already: choose another --name", name);
+	}
+	return fd;
+}
+
+static void remove_stale(const char *name)
+{
+	static const char *const files[] = { AGENT_SOCKET, AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, "migrate.sock",
+					     "receive.sock", "incoming.sock", "last.json" };
+	char path[192];
+
+	for (unsigned i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		gw_vmm_path(path, sizeof(path), name, files[i]);
+		unlink(path);
+	}
+}
+
+static int preload(const char *shim, const char *folder)
+{
+	const char *others = getenv("LD_PRELOAD");
+	char list[4096];
+
+	snprintf(list, sizeof(list), "%s%s%s", shim, others && others[0] ? ":" : "", others ? others : "");
+	return setenv("LD_PRELOAD", list, 1) < 0 || setenv(AGENT_ENV_DIR, folder, 1) < 0 ? -errno : 0;
+}
+
+int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, struct gw_error *error)
+{
+	char folder[192], qmp[256], guard[256];
+	char **all = calloc((size_t)argc + 5, sizeof(*all));
+	int lock, rc;
+
+	gw_vmm_path(folder, sizeof(folder), name, NULL);
+	if (strlen(folder) >= FOLDER_BYTES) {
+		rc = gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR",
+				  folder);
+		goto err_free;
+	}
+	lock = claim_folder(name, folder, error);
+	if (lock < 0 || !all) {
+		rc = lock < 0 ? lock : gw_error_set(error, -ENOMEM, "no memory");
+		goto err_free;
+	}
+	remove_stale(name);
+	snprintf(qmp, sizeof(qmp), "unix:%s/%s,server=on,wait=off", folder, AGENT_QMP_SOCKET);
+	snprintf(guard, sizeof(guard), "unix:%s/%s,server=on,wait=off", folder, AGENT_GUARD_SOCKET);
+	memcpy(all, argv, (size_t)argc * sizeof(*all));
+	all[argc] = (char[]){ "-qmp" };
+	all[argc + 1] = qmp;
+	all[argc + 2] = (char[]){ "-qmp" };
+	all[argc + 3] = guard;
+	rc = preload(shim, folder);
+	if (rc == 0) {
+		execvp(all[0], all);
+		rc = gw_error_set(error, -errno, "'%s' cannot be started: %s", all[0], strerror(errno));
+	}
+	close(lock);
+
+err_free:
+	free(all);
+	return rc;
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * Nothing is hooked to find guest RAM, so a VMM that does not migrate pays nothing: when godwit asks, the
+ * agent reads the process's own map.  A line counts when it is shared, writable, of a named file and at
+ * least 1 MiB of that file is mapped.  One file may be mapped in pieces and more than once (QEMU splits a
+ * mapping by madvise, memory aliases map it again): each piece becomes a segment, so that a write through
+ * any of them is seen.
+ */
+#include "vmm-shim/mappings.h"
+
+#include "base/cleanup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#define MIN_BYTES (1024u * 1024)
+
+struct line {
+	uint64_t start, end, offset, device, inode;
+	char path[384];
+};
+
+/* Return: whether the line is a candidate, and its parts. */
+static bool parse_line(const char *text, struct line *line)
+{
+	static const char deleted[] = " (deleted)";
+	unsigned long long start, end, offset, inode;
+	unsigned major_number, minor_number;
+	char protection[8];
+	size_t length;
+	int at = 0;
+
+	if (sscanf(text, "%llx-%llx %7s %llx %x:%x %llu %n", &start, &end, protection, &offset, &major_number,
+		   &minor_number, &inode, &at) < 7 ||
+	    at == 0)
+		return false;
+	if (protection[1] != 'w' || protection[3] != 's' || inode == 0 || text[at] != '/')
+		return false;
+	*line = (struct line){ start, end, offset, makedev(major_number, minor_number), inode, "" };
+	snprintf(line->path, sizeof(line->path), "%s", text + at);
+	line->path[strcspn(line->path, "\n")] = '\0';
+	length = strlen(line->path);
+	if (length > sizeof(deleted) && strcmp(line->path + length - (sizeof(deleted) - 1), deleted) == 0)
+		line->path[length - (sizeof(deleted) - 1)] = '\0';
+	return true;
+}
+
+static int add_line(struct mappings *mappings, const struct line *line)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = line->offset + (line->end - line->start);
+	struct agent_mapping *file;
+	unsigned i;
+
+	for (i = 0; i < mappings->count; i++)
+		if (mappings->files[i].inode == line->inode && mappings->files[i].device == line->device)
+			break;
+	if (i == AGENT_MAX_REGIONS || mappings->segment_count == AGENT_MAX_SEGMENTS)
+		return -E2BIG;
+	file = &mappings->files[i];
+	if (i == mappings->count) {
+		*file = (struct agent_mapping){ .device = line->device, .inode = line->inode };
+		memcpy(file->path, line->path, sizeof(file->path));
+		mappings->count++;
+	}
+	if (end > file->bytes)
+		file->bytes = end;
+	mappings->segments[mappings->segment_count++] = (struct gw_wp_segment){
+		.addr = line->start,
+		.bytes = line->end - line->start,
+		.first_page = line->offset / page,
+		.region = i,
+	};
+	return 0;
+}
+
+/* Forgets files too small to be RAM: device registers, rings. */
+static void drop_small(struct mappings *mappings)
+{
+	unsigned kept = 0, segments = 0;
+	unsigned new_index[AGENT_MAX_REGIONS];
+
+	for (unsigned i = 0; i < mappings->count; i++) {
+		new_index[i] = AGENT_MAX_REGIONS;
+		if (mappings->files[i].bytes < MIN_BYTES)
+			continue;
+		new_index[i] = kept;
+		mappings->files[kept++] = mappings->files[i];
+	}
+	for (unsigned i = 0; i < mappings->segment_count; i++) {
+		struct gw_wp_segment segment = mappings->segments[i];
+
+		segment.region = new_index[segment.region];
+		if (segment.region < AGENT_MAX_REGIONS)
+			mappings->segments[segments++] = segment;
+	}
+	mappings->count = kept;
+	mappings->segment_count = segments;
+}
+
+int mappings_read(struct mappings *mappings, struct gw_error *error)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char text[1024];
+	struct line line;
+	int rc = 0;
+
+	if (!maps)
+		return gw_error_set(error, -errno, "/proc/self/maps: %s", strerror(errno));
+	mappings->count = mappings->segment_count = 0;
+	while (rc == 0 && fgets(text, sizeof(text), maps))
+		if (parse_line(text, &line))
+			rc = add_line(mappings, &line);
+	fclose(maps);
+	if (rc < 0)
+		return gw_error_set(error, rc, "the VMM has more than %d files or %d pieces of them mapped",
+				    AGENT_MAX_REGIONS, AGENT_MAX_SEGMENTS);
+	drop_small(mappings);
+	return 0;
+}
+
+int mappings_open(const struct agent_mapping *file)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	struct dirent *entry;
+	struct stat st;
+	int found = -ENOENT;
+
+	if (!folder)
+		return -errno;
+	while (found < 0 && (entry = readdir(folder))) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] == '.' || fstat(fd, &st) < 0)
+			continue;
+		if (st.st_ino == file->inode && st.st_dev == file->device &&
+		    (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
+			found = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	}
+	closedir(folder);
+	return found;
+}

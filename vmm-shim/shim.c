@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libgodwit-shim.so: preloaded into an unmodified VMM by `godwit run`.
+ *
+ * Its constructor starts the agent and takes the shim out of the environment, so that no child of the VMM
+ * (helpers, network scripts) carries it.  It interposes no function yet: guest RAM is found by looking, not
+ * by hooking, and a VMM that does not migrate runs exactly the code it would run without us.
+ *
+ * In a process that is not a VMM (a wrapper script that starts one) it does nothing and stays in the
+ * environment, for the VMM to come.
+ */
+#include "vmm-shim/agent.h"
+#include "vmm-shim/agent_proto.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int is_vmm(void)
+{
+	char path[512];
+	ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+	const char *base, *other = getenv("GODWIT_VMM");
+
+	if (length <= 0)
+		return 0;
+	path[length] = '\0';
+	base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+	return strncmp(base, "qemu-system-", 12) == 0 || strcmp(base, "qemu-kvm") == 0 ||
+	       (other && strcmp(base, other) == 0);
+}
+
+/* Takes this library's entry out of LD_PRELOAD and leaves others. */
+static void leave_environment(void)
+{
+	const char *list = getenv("LD_PRELOAD");
+	char kept[4096] = "";
+
+	unsetenv(AGENT_ENV_DIR);
+	for (const char *at = list; at && *at;) {
+		size_t length = strcspn(at, ": ");
+
+		if (length && !memmem(at, length, "libgodwit-shim", 14) && strlen(kept) + length + 2 < sizeof(kept)) {
+			if (kept[0])
+				strcat(kept, ":");
+			strncat(kept, at, length);
+		}
+		at += length + (at[length] != '\0');
+	}
+	if (kept[0])
+		setenv("LD_PRELOAD", kept, 1);
+	else
+		unsetenv("LD_PRELOAD");
+}
+
+__attribute__((constructor)) static void shim_init(void)
+{
+	const char *folder = getenv(AGENT_ENV_DIR);
+	int rc;
+
+	if (!folder || !is_vmm())
+		return;
+	rc = agent_start(folder);
+	if (rc < 0)
+		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,
+			strerror(-rc));
+	leave_environment();
+}

@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: driving QEMU
+ *
+ * RAM goes out of band, so QEMU's own migration is used for device state alone: with the capability
+ * x-ignore-shared it leaves every memory-backend-file with share=on out of its stream, which is then a few
+ * hundred KiB.  The source lets it write into one end of a socket pair (getfd, then migrate fd:...), a thread
+ * gathers what comes out of the other; the receiver lets QEMU listen on a Unix socket beforehand and pours
+ * the bytes in.
+ *
+ * The guest is stopped by `stop` and not by migrate itself: the engine then knows to the microsecond when,
+ * and a failure needs nothing but `cont`.  On the receiving side `stop` while QEMU waits for its migration
+ * makes it come up paused, whether or not it was started with -S: it must not run before the commit.
+ */
+#include "vmm-shim/vmm.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "vmm-shim/agent_client.h"
+#include "vmm-shim/qmp.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#define GREETING_NS (3 * GW_NS_PER_S)
+#define SAVE_NS (20 * GW_NS_PER_S)
+#define LOAD_NS (25 * GW_NS_PER_S)
+#define RESUME_NS (10 * GW_NS_PER_S)
+#define STATE_BYTES (1024u * 1024)
+#define STATE_MAX_BYTES (512u * 1024 * 1024)
+#define SAVE_FD "godwit-save"
+
+/* Device state on its way out of the VMM. */
+struct saving {
+	int fd; /* our end; -1: not saving */
+	pthread_t thread;
+	bool thread_runs;
+	unsigned char *bytes;
+	size_t used, room;
+	int failure; /* of the thread, read after it was joined */
+};
+
+struct gw_vmm {
+	char name[GW_VMM_NAME_BYTES];
+	struct agent_client agent;
+	struct qmp *qmp;
+	unsigned region_count;
+	struct gw_vmm_region regions[GW_VMM_MAX_REGIONS];
+	uint8_t mapping_of[GW_VMM_MAX_REGIONS]; /* the agent's index of each region */
+	bool guarded, was_running;
+	bool fd_passed; /* QEMU holds the other end of saving.fd under SAVE_FD */
+	bool migrating; /* QEMU's migrate was given and may be under way */
+	struct saving saving;
+};
+
+/* --- looking at RAM ---------------------------------------------------------------------------- */
+
+static int get_property(struct qmp *qmp, const char *id, const char *property, char *value, size_t value_bytes,
+			struct gw_error *error)
+{
+	char path[GW_VMM_NAME_BYTES + 16];
+	json_t *result;
+	int rc;
+
+	snprintf(path, sizeof(path), "/objects/%s", id);
+	rc = qmp_command(qmp, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", property), -1, &result, error);
+	if (rc < 0)
+		return rc;
+	snprintf(value, value_bytes, "%s", json_is_string(result) ? json_string_value(result) : "");
+	json_decref(result);
+	return 0;
+}
+
+/*
+ * Whether a mapped file is the one of backend @id: mem-path names the file, or the folder in which QEMU
+ * made "qemu_back_mem.ID.XXXXXX" and unlinked it.
+ */
+static bool is_file_of(const char *path, const char *mem_path, const char *id)
+{
+	size_t length = strlen(mem_path);
+	char made[GW_VMM_NAME_BYTES + 32];
+
+	if (strcmp(path, mem_path) == 0)
+		return true;
+	while (length > 1 && mem_path[length - 1] == '/')
+		length--;
+	if (strncmp(path, mem_path, length) != 0 || path[length] != '/')
+		return false;
+	snprintf(made, sizeof(made), "qemu_back_mem.%s.", id);
+	if (strncmp(path + length + 1, made, strlen(made)) == 0)
+		return true;
+	snprintf(made, sizeof(made), "qemu_back_mem._objects_%s.", id);
+	return strncmp(path + length + 1, made, strlen(made)) == 0;
+}
+
+struct mapped_file {
+	struct agent_mapping mapping;
+	int fd;
+	uint8_t index;
+	bool taken;
+};
+
+static int fetch_mappings(const struct gw_vmm *vmm, struct mapped_file *files, unsigned *count, struct gw_error *error)
+{
+	struct agent_request request = { .type = AGENT_REGIONS };
+	struct agent_reply reply;
+	int rc = agent_call(&vmm->agent, &request, &reply, NULL, error);
+
+	*count = 0;
+	if (rc < 0)
+		return rc;
+	while (*count < reply.count && *count < AGENT_MAX_REGIONS) {
+		struct mapped_file *file = &files[*count];
+
+		rc = agent_next_mapping(&vmm->agent, &file->mapping, &file->fd, error);
+		if (rc < 0)
+			return rc;
+		file->index = (uint8_t)*count;
+		file->taken = false;
+		(*count)++;
+	}
+	return 0;
+}
+
+/* Takes one memory backend, as query-memdev tells of it, for a region. */
+static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_file *files, unsigned count,
+		      struct gw_error *error)
+{
+	const char *id = json_string_value(json_object_get(memdev, "id"));
+	uint64_t bytes = (uint64_t)json_integer_value(json_object_get(memdev, "size"));
+	struct gw_vmm_region *region = &vmm->regions[vmm->region_count];
+	char type[64], mem_path[384];
+	int rc;
+
+	if (!id || strlen(id) >= GW_VMM_NAME_BYTES || vmm->region_count == GW_VMM_MAX_REGIONS)
+		return gw_error_set(error, -EINVAL, "a memory backend without a usable id, or more than %d of them",
+				    GW_VMM_MAX_REGIONS);
+	rc = get_property(vmm->qmp, id, "type", type, sizeof(type), error);
+	if (rc < 0)
+		return rc;
+	if (strcmp(type, "memory-backend-file") != 0 || !json_is_true(json_object_get(memdev, "share")))
+		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s, not a memory-backend-file with share=on: it cannot be "
+						    "moved (was it plugged in later?)", id, type);
+	rc = get_property(vmm->qmp, id, "mem-path", mem_path, sizeof(mem_path), error);
+	if (rc < 0)
+		return rc;
+	for (unsigned i = 0; i < count; i++) {
+		if (files[i].taken || files[i].mapping.bytes != bytes ||
+		    !is_file_of(files[i].mapping.path, mem_path, id))
+			continue;
+		if (files[i].fd < 0)
+			break;
+		snprintf(region->name, sizeof(region->name), "%.63s", id);
+		region->bytes = bytes;
+		region->fd = files[i].fd;
+		files[i].taken = true;
+		vmm->mapping_of[vmm->region_count++] = files[i].index;
+		return 0;
+	}
+	return gw_error_set(error, -EINVAL, "the file of RAM '%s' (%s, %llu MiB) is not mapped by the VMM", id, mem_path,
+			    (unsigned long long)bytes >> 20);
+}
+
+static int find_regions(struct gw_vmm *vmm, struct gw_error *error)
+{
+	static struct mapped_file files[AGENT_MAX_REGIONS];
+	unsigned count;
+	json_t *list = NULL;
+	int rc = fetch_mappings(vmm, files, &count, error);
+
+	if (rc == 0)
+		rc = qmp_command(vmm->qmp, "query-memdev", NULL, -1, &list, error);
+	for (size_t i = json_array_size(list); i > 0 && rc == 0; i--)
+		rc = add_region(vmm, json_array_get(list, i - 1), files, count, error);
+	if (rc == 0 && vmm->region_count == 0)
+		rc = gw_error_set(error, -EINVAL, "VM '%s' has no RAM in a shared file", vmm->name);
+	json_decref(list);
+	for (unsigned i = 0; i < count; i++)
+		if (!files[i].taken && files[i].fd >= 0)
+			close(files[i].fd);
+	return rc;
+}
+
+/* --- attaching ---------------------------------------------------------------------------------- */
+
+int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
+{
+	struct gw_vmm *vmm = NULL;
+	char path[192];
+	int rc = gw_vmm_check_name(name, error);
+
+	if (rc < 0)
+		return rc;
+	rc = gw_vmm_is_alive(name);
+	if (rc <= 0)
+		return gw_error_set(error, rc < 0 ? rc : -ENOENT,
+				    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
+				    "'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
+	vmm = calloc(1, sizeof(*vmm));
+	if (!vmm)
+		return gw_error_set(error, -ENOMEM, "no memory");
+	snprintf(vmm->name, sizeof(vmm->name), "%s", name);
+	vmm->agent.fd = vmm->saving.fd = -1;
+	gw_vmm_path(path, sizeof(path), name, AGENT_SOCKET);
+	rc = agent_open(&vmm->agent, path, error);
+	if (rc < 0)
+		goto err_detach;
+	gw_vmm_path(path, sizeof(path), name, AGENT_QMP_SOCKET);
+	rc = qmp_open(&vmm->qmp, path, GREETING_NS, error);
+	if (rc == 0)
+		rc = find_regions(vmm, error);
+	if (rc < 0)
+		goto err_detach;
+	*out = vmm;
+	return 0;
+
+err_detach:
+	gw_vmm_detach(vmm);
+	return rc;
+}
+
+static void end_saving(struct gw_vmm *vmm)
+{
+	struct saving *saving = &vmm->saving;
+
+	if (saving->fd >= 0)
+		shutdown(saving->fd, SHUT_RDWR);
+	if (saving->thread_runs)
+		pthread_join(saving->thread, NULL);
+	if (saving->fd >= 0)
+		close(saving->fd);
+	free(saving->bytes);
+	*saving = (struct saving){ .fd = -1 };
+}
+
+void gw_vmm_detach(struct gw_vmm *vmm)
+{
+	int rc = 0;
+
+	if (!vmm)
+		return;
+	if (vmm->guarded)
+		rc = gw_vmm_guard(vmm, false, NULL);
+	if (vmm->fd_passed && vmm->qmp)
+		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
+	(void)rc; /* a VMM that is gone needs neither */
+	end_saving(vmm);
+	for (unsigned i = 0; i < vmm->region_count; i++)
+		if (vmm->regions[i].fd >= 0)
+			close(vmm->regions[i].fd);
+	agent_close(&vmm->agent);
+	qmp_close(vmm->qmp);
+	free(vmm);
+}
+
+unsigned gw_vmm_region_count(const struct gw_vmm *vmm)
+{
+	return vmm->region_count;
+}
+
+const struct gw_vmm_region *gw_vmm_region(const struct gw_vmm *vmm, unsigned index)
+{
+	return &vmm->regions[index];
+}
+
+int gw_vmm_take_fd(struct gw_vmm *vmm, unsigned index)
+{
+	int fd = vmm->regions[index].fd;
+
+	vmm->regions[index].fd = -1;
+	return fd;
+}
+
+int gw_vmm_pid(const struct gw_vmm *vmm)
+{
+	return vmm->agent.vmm_pid;
+}
+
+static int run_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running, struct gw_error *error)
+{
+	json_t *result;
+	int rc = qmp_command(qmp, "query-status", NULL, -1, &result, error);
+
+	if (rc < 0)
+		return rc;
+	if (state)
+		snprintf(state, state_bytes, "%s", json_string_value(json_object_get(result, "status")));
+	if (running)
+		*running = json_is_true(json_object_get(result, "running"));
+	json_decref(result);
+	return 0;
+}
+
+int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct gw_error *error)
+{
+	return run_state(vmm->qmp, state, state_bytes, NULL, error);
+}
+
+int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes, struct gw_error *error)
+{
+	struct qmp *qmp;
+	json_t *list;
+	char path[192];
+	int rc;
+
+	gw_vmm_path(path, sizeof(path), name, AGENT_GUARD_SOCKET);
+	rc = qmp_open(&qmp, path, GW_NS_PER_S, error);
+	if (rc < 0)
+		return rc;
+	rc = run_state(qmp, state, state_bytes, NULL, error);
+	if (rc == 0 && ram_bytes) {
+		rc = qmp_command(qmp, "query-memdev", NULL, -1, &list, error);
+		*ram_bytes = 0;
+		for (size_t i = 0; rc == 0 && i < json_array_size(list); i++)
+			*ram_bytes += (uint64_t)json_integer_value(json_object_get(json_array_get(list, i), "size"));
+		if (rc == 0)
+			json_decref(list);
+	}
+	qmp_close(qmp);
+	return rc;
+}
+
+int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
+{
+	return qmp_check(vmm->qmp, error);
+}
+
+/* --- source --------------------------------------------------------------------------------------- */
+
+/* Switches capabilities.  QEMU forgets none of them, so the source switches its own off again. */
+static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
+{
+	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
+
+	return qmp_command(vmm->qmp, "migrate-set-capabilities", one, -1, NULL, error);
+}
+
+/* Gives QEMU one end of a socket pair, before the blackout. */
+static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
+{
+	int pair[2], rc;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return gw_error_set(error, -errno, "socket pair: %s", strerror(errno));
+	rc = qmp_command(vmm->qmp, "getfd", json_pack("{s:s}", "fdname", SAVE_FD), pair[0], NULL, error);
+	close(pair[0]);
+	if (rc < 0) {
+		close(pair[1]);
+		return rc;
+	}
+	vmm->saving.fd = pair[1];
+	vmm->fd_passed = true;
+	return 0;
+}
+
+int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tracker, struct gw_error *error)
+{
+	uint64_t bytes[GW_VMM_MAX_REGIONS];
+	int rc = set_capability(vmm, "events", true, error);
+
+	if (rc == 0)
+		rc = set_capability(vmm, "x-ignore-shared", true, error);
+	if (rc == 0)
+		rc = pass_save_fd(vmm, error);
+	if (rc < 0)
+		return rc;
+	/* Room for the device state, touched now and not in the blackout. */
+	vmm->saving.bytes = malloc(STATE_BYTES);
+	if (!vmm->saving.bytes)
+		return gw_error_set(error, -ENOMEM, "no memory for the device state");
+	vmm->saving.room = STATE_BYTES;
+	memset(vmm->saving.bytes, 0, STATE_BYTES);
+	for (unsigned i = 0; i < vmm->region_count; i++)
+		bytes[i] = vmm->regions[i].bytes;
+	return agent_track(&vmm->agent, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
+}
+
+int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error)
+{
+	struct agent_request request = { .type = AGENT_GUARD };
+	struct agent_reply reply;
+	int rc = armed ? run_state(vmm->qmp, NULL, 0, &vmm->was_running, error) : 0;
+
+	if (rc < 0)
+		return rc;
+	/* A guest that was paused already is nobody's to resume. */
+	request.value = armed && vmm->was_running;
+	rc = agent_call(&vmm->agent, &request, &reply, NULL, error);
+	if (rc == 0)
+		vmm->guarded = armed;
+	return rc;
+}
+
+bool gw_vmm_was_running(const struct gw_vmm *vmm)
+{
+	return vmm->was_running;
+}
+
+int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error)
+{
+	return vmm->was_running ? qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error) : 0;
+}
+
+static void *gather(void *argument)
+{
+	struct saving *saving = argument;
+
+	for (;;) {
+		ssize_t n;
+
+		if (saving->used == saving->room) {
+			unsigned char *more = saving->room < STATE_MAX_BYTES ? realloc(saving->bytes, saving->room * 2) :
+									       NULL;
+			if (!more) {
+				saving->failure = -ENOMEM;
+				return NULL;
+			}
+			saving->bytes = more;
+			saving->room *= 2;
+		}
+		n = recv(saving->fd, saving->bytes + saving->used, saving->room - saving->used, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			saving->failure = n < 0 ? -errno : 0;
+			return NULL;
+		}
+		saving->used += (size_t)n;
+	}
+}
+
+int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error)
+{
+	struct saving *saving = &vmm->saving;
+	int rc = -pthread_create(&saving->thread, NULL, gather, saving);
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "no thread for the device state: %s", strerror(-rc));
+	saving->thread_runs = true;
+	qmp_forget_migration(vmm->qmp);
+	vmm->migrating = true;
+	vmm->fd_passed = false; /* migrate takes the descriptor */
+	return qmp_command(vmm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" SAVE_FD), -1, NULL, error);
+}
+
+int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error)
+{
+	struct saving *saving = &vmm->saving;
+	int rc = qmp_wait_migrated(vmm->qmp, SAVE_NS, error);
+
+	if (rc < 0)
+		return rc;
+	vmm->migrating = false;
+	/* QEMU has completed, so its end is closed or about to be. */
+	pthread_join(saving->thread, NULL);
+	saving->thread_runs = false;
+	if (saving->failure < 0)
+		return gw_error_set(error, saving->failure, "the device state cannot be read: %s",
+				    strerror(-saving->failure));
+	*state = saving->bytes;
+	*bytes = saving->used;
+	return 0;
+}
+
+int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
+{
+	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + RESUME_NS;
+	struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
+	struct gw_error last = { 0 };
+	bool running = false;
+	int rc = 0;
+
+	if (vmm->migrating)
+		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
+	end_saving(vmm);
+	while (vmm->was_running && !running) {
+		gw_error_clear(&last);
+		rc = qmp_command(vmm->qmp, "cont", NULL, -1, NULL, &last);
+		if (rc == 0)
+			rc = run_state(vmm->qmp, NULL, 0, &running, &last);
+		if (rc == -ECONNRESET || gw_now_ns(&gw_clock_real) > deadline_ns)
+			return gw_error_set(error, rc < 0 ? rc : -ETIMEDOUT, "%s", last.text);
+		if (!running)
+			nanosleep(&pause, NULL);
+	}
+	vmm->migrating = false;
+	/* So that the user's own migrate later sends RAM again. */
+	rc = set_capability(vmm, "x-ignore-shared", false, &last);
+	if (rc < 0)
+		gw_debug("x-ignore-shared stays on: %s", last.text);
+	return 0;
+}
+
+int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error)
+{
+	return qmp_command(vmm->qmp, "quit", NULL, -1, NULL, error);
+}
+
+/* --- receiver ------------------------------------------------------------------------------------- */
+
+int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
+{
+	char state[32], path[192], uri[208];
+	struct gw_error refused = { 0 };
+	int rc = run_state(vmm->qmp, state, sizeof(state), NULL, error);
+
+	if (rc < 0)
+		return rc;
+	if (strcmp(state, "inmigrate") != 0)
+		return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a migration: start it with "
+						    "-incoming defer", vmm->name, state);
+	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
+	snprintf(uri, sizeof(uri), "unix:%s", path);
+	rc = qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error);
+	/* Listening since an earlier attempt?  Then the capabilities are set and cannot be set again. */
+	if (rc < 0 || access(path, F_OK) == 0)
+		return rc;
+	rc = set_capability(vmm, "events", true, error);
+	if (rc == 0)
+		rc = set_capability(vmm, "x-ignore-shared", true, error);
+	if (rc == 0 && set_capability(vmm, "late-block-activate", true, &refused) < 0)
+		gw_debug("late-block-activate: %s", refused.text);
+	if (rc == 0)
+		rc = qmp_command(vmm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", uri), -1, NULL, error);
+	return rc;
+}
+
+int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd GW_CLEANUP_CLOSE = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const char *at = state;
+	char path[192];
+	int rc;
+
+	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.107s", path);
+	qmp_forget_migration(vmm->qmp);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return gw_error_set(error, -errno, "the VMM does not take its device state at %s: %s", path,
+				    strerror(errno));
+	unlink(path); /* it listens once */
+	while (bytes > 0) {
+		ssize_t n = send(fd, at, bytes, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return gw_error_set(error, -errno, "the VMM stopped taking its device state: %s; its log says why",
+					    strerror(errno));
+		at += n;
+		bytes -= (size_t)n;
+	}
+	shutdown(fd, SHUT_WR);
+	rc = qmp_wait_migrated(vmm->qmp, LOAD_NS, error);
+	if (rc < 0)
+		gw_error_prefix(error, "loading the device state");
+	return rc;
+}
+
+int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error)
+{
+	return qmp_command(vmm->qmp, "cont", NULL, -1, NULL, error);
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A VMM that `godwit run` started, as seen from another process: its RAM, its tracker, its guest.
+ * This is the public header of vmm-shim for the command; the shim itself is in shim.c and agent.c.
+ *
+ * Threads: one a VMM handle.  All calls may block for as long as their comment says.
+ */
+#ifndef GODWIT_SHIM_VMM_H
+#define GODWIT_SHIM_VMM_H
+
+#include "base/error.h"
+#include "tracker/tracker.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GW_VMM_NAME_BYTES 64
+#define GW_VMM_MAX_REGIONS 64
+
+/* --- run folders ------------------------------------------------------------------------------- */
+
+/* A VM's name: letters, digits, '.', '_', '-', not empty, not too long, no leading '.'. */
+GW_MUST_CHECK int gw_vmm_check_name(const char *name, struct gw_error *error);
+
+/*
+ * The folder that holds all run folders: $GODWIT_RUN_DIR, or /run/godwit for root, or
+ * $XDG_RUNTIME_DIR/godwit, or /tmp/godwit-UID.  Return: a static string.
+ */
+const char *gw_vmm_run_root(void);
+
+/* Writes "ROOT/NAME/FILE" (or "ROOT/NAME" with file NULL). */
+void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *file);
+
+/* Whether a VMM runs under that name: its run folder's lock is held.  Return: 1, 0 or -errno. */
+GW_MUST_CHECK int gw_vmm_is_alive(const char *name);
+
+/* --- starting ------------------------------------------------------------------------------------ */
+
+/*
+ * Judges a VMM's command line.  Return: 0; or -EINVAL with @error set, and in @advice the very arguments
+ * to add or change.
+ */
+GW_MUST_CHECK int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, size_t advice_bytes,
+				    struct gw_error *error);
+
+/*
+ * Becomes the VMM: makes the run folder, takes its lock, adds the QMP sockets to the command line, preloads
+ * @shim and executes.  Returns only on failure: -errno with @error set.
+ */
+GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, struct gw_error *error);
+
+/* --- attaching ------------------------------------------------------------------------------------ */
+
+struct gw_vmm;
+
+struct gw_vmm_region {
+	char name[GW_VMM_NAME_BYTES]; /* the memory backend's id */
+	uint64_t bytes;
+	int fd; /* owned by the handle until taken with gw_vmm_take_fd() */
+};
+
+/*
+ * Attaches to the agent and the QMP socket of @name and looks at its RAM.  -ENOENT: no such VM; -EBUSY:
+ * another godwit is attached; -EINVAL: its RAM cannot be moved, with the reason.
+ */
+GW_MUST_CHECK int gw_vmm_attach(struct gw_vmm **vmm, const char *name, struct gw_error *error);
+
+/* Lets go: tracking stops; an armed guard is disarmed first.  NULL is fine. */
+void gw_vmm_detach(struct gw_vmm *vmm);
+
+unsigned gw_vmm_region_count(const struct gw_vmm *vmm);
+const struct gw_vmm_region *gw_vmm_region(const struct gw_vmm *vmm, unsigned index);
+/* The region's descriptor, which is the caller's from now on. */
+int gw_vmm_take_fd(struct gw_vmm *vmm, unsigned index);
+int gw_vmm_pid(const struct gw_vmm *vmm);
+
+/* "running", "paused", "inmigrate", ...: QEMU's run state.  Return: 0 and the text, or -errno. */
+GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct gw_error *error);
+
+/*
+ * As above for a VM this process is not attached to, by a socket that a migration leaves free.
+ * Also the sum of its RAM, when @ram_bytes is not NULL.
+ */
+GW_MUST_CHECK int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes,
+			      struct gw_error *error);
+
+/* Has the VMM died?  Return: 0, or -errno with @error set.  Does not block. */
+GW_MUST_CHECK int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error);
+
+/* --- source ---------------------------------------------------------------------------------------- */
+
+/* Makes the VMM ready to save its device state without its RAM, and starts tracking; see tracker.h. */
+GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tracker, struct gw_error *error);
+
+/* The dead man's switch in the agent; arming it also notes whether the guest runs. */
+GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error);
+bool gw_vmm_was_running(const struct gw_vmm *vmm);
+
+GW_MUST_CHECK int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error);
+/* *state stays the handle's until resume or detach. */
+GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error);
+/* Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s. */
+GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
+
+/* Ends the VMM process in good order. */
+GW_MUST_CHECK int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error);
+
+/* --- receiver -------------------------------------------------------------------------------------- */
+
+/* Checks that the VMM waits (-incoming defer) and lets it listen for its device state. */
+GW_MUST_CHECK int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error);
+/* Loads the device state; the guest stays paused. */
+GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error);
+/* Lets the guest run. */
+GW_MUST_CHECK int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error);
+
+#endif
