@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command: what its subcommands share.  Internal to cli. */
+#ifndef GODWIT_CLI_CLI_H
+#define GODWIT_CLI_CLI_H
+
+#include "engine/engine.h"
+#include "vmm-shim/vmm.h"
+
+#include <jansson.h>
+
+/* Exit codes; godwit(1) documents them, a test holds the two together. */
+enum exit_code {
+	EXIT_DONE = 0,
+	EXIT_FAILED = 1,    /* nothing moved; the source's guest runs as if nothing had been asked */
+	EXIT_USAGE = 2,     /* the command line is wrong */
+	EXIT_CANCELLED = 3, /* as 1, on request */
+	EXIT_UNCERTAIN = 4, /* the link died in the window in which nobody can know: settle it by hand */
+	EXIT_NO_VM = 5,     /* no such VM, or one that cannot be moved */
+};
+
+/* --- options ------------------------------------------------------------------------------------ */
+
+#define MAX_OPTIONS 20
+
+struct option_spec {
+	const char *name;  /* without the dashes */
+	char letter;       /* 0: none */
+	const char *value; /* name of its value for people; NULL: a switch */
+	const char *help;
+};
+
+struct command {
+	const char *name;
+	const char *arguments; /* of the synopsis */
+	const char *summary;
+	int (*run)(const struct command *command, int argc, char **argv);
+	struct option_spec options[MAX_OPTIONS]; /* ends at a row without a name */
+};
+
+/* What was given, by the row of the option: NULL when absent, "" for a switch. */
+struct given {
+	const char *values[MAX_OPTIONS];
+	int count; /* of what remains */
+	char **rest;
+};
+
+extern const struct command commands[];
+
+/*
+ * Parses what stands behind the subcommand.  Options end at "--" or, with @stop_at_first, at the first word
+ * that is none.  Return: 0; 1 when --help was given and answered; -EINVAL after a complaint on stderr.
+ */
+int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first, struct given *given)
+	GW_MUST_CHECK;
+
+/* The value of option @name, or NULL. */
+const char *option_value(const struct command *command, const struct given *given, const char *name);
+
+/*
+ * Reads a whole number in [low, high] into *number, if the option was given.
+ * Return: 0, or -EINVAL after a complaint.
+ */
+int option_number(const struct command *command, const struct given *given, const char *name, uint64_t low,
+		  uint64_t high, uint64_t *number) GW_MUST_CHECK;
+
+void print_command_help(const struct command *command);
+
+/* Complains: "godwit migrate: TEXT". */
+void complain(const struct command *command, const char *format, ...) GW_PRINTF(2, 3);
+
+int cmd_run(const struct command *command, int argc, char **argv);
+int cmd_list(const struct command *command, int argc, char **argv);
+int cmd_migrate(const struct command *command, int argc, char **argv);
+int cmd_receive(const struct command *command, int argc, char **argv);
+int cmd_status(const struct command *command, int argc, char **argv);
+int cmd_cancel(const struct command *command, int argc, char **argv);
+int cmd_resume(const struct command *command, int argc, char **argv);
+
+/* --- a VM for the engine -------------------------------------------------------------------------- */
+
+struct cli_vm {
+	const char *name;
+	struct gw_vmm *vmm;
+	const char *hook;  /* receiver: run when all memory is here; NULL: none */
+	bool leave_paused; /* receiver: do not start the guest */
+	struct gw_region regions[GW_VMM_MAX_REGIONS];
+	unsigned region_count;
+};
+
+extern const struct gw_vm_ops cli_vm_ops;
+
+/* Attaches and maps the RAM.  Return: 0, or -errno with @error set. */
+int cli_vm_open(struct cli_vm *vm, const char *name, bool writable, struct gw_error *error) GW_MUST_CHECK;
+void cli_vm_close(struct cli_vm *vm);
+
+/* --- telling people ------------------------------------------------------------------------------- */
+
+enum output { OUTPUT_AUTO, OUTPUT_QUIET, OUTPUT_JSON };
+
+struct report {
+	enum output output;
+	bool terminal;
+	const char *name;
+	enum gw_state last_state;
+	uint64_t last_ns;
+	bool line_open; /* a progress line without its newline */
+};
+
+void report_init(struct report *report, enum output output, const char *name);
+
+/* Shows where the session is; as often as it is called it prints a few times a second. */
+void report_progress(struct report *report, const struct gw_status *status);
+
+/* The end: summary or reason. */
+void report_end(struct report *report, const struct gw_status *status, const char *peer);
+
+/* The status as JSON, with units in the names.  NULL when there is no memory. */
+json_t *status_json(const struct gw_status *status, const char *name);
+
+/* --- status and cancel from other processes --------------------------------------------------------- */
+
+#define MIGRATE_SOCKET "migrate.sock"
+#define RECEIVE_SOCKET "receive.sock"
+#define LAST_FILE "last.json"
+
+struct monitor;
+
+/*
+ * Serves status and cancel of @session on @file in the VM's run folder, from a thread of its own, so that
+ * the session's thread is never kept waiting.  -EEXIST when another process serves it.
+ */
+int monitor_open(struct monitor **monitor, const char *name, const char *file, struct gw_session *session,
+		 struct gw_error *error) GW_MUST_CHECK;
+
+/* The session's thread: what status answers from now on. */
+void monitor_publish(struct monitor *monitor, const struct gw_status *status);
+
+/* Ends it and leaves @status behind in LAST_FILE for later questions. */
+void monitor_close(struct monitor *monitor, const struct gw_status *status);
+
+/*
+ * Asks a monitor.  @question: "status" or "cancel".  Return: 0 and *answer, JSON for the caller to release;
+ * -ENOENT when nobody serves it.
+ */
+int monitor_ask(const char *name, const char *file, const char *question, json_t **answer) GW_MUST_CHECK;
+
+/* --- running a session -------------------------------------------------------------------------------- */
+
+/* Steps until the end; ^C and SIGTERM cancel.  @started, if not NULL, is called once the bulk has begun. */
+void run_session(struct gw_session *session, struct monitor *monitor, struct report *report,
+		 void (*started)(void *context), void *context);
+
+/* Ends on signals what waits outside of a session. */
+bool interrupted(void);
+void catch_signals(void);
+
+int exit_code_of(const struct gw_status *status);
+
+#endif

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* godwit migrate: the source of a migration, in the foreground or detached. */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+#include "base/units.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+struct plan {
+	const char *name, *uri, *fault;
+	enum output output;
+	bool detach, quit;
+	struct gw_session_options session;
+	struct gw_link_options link;
+	int tell; /* detached: the pipe to the parent, -1 otherwise */
+};
+
+static int read_numbers(const struct command *command, const struct given *given, struct plan *plan)
+{
+	const char *rate = option_value(command, given, "bandwidth");
+	uint64_t channels = 0, downtime_ms = 300, rounds = 0, max_s = 0;
+
+	if (option_number(command, given, "channels", 1, GW_LINK_MAX_CHANNELS, &channels) < 0 ||
+	    option_number(command, given, "downtime", 1, 3600000, &downtime_ms) < 0 ||
+	    option_number(command, given, "rounds", 1, 1000000, &rounds) < 0 ||
+	    option_number(command, given, "max-time", 1, 1000000, &max_s) < 0)
+		return -EINVAL;
+	if (rate && (gw_parse_rate(rate, &plan->session.bandwidth_bytes_per_s) < 0 ||
+		     plan->session.bandwidth_bytes_per_s == 0)) {
+		complain(command, "--bandwidth %s: a rate such as 500M (bytes a second) or 10Gbit", rate);
+		return -EINVAL;
+	}
+	plan->link.channels = (unsigned)channels;
+	plan->session.downtime_ns = downtime_ms * GW_NS_PER_MS;
+	plan->session.max_rounds = (unsigned)rounds;
+	plan->session.max_time_ns = max_s * GW_NS_PER_S;
+	return 0;
+}
+
+static int make_plan(const struct command *command, const struct given *given, struct plan *plan)
+{
+	const char *policy = option_value(command, given, "on-limit"), *as = option_value(command, given, "as");
+	struct gw_fault_spec fault;
+
+	*plan = (struct plan){ .tell = -1 };
+	if (given->count != 2) {
+		complain(command, "a name and a URI are needed: godwit migrate %s", command->arguments);
+		return -EINVAL;
+	}
+	plan->name = given->rest[0];
+	plan->uri = given->rest[1];
+	plan->session.guest = as ? as : plan->name;
+	plan->detach = option_value(command, given, "detach") != NULL;
+	plan->quit = option_value(command, given, "quit") != NULL;
+	plan->link.no_splice = option_value(command, given, "copy") != NULL;
+	plan->fault = option_value(command, given, "fault");
+	if (option_value(command, given, "json"))
+		plan->output = OUTPUT_JSON;
+	else if (option_value(command, given, "quiet"))
+		plan->output = OUTPUT_QUIET;
+	if (plan->fault && gw_fault_parse(plan->fault, &fault) < 0) {
+		complain(command, "--fault %s: fail@N, cut@N, corrupt@N or drop@N, with an optional ,delay=MS", plan->fault);
+		return -EINVAL;
+	}
+	if (policy && strcmp(policy, "stop-copy") == 0)
+		plan->session.on_limit = GW_LIMIT_STOP_COPY;
+	else if (policy && strcmp(policy, "give-up") != 0) {
+		complain(command, "--on-limit %s: give-up or stop-copy", policy);
+		return -EINVAL;
+	}
+	return read_numbers(command, given, plan);
+}
+
+/* Detached: the parent hears that the copy has begun. */
+static void tell_started(void *context)
+{
+	struct plan *plan = context;
+
+	if (plan->tell >= 0) {
+		ssize_t n = write(plan->tell, "", 1);
+
+		(void)n; /* the parent may have been killed; the migration goes on */
+		close(plan->tell);
+	}
+	plan->tell = -1;
+}
+
+static int open_link(struct gw_link **link, const struct plan *plan, struct gw_error *error)
+{
+	struct gw_fault_spec fault;
+	int rc = gw_link_connect(link, plan->uri, &plan->link, error);
+
+	if (rc < 0 || !plan->fault)
+		return rc;
+	rc = gw_fault_parse(plan->fault, &fault);
+	return rc < 0 ? rc : gw_fault_wrap(link, *link, &fault);
+}
+
+static int migrate(const struct command *command, struct plan *plan)
+{
+	struct cli_vm vm = { 0 };
+	struct gw_link *link = NULL;
+	struct gw_session *session = NULL;
+	struct monitor *monitor = NULL;
+	struct gw_error error = { 0 };
+	struct gw_status status;
+	struct report report;
+	int code = EXIT_FAILED, rc;
+
+	catch_signals();
+	rc = cli_vm_open(&vm, plan->name, false, &error);
+	if (rc < 0) {
+		complain(command, "%s", error.text);
+		return EXIT_NO_VM;
+	}
+	rc = open_link(&link, plan, &error);
+	if (rc == 0)
+		rc = gw_source_new(&session, link, vm.regions, vm.region_count, &cli_vm_ops, &vm, &plan->session, &error);
+	if (rc == 0)
+		rc = monitor_open(&monitor, plan->name, MIGRATE_SOCKET, session, &error);
+	if (rc < 0) {
+		complain(command, "%s; the guest runs on here", error.text);
+		goto out;
+	}
+	report_init(&report, plan->output, plan->name);
+	run_session(session, monitor, &report, tell_started, plan);
+	gw_session_status(session, &status);
+	monitor_close(monitor, &status);
+	report_end(&report, &status, link->peer);
+	code = exit_code_of(&status);
+	if (status.state == GW_STATE_DONE && plan->quit && gw_vmm_quit(vm.vmm, &error) < 0)
+		complain(command, "the VMM here could not be ended: %s", error.text);
+
+out:
+	gw_session_free(session);
+	gw_link_close(link);
+	cli_vm_close(&vm);
+	return code;
+}
+
+/* The child's output goes to a file in the run folder.  Return: 0 or -errno. */
+static int redirect_output(const char *name)
+{
+	char path[192];
+	int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC), fd;
+
+	gw_vmm_path(path, sizeof(path), name, "migrate.log");
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || nothing < 0)
+		return -errno;
+	if (dup2(nothing, 0) < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
+		return -errno;
+	close(fd);
+	close(nothing);
+	return 0;
+}
+
+static void show_log(const char *name)
+{
+	char path[192], line[1024];
+	FILE *log;
+
+	gw_vmm_path(path, sizeof(path), name, "migrate.log");
+	log = fopen(path, "re");
+	while (log && fgets(line, sizeof(line), log))
+		fputs(line, stderr);
+	if (log)
+		fclose(log);
+}
+
+/* Forks; the parent returns once the copy has begun or has failed to. */
+static int migrate_detached(const struct command *command, struct plan *plan)
+{
+	struct gw_error error = { 0 };
+	char byte;
+	int pipe_fds[2], status = 0;
+	pid_t child;
+
+	if (gw_vmm_check_name(plan->name, &error) < 0 || gw_vmm_is_alive(plan->name) <= 0) {
+		complain(command, "no VM named '%s' runs under godwit here", plan->name);
+		return EXIT_NO_VM;
+	}
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
+		complain(command, "cannot detach: %s", strerror(errno));
+		return EXIT_FAILED;
+	}
+	if (child == 0) {
+		close(pipe_fds[0]);
+		setsid();
+		if (redirect_output(plan->name) < 0)
+			_exit(EXIT_FAILED);
+		plan->tell = pipe_fds[1];
+		_exit(migrate(command, plan));
+	}
+	close(pipe_fds[1]);
+	if (read(pipe_fds[0], &byte, 1) == 1) {
+		printf("migration of '%s' to %s has begun: 'godwit status --watch %s' shows it\n", plan->name, plan->uri,
+		       plan->name);
+		return EXIT_DONE;
+	}
+	if (waitpid(child, &status, 0) < 0)
+		return EXIT_FAILED;
+	show_log(plan->name);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILED;
+}
+
+int cmd_migrate(const struct command *command, int argc, char **argv)
+{
+	struct given given;
+	struct plan plan;
+	int rc = parse_options(command, argc, argv, false, &given);
+
+	if (rc != 0)
+		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
+	if (make_plan(command, &given, &plan) < 0)
+		return EXIT_USAGE;
+	return plan.detach ? migrate_detached(command, &plan) : migrate(command, &plan);
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * godwit receive: waits for one guest and takes it over.
+ *
+ * Callers that are turned away, strangers, other versions, other guests, guests of another size, cost
+ * nothing: it goes on waiting.  Once bytes have come the migration is the one it was started for, and its
+ * end, good or bad, is the end of the command.
+ */
+#include "cli/cli.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ACCEPT_WAIT_NS (200 * GW_NS_PER_MS)
+
+struct wait {
+	const struct command *command;
+	struct cli_vm vm;
+	char address[128]; /* with the port that was bound */
+	const char *fault;
+	struct gw_link_options link;
+	struct gw_session_options session;
+	struct report report;
+};
+
+/* Waits until somebody is through the handshake.  Return: 0 and *link; -EINTR on a signal; -errno. */
+static int await_source(struct wait *wait, struct gw_link **link, struct gw_error *error)
+{
+	struct gw_listener *listener;
+	int rc = gw_listener_open(&listener, wait->address, &wait->link, error);
+
+	if (rc < 0)
+		return rc;
+	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(listener));
+	if (wait->report.output == OUTPUT_JSON)
+		printf("{\"event\":\"listening\",\"address\":\"%s\",\"guest\":\"%s\"}\n", wait->address,
+		       wait->session.guest);
+	else if (wait->report.output == OUTPUT_AUTO)
+		printf("waiting for guest '%s' on %s\n", wait->session.guest, wait->address);
+	fflush(stdout);
+	for (;;) {
+		struct gw_error refused = { 0 };
+
+		rc = gw_listener_accept(listener, link, ACCEPT_WAIT_NS, &refused);
+		if (rc > 0)
+			break;
+		if (interrupted())
+			rc = gw_error_set(error, -EINTR, "interrupted");
+		else if (gw_vmm_check(wait->vm.vmm, error) < 0)
+			rc = error->code;
+		else if (rc == 0)
+			continue;
+		else if (rc == -EPROTO) {
+			gw_warn("%s", refused.text);
+			continue;
+		} else
+			*error = refused;
+		break;
+	}
+	gw_listener_close(listener);
+	return rc > 0 ? 0 : rc;
+}
+
+/* One session.  Return: true when it was the one; false to wait for another. */
+static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
+{
+	struct gw_session *session = NULL;
+	struct monitor *monitor = NULL;
+	struct gw_error error = { 0 };
+	struct gw_fault_spec fault;
+	struct gw_status status;
+	bool over = true;
+	int rc = 0;
+
+	if (wait->fault && gw_fault_parse(wait->fault, &fault) == 0)
+		rc = gw_fault_wrap(&link, link, &fault);
+	if (rc == 0)
+		rc = gw_receiver_new(&session, link, wait->vm.regions, wait->vm.region_count, &cli_vm_ops, &wait->vm,
+				     &wait->session, &error);
+	if (rc == 0)
+		rc = monitor_open(&monitor, wait->vm.name, RECEIVE_SOCKET, session, &error);
+	if (rc == 0) {
+		run_session(session, monitor, &wait->report, NULL, NULL);
+		gw_session_status(session, &status);
+		monitor_close(monitor, &status);
+		over = status.state == GW_STATE_DONE || interrupted() || status.put_bytes > 0 || status.zero_bytes > 0 ||
+		       gw_vmm_check(wait->vm.vmm, &error) < 0;
+		report_end(&wait->report, &status, link->peer);
+		*code = exit_code_of(&status);
+	} else {
+		complain(wait->command, "%s", error.text);
+		*code = EXIT_FAILED;
+	}
+	gw_session_free(session);
+	gw_link_close(link);
+	return over;
+}
+
+static int check_waiting(struct wait *wait, struct gw_error *error)
+{
+	char state[32];
+	int rc = gw_vmm_run_state(wait->vm.vmm, state, sizeof(state), error);
+
+	if (rc < 0 || strcmp(state, "inmigrate") == 0)
+		return rc;
+	return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a guest: start it with '-incoming defer'",
+			    wait->vm.name, state);
+}
+
+static int receive(struct wait *wait, const char *name)
+{
+	struct gw_error error = { 0 };
+	struct gw_link *link;
+	int code = EXIT_FAILED, rc;
+
+	catch_signals();
+	rc = cli_vm_open(&wait->vm, name, true, &error);
+	if (rc == 0)
+		rc = check_waiting(wait, &error);
+	if (rc < 0) {
+		complain(wait->command, "%s", error.text);
+		cli_vm_close(&wait->vm);
+		return EXIT_NO_VM;
+	}
+	do {
+		rc = await_source(wait, &link, &error);
+		if (rc == -EINTR)
+			code = EXIT_CANCELLED;
+		if (rc < 0) {
+			complain(wait->command, "%s", error.text);
+			break;
+		}
+	} while (!take_guest(wait, link, &code));
+	cli_vm_close(&wait->vm);
+	return code;
+}
+
+int cmd_receive(const struct command *command, int argc, char **argv)
+{
+	struct wait wait = { .command = command };
+	struct gw_fault_spec fault;
+	struct given given;
+	const char *name, *listen, *guest;
+	int rc = parse_options(command, argc, argv, false, &given);
+
+	if (rc != 0)
+		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
+	name = option_value(command, &given, "name");
+	listen = option_value(command, &given, "listen");
+	guest = option_value(command, &given, "guest");
+	wait.fault = option_value(command, &given, "fault");
+	if (!name || !listen || given.count > 0 || strlen(listen) >= sizeof(wait.address) - 8 || !strchr(listen, ':')) {
+		complain(command, "a name and an address are needed: godwit receive %s", command->arguments);
+		return EXIT_USAGE;
+	}
+	if (wait.fault && gw_fault_parse(wait.fault, &fault) < 0) {
+		complain(command, "--fault %s: fail@N, cut@N, corrupt@N or drop@N, with an optional ,delay=MS", wait.fault);
+		return EXIT_USAGE;
+	}
+	strcpy(wait.address, listen);
+	wait.session.guest = guest ? guest : name;
+	wait.link.allow_remote = option_value(command, &given, "insecure") != NULL;
+	wait.vm.hook = option_value(command, &given, "hook");
+	wait.vm.leave_paused = option_value(command, &given, "paused") != NULL;
+	report_init(&wait.report,
+		    option_value(command, &given, "json")  ? OUTPUT_JSON :
+		    option_value(command, &given, "quiet") ? OUTPUT_QUIET :
+							     OUTPUT_AUTO,
+		    name);
+	return receive(&wait, name);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* godwit: a table of subcommands. */
+#include "cli/cli.h"
+
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define JSON_OPTION { "json", 0, NULL, "print JSON instead of text" }
+#define QUIET_OPTION { "quiet", 'q', NULL, "print nothing but errors" }
+#define VERBOSE_OPTION { "verbose", 'v', NULL, "log what is done" }
+#define FAULT_OPTION { "fault", 0, "SPEC", "rehearse a failure: fail@N, cut@N, corrupt@N or drop@N, at the N-th call" }
+
+const struct command commands[] = {
+	{ "run",
+	  "--name NAME [--] VMM [ARGUMENT...]",
+	  "start a VMM so that its guest can be moved",
+	  cmd_run,
+	  { { "name", 'n', "NAME", "what the guest is called; the same on both hosts" },
+	    { "check", 0, NULL, "only judge the command line, start nothing" } } },
+	{ "list", "[--json]", "show the guests that run under godwit here", cmd_list, { JSON_OPTION } },
+	{ "receive",
+	  "--name NAME --listen ADDR:PORT",
+	  "wait for a guest and take it over",
+	  cmd_receive,
+	  { { "name", 'n', "NAME", "the waiting VM (godwit run ... -incoming defer)" },
+	    { "listen", 'l', "ADDR:PORT", "where to listen: a loopback address, unless --insecure; port 0 takes any" },
+	    { "guest", 0, "GUEST", "take this guest only; default: NAME" },
+	    { "insecure", 0, NULL, "listen beyond loopback although the peer is not authenticated" },
+	    { "hook", 0, "COMMAND", "run when all RAM is here, before the guest is taken; if it fails the guest stays" },
+	    { "paused", 0, NULL, "take the guest but leave it paused; 'godwit resume' starts it" },
+	    JSON_OPTION,
+	    QUIET_OPTION,
+	    VERBOSE_OPTION,
+	    FAULT_OPTION } },
+	{ "migrate",
+	  "[OPTION...] NAME URI",
+	  "move a running guest to another host",
+	  cmd_migrate,
+	  { { "detach", 'd', NULL, "return once the copy has begun; see 'godwit status'" },
+	    { "channels", 'c', "N", "data connections, 1 to 32; default 2" },
+	    { "downtime", 0, "MS", "longest blackout allowed, in milliseconds; default 300" },
+	    { "bandwidth", 'b', "RATE", "limit while the guest runs: 500M (bytes), 10Gbit; default none" },
+	    { "rounds", 0, "N", "most rounds before --on-limit decides; default 50" },
+	    { "max-time", 0, "S", "most seconds before --on-limit decides; default none" },
+	    { "on-limit", 0, "POLICY", "give-up (default) or stop-copy: take the longer blackout" },
+	    { "as", 0, "GUEST", "the guest's name at the receiver; default: NAME" },
+	    { "quit", 0, NULL, "end the source's VMM after success; default: leave it paused" },
+	    { "copy", 0, NULL, "copy at the source instead of sending pages by reference" },
+	    JSON_OPTION,
+	    QUIET_OPTION,
+	    VERBOSE_OPTION,
+	    FAULT_OPTION } },
+	{ "status",
+	  "[--json] [--watch] NAME",
+	  "show how a guest's migration stands",
+	  cmd_status,
+	  { JSON_OPTION, { "watch", 'w', NULL, "show it again and again until it ends" } } },
+	{ "cancel", "NAME", "end a guest's migration; the guest runs on here", cmd_cancel, { { 0 } } },
+	{ "resume", "NAME", "let a paused guest run, after you made sure that it runs nowhere else", cmd_resume, { { 0 } } },
+	{ 0 },
+};
+
+static void print_help(void)
+{
+	printf("godwit moves running virtual machines between hosts.\n\nUsage: godwit COMMAND [OPTION...]\n\n");
+	for (const struct command *c = commands; c->name; c++)
+		printf("  %-9s %s\n", c->name, c->summary);
+	printf("\n'godwit COMMAND --help' explains a command, godwit(1) everything.\n");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+		print_help();
+		return argc < 2 ? EXIT_USAGE : EXIT_DONE;
+	}
+	if (strcmp(argv[1], "--version") == 0) {
+		printf("godwit %s\n", GODWIT_VERSION);
+		return EXIT_DONE;
+	}
+	for (const struct command *c = commands; c->name; c++)
+		if (strcmp(c->name, argv[1]) == 0)
+			return c->run(c, argc - 2, argv + 2);
+	fprintf(stderr, "godwit: there is no command '%s'; 'godwit --help' lists them\n", argv[1]);
+	return EXIT_USAGE;
+}

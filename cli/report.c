@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Progress and summary: a bar on a terminal, a line a phase elsewhere, JSON lines on request. */
+#include "cli/cli.h"
+
+#include "base/units.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BAR_CELLS 24
+#define TERMINAL_NS (100 * GW_NS_PER_MS)
+#define HOOK_RAN_NS 100000 /* less: there was no hook */
+#define JSON_NS (500 * GW_NS_PER_MS)
+
+static double mib(double bytes)
+{
+	return bytes / (double)GW_MIB;
+}
+
+static double ms(uint64_t ns)
+{
+	return (double)ns / (double)GW_NS_PER_MS;
+}
+
+static json_t *blackout_json(const struct gw_blackout *b)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "total_ns", (json_int_t)b->total_ns, "pause_ns",
+			 (json_int_t)b->pause_ns, "collect_ns", (json_int_t)b->collect_ns, "last_round_ns",
+			 (json_int_t)b->last_round_ns, "save_ns", (json_int_t)b->save_ns, "handover_ns",
+			 (json_int_t)b->handover_ns, "load_ns", (json_int_t)b->load_ns, "start_ns",
+			 (json_int_t)b->start_ns, "rest_ns", (json_int_t)b->rest_ns);
+}
+
+json_t *status_json(const struct gw_status *s, const char *name)
+{
+	json_t *object = json_pack(
+		"{s:s, s:s, s:s, s:b, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "name",
+		name, "role", s->is_source ? "source" : "destination", "state", gw_state_name(s->state), "owns_guest",
+		s->owns_guest, "guest_paused", s->guest_paused, "round", (int)s->round, "elapsed_ns",
+		(json_int_t)s->elapsed_ns, "setup_ns", (json_int_t)s->setup_ns, "bulk_ns", (json_int_t)s->bulk_ns,
+		"memory_bytes", (json_int_t)s->memory_bytes, "left_bytes", (json_int_t)s->left_bytes, "put_bytes",
+		(json_int_t)s->put_bytes, "zero_bytes", (json_int_t)s->zero_bytes, "wire_bytes",
+		(json_int_t)s->wire_bytes, "device_bytes", (json_int_t)s->device_bytes, "dirty_bytes_per_s",
+		s->dirty_bytes_per_s, "sent_bytes_per_s", s->sent_bytes_per_s, "predicted_blackout_ns",
+		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
+
+	if (object && s->tracker)
+		json_object_set_new(object, "tracker", json_string(s->tracker));
+	if (object && s->error)
+		json_object_set_new(object, "error", json_string(s->error->text));
+	return object;
+}
+
+static void print_json(const char *event, const struct gw_status *status, const char *name)
+{
+	json_t *object = status_json(status, name);
+
+	if (!object)
+		return;
+	json_object_set_new(object, "event", json_string(event));
+	json_dumpf(object, stdout, JSON_COMPACT);
+	putchar('\n');
+	fflush(stdout);
+	json_decref(object);
+}
+
+void report_init(struct report *report, enum output output, const char *name)
+{
+	*report = (struct report){ .output = output, .name = name, .last_state = GW_STATE_IDLE };
+	report->terminal = output == OUTPUT_AUTO && isatty(STDOUT_FILENO);
+}
+
+static void draw(const struct gw_status *s)
+{
+	double done = s->memory_bytes ? 1.0 - (double)s->left_bytes / (double)s->memory_bytes : 0;
+	int cells = (int)(done * BAR_CELLS + 0.5);
+	char bar[BAR_CELLS + 1], sent[24];
+	double rate = s->sent_bytes_per_s;
+
+	if (s->round == 0 && s->elapsed_ns > s->setup_ns)
+		rate = (double)s->put_bytes * (double)GW_NS_PER_S / (double)(s->elapsed_ns - s->setup_ns);
+	for (int i = 0; i < BAR_CELLS; i++)
+		bar[i] = i < cells ? '#' : '.';
+	bar[BAR_CELLS] = '\0';
+	printf("\r\033[K%-10s [%s] %3.0f %%  round %u  %s sent  %.0f MiB/s", gw_state_name(s->state), bar, done * 100,
+	       s->round, gw_format_size(sent, sizeof(sent), s->put_bytes), mib(rate));
+	if (s->round > 0)
+		printf("  dirty %.0f MiB/s  blackout %.0f ms", mib(s->dirty_bytes_per_s), ms(s->predicted_ns));
+	else if (rate > 1)
+		printf("  %.0f s left", (double)s->left_bytes / rate);
+	fflush(stdout);
+}
+
+static void print_phase(const struct gw_status *s)
+{
+	char sent[24];
+
+	printf("%8.3f s  %-10s  round %u  %s sent", (double)s->elapsed_ns / 1e9, gw_state_name(s->state), s->round,
+	       gw_format_size(sent, sizeof(sent), s->put_bytes));
+	if (s->is_source)
+		printf(", %.0f MiB left, dirty %.0f MiB/s", mib((double)s->left_bytes), mib(s->dirty_bytes_per_s));
+	printf("\n");
+	fflush(stdout);
+}
+
+/* Nothing is printed in the blackout: a slow terminal must not make it longer. */
+static bool in_blackout(enum gw_state state)
+{
+	return state == GW_STATE_SWITCHOVER || state == GW_STATE_DEVICE || state == GW_STATE_COMMIT;
+}
+
+void report_progress(struct report *report, const struct gw_status *status)
+{
+	uint64_t now = gw_now_ns(&gw_clock_real);
+	bool moved = status->state != report->last_state;
+
+	if (report->output == OUTPUT_QUIET || in_blackout(status->state))
+		return;
+	if (!moved && now - report->last_ns < (report->terminal ? TERMINAL_NS : JSON_NS))
+		return;
+	if (report->output == OUTPUT_JSON)
+		print_json("progress", status, report->name);
+	else if (report->terminal && status->is_source)
+		draw(status);
+	else if (moved)
+		print_phase(status);
+	report->line_open = report->terminal && report->output == OUTPUT_AUTO;
+	report->last_state = status->state;
+	report->last_ns = now;
+}
+
+static void print_blackout(const struct gw_blackout *b)
+{
+	const struct {
+		const char *name;
+		uint64_t ns;
+	} parts[] = { { "stop", b->pause_ns },	     { "collect", b->collect_ns }, { "last round", b->last_round_ns },
+		      { "device save", b->save_ns }, { "device load", b->load_ns }, { "start", b->start_ns },
+		      { "messages", b->rest_ns } };
+
+	printf("  blackout    %.1f ms", ms(b->total_ns - b->handover_ns));
+	if (b->handover_ns >= HOOK_RAN_NS)
+		printf(" (and %.1f ms for the destination's --hook)", ms(b->handover_ns));
+	printf(":");
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		if (parts[i].ns)
+			printf(" %s %.1f", parts[i].name, ms(parts[i].ns));
+	printf("\n");
+}
+
+static void print_summary(const struct gw_status *s, const char *name, const char *peer)
+{
+	uint64_t copy_ns = s->elapsed_ns > s->setup_ns ? s->elapsed_ns - s->setup_ns : 1;
+	char memory[24], put[24], zero[24], wire[24];
+	double rate = (double)s->put_bytes * 1e9 / (double)(s->bulk_ns && s->round <= 1 ? s->bulk_ns : copy_ns);
+
+	if (!s->is_source) {
+		printf("'%s' came from %s and is this host's now (%s received)\n", name, peer,
+		       gw_format_size(put, sizeof(put), s->put_bytes));
+		return;
+	}
+	printf("'%s' runs at %s now; the VMM here holds it paused\n", name, peer);
+	printf("  total       %.3f s, %u rounds after the bulk, tracker %s\n", (double)s->elapsed_ns / 1e9, s->round,
+	       s->tracker ? s->tracker : "-");
+	print_blackout(&s->blackout);
+	printf("  memory      %s of RAM: %s sent, %s known to be zero, %s on the wire\n",
+	       gw_format_size(memory, sizeof(memory), s->memory_bytes), gw_format_size(put, sizeof(put), s->put_bytes),
+	       gw_format_size(zero, sizeof(zero), s->zero_bytes), gw_format_size(wire, sizeof(wire), s->wire_bytes));
+	printf("  rate        %.0f MiB/s, %.2f Gbit/s\n", mib(rate), rate * 8 / 1e9);
+	printf("  last round  %.2f MiB, device state %.0f KiB\n", mib((double)s->last_round_bytes),
+	       (double)s->device_bytes / 1024);
+}
+
+static void print_reason(const struct gw_status *s, const char *name)
+{
+	const char *text = s->error ? s->error->text : "no reason known";
+
+	fflush(stdout);
+	switch (s->state) {
+	case GW_STATE_CANCELLED:
+		fprintf(stderr, "godwit: migration of '%s': %s%s\n", name, text,
+			s->is_source ? "; the guest runs on here" : "");
+		break;
+	case GW_STATE_UNCERTAIN:
+		fprintf(stderr,
+			"godwit: migration of '%s': %s.\n"
+			"The guest is paused here.  Look at the destination: 'godwit status %s' there says who owns it.\n"
+			"  It does ('owns the guest'):   end the VMM here.\n"
+			"  It does not:                  end the VMM there, then 'godwit resume %s' here.\n",
+			name, text, name, name);
+		break;
+	default:
+		fprintf(stderr, "godwit: migration of '%s' failed: %s%s\n", name, text,
+			!s->is_source	 ? "" :
+			s->guest_paused ? "; the guest is PAUSED here: 'godwit resume'" :
+					  "; the guest runs on here");
+	}
+}
+
+void report_end(struct report *report, const struct gw_status *status, const char *peer)
+{
+	if (report->line_open)
+		printf("\n");
+	report->line_open = false;
+	if (report->output == OUTPUT_JSON)
+		print_json("summary", status, report->name);
+	if (status->state != GW_STATE_DONE) {
+		print_reason(status, report->name);
+		return;
+	}
+	if (report->output == OUTPUT_AUTO)
+		print_summary(status, report->name, peer);
+	if (status->error)
+		fprintf(stderr, "godwit: %s\n", status->error->text);
+	fflush(stdout);
+}
