@@ -57,7 +57,7 @@ static int make_plan(const struct command *command, const struct given *given, s
 	plan->session.guest = as ? as : plan->name;
 	plan->detach = option_value(command, given, "detach") != NULL;
 	plan->quit = option_value(command, given, "quit") != NULL;
-	plan->link.no_splice = option_value(command, given, "copy") != NULL;
+	plan->link.zero_copy = option_value(command, given, "zero-copy") != NULL;
 	plan->fault = option_value(command, given, "fault");
 	if (option_value(command, given, "json"))
 		plan->output = OUTPUT_JSON;

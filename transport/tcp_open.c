@@ -338,7 +338,7 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	}
 	name_peer(used->ai_addr, used->ai_addrlen, peer, sizeof(peer));
 	freeaddrinfo(list);
-	return tcp_new(link, true, control, data, channels, !options->no_splice, peer, error);
+	return tcp_new(link, true, control, data, channels, options->zero_copy, peer, error);
 
 err_close:
 	close(control);

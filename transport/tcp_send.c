@@ -5,10 +5,14 @@
  * A worker takes puts from the shared queue, up to BATCH_PUTS of them or BATCH_BYTES, and sends each as a
  * header and the bytes.  Two ways to send the bytes:
  *
- *   by copy       sendmsg() of many headers and payloads at once: right for small, scattered dirty pages;
+ *   by copy       sendmsg() of many headers and payloads at once;
  *   by reference  vmsplice() of the guest's pages into a pipe and splice() from it to the socket: no copy
  *                 at the source, on loopback as well as on a network card (MSG_ZEROCOPY copies on
- *                 loopback).  Right from SPLICE_MIN_BYTES on.
+ *                 loopback).  Only on request, and from SPLICE_MIN_BYTES on.
+ *
+ * Copying is the default because on loopback it wins, in time and in CPU: the copy leaves the bytes in the
+ * processor's cache, from where the receiver's copy takes them, and a page sent by reference costs as much
+ * in page references as it saves (docs/performance.md has the figures).
  *
  * By reference the kernel may read a page as late as it is sent, or sent again.  That is within the
  * contract of a put: whoever changes the page meanwhile marks it dirty, and it goes again in a later round,

@@ -100,7 +100,7 @@ struct gw_link_options {
 	unsigned channels;    /* data channels, 1 to GW_LINK_MAX_CHANNELS; 0: the backend's default */
 	uint64_t deadline_ns; /* for connecting, or for a peer to finish its handshake; 0: 10 s */
 	bool allow_remote;    /* listen on other addresses than loopback (no authentication yet) */
-	bool no_splice;       /* copy at the source instead of passing pages by reference */
+	bool zero_copy;       /* source: send pages by reference (vmsplice) instead of copying them */
 };
 
 /*

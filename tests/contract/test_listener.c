@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What strangers, other versions and other addresses meet at a listener. */
+#include "transport/transport.h"
+
+#include "base/clock.h"
+
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static struct gw_listener *listen_quick(void)
+{
+	struct gw_link_options options = { .deadline_ns = 300 * GW_NS_PER_MS };
+	struct gw_listener *listener;
+	struct gw_error error = { 0 };
+
+	cr_assert_eq(gw_listener_open(&listener, "127.0.0.1:0", &options, &error), 0, "%s", error.text);
+	return listener;
+}
+
+static int call(const struct gw_listener *listener)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_port = htons((uint16_t)gw_listener_port(listener)),
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	return fd;
+}
+
+/* Sends bytes and sees how the listener takes them; it must turn them away and go on listening. */
+static void turned_away(const void *bytes, size_t count)
+{
+	struct gw_listener *listener = listen_quick();
+	struct gw_error error = { 0 };
+	struct gw_link *link;
+	int fd = call(listener);
+
+	cr_assert_eq(send(fd, bytes, count, MSG_NOSIGNAL), (ssize_t)count);
+	cr_assert_eq(gw_listener_accept(listener, &link, GW_NS_PER_S, &error), -EPROTO);
+	cr_assert(error.text[0]);
+	close(fd);
+	fd = call(listener);
+	close(fd);
+	gw_listener_close(listener);
+}
+
+Test(listener, garbage_is_turned_away)
+{
+	char noise[4096];
+
+	srand(3);
+	for (size_t i = 0; i < sizeof(noise); i++)
+		noise[i] = (char)rand();
+	turned_away(noise, sizeof(noise));
+	turned_away("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 27);
+}
+
+Test(listener, a_caller_that_says_nothing_is_turned_away)
+{
+	turned_away("GW", 2);
+}
+
+static const unsigned char other_version[32] = { 0x47, 0x57, 0x48, 0x49, 0, 9, 0, 9, 0, 1, 0, 2 };
+
+Test(listener, another_version_is_told_so)
+{
+	struct gw_listener *listener = listen_quick();
+	unsigned char answer[24];
+	struct gw_error error = { 0 };
+	struct gw_link *link;
+	int fd = call(listener);
+
+	cr_assert_eq(send(fd, other_version, sizeof(other_version), 0), 32);
+	cr_assert_eq(gw_listener_accept(listener, &link, GW_NS_PER_S, &error), -EPROTO);
+	cr_assert_neq(strstr(error.text, "version 9"), NULL, "%s", error.text);
+	cr_assert_eq(recv(fd, answer, sizeof(answer), MSG_WAITALL), 24);
+	cr_assert(answer[5] == 1 && answer[7] == 1, "our version and the status 'version'");
+	close(fd);
+	gw_listener_close(listener);
+}
+
+struct server {
+	int fd;
+	const void *answer;
+	size_t bytes;
+};
+
+static void *answer_one(void *argument)
+{
+	struct server *server = argument;
+	int fd = accept(server->fd, NULL, NULL);
+	char hello[32];
+
+	if (recv(fd, hello, sizeof(hello), MSG_WAITALL) == 32 && server->bytes)
+		send(fd, server->answer, server->bytes, MSG_NOSIGNAL);
+	if (!server->bytes)
+		usleep(500000);
+	close(fd);
+	return NULL;
+}
+
+/* Connects to a server that answers the hello with these bytes.  Return: the error. */
+static struct gw_error connect_to(const void *answer, size_t bytes)
+{
+	struct gw_link_options options = { .deadline_ns = 300 * GW_NS_PER_MS };
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof(address);
+	struct server server = { socket(AF_INET, SOCK_STREAM, 0), answer, bytes };
+	struct gw_error error = { 0 };
+	struct gw_link *link;
+	pthread_t thread;
+	char uri[64];
+
+	cr_assert_eq(bind(server.fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	listen(server.fd, 4);
+	getsockname(server.fd, (struct sockaddr *)&address, &length);
+	pthread_create(&thread, NULL, answer_one, &server);
+	snprintf(uri, sizeof(uri), "127.0.0.1:%u", ntohs(address.sin_port));
+	cr_assert_lt(gw_link_connect(&link, uri, &options, &error), 0);
+	pthread_join(thread, NULL);
+	close(server.fd);
+	return error;
+}
+
+Test(connect, whoever_answers_otherwise_is_named)
+{
+	static const unsigned char newer[24] = { 0x47, 0x57, 0x4f, 0x4b, 0, 7, 0, 1 };
+
+	cr_assert_eq(connect_to("HTTP/1.1 400 Bad Request\r\n\r\n", 28).code, -EPROTO);
+	cr_assert_eq(connect_to(newer, 24).code, -EPROTONOSUPPORT);
+	cr_assert_eq(connect_to("", 0).code, -ETIMEDOUT);
+}
+
+Test(connect, what_cannot_be_reached_says_what_to_do)
+{
+	static const struct {
+		const char *uri;
+		int code;
+	} bad[] = { { "127.0.0.1:1", -ECONNREFUSED },	  { "127.0.0.1", -EINVAL },
+		    { "tcp:127.0.0.1:x", -EINVAL },	  { "::1:44", -EINVAL },
+		    { "127.0.0.1:99999", -EINVAL },	  { ":44", -EINVAL },
+		    { "rdma:127.0.0.1:4444", -EPROTONOSUPPORT } };
+	struct gw_link_options options = { .deadline_ns = GW_NS_PER_S };
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct gw_error error = { 0 };
+		struct gw_link *link;
+
+		cr_assert_eq(gw_link_connect(&link, bad[i].uri, &options, &error), bad[i].code, "%s: %s", bad[i].uri,
+			     error.text);
+		cr_assert(error.text[0]);
+	}
+}
+
+Test(listener, other_addresses_than_loopback_need_a_word)
+{
+	struct gw_link_options options = { 0 };
+	struct gw_error error = { 0 };
+	struct gw_listener *listener;
+
+	cr_assert_eq(gw_listener_open(&listener, "0.0.0.0:0", &options, &error), -EACCES);
+	cr_assert_neq(strstr(error.text, "--insecure"), NULL);
+	error = (struct gw_error){ 0 };
+	cr_assert_eq(gw_listener_open(&listener, "[::]:0", &options, &error), -EACCES);
+	options.allow_remote = true;
+	error = (struct gw_error){ 0 };
+	cr_assert_eq(gw_listener_open(&listener, "0.0.0.0:0", &options, &error), 0, "%s", error.text);
+	gw_listener_close(listener);
+}

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contract of transport.h, one suite for all backends: mem, tcp (by reference, by copy, over IPv6), and a
+ * fault link that never strikes around mem and tcp.  A backend that behaves otherwise fails here.
+ */
+#include "transport/transport.h"
+
+#include "base/clock.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define BYTES (8u << 20)
+
+struct ends {
+	struct gw_link *source, *receiver;
+	unsigned char *from, *to;
+	int to_fd;
+};
+
+enum backend { MEM, TCP, TCP_COPY, TCP6, FAULT_MEM, FAULT_TCP };
+
+struct accepting {
+	struct gw_listener *listener;
+	struct gw_link *link;
+	int rc;
+};
+
+static void *accept_one(void *argument)
+{
+	struct accepting *a = argument;
+	struct gw_error error = { 0 };
+
+	a->rc = gw_listener_accept(a->listener, &a->link, 5 * GW_NS_PER_S, &error);
+	return NULL;
+}
+
+static void connect_tcp(struct ends *e, const char *host, bool copy, unsigned channels)
+{
+	struct gw_link_options options = { .channels = channels, .zero_copy = !copy };
+	struct accepting a = { 0 };
+	struct gw_error error = { 0 };
+	pthread_t thread;
+	char uri[64];
+
+	snprintf(uri, sizeof(uri), "%s:0", host);
+	if (gw_listener_open(&a.listener, uri, &options, &error) < 0)
+		cr_skip_test("%s", error.text);
+	cr_assert_eq(pthread_create(&thread, NULL, accept_one, &a), 0);
+	snprintf(uri, sizeof(uri), "tcp:%s:%u", host, gw_listener_port(a.listener));
+	cr_assert_eq(gw_link_connect(&e->source, uri, &options, &error), 0, "%s", error.text);
+	pthread_join(thread, NULL);
+	cr_assert_eq(a.rc, 1);
+	e->receiver = a.link;
+	gw_listener_close(a.listener);
+}
+
+static void wrap(struct gw_link **link)
+{
+	struct gw_fault_spec never = { .at = UINT64_MAX };
+
+	cr_assert_eq(gw_fault_wrap(link, *link, &never), 0);
+}
+
+static struct ends open_ends(enum backend backend, unsigned channels)
+{
+	struct ends e = { 0 };
+
+	switch (backend) {
+	case MEM:
+	case FAULT_MEM:
+		cr_assert_eq(gw_mem_pair(&e.source, &e.receiver, channels, 1), 0);
+		break;
+	case TCP6:
+		connect_tcp(&e, "[::1]", false, channels);
+		break;
+	case TCP:
+	case TCP_COPY:
+	case FAULT_TCP:
+		connect_tcp(&e, "127.0.0.1", backend == TCP_COPY, channels);
+	}
+	if (backend >= FAULT_MEM) {
+		wrap(&e.source);
+		wrap(&e.receiver);
+	}
+	e.from = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	e.to_fd = memfd_create("to", MFD_CLOEXEC);
+	cr_assert_eq(ftruncate(e.to_fd, BYTES), 0);
+	e.to = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, e.to_fd, 0);
+	for (unsigned i = 0; i < BYTES; i++)
+		e.from[i] = (unsigned char)(i * 2654435761u >> 24);
+	cr_assert_eq(gw_link_add_region(e.source, &(struct gw_link_region){ .id = 2, .fd = -1, .base = e.from, .bytes = BYTES }),
+		     0);
+	cr_assert_eq(gw_link_add_region(e.receiver,
+					&(struct gw_link_region){ .id = 2, .fd = e.to_fd, .base = e.to, .bytes = BYTES,
+								  .placement = backend == TCP ? GW_PLACE_WRITE : GW_PLACE_MAPPED }),
+		     0);
+	return e;
+}
+
+static void close_ends(struct ends *e)
+{
+	gw_link_close(e->source);
+	gw_link_close(e->receiver);
+	munmap(e->from, BYTES);
+	munmap(e->to, BYTES);
+	close(e->to_fd);
+}
+
+/* Polls both ends until one of them has an event of the wanted type; both, since mem moves by polling. */
+static int await(struct ends *e, bool at_receiver, enum gw_link_event_type type, struct gw_link_event *event)
+{
+	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + 5 * GW_NS_PER_S;
+
+	while (gw_now_ns(&gw_clock_real) < deadline_ns) {
+		struct gw_link_event other;
+		int rc = gw_link_poll(at_receiver ? e->receiver : e->source, event, GW_NS_PER_MS);
+
+		if (rc < 0 || (rc > 0 && event->type == type))
+			return rc;
+		(void)!gw_link_poll(at_receiver ? e->source : e->receiver, &other, 0);
+	}
+	return 0;
+}
+
+static void put_or_wait(struct ends *e, uint64_t offset, uint32_t bytes)
+{
+	struct gw_link_event event;
+	int rc;
+
+	while ((rc = gw_link_put(e->source, 2, offset, bytes)) == -EAGAIN)
+		cr_assert_eq(await(e, false, GW_LINK_ROOM, &event), 1);
+	cr_assert_eq(rc, 0);
+}
+
+static void check_puts_arrive_before_their_fence(enum backend backend)
+{
+	struct ends e = open_ends(backend, 3);
+	struct gw_link_counters counters;
+	struct gw_link_event event;
+
+	for (uint64_t round = 1; round <= 3; round++) {
+		for (unsigned i = 0; i < BYTES; i += 4096)
+			e.from[i] ^= (unsigned char)round;
+		/* Large ones, then small and odd ones, in another order. */
+		for (uint64_t at = 0; at < BYTES / 2; at += GW_LINK_PUT_BYTES)
+			put_or_wait(&e, at, GW_LINK_PUT_BYTES);
+		for (uint64_t at = BYTES; at > BYTES / 2; at -= 4096)
+			put_or_wait(&e, at - 4096, 4096);
+		cr_assert_eq(gw_link_fence(e.source, round), 0);
+		cr_assert_eq(await(&e, true, GW_LINK_FENCE, &event), 1);
+		cr_assert_eq(event.fence, round);
+		cr_assert_eq(memcmp(e.from, e.to, BYTES), 0);
+	}
+	gw_link_counters(e.receiver, &counters);
+	cr_assert_eq(counters.put_bytes, 3ULL * BYTES);
+	close_ends(&e);
+}
+
+static void check_messages_arrive_once_in_order_both_ways(enum backend backend)
+{
+	static unsigned char big[GW_LINK_MESSAGE_BYTES];
+	struct ends e = open_ends(backend, 1);
+	struct gw_link_event event;
+
+	memset(big, 0xA7, sizeof(big));
+	for (uint32_t n = 0; n < 50; n++) {
+		cr_assert_eq(gw_link_message(e.source, (uint16_t)n, &n, sizeof(n)), 0);
+		cr_assert_eq(gw_link_message(e.receiver, (uint16_t)(n + 100), NULL, 0), 0);
+	}
+	for (uint32_t n = 0; n < 50; n++) {
+		cr_assert_eq(gw_link_poll(e.receiver, &event, GW_NS_PER_S), 1);
+		cr_assert(event.message_type == n && event.payload_bytes == 4 && memcmp(event.payload, &n, 4) == 0);
+		cr_assert_eq(gw_link_poll(e.source, &event, GW_NS_PER_S), 1);
+		cr_assert(event.message_type == n + 100 && event.payload_bytes == 0);
+	}
+	cr_assert_eq(gw_link_message(e.source, 7, big, sizeof(big)), 0);
+	cr_assert_eq(await(&e, true, GW_LINK_MESSAGE, &event), 1);
+	cr_assert(event.payload_bytes == sizeof(big) && memcmp(event.payload, big, sizeof(big)) == 0);
+	cr_assert_eq(gw_link_message(e.source, 7, big, sizeof(big) + 1), -EMSGSIZE);
+	close_ends(&e);
+}
+
+static void check_what_is_in_flight_is_bounded(enum backend backend)
+{
+	struct ends e = open_ends(backend, 1);
+	struct gw_link_event event;
+	unsigned n = 0;
+	int rc = 0;
+
+	/* Nobody reads messages at the receiver: the source must be told to wait, and go on after. */
+	static unsigned char big[GW_LINK_MESSAGE_BYTES];
+	while (n < 1000 && (rc = gw_link_message(e.source, 1, big, sizeof(big))) == 0)
+		n++;
+	cr_assert_eq(rc, -EAGAIN);
+	for (unsigned got = 0; got < n; got++) {
+		struct gw_link_event other;
+
+		cr_assert_eq(await(&e, true, GW_LINK_MESSAGE, &event), 1);
+		(void)!gw_link_poll(e.source, &other, 0);
+	}
+	cr_assert_eq(gw_link_message(e.source, 1, big, sizeof(big)), 0);
+	close_ends(&e);
+}
+
+static void check_ranges_outside_are_refused(enum backend backend)
+{
+	struct ends e = open_ends(backend, 1);
+
+	cr_assert_eq(gw_link_put(e.source, 2, BYTES - 4096, 8192), -EINVAL);
+	cr_assert_eq(gw_link_put(e.source, 2, UINT64_MAX - 4095, 4096), -EINVAL);
+	cr_assert_eq(gw_link_put(e.source, 5, 0, 4096), -EINVAL);
+	cr_assert_eq(gw_link_put(e.source, 2, 0, GW_LINK_PUT_BYTES + 1), -EINVAL);
+	cr_assert_eq(gw_link_put(e.source, 2, 0, 0), -EINVAL);
+	close_ends(&e);
+}
+
+static void check_the_last_message_outlives_the_close(enum backend backend)
+{
+	struct ends e = open_ends(backend, 2);
+	struct gw_link_event event;
+
+	/* The receiver has something unread when it closes: its last word must arrive all the same. */
+	cr_assert_eq(gw_link_message(e.source, 1, "unread", 6), 0);
+	cr_assert_eq(gw_link_message(e.receiver, 9, "reason", 6), 0);
+	gw_link_close(e.receiver);
+	e.receiver = NULL;
+	cr_assert_eq(gw_link_poll(e.source, &event, GW_NS_PER_S), 1);
+	cr_assert(event.message_type == 9 && memcmp(event.payload, "reason", 6) == 0);
+	for (int i = 0; i < 20 && !gw_link_error(e.source)->code; i++)
+		(void)!gw_link_poll(e.source, &event, GW_NS_PER_S / 10);
+	cr_assert_lt(gw_link_error(e.source)->code, 0);
+	cr_assert(gw_link_error(e.source)->text[0]);
+	cr_assert_lt(gw_link_message(e.source, 1, NULL, 0), 0);
+	close_ends(&e);
+}
+
+static void check_closing_with_work_in_flight_ends(enum backend backend)
+{
+	struct ends e = open_ends(backend, 2);
+
+	for (uint64_t at = 0; at < BYTES; at += GW_LINK_PUT_BYTES)
+		if (gw_link_put(e.source, 2, at, GW_LINK_PUT_BYTES) < 0)
+			break;
+	close_ends(&e);
+}
+
+#define FOR_EACH_BACKEND(promise)                                                                                      \
+	Test(mem, promise) { check_##promise(MEM); }                                                                   \
+	Test(tcp, promise) { check_##promise(TCP); }                                                                   \
+	Test(tcp_copy, promise) { check_##promise(TCP_COPY); }                                                         \
+	Test(tcp6, promise) { check_##promise(TCP6); }                                                                 \
+	Test(fault_mem, promise) { check_##promise(FAULT_MEM); }                                                       \
+	Test(fault_tcp, promise) { check_##promise(FAULT_TCP); }
+
+FOR_EACH_BACKEND(puts_arrive_before_their_fence)
+FOR_EACH_BACKEND(messages_arrive_once_in_order_both_ways)
+FOR_EACH_BACKEND(what_is_in_flight_is_bounded)
+FOR_EACH_BACKEND(ranges_outside_are_refused)
+FOR_EACH_BACKEND(the_last_message_outlives_the_close)
+FOR_EACH_BACKEND(closing_with_work_in_flight_ends)
+
+Test(fault, each_kind_strikes_at_its_call)
+{
+	struct gw_fault_spec spec;
+	struct ends e = open_ends(MEM, 1);
+	struct gw_link_event event;
+
+	cr_assert_eq(gw_fault_parse("cut@2,delay=1", &spec), 0);
+	cr_assert(spec.kind == GW_FAULT_CUT && spec.at == 2 && spec.delay_ns == GW_NS_PER_MS);
+	cr_assert_eq(gw_fault_wrap(&e.source, e.source, &spec), 0);
+	cr_assert_eq(gw_link_put(e.source, 2, 0, 4096), 0);
+	cr_assert_eq(gw_link_put(e.source, 2, 0, 4096), -ECONNRESET);
+	cr_assert_eq(gw_link_message(e.source, 1, NULL, 0), -ECONNRESET);
+	cr_assert_eq(gw_fault_parse("drop@1", &spec), 0);
+	cr_assert_eq(gw_fault_wrap(&e.receiver, e.receiver, &spec), 0);
+	cr_assert_eq(gw_link_message(e.receiver, 1, "x", 1), 0);
+	cr_assert_eq(gw_link_poll(e.receiver, &event, 0), 0);
+	cr_assert_eq(gw_fault_parse("melt@1", &spec), -EINVAL);
+	cr_assert_eq(gw_fault_parse("cut@0", &spec), -EINVAL);
+	close_ends(&e);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm-shim/vmm.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+
+static int judge(char *advice, size_t bytes, struct gw_error *error, int argc, const char **argv)
+{
+	*error = (struct gw_error){ 0 };
+	return gw_vmm_check_args("vm", argc, (char **)(uintptr_t)argv, advice, bytes, error);
+}
+
+#define JUDGE(...)                                                                                                     \
+	judge(advice, sizeof(advice), &error, sizeof((const char *[]){ __VA_ARGS__ }) / sizeof(char *),                \
+	      (const char *[]){ __VA_ARGS__ })
+
+Test(args, shared_file_ram_is_taken)
+{
+	char advice[512];
+	struct gw_error error;
+
+	cr_assert_eq(JUDGE("qemu", "-machine", "q35,memory-backend=m", "-object",
+			   "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on"),
+		     0);
+	cr_assert_eq(JUDGE("qemu", "-object", "{\"qom-type\":\"memory-backend-file\",\"id\":\"m\",\"size\":1,"
+					      "\"mem-path\":\"/dev/shm/x\",\"share\":true}",
+			   "-M", "memory-backend=m"),
+		     0);
+	cr_assert_eq(JUDGE("qemu", "-object", "memory-backend-file,id=n0,size=1G,mem-path=/dev/hugepages,share=yes", "-numa",
+			   "node,memdev=n0"),
+		     0);
+}
+
+Test(args, missing_ram_is_advised_with_its_size)
+{
+	char advice[512];
+	struct gw_error error;
+
+	cr_assert_eq(JUDGE("qemu", "-m", "4G"), -EINVAL);
+	cr_assert(strstr(advice, "size=4G") && strstr(advice, "share=on") && strstr(advice, "memory-backend="));
+	cr_assert_eq(JUDGE("qemu", "-m", "512"), -EINVAL);
+	cr_assert(strstr(advice, "size=512M"));
+	cr_assert_eq(JUDGE("qemu", "-m", "size=2G,slots=4,maxmem=8G"), -EINVAL);
+	cr_assert(strstr(advice, "size=2G"));
+	cr_assert_eq(JUDGE("qemu"), -EINVAL);
+	cr_assert(strstr(advice, "size=128M"));
+}
+
+Test(args, ram_that_qemu_would_send_itself_is_refused)
+{
+	char advice[512];
+	struct gw_error error;
+
+	cr_assert_eq(JUDGE("qemu", "-object", "memory-backend-ram,id=m,size=1G", "-machine", "memory-backend=m"), -EINVAL);
+	cr_assert_eq(JUDGE("qemu", "-object", "memory-backend-memfd,id=m,size=1G,share=on", "-machine", "memory-backend=m"),
+		     -EINVAL);
+	cr_assert_eq(JUDGE("qemu", "-object", "memory-backend-file,id=m,size=1G,mem-path=/x", "-machine", "memory-backend=m"),
+		     -EINVAL);
+	cr_assert(strstr(advice, "share=on"));
+	cr_assert_eq(JUDGE("qemu", "-object", "memory-backend-file,id=m,size=1G,mem-path=/x,share=on"), -EINVAL,
+		     "nothing uses the backend");
+}
+
+Test(args, daemonize_is_refused)
+{
+	char advice[512];
+	struct gw_error error;
+
+	cr_assert_eq(JUDGE("qemu", "-daemonize"), -EINVAL);
+	cr_assert(advice[0]);
+}
+
+Test(names, only_plain_names_become_folders)
+{
+	static const char *const bad[] = { "", "../x", "a/b", ".x", "-x", "a b", "ab\n", "0123456789012345678901234567890123" };
+	struct gw_error error;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		error = (struct gw_error){ 0 };
+		cr_assert_eq(gw_vmm_check_name(bad[i], &error), -EINVAL, "%s", bad[i]);
+	}
+	cr_assert_eq(gw_vmm_check_name("web-1.prod_x", &error), 0);
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/converge.h"
+#include "engine/engine.h"
+#include "engine/page.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (1024.0 * 1024)
+
+static struct converge_input base(void)
+{
+	return (struct converge_input){
+		.left_bytes = 100 << 20,
+		.sent_bytes_per_s = 1000 * MIB,
+		.fixed_ns = 15 * GW_NS_PER_MS,
+		.downtime_ns = 300 * GW_NS_PER_MS,
+		.max_rounds = 50,
+	};
+}
+
+Test(converge, an_idle_guest_switches_at_once)
+{
+	struct converge_input in = base();
+
+	in.left_bytes = 0;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
+Test(converge, what_shrinks_goes_on_although_the_blackout_would_be_allowed)
+{
+	struct converge_input in = base();
+
+	in.previous_left_bytes = 400 << 20;
+	cr_assert_lt(converge_predict_ns(&in), in.downtime_ns);
+	cr_assert_eq(converge(&in), CONVERGE_GO_ON);
+}
+
+Test(converge, what_no_longer_shrinks_switches_within_the_allowance)
+{
+	struct converge_input in = base();
+
+	in.previous_left_bytes = 101 << 20;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
+Test(converge, a_millisecond_is_not_worth_a_round)
+{
+	struct converge_input in = base();
+
+	in.left_bytes = 512 << 10;
+	in.previous_left_bytes = 64 << 20;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
+Test(converge, too_much_left_goes_on_until_a_limit_and_then_does_as_told)
+{
+	struct converge_input in = base();
+
+	in.left_bytes = in.previous_left_bytes = 1 << 30;
+	in.rounds = 49;
+	cr_assert_eq(converge(&in), CONVERGE_GO_ON);
+	in.rounds = 50;
+	cr_assert_eq(converge(&in), CONVERGE_GIVE_UP);
+	in.on_limit = GW_LIMIT_STOP_COPY;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+	in.rounds = 1;
+	in.max_time_ns = in.elapsed_ns = GW_NS_PER_S;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
+Test(converge, whatever_comes_in_it_ends)
+{
+	unsigned random = 7;
+
+	for (int n = 0; n < 100000; n++) {
+		struct converge_input in = base();
+
+		in.left_bytes = (random = random * 1103515245 + 12345);
+		in.previous_left_bytes = (random = random * 1103515245 + 12345);
+		in.sent_bytes_per_s = (random = random * 1103515245 + 12345) % 7 ? random : 0;
+		in.rounds = in.max_rounds;
+		cr_assert_neq(converge(&in), CONVERGE_GO_ON);
+	}
+}
+
+Test(page, one_bit_anywhere_is_seen)
+{
+	static uint64_t page[512];
+
+	cr_assert(page_is_zero(page, sizeof(page)));
+	for (unsigned i = 0; i < 512; i++)
+		for (unsigned bit = 0; bit < 64; bit += 21) {
+			page[i] = 1ULL << bit;
+			cr_assert_not(page_is_zero(page, sizeof(page)));
+			page[i] = 0;
+		}
+}
+
+Test(ramfile, holes_are_found_and_not_filled)
+{
+	struct gw_region region;
+	struct gw_error error = { 0 };
+	struct stat st;
+	uint64_t first, end;
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, 1 << 20), 0);
+	cr_assert_eq(pwrite(fd, "x", 1, 5 * 4096), 1);
+	cr_assert_eq(pwrite(fd, "x", 1, 6 * 4096), 1);
+	cr_assert_eq(pwrite(fd, "x", 1, 255 * 4096), 1);
+	cr_assert_eq(gw_region_open_file(&region, "ram", fd, 1 << 20, false, &error), 0);
+	cr_assert_eq(region.ops->next_data(&region, 0, &first, &end), 1);
+	cr_assert(first == 5 * 4096 && end == 7 * 4096);
+	cr_assert_eq(region.ops->next_data(&region, 6 * 4096, &first, &end), 1);
+	cr_assert(first == 6 * 4096 && end == 7 * 4096);
+	cr_assert_eq(region.ops->next_data(&region, 7 * 4096, &first, &end), 1);
+	cr_assert(first == 255 * 4096 && end == 256 * 4096);
+	cr_assert_eq(region.ops->next_data(&region, 1 << 20, &first, &end), 0);
+	fstat(fd, &st);
+	cr_assert_eq(st.st_blocks * 512, 3 * 4096);
+	gw_region_close_file(&region);
+}
+
+Test(ramfile, clearing_gives_memory_back)
+{
+	struct gw_region region;
+	struct gw_error error = { 0 };
+	struct stat st;
+	char byte = 1;
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, 1 << 20), 0);
+	for (int p = 0; p < 256; p++)
+		cr_assert_eq(pwrite(fd, "x", 1, p * 4096), 1);
+	cr_assert_eq(gw_region_open_file(&region, "ram", fd, 1 << 20, true, &error), 0);
+	cr_assert_eq(region.ops->clear(&region, 16 * 4096, 100 * 4096), 0);
+	fstat(fd, &st);
+	cr_assert_eq(st.st_blocks * 512, 156 * 4096);
+	cr_assert_eq(pread(fd, &byte, 1, 20 * 4096), 1);
+	cr_assert_eq(byte, 0);
+	cr_assert_eq(pread(fd, &byte, 1, 15 * 4096), 1);
+	cr_assert_eq(byte, 'x');
+	gw_region_close_file(&region);
+}
+
+Test(ramfile, a_file_shorter_than_its_mapping_is_refused)
+{
+	struct gw_region region;
+	struct gw_error error = { 0 };
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, 4096), 0);
+	cr_assert_eq(gw_region_open_file(&region, "ram", fd, 1 << 20, false, &error), -EINVAL);
+	cr_assert(error.text[0]);
+}
+
+Test(states, every_state_but_the_final_ones_can_fail)
+{
+	for (int s = 0; s < GW_STATE_COUNT; s++)
+		cr_assert_eq(gw_state_is_final((enum gw_state)s), s >= GW_STATE_DONE, "%s", gw_state_name((enum gw_state)s));
+}

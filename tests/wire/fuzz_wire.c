@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Feeds the decoders with mutated and random bytes, in buffers of exactly their length so that a sanitizer
+ * sees every byte read beyond.  What a decoder accepts must encode again to what it decodes from.
+ *
+ *   fuzz_wire [SEED [COUNT]]
+ */
+#include "engine/wire.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t state;
+
+static uint64_t rnd(void)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state;
+}
+
+static unsigned char again[GW_LINK_MESSAGE_BYTES];
+static unsigned accepted;
+
+static void feed(const unsigned char *bytes, uint32_t length)
+{
+	static struct wire_zero zero;
+	static struct wire_hello hello;
+	struct wire_round round;
+	struct wire_device_end end;
+	struct wire_pair pair;
+	struct wire_error error;
+	uint16_t version;
+	bool run, good = true;
+
+	if (wire_get_hello(bytes, length, &hello) == 0 && hello.region_count) {
+		accepted++;
+		for (unsigned i = 0; i < hello.region_count; i++)
+			good = good && strlen(hello.regions[i].name) < GW_NAME_BYTES;
+		good = good && wire_put_hello(again, &hello) == length;
+	}
+	if (wire_get_zero(bytes, length, &zero) == 0) {
+		accepted++;
+		good = good && wire_put_zero(again, &zero) == length && memcmp(again, bytes, length) == 0;
+	}
+	if (wire_get_round(bytes, length, &round) == 0)
+		good = good && wire_put_round(again, &round) == length;
+	if (wire_get_device_end(bytes, length, &end) == 0)
+		good = good && wire_put_device_end(again, &end) == length && memcmp(again, bytes, length) == 0;
+	if (wire_get_pair(bytes, length, &pair) == 0)
+		good = good && wire_put_pair(again, &pair) == length;
+	if (wire_get_error(bytes, length, &error) == 0)
+		good = good && strlen(error.text) <= WIRE_TEXT_BYTES;
+	if (wire_get_commit(bytes, length, &run) == 0)
+		good = good && wire_put_commit(again, run) == length;
+	good = good && (wire_get_hello_ok(bytes, length, &version) != 0 || version == WIRE_VERSION);
+	if (!good) {
+		printf("a decoder took %u bytes that its encoder would not have made\n", length);
+		exit(1);
+	}
+}
+
+static uint32_t seed_message(unsigned char *buffer)
+{
+	static struct wire_hello hello = { .version = 1, .oldest = 1, .page_bytes = 4096, .guest = "g", .region_count = 3,
+					   .regions = { { "a", 4096 }, { "b", 8192 }, { "c", 4096 } } };
+	static struct wire_zero zero = { .count = 3, .ranges = { { 0, 4096 }, { 8192, 4096 }, { 65536, 65536 } } };
+	struct gw_error error = { .code = -5, .text = "text" };
+
+	switch (rnd() % 4) {
+	case 0:
+		return wire_put_hello(buffer, &hello);
+	case 1:
+		return wire_put_zero(buffer, &zero);
+	case 2:
+		return wire_put_error(buffer, &error);
+	default:
+		for (unsigned i = 0; i < 400; i++)
+			buffer[i] = (unsigned char)rnd();
+		return (uint32_t)(rnd() % 400);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	unsigned char buffer[1024];
+	unsigned count = argc > 2 ? (unsigned)atoi(argv[2]) : 200000;
+
+	state = argc > 1 ? strtoull(argv[1], NULL, 10) : 42;
+	for (unsigned n = 0; n < count; n++) {
+		uint32_t length = seed_message(buffer);
+		unsigned char *exact;
+
+		for (uint64_t flips = rnd() % 4; flips > 0 && length > 0; flips--)
+			buffer[rnd() % length] ^= (unsigned char)(1u << (rnd() % 8));
+		if (rnd() % 4 == 0 && length > 0)
+			length = (uint32_t)(rnd() % length);
+		exact = malloc(length ? length : 1);
+		if (!exact)
+			return 1;
+		memcpy(exact, buffer, length);
+		feed(exact, length);
+		free(exact);
+	}
+	printf("%u messages, %u accepted\n", count, accepted);
+	return accepted == 0; /* a fuzzer that is always turned away tests nothing */
+}

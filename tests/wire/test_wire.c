@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Golden bytes of every message: a change here is a change of the protocol, and wants a new version. */
+#include "engine/wire.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+
+static unsigned char buffer[GW_LINK_MESSAGE_BYTES];
+
+static const char *hex(uint32_t bytes)
+{
+	static char text[1024];
+
+	for (uint32_t i = 0; i < bytes && i < 500; i++)
+		snprintf(text + 2 * i, 3, "%02x", buffer[i]);
+	return text;
+}
+
+static struct wire_hello sample(void)
+{
+	struct wire_hello hello = { .version = 1, .oldest = 1, .page_bytes = 4096, .guest = "web", .region_count = 1 };
+
+	strcpy(hello.regions[0].name, "ram0");
+	hello.regions[0].bytes = 1 << 20;
+	return hello;
+}
+
+Test(wire, hello)
+{
+	struct wire_hello hello = sample(), back;
+	uint32_t bytes = wire_put_hello(buffer, &hello);
+
+	cr_assert_eq(bytes, 80 + 72);
+	cr_assert_eq(strncmp(hex(bytes), "474f44570001000100001000000000017765620000", 42), 0, "%s", hex(bytes));
+	cr_assert_eq(strncmp(hex(bytes) + 160, "000000000010000072616d3000", 26), 0, "%s", hex(bytes) + 160);
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
+	cr_assert_str_eq(back.guest, "web");
+	cr_assert_str_eq(back.regions[0].name, "ram0");
+	cr_assert_eq(back.regions[0].bytes, 1 << 20);
+}
+
+Test(wire, a_hello_that_lies_is_refused)
+{
+	struct wire_hello hello = sample(), back;
+	uint32_t bytes = wire_put_hello(buffer, &hello);
+
+	cr_assert_eq(wire_get_hello(buffer, bytes - 1, &back), -EPROTO);
+	cr_assert_eq(wire_get_hello(buffer, 10, &back), -EPROTO);
+	buffer[15] = 65; /* more regions than there are */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	bytes = wire_put_hello(buffer, &hello);
+	memset(buffer + 16, 'A', 64); /* a name without an end */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	bytes = wire_put_hello(buffer, &hello);
+	buffer[87] = 1; /* a size that is no whole number of pages */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	bytes = wire_put_hello(buffer, &hello);
+	buffer[0] = 'X';
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+}
+
+Test(wire, a_hello_of_a_later_version_is_readable_as_far_as_its_version)
+{
+	struct wire_hello hello = sample(), back;
+
+	hello.version = hello.oldest = 9;
+	cr_assert_eq(wire_get_hello(buffer, wire_put_hello(buffer, &hello) - 5, &back), 0);
+	cr_assert_eq(back.oldest, 9);
+}
+
+Test(wire, zero)
+{
+	static struct wire_zero zero = { .region = 3, .count = 2, .ranges = { { 0x1000, 0x2000 }, { 0x8000, 0x1000 } } }, back;
+	uint32_t bytes = wire_put_zero(buffer, &zero);
+
+	cr_assert_str_eq(hex(bytes), "0000000300000002"
+				     "00000000000010000000000000002000"
+				     "00000000000080000000000000001000");
+	cr_assert_eq(wire_get_zero(buffer, bytes, &back), 0);
+	cr_assert(back.region == 3 && back.count == 2 && back.ranges[1].offset == 0x8000);
+	cr_assert_eq(wire_get_zero(buffer, bytes - 1, &back), -EPROTO);
+	memset(buffer + 8, 0xff, 16); /* offset + bytes overflows */
+	cr_assert_eq(wire_get_zero(buffer, bytes, &back), -EPROTO);
+	memset(buffer + 4, 0xff, 4);
+	cr_assert_eq(wire_get_zero(buffer, bytes, &back), -EPROTO);
+}
+
+Test(wire, the_small_ones)
+{
+	struct wire_round round = { 7, 9 };
+	struct wire_device_end end = { 5, 6 };
+	struct wire_pair pair = { 1, 2 };
+	uint16_t version;
+	bool run;
+
+	cr_assert_str_eq(hex(wire_put_round(buffer, &round)), "00000007000000000000000000000009");
+	cr_assert_eq(wire_get_round(buffer, 16, &round), 0);
+	cr_assert_eq(wire_get_round(buffer, 15, &round), -EPROTO);
+	cr_assert_str_eq(hex(wire_put_device_end(buffer, &end)), "00000000000000050000000000000006");
+	cr_assert_eq(wire_get_device_end(buffer, 17, &end), -EPROTO);
+	cr_assert_str_eq(hex(wire_put_pair(buffer, &pair)), "00000000000000010000000000000002");
+	cr_assert_eq(wire_get_pair(buffer, 0, &pair), -EPROTO);
+	cr_assert_str_eq(hex(wire_put_commit(buffer, true)), "00000001");
+	cr_assert(wire_get_commit(buffer, 4, &run) == 0 && run);
+	buffer[0] = 1;
+	cr_assert_eq(wire_get_commit(buffer, 4, &run), -EPROTO);
+	cr_assert_str_eq(hex(wire_put_hello_ok(buffer)), "474f445700010000");
+	cr_assert_eq(wire_get_hello_ok(buffer, 8, &version), 0);
+	buffer[5] = 7;
+	cr_assert_eq(wire_get_hello_ok(buffer, 8, &version), -EPROTO);
+}
+
+Test(wire, a_peers_text_is_made_safe_for_a_terminal)
+{
+	struct gw_error error = { .code = -EINVAL, .text = "bad \033[31m thing" };
+	struct wire_error back;
+
+	cr_assert_eq(wire_get_error(buffer, wire_put_error(buffer, &error), &back), 0);
+	cr_assert_eq(back.code, EINVAL);
+	cr_assert_null(strchr(back.text, '\033'));
+	cr_assert_eq(wire_get_error(buffer, 3, &back), -EPROTO);
+}
