@@ -90,6 +90,24 @@ static void tell_started(void *context)
 	plan->tell = -1;
 }
 
+/* Whether there is a guest here to move. */
+static int check_movable(struct cli_vm *vm, struct gw_error *error)
+{
+	char state[32];
+	int rc = gw_vmm_run_state(vm->vmm, state, sizeof(state), error);
+
+	if (rc < 0)
+		return rc;
+	if (strcmp(state, "inmigrate") == 0)
+		return gw_error_set(error, -EINVAL, "VM '%s' waits for a guest itself: nothing to move", vm->name);
+	if (strcmp(state, "postmigrate") == 0)
+		return gw_error_set(error, -EINVAL,
+				    "VM '%s' has handed its state over once already.  Does its guest run elsewhere ('godwit "
+				    "status %s')?  Then end it; if it does not, say 'godwit resume %s' first", vm->name,
+				    vm->name, vm->name);
+	return 0;
+}
+
 static int open_link(struct gw_link **link, const struct plan *plan, struct gw_error *error)
 {
 	struct gw_fault_spec fault;
@@ -114,8 +132,11 @@ static int migrate(const struct command *command, struct plan *plan)
 
 	catch_signals();
 	rc = cli_vm_open(&vm, plan->name, false, &error);
+	if (rc == 0)
+		rc = check_movable(&vm, &error);
 	if (rc < 0) {
 		complain(command, "%s", error.text);
+		cli_vm_close(&vm);
 		return EXIT_NO_VM;
 	}
 	rc = open_link(&link, plan, &error);
@@ -124,7 +145,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc == 0)
 		rc = monitor_open(&monitor, plan->name, MIGRATE_SOCKET, session, &error);
 	if (rc < 0) {
-		complain(command, "%s; the guest runs on here", error.text);
+		complain(command, "%s; the guest stays here, untouched", error.text);
 		goto out;
 	}
 	report_init(&report, plan->output, plan->name);

@@ -3,7 +3,7 @@
  * godwit receive: waits for one guest and takes it over.
  *
  * Callers that are turned away, strangers, other versions, other guests, guests of another size, cost
- * nothing: it goes on waiting.  Once bytes have come the migration is the one it was started for, and its
+ * nothing: it goes on waiting.  Once both sides have agreed and copying began, the migration is the one it was started for, and its
  * end, good or bad, is the end of the command.
  */
 #include "cli/cli.h"
@@ -86,7 +86,7 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 		run_session(session, monitor, &wait->report, NULL, NULL);
 		gw_session_status(session, &status);
 		monitor_close(monitor, &status);
-		over = status.state == GW_STATE_DONE || interrupted() || status.put_bytes > 0 || status.zero_bytes > 0 ||
+		over = status.state == GW_STATE_DONE || interrupted() || status.begun ||
 		       gw_vmm_check(wait->vm.vmm, &error) < 0;
 		report_end(&wait->report, &status, link->peer);
 		*code = exit_code_of(&status);

@@ -180,7 +180,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 	switch (s->state) {
 	case GW_STATE_CANCELLED:
 		fprintf(stderr, "godwit: migration of '%s': %s%s\n", name, text,
-			s->is_source ? "; the guest runs on here" : "");
+			s->is_source ? "; the guest stays here, as it was" : "");
 		break;
 	case GW_STATE_UNCERTAIN:
 		fprintf(stderr,
@@ -194,7 +194,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 		fprintf(stderr, "godwit: migration of '%s' failed: %s%s\n", name, text,
 			!s->is_source	 ? "" :
 			s->guest_paused ? "; the guest is PAUSED here: 'godwit resume'" :
-					  "; the guest runs on here");
+					  "; the guest stays here, as it was");
 	}
 }
 

@@ -57,6 +57,12 @@ struct gw_region {
 
 struct gw_region_ops {
 	/*
+	 * Whether next_data() is cheap enough to be asked while the guest is paused.  Where it is, pages that the
+	 * guest gives back during a migration (balloon, free page reporting) become holes at the receiver too.
+	 * Where it is not, the receiver keeps their last bytes, which no guest may rely on.
+	 */
+	bool holes_are_cheap;
+	/*
 	 * The next stretch at or after @from that may hold other bytes than zero; it must not allocate memory
 	 * for what the guest never touched.  Return: 1 and [*first, *end), page aligned; 0 for no more; -errno.
 	 */
@@ -139,6 +145,7 @@ struct gw_status {
 	enum gw_state state;
 	bool is_source;
 	bool owns_guest;   /* this side's guest is the one that may run */
+	bool begun;        /* the two sides had agreed: copying began */
 	bool guest_paused; /* source: this side's guest is not running although it may be */
 	unsigned round;    /* 0: bulk */
 	uint64_t elapsed_ns, bulk_ns, setup_ns;

@@ -5,8 +5,8 @@
  *   SWITCH_PAUSE  arm the dead man's switch, stop the guest, let the VMM begin to save its device state,
  *                 collect what was dirtied last
  *   SWITCH_SEND   send it; the VMM saves meanwhile
- *   SWITCH_SAVE   wait for the device state
- *   SWITCH_CHECK  collect once more: should saving have written to guest memory, those pages go too, in a
+ *   SWITCH_SAVE   look for pages given back since they were sent, then wait for the device state
+ *   SWITCH_CHECK  collect once more: should saving have written to guest memory, those pages (and new holes) go too, in a
  *                 round of their own
  *   SWITCH_ACK    wait until the receiver has placed what was sent before they do
  *   SWITCH_STATE  send the device state behind the last round, without waiting for its answer
@@ -90,7 +90,10 @@ static int step_save(struct gw_session *s)
 {
 	uint64_t from = session_now(s);
 	const void *state;
-	int rc = s->vm_ops->save_finish(s->vm, &state, &s->source.state_bytes, &s->error);
+	int rc = round_find_discarded(s); /* the VMM saves meanwhile */
+
+	if (rc == 0)
+		rc = s->vm_ops->save_finish(s->vm, &state, &s->source.state_bytes, &s->error);
 
 	if (rc < 0)
 		return rc;
@@ -222,5 +225,6 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 			     "the destination owns the guest but could not start it: see there, 'godwit resume' tries again");
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
+	round_fini(s);
 	return session_enter(s, GW_STATE_DONE);
 }

@@ -63,7 +63,7 @@ static int tmpfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes
 	return -errno;
 }
 
-static const struct gw_region_ops tmpfs_ops = { .next_data = tmpfs_next_data, .clear = tmpfs_clear };
+static const struct gw_region_ops tmpfs_ops = { .holes_are_cheap = true, .next_data = tmpfs_next_data, .clear = tmpfs_clear };
 
 /* Whether a stretch reads as zeros, without allocating anything.  Return: 1, 0 or -errno. */
 static int reads_as_zero(const struct gw_region *region, uint64_t offset, uint64_t bytes)

@@ -65,6 +65,7 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 		rc = session_enter(s, GW_STATE_SETUP);
 	if (rc == 0)
 		rc = session_enter(s, GW_STATE_BULK);
+	s->status.begun = rc == 0;
 	return rc < 0 ? rc : session_send(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
 }
 

@@ -147,12 +147,12 @@ static void tell_peer(struct gw_session *s, enum gw_state end)
 {
 	int rc;
 
-	if (s->error.code == -EREMOTEIO || gw_link_error(s->link)->code)
+	if (s->error.code == -EREMOTEIO)
 		return;
 	if (end == GW_STATE_CANCELLED)
-		rc = gw_link_message(s->link, WIRE_CANCEL, NULL, 0);
+		rc = gw_link_last_message(s->link, WIRE_CANCEL, NULL, 0);
 	else
-		rc = gw_link_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &s->error));
+		rc = gw_link_last_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &s->error));
 	(void)rc; /* it learns from the closed link */
 }
 

@@ -47,6 +47,7 @@ enum switch_step { SWITCH_PAUSE, SWITCH_SEND, SWITCH_SAVE, SWITCH_CHECK, SWITCH_
 
 struct source_half {
 	struct gw_tracker *tracker;
+	struct gw_bitmap *given; /* a bitmap a region: pages that the receiver holds as data, not as zeros */
 	struct cursor cursor;
 	uint64_t fence;        /* last fence asked for */
 	bool round_open;       /* being sent, or its answer awaited */
@@ -132,6 +133,10 @@ void receiver_abandon(struct gw_session *s, enum gw_state end);
 /* source_round.c: sends the dirty pages of the tracker's bitmaps as one round. */
 void round_begin(struct gw_session *s);
 int round_pump(struct gw_session *s) GW_MUST_CHECK; /* 1: did something, 0: must wait */
+int round_init(struct gw_session *s) GW_MUST_CHECK; /* once the tracker is open: everything is dirty */
+void round_fini(struct gw_session *s);
+/* Marks dirty what the receiver holds as data and what is a hole by now.  Return: 0 or -errno. */
+int round_find_discarded(struct gw_session *s) GW_MUST_CHECK;
 bool round_is_sent(const struct gw_session *s);
 int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
 

@@ -48,8 +48,10 @@ static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event
 		return rc;
 	s->status.tracker = source->tracker->ops->name;
 	gw_rate_add(&source->dirty_rate, session_now(s), 0);
-	for (unsigned i = 0; i < s->region_count; i++)
-		gw_bitmap_set_range(&source->tracker->dirty[i], 0, source->tracker->dirty[i].bits);
+	rc = round_init(s);
+	if (rc < 0)
+		return rc;
+	s->status.begun = true;
 	s->status.setup_ns = session_now(s) - s->begun_ns;
 	round_begin(s);
 	return session_enter(s, GW_STATE_BULK);
@@ -82,6 +84,8 @@ static int collect(struct gw_session *s)
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
 	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes);
+	if (round_find_discarded(s) < 0)
+		return s->error.code;
 	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
 	return 0;
 }
@@ -177,6 +181,7 @@ void source_abandon(struct gw_session *s, enum gw_state end)
 	}
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
+	round_fini(s);
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
 	if (session_enter(s, end) < 0)
 		s->sm.now = end;

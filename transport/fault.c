@@ -104,8 +104,11 @@ static const void *corrupted(struct fault *fault, const void *payload, uint32_t 
 static int fault_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
 {
 	struct fault *fault = (struct fault *)link;
-	int verdict = count_call(fault);
+	int verdict;
 
+	if (fault->link.error.code)
+		return fault->link.error.code;
+	verdict = count_call(fault);
 	if (verdict < 0 || verdict == SWALLOW)
 		return verdict < 0 ? verdict : 0;
 	if (verdict == CORRUPT)

@@ -37,6 +37,11 @@ int gw_link_message(struct gw_link *link, uint16_t type, const void *payload, ui
 	return link->ops->message(link, type, payload, bytes);
 }
 
+int gw_link_last_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
+{
+	return bytes > GW_LINK_MESSAGE_BYTES ? -EMSGSIZE : link->ops->message(link, type, payload, bytes);
+}
+
 int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns)
 {
 	if (link->error.code)

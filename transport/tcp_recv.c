@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define SCRATCH_BYTES (256u * 1024)
+#define PUBLISH_BYTES (4u * 1024 * 1024)
 #define DIRECT_MIN_BYTES (32u * 1024)
 
 struct reader {
@@ -201,7 +202,7 @@ static int take_frame(struct reader *reader)
 		publish(reader, frame.offset);
 	else
 		rc = -EPROTO;
-	if (reader->put_bytes >= 64u * 1024 * 1024)
+	if (reader->put_bytes >= PUBLISH_BYTES)
 		publish(reader, 0);
 	return rc;
 }

@@ -174,6 +174,13 @@ GW_PUBLIC GW_MUST_CHECK int gw_link_fence(struct gw_link *link, uint64_t fence);
 /* Either end: sends a message; the payload is copied.  Return: 0, -EAGAIN, or another -errno. */
 GW_PUBLIC GW_MUST_CHECK int gw_link_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
 
+/*
+ * The last message of a session that has failed: like gw_link_message(), but also on a link with an error, whose
+ * control channel may still work (no memory to place a put, say).  Nothing may follow but gw_link_close().
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_link_last_message(struct gw_link *link, uint16_t type, const void *payload,
+						 uint32_t bytes);
+
 /* The next event.  Return: 1 and *event; 0 when @timeout_ns passed; -errno when the link is dead. */
 GW_PUBLIC GW_MUST_CHECK int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
 

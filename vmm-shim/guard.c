@@ -4,7 +4,7 @@
  *
  * When godwit dies between "guest paused" and the point of no return, nobody but the shim is left to give
  * the guest back.  The shim does what any client would: it connects to the VMM's own QMP socket (a second
- * one, which godwit never uses while it migrates) and says so.  Four fixed commands and a look for
+ * one, which godwit never uses while it migrates) and says so.  A few fixed commands and a look for
  * "running": true need no JSON library inside somebody else's process.
  */
 #include "vmm-shim/guard.h"
@@ -61,11 +61,15 @@ static bool await(int fd, const char *word, int ms)
 
 static bool say(int fd, const char *command, const char *word)
 {
-	char line[128];
-	int length = snprintf(line, sizeof(line), "{\"execute\":\"%s\"}\n", command);
+	char line[256];
+	int length = snprintf(line, sizeof(line), "{\"execute\":%s}\n", command);
 
 	return send(fd, line, (size_t)length, MSG_NOSIGNAL) == length && await(fd, word, 2000);
 }
+
+/* So that the user's own migrate sends RAM again. */
+#define FORGET_IGNORE_SHARED                                                                                           \
+	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
 
 int guard_resume(const char *path)
 {
@@ -75,11 +79,13 @@ int guard_resume(const char *path)
 		int fd GW_CLEANUP_CLOSE = connect_to(path);
 		struct pollfd pause = { .fd = -1 };
 
-		if (fd >= 0 && await(fd, "\"QMP\"", 2000) && say(fd, "qmp_capabilities", "\"return\"")) {
-			(void)say(fd, "migrate_cancel", "\"return\"");
-			(void)say(fd, "cont", "\"return\"");
-			if (say(fd, "query-status", "\"running\": true"))
+		if (fd >= 0 && await(fd, "\"QMP\"", 2000) && say(fd, "\"qmp_capabilities\"", "\"return\"")) {
+			(void)say(fd, "\"migrate_cancel\"", "\"return\"");
+			(void)say(fd, "\"cont\"", "\"return\"");
+			if (say(fd, "\"query-status\"", "\"running\": true")) {
+				(void)say(fd, FORGET_IGNORE_SHARED, "\"return\"");
 				return 0;
+			}
 		}
 		(void)poll(&pause, 1, 50);
 	}

@@ -334,7 +334,7 @@ int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
 
 /* --- source --------------------------------------------------------------------------------------- */
 
-/* Switches capabilities.  QEMU forgets none of them, so the source switches its own off again. */
+/* Switches a capability.  QEMU forgets none of them: what the source switched on it switches off again. */
 static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
 {
 	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
@@ -366,8 +366,6 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tracker, struct 
 	int rc = set_capability(vmm, "events", true, error);
 
 	if (rc == 0)
-		rc = set_capability(vmm, "x-ignore-shared", true, error);
-	if (rc == 0)
 		rc = pass_save_fd(vmm, error);
 	if (rc < 0)
 		return rc;
@@ -388,6 +386,9 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error)
 	struct agent_reply reply;
 	int rc = armed ? run_state(vmm->qmp, NULL, 0, &vmm->was_running, error) : 0;
 
+	/* Only now: until the guest is about to be stopped the user's own migrate must send RAM. */
+	if (armed && rc == 0)
+		rc = set_capability(vmm, "x-ignore-shared", true, error);
 	if (rc < 0)
 		return rc;
 	/* A guest that was paused already is nobody's to resume. */

@@ -77,7 +77,10 @@ class Qmp:
             self.events.append(answer)
 
     def close(self):
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError:
+            pass  # QEMU is gone, and so is what was not flushed
         self.sock.close()
 
 
@@ -114,6 +117,7 @@ class Vm:
                                         env=host.env)
         lab.processes.append(self.process)
         self.qmp = Qmp(self.control)
+        lab.vms.append(self)
 
     def lines(self):
         try:
@@ -195,7 +199,7 @@ class Lab:
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="gw-lab-"))
-        self.processes, self.files = [], []
+        self.processes, self.files, self.vms = [], [], []
         self.a, self.b = Host(self, "a"), Host(self, "b")
 
     @staticmethod
@@ -218,6 +222,12 @@ class Lab:
             if process.poll() is None:
                 process.kill()
             process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+        for vm in self.vms:
+            vm.qmp.close()
+            vm.log.close()
         for file in self.files:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

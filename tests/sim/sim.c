@@ -106,7 +106,7 @@ static int sim_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-static const struct gw_region_ops sim_region_ops = { sim_next_data, sim_clear };
+static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear };
 
 /* The byte the guest would read. */
 static bool page_differs(const struct sim *sim, unsigned r, unsigned p)
@@ -117,6 +117,7 @@ static bool page_differs(const struct sim *sim, unsigned r, unsigned p)
 	return memcmp(a, sim->receiver.memory[r] + (size_t)p * PAGE, PAGE) != 0;
 }
 
+/* Stores, or zeroes, or gives back a page; only the running guest gives back. */
 static void guest_write(struct guest *guest)
 {
 	unsigned r = (unsigned)(rnd(&guest->random) % REGIONS);
@@ -128,10 +129,12 @@ static void guest_write(struct guest *guest)
 		memset(page, 0, PAGE);
 		guest->hole[r][p] = false;
 		break;
-	case 1: /* a page given back */
+	case 1: /* a page given back, which no write tracker sees */
+		if (!guest->running)
+			break;
 		memset(page, 0xAA, PAGE);
 		guest->hole[r][p] = true;
-		break;
+		return;
 	default:
 		if (guest->hole[r][p])
 			memset(page, 0, PAGE);

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What people get wrong: a clear error, the guest untouched, nothing lost."""
+
+import os
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import runner  # noqa: E402
+import vmlab  # noqa: E402
+
+IDLE = {"guest": False, "paused": True, "ram_mib": 64}
+
+
+class CommandLine(unittest.TestCase):
+    def test_usage_errors_exit_2_and_say_what(self):
+        with vmlab.Lab() as lab:
+            for args, word in ((["migrate"], "name and a URI"), (["migrate", "--channels", "0", "a", "b"], "1 to 32"),
+                               (["migrate", "--bandwidth", "fast", "a", "b"], "10Gbit"),
+                               (["migrate", "--on-limit", "x", "a", "b"], "stop-copy"),
+                               (["migrate", "--fault", "x", "a", "b"], "cut@N"), (["fly"], "--help"),
+                               (["receive", "--name", "a"], "address"), (["run", "--name", "a"], "VMM"),
+                               (["status"], "name"), (["list", "--what"], "--help"),
+                               (["migrate", "--downtime"], "needs a value"),
+                               (["run", "--name", "../x", "--", "qemu-system-x86_64"], "letters")):
+                done = lab.a.godwit(*args)
+                self.assertEqual(done.returncode, 2, args)
+                self.assertIn(word, done.stderr, args)
+
+    def test_run_prints_the_very_arguments_to_add(self):
+        with vmlab.Lab() as lab:
+            done = lab.a.godwit("run", "--name", "web", "--", "qemu-system-x86_64", "-m", "3G")
+            self.assertEqual(done.returncode, 2)
+            advice = done.stderr.strip().splitlines()[-1].split()
+            self.assertIn("memory-backend-file,id=ram0,size=3G,mem-path=/dev/shm/web.ram,share=on", advice)
+            again = lab.a.godwit("run", "--check", "--name", "web", "--", "qemu-system-x86_64", "-m", "3G", *advice)
+            self.assertEqual(again.returncode, 0, again.stderr)
+
+    def test_no_such_vm(self):
+        with vmlab.Lab() as lab:
+            for args in (["migrate", "ghost", "127.0.0.1:1"], ["migrate", "-d", "ghost", "127.0.0.1:1"],
+                         ["receive", "--name", "ghost", "--listen", "127.0.0.1:0"], ["status", "ghost"],
+                         ["cancel", "ghost"], ["resume", "ghost"]):
+                done = lab.a.godwit(*args)
+                self.assertEqual(done.returncode, 5, args)
+                self.assertIn("ghost", done.stderr)
+
+    def test_a_vm_not_started_by_godwit_run(self):
+        with vmlab.Lab() as lab:
+            lab.a.vm("plain", with_godwit=False, **IDLE)
+            done = lab.a.godwit("migrate", "plain", "127.0.0.1:1")
+            self.assertEqual(done.returncode, 5)
+            self.assertIn("godwit run", done.stderr)
+
+    def test_a_name_is_taken_once(self):
+        with vmlab.Lab() as lab:
+            vm = lab.a.vm(**IDLE)
+            done = lab.a.godwit("run", "--name", "guest", "--", vmlab.QEMU, "-m", "64M", "-object",
+                                "memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm/x,share=on", "-machine",
+                                "memory-backend=ram0")
+            self.assertEqual(done.returncode, 5)
+            self.assertIn("runs already", done.stderr)
+            self.assertEqual(vm.status(), "prelaunch")
+
+
+class Destinations(unittest.TestCase):
+    def untouched(self, source, was):
+        self.assertEqual(source.status(), was)
+
+    def refused(self, lab, source, uri, word, code=1):
+        was = source.status()
+        done = lab.a.godwit("migrate", "guest", uri)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertIn(word, done.stderr)
+        self.untouched(source, was)
+
+    def test_unreachable_and_refusing(self):
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(**IDLE)
+            self.refused(lab, source, "127.0.0.1:1", "godwit receive")
+            self.refused(lab, source, "no-such-host.invalid:4444", "resolved")
+            self.refused(lab, source, "nonsense", "HOST:PORT")
+            self.refused(lab, source, "rdma:127.0.0.1:4444", "tcp:")
+
+    def test_ram_of_another_size_name_or_guest(self):
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(**IDLE)
+            lab.b.vm("big", incoming=True, **dict(IDLE, ram_mib=128))
+            receiver, port = lab.b.receive("big", "--guest", "guest")
+            self.refused(lab, source, f"127.0.0.1:{port}", "same size")
+            # The refusal cost the receiver nothing: it goes on waiting, and says so on its next line.
+            vmlab.wait_for(lambda: '"listening"' in receiver.stdout.readline(), 10, "listening again")
+            self.assertIsNone(receiver.poll())
+            receiver.kill()
+            small = lab.b.vm("small", incoming=True, **IDLE)
+            receiver, port = lab.b.receive("small")
+            self.refused(lab, source, f"127.0.0.1:{port}", "'small' is waited for")
+            receiver.kill()
+            small.kill()
+            other = lab.b.vm("named", incoming=True, ram_mib=64, guest=False, paused=True,
+                             extra=["-object", "memory-backend-file,id=more,size=16M,share=on,mem-path=/dev/shm/gw-"
+                                    f"{os.getpid()}-more.ram"])
+            lab.files.append(Path(f"/dev/shm/gw-{os.getpid()}-more.ram"))
+            receiver, port = lab.b.receive("named", "--guest", "guest")
+            self.refused(lab, source, f"127.0.0.1:{port}", "regions of RAM")
+            self.assertEqual(other.status(), "inmigrate")
+
+    def test_a_destination_that_already_runs(self):
+        with vmlab.Lab() as lab:
+            lab.b.vm(**IDLE)
+            done = lab.b.godwit("receive", "--name", "guest", "--listen", "127.0.0.1:0")
+            self.assertEqual(done.returncode, 5)
+            self.assertIn("-incoming defer", done.stderr)
+
+    def test_remote_addresses_need_insecure(self):
+        with vmlab.Lab() as lab:
+            lab.b.vm(incoming=True, **IDLE)
+            done = lab.b.godwit("receive", "--name", "guest", "--listen", "0.0.0.0:0")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("--insecure", done.stderr)
+
+    def test_migrate_twice_at_once(self):
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(append="GW_MIB=16")
+            destination = lab.b.vm(append="GW_MIB=16", incoming=True)
+            source.wait_count(3)
+            receiver, port = lab.b.receive()
+            sender = lab.a.start("migrate", "--json", "--bandwidth", "20M", "guest", f"127.0.0.1:{port}")
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 10, "bulk")
+            second = lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(second.returncode, 5)
+            self.assertIn("another godwit", second.stderr)
+            self.assertEqual(sender.wait(timeout=60), 0)
+            self.assertEqual(receiver.wait(timeout=10), 0)
+            destination.counts_on()
+
+    def test_destination_out_of_memory(self):
+        with vmlab.Lab() as lab:
+            small = lab.folder / "small"
+            small.mkdir()
+            if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(small)],
+                              capture_output=True).returncode:
+                self.skipTest("a tmpfs cannot be mounted here")
+            try:
+                source = lab.a.vm(append="GW_MIB=32")
+                lab.b.vm(append="GW_MIB=32", incoming=True, ram=small / "ram")
+                source.wait_count(3)
+                receiver, port = lab.b.receive()
+                done = lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("no memory left", done.stderr)
+                self.assertEqual(receiver.wait(timeout=10), 1)
+                source.counts_on()
+                self.assertEqual(source.wrong(), "")
+            finally:
+                lab.close()
+                subprocess.run(["umount", str(small)], check=False)
+
+
+if __name__ == "__main__":
+    runner.main()

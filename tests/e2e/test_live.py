@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A real Linux guest in a real QEMU moves while it runs.  The guest checks its own memory."""
+
+import json
+import sys
+import time
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import runner  # noqa: E402
+import vmlab  # noqa: E402
+
+WORK = "GW_MIB=32 GW_RATE_MIB=8"
+COMPARE = vmlab.BUILD / "perf" / "ramcmp"
+
+
+def move(lab, source, destination, *options, receiver_options=(), source_host=None, destination_host=None):
+    """One migration to its end.  Return: the source's summary, and both processes' results."""
+    a, b = source_host or lab.a, destination_host or lab.b
+    receiver, port = b.receive("guest", *receiver_options)
+    sender = a.godwit("migrate", "--json", *options, "guest", f"127.0.0.1:{port}")
+    out, err = receiver.communicate(timeout=60)
+    return sender, receiver.returncode, out, err
+
+
+class Live(unittest.TestCase):
+    def pair(self, lab, **options):
+        source = lab.a.vm(append=WORK, **options)
+        destination = lab.b.vm(append=WORK, incoming=True, **options)
+        source.wait_count(5)
+        return source, destination
+
+    def test_guest_counts_on_with_every_byte(self):
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            hook = f"{COMPARE} {source.ram} {destination.ram}"
+            sender, code, _, err = move(lab, source, destination, receiver_options=["--hook", hook])
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            left_at = source.count()
+            destination.wait_count(left_at + 25)
+            self.assertEqual(destination.wrong(), "")
+            self.assertEqual(source.count(), left_at, "the source went on")
+            self.assertEqual(source.status(), "postmigrate")
+            end = vmlab.summary(sender.stdout)
+            blackout = end["blackout"]
+            self.assertEqual(end["state"], "done")
+            self.assertLess(blackout["total_ns"] - blackout["handover_ns"], 200e6)
+            parts = sum(v for k, v in blackout.items() if k != "total_ns")
+            self.assertAlmostEqual(parts, blackout["total_ns"], delta=3e6)
+            self.assertIn("owns", lab.b.godwit("status", "guest").stdout)
+            self.assertIn("does not own", lab.a.godwit("status", "guest").stdout)
+            again = lab.a.godwit("migrate", "guest", "127.0.0.1:1")
+            self.assertEqual(again.returncode, 5, "a guest that is elsewhere must not be moved again")
+            self.assertIn("handed its state over", again.stderr)
+
+    def test_there_and_back_again(self):
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            sender, code, _, err = move(lab, source, destination)
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            destination.counts_on()
+            source.process.kill()
+            source.process.wait()
+            # The RAM file keeps its old bytes: a receiver must not be fooled by what it finds.
+            back = lab.a.vm(append=WORK, incoming=True, ram=source.ram)
+            sender, code, _, err = move(lab, destination, back, source_host=lab.b, destination_host=lab.a)
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            back.wait_count(destination.count() + 45)  # a whole pass over its memory
+            self.assertEqual(back.wrong(), "")
+
+    def test_busy_guest_every_way_of_sending(self):
+        for options in (["--zero-copy", "--channels", "4"], ["--channels", "1"], ["--bandwidth", "200M"]):
+            with self.subTest(options=options), vmlab.Lab() as lab:
+                source = lab.a.vm(append="GW_MIB=48 GW_RATE_MIB=24")
+                destination = lab.b.vm(append="GW_MIB=48 GW_RATE_MIB=24", incoming=True)
+                source.wait_count(5)
+                sender, code, _, err = move(lab, source, destination, *options)
+                self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+                destination.wait_count(source.count() + 25)
+                self.assertEqual(destination.wrong(), "")
+
+    def test_detached_with_status_and_list(self):
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            receiver, port = lab.b.receive()
+            begun = lab.a.godwit("migrate", "-d", "--bandwidth", "40M", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(begun.returncode, 0, begun.stderr)
+            status = lab.a.status()
+            self.assertTrue(status["live"])
+            self.assertEqual(status["role"], "source")
+            self.assertEqual(lab.b.status()["role"], "destination")
+            listed = json.loads(lab.a.godwit("list", "--json").stdout)
+            self.assertEqual([(v["name"], v["activity"]) for v in listed], [("guest", "migrating")])
+            self.assertEqual(receiver.wait(timeout=60), 0)
+            vmlab.wait_for(lambda: not lab.a.status()["live"], 10, "end of the migration")
+            self.assertEqual(lab.a.status()["state"], "done")
+            destination.counts_on()
+
+    def test_paused_guest_stays_paused_and_resumes(self):
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            source.qmp("stop")
+            sender, code, _, err = move(lab, source, destination)
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            self.assertEqual(destination.status(), "paused")
+            self.assertEqual(lab.b.godwit("resume", "guest").returncode, 0)
+            destination.counts_on()
+
+    def test_receive_paused_and_quit_source(self):
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            sender, code, _, err = move(lab, source, destination, "--quit", receiver_options=["--paused"])
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            source.process.wait(timeout=10)
+            self.assertEqual(destination.status(), "paused")
+            self.assertEqual(lab.b.godwit("resume", "guest").returncode, 0)
+            destination.counts_on()
+
+    def test_qemus_own_migrate_still_works_after_a_cancelled_one(self):
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            _, port = lab.b.receive()
+            sender = lab.a.start("migrate", "--bandwidth", "10M", "--json", "guest", f"127.0.0.1:{port}")
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 10, "bulk")
+            self.assertEqual(lab.a.godwit("cancel", "guest").returncode, 0)
+            self.assertEqual(sender.wait(timeout=10), 3)
+            source.counts_on()
+            target = lab.b.vm("other", append=WORK, incoming=True, with_godwit=False)
+            uri = f"unix:{lab.folder}/own.sock"
+            target.qmp("migrate-incoming", uri=uri)
+            source.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+            source.qmp("migrate", uri=uri)
+            vmlab.wait_for(lambda: source.qmp("query-migrate")["status"] == "completed", 60, "QEMU's own migrate")
+            target.wait_count(source.count() + 5)
+            self.assertEqual(target.wrong(), "")
+
+    def test_sparse_guest_stays_sparse(self):
+        with vmlab.Lab() as lab:
+            options = {"ram_mib": 1024, "append": WORK}
+            source, destination = lab.a.vm(**options), lab.b.vm(incoming=True, **options)
+            source.wait_count(5)
+            before = source.ram.stat().st_blocks * 512
+            sender, code, _, err = move(lab, source, destination)
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            end = vmlab.summary(sender.stdout)
+            after, there = source.ram.stat().st_blocks * 512, destination.ram.stat().st_blocks * 512
+            self.assertLess(after - before, 4 << 20, "the source's file grew")
+            self.assertLess(there, before + (8 << 20))
+            self.assertLess(end["wire_bytes"], before + (64 << 20))
+            destination.counts_on()
+
+    def test_godwit_itself_is_small(self):
+        with vmlab.Lab() as lab:
+            options = {"ram_mib": 4096, "guest": False, "paused": True}
+            lab.a.vm(**options)
+            lab.b.vm(incoming=True, **options)
+            receiver, port = lab.b.receive("guest", "--hook", "sleep 1")
+            sender = lab.a.start("migrate", "--json", "guest", f"127.0.0.1:{port}")
+            own = 0
+            while sender.poll() is None:
+                for process in (sender, receiver):
+                    try:
+                        text = Path(f"/proc/{process.pid}/status").read_text()
+                        own = max(own, *(int(line.split()[1]) << 10 for line in text.splitlines()
+                                         if line.startswith("RssAnon")))
+                    except (OSError, TypeError, ValueError):
+                        pass
+                time.sleep(0.02)
+            self.assertEqual(sender.returncode, 0, sender.stderr.read())
+            self.assertTrue(0 < own < 64 << 20, f"{own >> 20} MiB")
+
+
+if __name__ == "__main__":
+    runner.main()

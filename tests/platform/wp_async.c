@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What tracker/wp_async.c assumes of userfaultfd WP_ASYNC and PAGEMAP_SCAN. */
+#include "tests/platform/platform.h"
+
+#include "tracker/wp_async.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PAGE 4096u
+#define PAGES 2048u
+
+static char *memory;
+static struct gw_bitmap shared;
+static struct gw_wp_async *wp;
+
+static int64_t collect(void)
+{
+	struct gw_error error = { 0 };
+	int64_t n;
+
+	memset(shared.words, 0, gw_bitmap_bytes(PAGES));
+	n = gw_wp_async_collect(wp, &shared, &error);
+	if (n < 0)
+		printf("%s\n", error.text);
+	return n;
+}
+
+static long blocks(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 ? (long)st.st_blocks : -1;
+}
+
+int main(void)
+{
+	int fd = memfd_create("wp", MFD_CLOEXEC), zero = open("/dev/zero", O_RDONLY);
+	struct gw_wp_segment segment = { .bytes = (uint64_t)PAGES * PAGE };
+	struct gw_error error = { 0 };
+	char *other;
+	long before;
+
+	if (fd < 0 || ftruncate(fd, (off_t)PAGES * PAGE) < 0 || gw_bitmap_new(&shared, PAGES) < 0)
+		return 1;
+	memory = mmap(NULL, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	other = mmap(NULL, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	memory[10 * PAGE] = 1;
+	segment.addr = (uint64_t)(uintptr_t)memory;
+	if (gw_wp_async_open(&wp, &segment, 1, &error) < 0)
+		SKIP("%s", error.text);
+	ASSUME(collect() == 0, "an idle round is clean");
+	memory[10 * PAGE] = 2;
+	ASSUME(collect() == 1 && gw_bitmap_test(&shared, 10), "a store shows, and nothing else");
+	ASSUME(collect() == 0, "it shows once");
+	memory[700 * PAGE] = 1;
+	ASSUME(collect() >= 1 && gw_bitmap_test(&shared, 700), "a store into a hole shows");
+	ASSUME(read(zero, memory + 10 * PAGE, 8) == 8 && collect() == 1 && gw_bitmap_test(&shared, 10),
+	       "a store by the kernel, for a system call, shows");
+	other[10 * PAGE] = 9;
+	ASSUME(collect() == 0, "a store through another mapping of the file does not show: each mapping is a segment");
+	before = blocks(fd);
+	for (unsigned i = 0; i < 20; i++)
+		(void)!collect();
+	ASSUME(blocks(fd) == before, "scanning allocates nothing in the file");
+	ASSUME(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 10 * PAGE, PAGE) == 0 && collect() == 0,
+	       "a page given back to the file system does not show: the engine looks for new holes itself");
+	memory[10 * PAGE] = 4;
+	ASSUME(collect() == 1 && gw_bitmap_test(&shared, 10), "and when it is used again it shows");
+	gw_wp_async_close(wp);
+	memory[10 * PAGE] = 3;
+	ASSUME(memory[10 * PAGE] == 3, "memory is as before once tracking has ended");
+	return 0;
+}
