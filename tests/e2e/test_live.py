@@ -151,6 +151,25 @@ class Live(unittest.TestCase):
             self.assertLess(end["wire_bytes"], before + (64 << 20))
             destination.counts_on()
 
+    def test_guest_on_huge_pages(self):
+        try:
+            huge = vmlab.HugePages(512)
+        except (OSError, vmlab.LabError) as reason:
+            self.skipTest(f"no huge pages: {reason}")
+        try:
+            with vmlab.Lab() as lab:
+                source = lab.a.vm(append=WORK, ram=huge.folder / "a.ram")
+                # The folder alone, as people write it: QEMU makes a file there and unlinks it.
+                destination = lab.b.vm(append=WORK, incoming=True, ram=huge.folder)
+                lab.files.remove(huge.folder)
+                source.wait_count(5)
+                sender, code, _, err = move(lab, source, destination)
+                self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+                destination.wait_count(source.count() + 45)
+                self.assertEqual(destination.wrong(), "")
+        finally:
+            huge.close()
+
     def test_godwit_itself_is_small(self):
         with vmlab.Lab() as lab:
             options = {"ram_mib": 4096, "guest": False, "paused": True}

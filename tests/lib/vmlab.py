@@ -194,6 +194,27 @@ class Host:
         return json.loads(self.godwit("status", "--json", name).stdout)
 
 
+class HugePages:
+    """A hugetlbfs of our own with a pool of at least so many MiB; released by close()."""
+
+    def __init__(self, mib):
+        self.pool = Path("/proc/sys/vm/nr_hugepages")
+        self.before = int(self.pool.read_text())
+        want = mib // 2 + 16
+        self.pool.write_text(str(self.before + want))
+        got = int(self.pool.read_text()) - self.before
+        if got < want:
+            self.pool.write_text(str(self.before))
+            raise LabError(f"only {got} of {want} huge pages to be had")
+        self.folder = Path(tempfile.mkdtemp(prefix="gw-huge-"))
+        subprocess.run(["mount", "-t", "hugetlbfs", "none", str(self.folder)], check=True)
+
+    def close(self):
+        subprocess.run(["umount", str(self.folder)], check=False)
+        self.folder.rmdir()
+        self.pool.write_text(str(self.before))
+
+
 class Lab:
     """Two hosts and everything that has to be ended.  Use it with `with`."""
 
