@@ -73,7 +73,9 @@ struct gw_region_ops {
 
 /*
  * A region that is a file in tmpfs or hugetlbfs, mapped whole.  The fd is taken over in any case.
- * @writable: the receiving side.  Return: 0, or -errno with @error set.
+ * @writable: the receiving side; then memory.base is for the transport alone: holes are filled through it by
+ * UFFDIO_COPY, and a thread that touches a hole there waits forever (map the file again to look at it).
+ * Return: 0, or -errno with @error set.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes,
 						bool writable, struct gw_error *error);

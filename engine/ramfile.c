@@ -5,7 +5,8 @@
  * Guest RAM as a file.  Three things differ by file system:
  *
  *   tmpfs      holes by SEEK_DATA; a read fault through a mapping would fill a hole, so holes are found
- *              first; received pages are cheapest written with pwrite(); cleared pages are punched out.
+ *              first; received pages go in by UFFDIO_COPY or pwrite(), which neither clear them first nor fault;
+ *              cleared pages are punched out.
  *   hugetlbfs  no SEEK_DATA and no write().  read() of a hole gives zeros without allocating, so a huge
  *              page counts as data when reading it shows anything but zeros; a file that is populated in
  *              full (st_blocks) is data all over.  Cleared by storing zeros where there are others: giving
@@ -19,14 +20,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #define HUGETLBFS_TYPE 0x958458f6L
+#define USER_MODE_ONLY 1 /* UFFD_USER_MODE_ONLY: no privilege needed */
 #define PEEK_BYTES (128u * 1024)
 #define LOOK_AHEAD_BYTES (64ULL * 1024 * 1024)
 
@@ -152,6 +157,27 @@ static int hugetlbfs_clear(struct gw_region *region, uint64_t offset, uint64_t b
 
 static const struct gw_region_ops hugetlbfs_ops = { .next_data = hugetlbfs_next_data, .clear = hugetlbfs_clear };
 
+/*
+ * A userfaultfd over the mapping, for UFFDIO_COPY alone: no fault is ever handled, since this process does not
+ * touch the mapping itself.  Return: it, or -1 where the kernel has none: then pages are written.
+ */
+static int open_filler(const struct gw_region *region)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { (uint64_t)(uintptr_t)region->memory.base, region->memory.bytes },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | USER_MODE_ONLY);
+
+	if (fd < 0)
+		return -1;
+	if (ioctl(fd, UFFDIO_API, &api) == 0 && ioctl(fd, UFFDIO_REGISTER, &reg) == 0)
+		return fd;
+	close(fd);
+	return -1;
+}
+
 int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes, bool writable,
 			struct gw_error *error)
 {
@@ -178,13 +204,15 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 		goto err_close;
 	}
 	region->memory.fd = fd;
+	region->memory.uffd = -1;
 	region->memory.bytes = bytes;
 	if ((unsigned long)fs.f_type == (unsigned long)HUGETLBFS_TYPE) {
 		region->ops = &hugetlbfs_ops;
 		region->memory.placement = GW_PLACE_MAPPED;
 	} else {
 		region->ops = &tmpfs_ops;
-		region->memory.placement = GW_PLACE_WRITE;
+		region->memory.uffd = writable ? open_filler(region) : -1;
+		region->memory.placement = region->memory.uffd >= 0 ? GW_PLACE_FILL : GW_PLACE_WRITE;
 	}
 	return 0;
 
@@ -198,6 +226,8 @@ void gw_region_close_file(struct gw_region *region)
 	if (!region->memory.base)
 		return;
 	munmap(region->memory.base, region->memory.bytes);
+	if (region->memory.uffd >= 0)
+		close(region->memory.uffd);
 	close(region->memory.fd);
 	region->memory.base = NULL;
 }

@@ -8,7 +8,10 @@
  *   GW_PLACE_MAPPED  large payloads are received straight into the mapping;
  *   GW_PLACE_WRITE   payloads are received into a scratch buffer that stays in the processor's cache and
  *                    written to the file: a page that the file does not have yet is then made without
- *                    being cleared first and without a page fault.
+ *                    being cleared first and without a page fault;
+ *   GW_PLACE_FILL    the same, but large payloads go in by UFFDIO_COPY.  Writers of one file take turns at
+ *                    its lock, UFFDIO_COPY does not take it, so channels fill fresh memory in parallel.
+ *                    It refuses pages that are there already: those are written.
  *
  * After a large payload only a header's worth is asked for, so that the next payload can again go straight
  * to its place; among small frames the scratch buffer is filled with as much as the socket has.
@@ -21,13 +24,16 @@
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define SCRATCH_BYTES (256u * 1024)
+#define FILL_UNIT_BYTES 4096u /* of UFFDIO_COPY; larger pages refuse, and are written */
 #define PUBLISH_BYTES (4u * 1024 * 1024)
 #define DIRECT_MIN_BYTES (32u * 1024)
 
@@ -79,10 +85,45 @@ static int write_all(int fd, const unsigned char *bytes, size_t count, uint64_t 
 /* Places bytes that are in scratch. */
 static int place(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
 {
-	if (region->placement == GW_PLACE_WRITE)
+	if (region->placement != GW_PLACE_MAPPED)
 		return write_all(region->fd, bytes, count, offset);
 	memcpy((char *)region->base + offset, bytes, count);
 	return 0;
+}
+
+/* Fills a page-aligned stretch of fresh memory; writes what turns out not to be fresh. */
+static int fill_pages(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
+{
+	struct uffdio_copy copy = {
+		.dst = (uint64_t)(uintptr_t)region->base + offset,
+		.src = (uint64_t)(uintptr_t)bytes,
+		.len = count,
+		.mode = UFFDIO_COPY_MODE_DONTWAKE, /* nobody sleeps on a fault: only the kernel touches this mapping */
+	};
+	size_t done = 0;
+
+	if (ioctl(region->uffd, UFFDIO_COPY, &copy) == 0)
+		return 0;
+	if (copy.copy > 0)
+		done = (size_t)copy.copy;
+	return write_all(region->fd, bytes + done, count - done, offset + done);
+}
+
+static int receive_filling(struct reader *reader, const struct gw_link_region *region, uint64_t offset, size_t count)
+{
+	int rc = 0;
+
+	while (count > 0 && rc == 0) {
+		size_t step = count < SCRATCH_BYTES ? count : SCRATCH_BYTES;
+
+		rc = fill(reader, step, step);
+		if (rc == 0)
+			rc = fill_pages(region, reader->scratch + reader->head, step, offset);
+		reader->head += step;
+		offset += step;
+		count -= step;
+	}
+	return rc;
 }
 
 static int receive_direct(const struct reader *reader, const struct gw_link_region *region, uint64_t offset,
@@ -113,6 +154,9 @@ static int receive_payload(struct reader *reader, const struct gw_link_region *r
 
 		if (here == 0 && count >= DIRECT_MIN_BYTES && region->placement == GW_PLACE_MAPPED)
 			return receive_direct(reader, region, offset, count);
+		if (here == 0 && count >= DIRECT_MIN_BYTES && region->placement == GW_PLACE_FILL &&
+		    (offset | count) % FILL_UNIT_BYTES == 0)
+			return receive_filling(reader, region, offset, count);
 		if (here == 0) {
 			size_t most = reader->large_frames && count < SCRATCH_BYTES ? count : SCRATCH_BYTES;
 
@@ -228,7 +272,8 @@ static void report(const struct tcp_channel *channel, int rc)
 void *tcp_recv_worker(void *argument)
 {
 	struct tcp_channel *channel = argument;
-	struct reader reader = { .channel = channel, .scratch = malloc(SCRATCH_BYTES) };
+	struct reader reader = { .channel = channel, .scratch = aligned_alloc(4096, SCRATCH_BYTES),
+				 .large_frames = true };
 	sigset_t all;
 	int rc = reader.scratch ? 0 : -ENOMEM;
 

@@ -45,11 +45,13 @@ struct gw_link;
 enum gw_placement {
 	GW_PLACE_MAPPED, /* straight into base: backed memory, huge pages */
 	GW_PLACE_WRITE,  /* by pwrite() to fd: files in tmpfs, where that is cheaper than faulting pages in */
+	GW_PLACE_FILL,   /* holes by UFFDIO_COPY through uffd, the rest by pwrite(): tmpfs, the fastest */
 };
 
 struct gw_link_region {
 	uint32_t id; /* below GW_LINK_MAX_REGIONS */
-	int fd;      /* for GW_PLACE_WRITE; not owned */
+	int fd;      /* for GW_PLACE_WRITE and _FILL; not owned */
+	int uffd;    /* for GW_PLACE_FILL: registered over base for missing pages; not owned */
 	void *base;  /* mapping of the whole region; not owned; read-only will do at the source */
 	uint64_t bytes;
 	enum gw_placement placement;

@@ -26,7 +26,7 @@ class Kills(unittest.TestCase):
         source = lab.a.vm(append=WORK)
         destination = lab.b.vm(append=WORK, incoming=True)
         source.wait_count(5)
-        hook = ["--hook", "sleep 20"] if phase == "blackout" else []
+        hook = ["--hook", "sleep 8"] if phase == "blackout" else []
         limit = ["--bandwidth", "10M"] if phase == "bulk" else []
         receiver, port = lab.b.receive("guest", *hook)
         sender = lab.a.start("migrate", "--json", *limit, "guest", f"127.0.0.1:{port}")

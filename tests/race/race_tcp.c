@@ -24,6 +24,7 @@
 
 struct side {
 	struct gw_region region;
+	unsigned char *memory; /* the guest's own mapping; the region's is the engine's */
 	struct gw_bitmap marks;
 	_Atomic bool paused;
 	bool started;
@@ -142,7 +143,7 @@ static void *guest(void *argument)
 		for (int i = 0; i < 16 && !atomic_load(&side->paused); i++) {
 			unsigned page = (random = random * 1103515245 + 12345) / 65536 % PAGES;
 
-			guest_store(side->region.memory.base, page, random);
+			guest_store(side->memory, page, random);
 			gw_bitmap_mark(&side->marks, page);
 		}
 		pthread_mutex_unlock(&writing);
@@ -151,14 +152,15 @@ static void *guest(void *argument)
 	return NULL;
 }
 
-static void make_side(struct side *side, const char *name)
+static void make_side(struct side *side, const char *name, bool receives)
 {
 	struct gw_error error = { 0 };
 	int fd = memfd_create(name, MFD_CLOEXEC);
 
 	memset(side, 0, sizeof(*side));
-	if (fd < 0 || ftruncate(fd, BYTES) < 0 || gw_bitmap_new(&side->marks, PAGES) < 0 ||
-	    gw_region_open_file(&side->region, "ram0", fd, BYTES, true, &error) < 0)
+	if (fd < 0 || ftruncate(fd, BYTES) < 0 ||
+	    (side->memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED || gw_bitmap_new(&side->marks, PAGES) < 0 ||
+	    gw_region_open_file(&side->region, "ram0", fd, BYTES, receives, &error) < 0)
 		exit(1);
 }
 
@@ -191,9 +193,9 @@ static bool migrate(unsigned channels, bool splice, bool cancel)
 	char uri[64];
 	bool good;
 
-	make_side(&source, "source");
-	make_side(&receiver, "receiver");
-	memset(source.region.memory.base, 7, BYTES / 2);
+	make_side(&source, "source", false);
+	make_side(&receiver, "receiver", true);
+	memset(source.memory, 7, BYTES / 2);
 	if (gw_listener_open(&l.listener, "127.0.0.1:0", &link_options, &error) < 0)
 		exit(1);
 	pthread_create(&threads[0], NULL, accept_one, &l);
@@ -220,7 +222,7 @@ static bool migrate(unsigned channels, bool splice, bool cancel)
 	gw_session_status(source.session, &status);
 	good = cancel ? status.state == GW_STATE_CANCELLED && !atomic_load(&source.paused) && !receiver.started :
 			status.state == GW_STATE_DONE && receiver.started &&
-				memcmp(source.region.memory.base, receiver.region.memory.base, BYTES) == 0;
+				memcmp(source.memory, receiver.memory, BYTES) == 0;
 	printf("%u channels, %s, %s: %s, %u rounds: %s\n", channels, splice ? "by reference" : "by copy",
 	       cancel ? "cancelled" : "to the end", gw_state_name(status.state), status.round, good ? "good" : "BAD");
 	if (!good && status.error)
@@ -233,6 +235,8 @@ static bool migrate(unsigned channels, bool splice, bool cancel)
 	gw_region_close_file(&receiver.region);
 	gw_bitmap_free(&source.marks);
 	gw_bitmap_free(&receiver.marks);
+	munmap(source.memory, BYTES);
+	munmap(receiver.memory, BYTES);
 	return good;
 }
 
