@@ -135,6 +135,12 @@ int monitor_open(struct monitor **monitor, const char *name, const char *file, s
 /* The session's thread: what status answers from now on. */
 void monitor_publish(struct monitor *monitor, const struct gw_status *status);
 
+/*
+ * Leaves a record for status before a step that this process may not outlive: the source writes "uncertain"
+ * before it sends COMMIT, the receiver that it owns the guest before it starts it.
+ */
+void monitor_record(const char *name, bool is_source, enum gw_state state, bool owns_guest);
+
 /* Ends it and leaves @status behind in LAST_FILE for later questions. */
 void monitor_close(struct monitor *monitor, const struct gw_status *status);
 

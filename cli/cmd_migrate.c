@@ -31,8 +31,8 @@ static int read_numbers(const struct command *command, const struct given *given
 	    option_number(command, given, "max-time", 1, 1000000, &max_s) < 0)
 		return -EINVAL;
 	if (rate && (gw_parse_rate(rate, &plan->session.bandwidth_bytes_per_s) < 0 ||
-		     plan->session.bandwidth_bytes_per_s == 0)) {
-		complain(command, "--bandwidth %s: a rate such as 500M (bytes a second) or 10Gbit", rate);
+		     plan->session.bandwidth_bytes_per_s < 64 * GW_KIB)) {
+		complain(command, "--bandwidth %s: a rate such as 500M (bytes a second) or 10Gbit, at least 64K", rate);
 		return -EINVAL;
 	}
 	plan->link.channels = (unsigned)channels;
@@ -145,7 +145,8 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc == 0)
 		rc = monitor_open(&monitor, plan->name, MIGRATE_SOCKET, session, &error);
 	if (rc < 0) {
-		complain(command, "%s; the guest stays here, untouched", error.text);
+		code = interrupted() ? EXIT_CANCELLED : EXIT_FAILED;
+		complain(command, "%s; the guest stays here, untouched", interrupted() ? "cancelled" : error.text);
 		goto out;
 	}
 	report_init(&report, plan->output, plan->name);
@@ -154,7 +155,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	monitor_close(monitor, &status);
 	report_end(&report, &status, link->peer);
 	code = exit_code_of(&status);
-	if (status.state == GW_STATE_DONE && plan->quit && gw_vmm_quit(vm.vmm, &error) < 0)
+	if (status.state == GW_STATE_DONE && !status.error && plan->quit && gw_vmm_quit(vm.vmm, &error) < 0)
 		complain(command, "the VMM here could not be ended: %s", error.text);
 
 out:

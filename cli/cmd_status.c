@@ -149,16 +149,34 @@ int cmd_cancel(const struct command *command, int argc, char **argv)
 	return EXIT_FAILED;
 }
 
+/* Whether the last migration ended with the guest at the other side, for certain. */
+static bool is_elsewhere(const json_t *status)
+{
+	const char *state = json_string_value(json_object_get(status, "state"));
+
+	return state && strcmp(state, "done") == 0 && !json_is_true(json_object_get(status, "owns_guest"));
+}
+
 int cmd_resume(const struct command *command, int argc, char **argv)
 {
 	struct given given;
 	struct gw_error error = { 0 };
 	struct gw_vmm *vmm;
+	json_t *status;
+	bool live;
 	int code, rc;
 	const char *name = take_name(command, argc, argv, &given, &code);
 
 	if (!name)
 		return code;
+	status = find_status(name, &live);
+	if (!live && !option_value(command, &given, "force") && is_elsewhere(status)) {
+		complain(command, "the guest of '%s' was handed over and runs at its destination: a second one here would "
+				  "share its disks and its address.  If you know better, say --force", name);
+		json_decref(status);
+		return EXIT_FAILED;
+	}
+	json_decref(status);
 	rc = gw_vmm_attach(&vmm, name, &error);
 	if (rc < 0) {
 		complain(command, "%s", error.text);

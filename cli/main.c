@@ -39,7 +39,7 @@ const struct command commands[] = {
 	  "move a running guest to another host",
 	  cmd_migrate,
 	  { { "detach", 'd', NULL, "return once the copy has begun; see 'godwit status'" },
-	    { "channels", 'c', "N", "data connections, 1 to 32; default 2" },
+	    { "channels", 'c', "N", "data connections, 1 to 32; default 4" },
 	    { "downtime", 0, "MS", "longest blackout allowed, in milliseconds; default 300" },
 	    { "bandwidth", 'b', "RATE", "limit while the guest runs: 500M (bytes), 10Gbit; default none" },
 	    { "rounds", 0, "N", "most rounds before --on-limit decides; default 50" },
@@ -58,7 +58,8 @@ const struct command commands[] = {
 	  cmd_status,
 	  { JSON_OPTION, { "watch", 'w', NULL, "show it again and again until it ends" } } },
 	{ "cancel", "NAME", "end a guest's migration; the guest runs on here", cmd_cancel, { { 0 } } },
-	{ "resume", "NAME", "let a paused guest run, after you made sure that it runs nowhere else", cmd_resume, { { 0 } } },
+	{ "resume", "[--force] NAME", "let a paused guest run, after you made sure that it runs nowhere else", cmd_resume,
+	  { { "force", 0, NULL, "even where the last migration is known to have handed the guest over" } } },
 	{ 0 },
 };
 

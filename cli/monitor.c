@@ -35,6 +35,24 @@ struct monitor {
 	struct gw_error error; /* status.error points here */
 };
 
+/* Replaces LAST_FILE in one step.  Takes over @object.  Without the file status only knows less. */
+static void write_last(const char *name, json_t *object)
+{
+	char path[192], fresh[200];
+
+	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
+	snprintf(fresh, sizeof(fresh), "%s.new", path);
+	if (json_dump_file(object, fresh, JSON_INDENT(2)) == 0)
+		(void)!rename(fresh, path);
+	json_decref(object);
+}
+
+void monitor_record(const char *name, bool is_source, enum gw_state state, bool owns_guest)
+{
+	write_last(name, json_pack("{s:s, s:s, s:s, s:b}", "name", name, "role", is_source ? "source" : "destination",
+				   "state", gw_state_name(state), "owns_guest", owns_guest));
+}
+
 static void copy_status(struct monitor *monitor, struct gw_status *status, struct gw_error *error)
 {
 	GW_LOCK_SCOPE(&monitor->lock);
@@ -163,6 +181,8 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 		free(monitor);
 		return gw_error_set(error, rc, "socket for status: %s", strerror(-rc));
 	}
+	/* What an earlier migration left behind must not answer for this one. */
+	monitor_record(name, file[0] == 'm', GW_STATE_FAILED, file[0] == 'm');
 	*out = monitor;
 	return 0;
 }
@@ -180,15 +200,12 @@ void monitor_close(struct monitor *monitor, const struct gw_status *status)
 {
 	json_t *object = status_json(status, monitor->name);
 	uint64_t one = 1;
-	char path[192];
 	ssize_t n = write(monitor->stop, &one, sizeof(one));
 
 	(void)n;
 	pthread_join(monitor->thread, NULL);
-	unlink(monitor->path);
-	gw_vmm_path(path, sizeof(path), monitor->name, LAST_FILE);
-	(void)json_dump_file(object, path, JSON_INDENT(2)); /* without it status only knows less */
-	json_decref(object);
+	write_last(monitor->name, object);
+	unlink(monitor->path); /* last, so that whoever asks finds one or the other */
 	close(monitor->listener);
 	close(monitor->stop);
 	pthread_mutex_destroy(&monitor->lock);

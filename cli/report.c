@@ -193,7 +193,8 @@ static void print_reason(const struct gw_status *s, const char *name)
 	default:
 		fprintf(stderr, "godwit: migration of '%s' failed: %s%s\n", name, text,
 			!s->is_source	 ? "" :
-			s->guest_paused ? "; the guest is PAUSED here: 'godwit resume'" :
+			s->vmm_gone	? "; the VMM here is gone, and its guest with it" :
+			s->guest_paused ? "; the guest is PAUSED here: 'godwit status' and 'godwit resume'" :
 					  "; the guest stays here, as it was");
 	}
 }
@@ -209,9 +210,9 @@ void report_end(struct report *report, const struct gw_status *status, const cha
 		print_reason(status, report->name);
 		return;
 	}
-	if (report->output == OUTPUT_AUTO)
-		print_summary(status, report->name, peer);
 	if (status->error)
-		fprintf(stderr, "godwit: %s\n", status->error->text);
+		fprintf(stderr, "godwit: '%s' changed hands, but: %s\n", report->name, status->error->text);
+	else if (report->output == OUTPUT_AUTO)
+		print_summary(status, report->name, peer);
 	fflush(stdout);
 }

@@ -16,7 +16,13 @@ static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_erro
 
 static int vm_guard(void *vm, bool armed, struct gw_error *error)
 {
-	return gw_vmm_guard(((struct cli_vm *)vm)->vmm, armed, error);
+	const struct cli_vm *self = vm;
+	int rc = gw_vmm_guard(self->vmm, armed, error);
+
+	/* Disarmed: COMMIT comes next.  When it was for a guest given back, the end's own record replaces this. */
+	if (rc == 0 && !armed)
+		monitor_record(self->name, true, GW_STATE_UNCERTAIN, false);
+	return rc;
 }
 
 static int vm_pause(void *vm, struct gw_error *error)
@@ -70,6 +76,7 @@ static int vm_start(void *vm, bool run, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
 
+	monitor_record(self->name, false, GW_STATE_DONE, true);
 	return run && !self->leave_paused ? gw_vmm_start(self->vmm, error) : 0;
 }
 

@@ -14,11 +14,10 @@
 #define SHRINK_NUMERATOR 4 /* go on while left <= 4/5 of the last */
 #define SHRINK_DENOMINATOR 5
 #define SMALL_NS (1 * GW_NS_PER_MS) /* sending for less than this is not worth a round */
-#define UNKNOWN_RATE (100.0 * 1024 * 1024)
 
 static uint64_t send_ns(const struct converge_input *input)
 {
-	double rate = input->sent_bytes_per_s > 1 ? input->sent_bytes_per_s : UNKNOWN_RATE;
+	double rate = input->sent_bytes_per_s > 1 ? input->sent_bytes_per_s : CONVERGE_UNKNOWN_RATE;
 
 	return (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S / rate);
 }

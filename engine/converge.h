@@ -5,6 +5,8 @@
 
 #include "engine/engine.h"
 
+#define CONVERGE_UNKNOWN_RATE (100.0 * 1024 * 1024) /* bytes a second, assumed until one is measured */
+
 struct converge_input {
 	uint64_t left_bytes;          /* dirty now */
 	uint64_t previous_left_bytes; /* dirty after the round before this one; 0 for none */

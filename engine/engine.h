@@ -65,6 +65,7 @@ struct gw_region_ops {
 	/*
 	 * The next stretch at or after @from that may hold other bytes than zero; it must not allocate memory
 	 * for what the guest never touched.  Return: 1 and [*first, *end), page aligned; 0 for no more; -errno.
+	 * An empty stretch says: nothing up to *first, ask again from there; so a long search can be cut.
 	 */
 	int (*next_data)(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end);
 	/* Makes [offset, offset + bytes) read as zeros and gives its memory back.  Return: 0 or -errno. */
@@ -148,6 +149,7 @@ struct gw_status {
 	bool is_source;
 	bool owns_guest;   /* this side's guest is the one that may run */
 	bool begun;        /* the two sides had agreed: copying began */
+	bool vmm_gone;     /* the VMM of this side died */
 	bool guest_paused; /* source: this side's guest is not running although it may be */
 	unsigned round;    /* 0: bulk */
 	uint64_t elapsed_ns, bulk_ns, setup_ns;

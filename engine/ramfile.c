@@ -33,6 +33,7 @@
 #define HUGETLBFS_TYPE 0x958458f6L
 #define USER_MODE_ONLY 1 /* UFFD_USER_MODE_ONLY: no privilege needed */
 #define PEEK_BYTES (128u * 1024)
+#define SEARCH_BYTES (1ULL << 30)
 #define LOOK_AHEAD_BYTES (64ULL * 1024 * 1024)
 
 static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end)
@@ -116,6 +117,10 @@ static int hugetlbfs_next_data(struct gw_region *region, uint64_t from, uint64_t
 		zero = reads_as_zero(region, at, huge);
 		if (zero <= 0)
 			break;
+		if (at - from >= SEARCH_BYTES && at > from) {
+			*first = *end = at; /* ask again from here */
+			return 1;
+		}
 	}
 	if (zero < 0)
 		return zero;

@@ -275,6 +275,7 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 	}
 	s->wait_ns = wait_ns;
 	rc = s->vm_ops->check(s->vm, &s->error);
+	s->status.vmm_gone = rc < 0;
 	if (rc == 0)
 		rc = run_stage(s);
 	if (rc >= 0 && !gw_sm_is_final(&s->sm))

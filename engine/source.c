@@ -101,12 +101,20 @@ static int give_up(struct gw_session *s, const struct converge_input *input)
 			    (double)input->downtime_ns / 1e6);
 }
 
+/* What the link carries in the blackout, where no limit is kept: a limited round does not tell. */
+static double link_rate(const struct gw_session *s)
+{
+	bool limited = s->options.bandwidth_bytes_per_s && s->status.sent_bytes_per_s < CONVERGE_UNKNOWN_RATE;
+
+	return limited ? 0 : s->status.sent_bytes_per_s;
+}
+
 static int decide(struct gw_session *s)
 {
 	struct converge_input input = {
 		.left_bytes = s->status.left_bytes,
 		.previous_left_bytes = s->status.round > 0 ? s->source.last_left_bytes : 0,
-		.sent_bytes_per_s = s->status.sent_bytes_per_s,
+		.sent_bytes_per_s = link_rate(s),
 		.fixed_ns = FIXED_BLACKOUT_NS,
 		.downtime_ns = s->options.downtime_ns,
 		.rounds = s->status.round,
@@ -160,7 +168,9 @@ static bool give_back(struct gw_session *s)
 		return true;
 	if (s->vm_ops->resume(s->vm, &error) < 0) {
 		s->status.guest_paused = true;
-		gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
+		s->status.vmm_gone = s->vm_ops->check(s->vm, NULL) < 0;
+		if (!s->status.vmm_gone)
+			gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
 		return false;
 	}
 	s->source.may_be_paused = false;

@@ -20,6 +20,8 @@
 #include <string.h>
 
 #define PUMP_STRETCHES 256 /* a step does so many, then looks at the link again */
+#define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* looked at in one go */
+#define ZERO_RANGE_BYTES (1ULL << 30)           /* sent as soon as it is so long */
 #define PACE_BURST_NS (20 * GW_NS_PER_MS)
 #define PACE_WAIT_NS (2 * GW_NS_PER_MS)
 
@@ -148,6 +150,9 @@ static int note_zero(struct gw_session *s, uint64_t offset, uint64_t bytes)
 
 	if (last && zero->region == cursor->region && last->offset + last->bytes == offset) {
 		last->bytes += bytes;
+		/* Much memory of zeros is long work with little to say: show life. */
+		if (last->bytes >= ZERO_RANGE_BYTES && flush_zeros(s) < 0)
+			return s->error.code;
 	} else {
 		if (zero->count == WIRE_ZERO_RANGES || (zero->count && zero->region != cursor->region)) {
 			int rc = flush_zeros(s);
@@ -205,9 +210,12 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 	const char *base = region->memory.base;
 	uint64_t at = offset + s->page_bytes;
 
+	uint64_t most;
+
 	*zero = page_is_zero(base + offset, s->page_bytes);
-	if (!*zero && end > offset + GW_LINK_PUT_BYTES)
-		end = offset + GW_LINK_PUT_BYTES;
+	most = *zero ? ZERO_STRETCH_BYTES : GW_LINK_PUT_BYTES;
+	if (end - offset > most)
+		end = offset + most;
 	while (at < end && page_is_zero(base + at, s->page_bytes) == *zero)
 		at += s->page_bytes;
 	return at - offset;

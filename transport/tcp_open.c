@@ -271,11 +271,16 @@ static int connect_control(const char *uri, const struct addrinfo *list, const s
 	int fd = -EHOSTUNREACH;
 
 	for (const struct addrinfo *a = list; a; a = a->ai_next) {
-		fd = connect_one(a, deadline_ns);
+		/* A dead address gets its share of the time, not all of it. */
+		uint64_t now = gw_now_ns(&gw_clock_real), left = deadline_ns > now ? deadline_ns - now : 0;
+
+		fd = connect_one(a, now + left / (a->ai_next ? 2 : 1));
 		if (fd >= 0) {
 			*used = a;
 			return fd;
 		}
+		if (fd == -EINTR)
+			break;
 	}
 	if (fd == -ECONNREFUSED)
 		return gw_error_set(error, fd, "nothing listens at '%s': start 'godwit receive' there first", uri);

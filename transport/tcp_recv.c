@@ -16,10 +16,12 @@
  * After a large payload only a header's worth is asked for, so that the next payload can again go straight
  * to its place; among small frames the scratch buffer is filled with as much as the socket has.
  *
- * No memory left shows as ENOSPC from pwrite() and as EFAULT from recv() into a mapping; it never raises
- * SIGBUS here, since only the kernel touches the pages.
+ * No memory left shows as ENOSPC from pwrite() and as EFAULT from recv() into a mapping or from
+ * MADV_POPULATE_WRITE before a store; it never raises SIGBUS here.
  */
 #include "transport/tcp.h"
+
+#include "base/clock.h"
 
 #include <arpa/inet.h>
 #include <endian.h>
@@ -29,11 +31,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define SCRATCH_BYTES (256u * 1024)
+#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, Linux 5.14 */
 #define FILL_UNIT_BYTES 4096u /* of UFFDIO_COPY; larger pages refuse, and are written */
+#define PUBLISH_NS (500 * GW_NS_PER_MS)
 #define PUBLISH_BYTES (4u * 1024 * 1024)
 #define DIRECT_MIN_BYTES (32u * 1024)
 
@@ -44,6 +49,7 @@ struct reader {
 	bool large_frames;  /* the last frame was large: expect another, read headers alone */
 	uint64_t put_bytes; /* placed since the counters were last brought up to date */
 	uint64_t wire_bytes;
+	uint64_t published_ns; /* a slow link must not look like a dead one */
 };
 
 /* Reads at least @need bytes into scratch (need <= SCRATCH_BYTES).  Return: 0, -EPIPE at the end, -errno. */
@@ -82,13 +88,23 @@ static int write_all(int fd, const unsigned char *bytes, size_t count, uint64_t 
 	return 0;
 }
 
+/* Stores into the mapping, after the kernel has made sure of the pages: a store without one is SIGBUS. */
+static int copy_mapped(char *to, const unsigned char *bytes, size_t count)
+{
+	uintptr_t first = (uintptr_t)to & ~(uintptr_t)(FILL_UNIT_BYTES - 1);
+
+	if (madvise((void *)first, (uintptr_t)to + count - first, POPULATE_WRITE) < 0 && errno != EINVAL)
+		return -ENOSPC;
+	memcpy(to, bytes, count);
+	return 0;
+}
+
 /* Places bytes that are in scratch. */
 static int place(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
 {
 	if (region->placement != GW_PLACE_MAPPED)
 		return write_all(region->fd, bytes, count, offset);
-	memcpy((char *)region->base + offset, bytes, count);
-	return 0;
+	return copy_mapped((char *)region->base + offset, bytes, count);
 }
 
 /* Fills a page-aligned stretch of fresh memory; writes what turns out not to be fresh. */
@@ -228,6 +244,7 @@ static void publish(struct reader *reader, uint64_t fence)
 		channel->fence = fence;
 	pthread_mutex_unlock(&tcp->lock);
 	reader->put_bytes = reader->wire_bytes = 0;
+	reader->published_ns = gw_now_ns(&gw_clock_real);
 	if (fence)
 		tcp_wake(tcp);
 }
@@ -246,7 +263,7 @@ static int take_frame(struct reader *reader)
 		publish(reader, frame.offset);
 	else
 		rc = -EPROTO;
-	if (reader->put_bytes >= PUBLISH_BYTES)
+	if (reader->put_bytes >= PUBLISH_BYTES || gw_now_ns(&gw_clock_real) - reader->published_ns > PUBLISH_NS)
 		publish(reader, 0);
 	return rc;
 }

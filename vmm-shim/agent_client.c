@@ -58,7 +58,8 @@ int agent_call(const struct agent_client *agent, const struct agent_request *req
 	if (sent >= 0 && sent != (ssize_t)sizeof(copy))
 		return agent_gone(error);
 	rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
-	if (rc < 0 || reply->magic != AGENT_MAGIC || reply->version != AGENT_VERSION) {
+	if (rc < 0 || reply->magic != AGENT_MAGIC || reply->version != AGENT_VERSION ||
+	    (reply->type != request->type && reply->status != -EBUSY)) {
 		if (fd >= 0)
 			close(fd);
 		return agent_gone(error);

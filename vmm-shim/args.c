@@ -75,6 +75,12 @@ static bool parse_backend(const char *text, struct backend *backend)
 	return true;
 }
 
+/* Whether @word is option @name; QEMU takes one dash or two. */
+static bool is_option(const char *word, const char *name)
+{
+	return strcmp(word + (word[0] == '-' && word[1] == '-'), name) == 0;
+}
+
 /* "-m 4G", "-m 512", "-m size=1G,slots=2": as QEMU writes it in a size, "128M" when there is no -m. */
 static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 {
@@ -82,7 +88,7 @@ static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 	for (int i = 1; i + 1 < argc; i++) {
 		char value[64];
 
-		if (strcmp(argv[i], "-m") != 0)
+		if (!is_option(argv[i], "-m"))
 			continue;
 		if (!option(argv[i + 1], "size", value, sizeof(value)))
 			snprintf(value, sizeof(value), "%.*s", (int)strcspn(argv[i + 1], ","), argv[i + 1]);
@@ -98,11 +104,11 @@ static bool is_used(int argc, char **argv, const char *id)
 {
 	for (int i = 1; i + 1 < argc; i++) {
 		char value[GW_VMM_NAME_BYTES];
-		bool machine = strcmp(argv[i], "-machine") == 0 || strcmp(argv[i], "-M") == 0;
+		bool machine = is_option(argv[i], "-machine") || is_option(argv[i], "-M");
 
 		if (machine && option(argv[i + 1], "memory-backend", value, sizeof(value)) && strcmp(value, id) == 0)
 			return true;
-		if ((strcmp(argv[i], "-numa") == 0 || strcmp(argv[i], "-device") == 0) &&
+		if ((is_option(argv[i], "-numa") || is_option(argv[i], "-device")) &&
 		    option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
 			return true;
 	}
@@ -138,11 +144,11 @@ int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, siz
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
 		struct backend backend;
 
-		if (strcmp(argv[i], "-daemonize") == 0) {
+		if (is_option(argv[i], "-daemonize")) {
 			snprintf(advice, advice_bytes, "leave -daemonize out, and run 'godwit run' itself in the background");
 			return gw_error_set(error, -EINVAL, "-daemonize forks, and the shim's agent does not survive that");
 		}
-		if (strcmp(argv[i], "-object") != 0 || !parse_backend(value, &backend))
+		if (!is_option(argv[i], "-object") || !parse_backend(value, &backend))
 			continue;
 		rc = judge_backend(&backend, advice, advice_bytes, error);
 		if (rc < 0)

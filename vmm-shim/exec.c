@@ -16,12 +16,16 @@
 /* Makes root and folder and takes the lock.  Return: the lock's descriptor, inherited by exec; or -errno. */
 static int claim_folder(const char *name, const char *folder, struct gw_error *error)
 {
+	struct stat st;
 	char path[192];
 	int fd;
 
 	if (mkdir(gw_vmm_run_root(), 0700) < 0 && errno != EEXIST)
 		return gw_error_set(error, -errno, "folder %s cannot be made: %s (set GODWIT_RUN_DIR?)",
 				    gw_vmm_run_root(), strerror(errno));
+	if (lstat(gw_vmm_run_root(), &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+		return gw_error_set(error, -EPERM, "folder %s is not this user's alone: set GODWIT_RUN_DIR to one that is",
+				    gw_vmm_run_root());
 	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
 		return gw_error_set(error, -errno, "folder %s cannot be made: %s", folder, strerror(errno));
 	gw_vmm_path(path, sizeof(path), name, "lock");

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define GIVE_UP_NS (20 * GW_NS_PER_S)
+#define GIVE_UP_NS (600 * GW_NS_PER_S)
 
 static int connect_to(const char *path)
 {

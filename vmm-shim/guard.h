@@ -5,7 +5,7 @@
 
 /*
  * Resumes the guest over the QMP socket at @path: cancels a migration if one is under way, then says cont
- * until the guest runs, for at most 20 s.  Blocks; not to be called from the VMM's main loop.
+ * until the guest runs, for at most 10 minutes.  Blocks; not to be called from the VMM's main loop.
  * Return: 0 when the guest runs, or -errno.
  */
 int guard_resume(const char *path);

@@ -19,6 +19,7 @@ struct qmp {
 	int fd;
 	size_t used;
 	char *buffer;
+	json_int_t last_id; /* of the last command: a late answer to an earlier one is not its answer */
 	char migration[32]; /* status of the last MIGRATION event */
 };
 
@@ -94,8 +95,9 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 		struct gw_error *error)
 {
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + COMMAND_NS;
-	json_t *request = arguments ? json_pack("{s:s, s:o}", "execute", command, "arguments", arguments) :
-				      json_pack("{s:s}", "execute", command);
+	json_t *request = arguments ? json_pack("{s:s, s:I, s:o}", "execute", command, "id", ++qmp->last_id,
+						"arguments", arguments) :
+				      json_pack("{s:s, s:I}", "execute", command, "id", ++qmp->last_id);
 	char *text GW_CLEANUP_FREE = json_dumps(request, JSON_COMPACT);
 	json_t *object;
 	int rc;
@@ -108,6 +110,10 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 	while ((rc = next_object(qmp, deadline_ns, &object, error)) == 1) {
 		const json_t *answer = json_object_get(object, "return"), *refusal = json_object_get(object, "error");
 
+		if ((answer || refusal) && json_integer_value(json_object_get(object, "id")) != qmp->last_id) {
+			json_decref(object);
+			continue;
+		}
 		if (answer) {
 			if (result)
 				*result = json_incref((json_t *)(uintptr_t)answer);

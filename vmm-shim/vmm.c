@@ -26,12 +26,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 
 #define GREETING_NS (3 * GW_NS_PER_S)
 #define SAVE_NS (20 * GW_NS_PER_S)
 #define LOAD_NS (25 * GW_NS_PER_S)
+#define IO_S 10
 #define RESUME_NS (10 * GW_NS_PER_S)
 #define STATE_BYTES (1024u * 1024)
 #define STATE_MAX_BYTES (512u * 1024 * 1024)
@@ -55,6 +57,8 @@ struct gw_vmm {
 	struct gw_vmm_region regions[GW_VMM_MAX_REGIONS];
 	uint8_t mapping_of[GW_VMM_MAX_REGIONS]; /* the agent's index of each region */
 	bool guarded, was_running;
+	bool left_paused;     /* resume failed: the agent is to go on trying */
+	bool ignoring_shared; /* x-ignore-shared is on, by us */
 	bool fd_passed; /* QEMU holds the other end of saving.fd under SAVE_FD */
 	bool migrating; /* QEMU's migrate was given and may be under way */
 	struct saving saving;
@@ -226,6 +230,24 @@ err_detach:
 	return rc;
 }
 
+/* Switches a capability.  QEMU forgets none of them: what we switched on we switch off again. */
+static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
+{
+	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
+
+	return qmp_command(vmm->qmp, "migrate-set-capabilities", one, -1, NULL, error);
+}
+
+/* While it is on, the user's own migrate and savevm would leave RAM out. */
+static int ignore_shared(struct gw_vmm *vmm, bool on, struct gw_error *error)
+{
+	int rc = set_capability(vmm, "x-ignore-shared", on, error);
+
+	if (rc == 0)
+		vmm->ignoring_shared = on;
+	return rc;
+}
+
 static void end_saving(struct gw_vmm *vmm)
 {
 	struct saving *saving = &vmm->saving;
@@ -246,8 +268,10 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 
 	if (!vmm)
 		return;
-	if (vmm->guarded)
+	if (vmm->guarded && !vmm->left_paused)
 		rc = gw_vmm_guard(vmm, false, NULL);
+	if (vmm->ignoring_shared && vmm->qmp)
+		rc = ignore_shared(vmm, false, NULL);
 	if (vmm->fd_passed && vmm->qmp)
 		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
 	(void)rc; /* a VMM that is gone needs neither */
@@ -334,17 +358,10 @@ int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
 
 /* --- source --------------------------------------------------------------------------------------- */
 
-/* Switches a capability.  QEMU forgets none of them: what the source switched on it switches off again. */
-static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
-{
-	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
-
-	return qmp_command(vmm->qmp, "migrate-set-capabilities", one, -1, NULL, error);
-}
-
 /* Gives QEMU one end of a socket pair, before the blackout. */
 static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 {
+	struct timeval limit = { .tv_sec = IO_S };
 	int pair[2], rc;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -355,6 +372,8 @@ static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 		close(pair[1]);
 		return rc;
 	}
+	/* QEMU closes its end when it has completed; should it not, the guest must not wait for it. */
+	setsockopt(pair[1], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	vmm->saving.fd = pair[1];
 	vmm->fd_passed = true;
 	return 0;
@@ -388,7 +407,7 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error)
 
 	/* Only now: until the guest is about to be stopped the user's own migrate must send RAM. */
 	if (armed && rc == 0)
-		rc = set_capability(vmm, "x-ignore-shared", true, error);
+		rc = ignore_shared(vmm, true, error);
 	if (rc < 0)
 		return rc;
 	/* A guest that was paused already is nobody's to resume. */
@@ -481,6 +500,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	if (vmm->migrating)
 		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
 	end_saving(vmm);
+	vmm->left_paused = vmm->was_running;
 	while (vmm->was_running && !running) {
 		gw_error_clear(&last);
 		rc = qmp_command(vmm->qmp, "cont", NULL, -1, NULL, &last);
@@ -491,11 +511,10 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 		if (!running)
 			nanosleep(&pause, NULL);
 	}
-	vmm->migrating = false;
-	/* So that the user's own migrate later sends RAM again. */
-	rc = set_capability(vmm, "x-ignore-shared", false, &last);
-	if (rc < 0)
-		gw_debug("x-ignore-shared stays on: %s", last.text);
+	vmm->migrating = vmm->left_paused = false;
+	/* QEMU refuses while it is still cancelling. */
+	while ((rc = ignore_shared(vmm, false, &last)) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
+		nanosleep(&pause, NULL);
 	return 0;
 }
 
@@ -537,10 +556,12 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int fd GW_CLEANUP_CLOSE = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct timeval limit = { .tv_sec = IO_S };
 	const char *at = state;
 	char path[192];
 	int rc;
 
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.107s", path);
 	qmp_forget_migration(vmm->qmp);
@@ -561,6 +582,8 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	}
 	shutdown(fd, SHUT_WR);
 	rc = qmp_wait_migrated(vmm->qmp, LOAD_NS, error);
+	/* Loaded, it has done its work; a VMM that still waits keeps it, for the next attempt. */
+	vmm->ignoring_shared = rc == 0;
 	if (rc < 0)
 		gw_error_prefix(error, "loading the device state");
 	return rc;

@@ -207,10 +207,12 @@ class HugePages:
             self.pool.write_text(str(self.before))
             raise LabError(f"only {got} of {want} huge pages to be had")
         self.folder = Path(tempfile.mkdtemp(prefix="gw-huge-"))
-        subprocess.run(["mount", "-t", "hugetlbfs", "none", str(self.folder)], check=True)
+        if subprocess.run(["mount", "-t", "hugetlbfs", "none", str(self.folder)], capture_output=True).returncode:
+            self.close()
+            raise LabError("a hugetlbfs cannot be mounted here")
 
     def close(self):
-        subprocess.run(["umount", str(self.folder)], check=False)
+        subprocess.run(["umount", str(self.folder)], capture_output=True)
         self.folder.rmdir()
         self.pool.write_text(str(self.before))
 

@@ -29,6 +29,9 @@ Test(args, shared_file_ram_is_taken)
 	cr_assert_eq(JUDGE("qemu", "-object", "memory-backend-file,id=n0,size=1G,mem-path=/dev/hugepages,share=yes", "-numa",
 			   "node,memdev=n0"),
 		     0);
+	cr_assert_eq(JUDGE("qemu", "--machine", "q35,memory-backend=m", "--object",
+			   "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on"),
+		     0);
 }
 
 Test(args, missing_ram_is_advised_with_its_size)
@@ -68,6 +71,7 @@ Test(args, daemonize_is_refused)
 
 	cr_assert_eq(JUDGE("qemu", "-daemonize"), -EINVAL);
 	cr_assert(advice[0]);
+	cr_assert_eq(JUDGE("qemu", "--daemonize"), -EINVAL);
 }
 
 Test(names, only_plain_names_become_folders)
