@@ -243,6 +243,7 @@ static void take_client(struct agent *agent)
 	int fd = accept4(agent->listener, NULL, NULL, SOCK_CLOEXEC);
 	struct gw_error error = { .code = -EBUSY, .text = "another godwit is attached to this VM" };
 	struct agent_reply busy = new_reply(AGENT_HELLO, -EBUSY, &error);
+	struct agent_request scrap;
 
 	if (fd < 0)
 		return;
@@ -251,6 +252,10 @@ static void take_client(struct agent *agent)
 		return;
 	}
 	(void)send_packet(fd, &busy, sizeof(busy), -1);
+	/* A socket closed with unread input is reset, and the answer lost: no more input, then what came already. */
+	shutdown(fd, SHUT_RD);
+	while (recv(fd, &scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
+		;
 	close(fd);
 }
 

@@ -100,5 +100,7 @@ int main(void)
 		extra += in_log && !by_guest;
 	}
 	ASSUME(missed == 0 && extra == 0, "KVM's log shows the vCPU's %u pages and none of the process's", WRITTEN);
+	gw_wp_async_close(wp);
+	gw_bitmap_free(&shared);
 	return 0;
 }
