@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "tracker/wp_async.h"
 #include "vmm-shim/agent_proto.h"
+#include "vmm-shim/fdpass.h"
 #include "vmm-shim/guard.h"
 #include "vmm-shim/mappings.h"
 
@@ -40,26 +41,6 @@ struct agent {
 };
 
 static struct agent the_agent; /* one a process, as there is one process to watch */
-
-static int send_packet(int fd, const void *packet, size_t bytes, int pass_fd)
-{
-	struct iovec iov = { (void *)(uintptr_t)packet, bytes };
-	char space[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (pass_fd >= 0) {
-		struct cmsghdr *header;
-
-		message.msg_control = space;
-		message.msg_controllen = sizeof(space);
-		header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &pass_fd, sizeof(int));
-	}
-	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)bytes ? 0 : -EPIPE;
-}
 
 static struct agent_reply new_reply(uint16_t type, int status, const struct gw_error *error)
 {
@@ -92,11 +73,11 @@ static int answer_regions(struct agent *agent)
 	struct agent_reply reply = new_reply(AGENT_REGIONS, rc, &error);
 
 	reply.count = rc == 0 ? agent->mappings.count : 0;
-	rc = send_packet(agent->client, &reply, sizeof(reply), -1);
+	rc = fdpass_send(agent->client, &reply, sizeof(reply), -1);
 	for (unsigned i = 0; i < reply.count && rc == 0; i++) {
 		int fd GW_CLEANUP_CLOSE = mappings_open(&agent->mappings.files[i]);
 
-		rc = send_packet(agent->client, &agent->mappings.files[i], sizeof(agent->mappings.files[i]), fd);
+		rc = fdpass_send(agent->client, &agent->mappings.files[i], sizeof(agent->mappings.files[i]), fd);
 	}
 	return rc;
 }
@@ -176,7 +157,7 @@ static int answer_track(struct agent *agent, const struct agent_request *request
 	}
 	reply = new_reply(AGENT_TRACK, rc, &error);
 	reply.value = agent->bitmaps_bytes;
-	return send_packet(agent->client, &reply, sizeof(reply), rc < 0 ? -1 : fd);
+	return fdpass_send(agent->client, &reply, sizeof(reply), rc < 0 ? -1 : fd);
 }
 
 static int answer_collect(const struct agent *agent)
@@ -187,7 +168,7 @@ static int answer_collect(const struct agent *agent)
 	struct agent_reply reply = new_reply(AGENT_COLLECT, pages < 0 ? (int)pages : 0, &error);
 
 	reply.value = pages < 0 ? 0 : (uint64_t)pages;
-	return send_packet(agent->client, &reply, sizeof(reply), -1);
+	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
 }
 
 /* Reads and answers one request.  Return: 0, or -errno to end the connection. */
@@ -220,7 +201,7 @@ static int serve(struct agent *agent)
 	default:
 		return -EPROTO;
 	}
-	return send_packet(agent->client, &reply, sizeof(reply), -1);
+	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
 }
 
 static void client_gone(struct agent *agent)
@@ -251,11 +232,13 @@ static void take_client(struct agent *agent)
 		agent->client = fd;
 		return;
 	}
-	(void)send_packet(fd, &busy, sizeof(busy), -1);
+	if (fdpass_send(fd, &busy, sizeof(busy), -1) < 0)
+		goto out_close;
 	/* A socket closed with unread input is reset, and the answer lost: no more input, then what came already. */
 	shutdown(fd, SHUT_RD);
 	while (recv(fd, &scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
 		;
+out_close:
 	close(fd);
 }
 

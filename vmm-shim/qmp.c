@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "vmm-shim/fdpass.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -71,26 +72,6 @@ static void note_event(struct qmp *qmp, const json_t *object)
 		snprintf(qmp->migration, sizeof(qmp->migration), "%s", status);
 }
 
-static int send_line(const struct qmp *qmp, const char *text, size_t bytes, int pass_fd)
-{
-	struct iovec iov = { (void *)(uintptr_t)text, bytes };
-	char space[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (pass_fd >= 0) {
-		struct cmsghdr *header;
-
-		message.msg_control = space;
-		message.msg_controllen = sizeof(space);
-		header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(header), &pass_fd, sizeof(int));
-	}
-	return sendmsg(qmp->fd, &message, MSG_NOSIGNAL) == (ssize_t)bytes ? 0 : -EPIPE;
-}
-
 int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
 		struct gw_error *error)
 {
@@ -105,7 +86,7 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 	json_decref(request);
 	if (!text)
 		return gw_error_set(error, -ENOMEM, "no memory for QMP command %s", command);
-	if (send_line(qmp, text, strlen(text), pass_fd) < 0)
+	if (fdpass_send(qmp->fd, text, strlen(text), pass_fd) < 0)
 		return vmm_gone(error);
 	while ((rc = next_object(qmp, deadline_ns, &object, error)) == 1) {
 		const json_t *answer = json_object_get(object, "return"), *refusal = json_object_get(object, "error");
