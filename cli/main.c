@@ -39,7 +39,7 @@ const struct command commands[] = {
 	  "move a running guest to another host",
 	  cmd_migrate,
 	  { { "detach", 'd', NULL, "return once the copy has begun; see 'godwit status'" },
-	    { "channels", 'c', "N", "data connections, 1 to 32; default 2" },
+	    { "channels", 'c', "N", "data connections, 1 to 32; default 4" },
 	    { "downtime", 0, "MS", "longest blackout allowed, in milliseconds; default 300" },
 	    { "bandwidth", 'b', "RATE", "limit while the guest runs: 500M (bytes), 10Gbit; default none" },
 	    { "rounds", 0, "N", "most rounds before --on-limit decides; default 50" },

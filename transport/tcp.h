@@ -15,7 +15,7 @@
 
 #include <pthread.h>
 
-#define TCP_DEFAULT_CHANNELS 2
+#define TCP_DEFAULT_CHANNELS 4
 #define TCP_QUEUE_PUTS 4096
 #define TCP_QUEUE_BYTES (32u * 1024 * 1024)
 #define TCP_FRAME_MAGIC 0x47574431u /* "GWD1" */
