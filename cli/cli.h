@@ -111,6 +111,9 @@ void report_init(struct report *report, enum output output, const char *name);
 /* Shows where the session is; as often as it is called it prints a few times a second. */
 void report_progress(struct report *report, const struct gw_status *status);
 
+/* Says what carries the memory, and why (gw_link_note()). */
+void report_link(const struct report *report, const char *note);
+
 /* The end: summary or reason. */
 void report_end(struct report *report, const struct gw_status *status, const char *peer);
 

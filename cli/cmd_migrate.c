@@ -23,9 +23,10 @@ struct plan {
 static int read_numbers(const struct command *command, const struct given *given, struct plan *plan)
 {
 	const char *rate = option_value(command, given, "bandwidth");
-	uint64_t channels = 0, downtime_ms = 300, rounds = 0, max_s = 0;
+	uint64_t channels = 0, queue_pairs = 0, downtime_ms = 300, rounds = 0, max_s = 0;
 
 	if (option_number(command, given, "channels", 1, GW_LINK_MAX_CHANNELS, &channels) < 0 ||
+	    option_number(command, given, "queue-pairs", 1, GW_LINK_MAX_QUEUE_PAIRS, &queue_pairs) < 0 ||
 	    option_number(command, given, "downtime", 1, 3600000, &downtime_ms) < 0 ||
 	    option_number(command, given, "rounds", 1, 1000000, &rounds) < 0 ||
 	    option_number(command, given, "max-time", 1, 1000000, &max_s) < 0)
@@ -36,6 +37,7 @@ static int read_numbers(const struct command *command, const struct given *given
 		return -EINVAL;
 	}
 	plan->link.channels = (unsigned)channels;
+	plan->link.queue_pairs = (unsigned)queue_pairs;
 	plan->session.downtime_ns = downtime_ms * GW_NS_PER_MS;
 	plan->session.max_rounds = (unsigned)rounds;
 	plan->session.max_time_ns = max_s * GW_NS_PER_S;
@@ -64,7 +66,7 @@ static int make_plan(const struct command *command, const struct given *given, s
 	else if (option_value(command, given, "quiet"))
 		plan->output = OUTPUT_QUIET;
 	if (plan->fault && gw_fault_parse(plan->fault, &fault) < 0) {
-		complain(command, "--fault %s: fail@N, cut@N, corrupt@N or drop@N, with an optional ,delay=MS", plan->fault);
+		complain(command, "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional ,delay=MS", plan->fault);
 		return -EINVAL;
 	}
 	if (policy && strcmp(policy, "stop-copy") == 0)
@@ -150,6 +152,7 @@ static int migrate(const struct command *command, struct plan *plan)
 		goto out;
 	}
 	report_init(&report, plan->output, plan->name);
+	report_link(&report, gw_link_note(link));
 	run_session(session, monitor, &report, tell_started, plan);
 	gw_session_status(session, &status);
 	monitor_close(monitor, &status);

@@ -24,6 +24,8 @@ struct wait {
 	struct gw_link_options link;
 	struct gw_session_options session;
 	struct report report;
+	char rails_text[512];
+	const char *rails[GW_LINK_MAX_RAILS];
 };
 
 /* Waits until somebody is through the handshake.  Return: 0 and *link; -EINTR on a signal; -errno. */
@@ -83,6 +85,7 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 	if (rc == 0)
 		rc = monitor_open(&monitor, wait->vm.name, RECEIVE_SOCKET, session, &error);
 	if (rc == 0) {
+		report_link(&wait->report, gw_link_note(link));
 		run_session(session, monitor, &wait->report, NULL, NULL);
 		gw_session_status(session, &status);
 		monitor_close(monitor, &status);
@@ -138,6 +141,25 @@ static int receive(struct wait *wait, const char *name)
 	return code;
 }
 
+/* Splits "ADDR,ADDR".  Return: 0, or -EINVAL after a complaint. */
+static int read_rails(const struct command *command, const char *text, struct wait *wait)
+{
+	char *next = wait->rails_text;
+
+	if (!text)
+		return 0;
+	if (strlen(text) < sizeof(wait->rails_text)) {
+		strcpy(wait->rails_text, text);
+		while (next && wait->link.rail_count < GW_LINK_MAX_RAILS)
+			wait->rails[wait->link.rail_count++] = strsep(&next, ",");
+		wait->link.rails = wait->rails;
+		if (!next)
+			return 0;
+	}
+	complain(command, "--rails %s: at most %u addresses, with commas between them", text, GW_LINK_MAX_RAILS);
+	return -EINVAL;
+}
+
 int cmd_receive(const struct command *command, int argc, char **argv)
 {
 	struct wait wait = { .command = command };
@@ -157,10 +179,13 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	if (wait.fault && gw_fault_parse(wait.fault, &fault) < 0) {
-		complain(command, "--fault %s: fail@N, cut@N, corrupt@N or drop@N, with an optional ,delay=MS", wait.fault);
+		complain(command, "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional ,delay=MS", wait.fault);
 		return EXIT_USAGE;
 	}
+	if (read_rails(command, option_value(command, &given, "rails"), &wait) < 0)
+		return EXIT_USAGE;
 	strcpy(wait.address, listen);
+	wait.link.no_rdma = option_value(command, &given, "tcp") != NULL;
 	wait.session.guest = guest ? guest : name;
 	wait.link.allow_remote = option_value(command, &given, "insecure") != NULL;
 	wait.vm.hook = option_value(command, &given, "hook");

@@ -45,6 +45,15 @@ json_t *status_json(const struct gw_status *s, const char *name)
 		s->dirty_bytes_per_s, "sent_bytes_per_s", s->sent_bytes_per_s, "predicted_blackout_ns",
 		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
 
+	if (object && s->link && s->link[0])
+		json_object_set_new(object, "link", json_string(s->link));
+	if (object && s->link && strncmp(s->link, "RDMA", 4) == 0) {
+		json_t *rails = json_array();
+
+		for (unsigned i = 0; i < GW_LINK_MAX_RAILS && rails; i++)
+			json_array_append_new(rails, json_integer((json_int_t)s->rail_bytes[i]));
+		json_object_set_new(object, "rail_bytes", rails);
+	}
 	if (object && s->tracker)
 		json_object_set_new(object, "tracker", json_string(s->tracker));
 	if (object && s->error)
@@ -149,6 +158,17 @@ static void print_blackout(const struct gw_blackout *b)
 	printf("\n");
 }
 
+static void print_rails(const struct gw_status *s)
+{
+	char bytes[24];
+
+	if (s->link && s->link[0])
+		printf("  link        %s\n", s->link);
+	for (unsigned i = 0; i < GW_LINK_MAX_RAILS; i++)
+		if (s->rail_bytes[i])
+			printf("  rail %u      %s\n", i, gw_format_size(bytes, sizeof(bytes), s->rail_bytes[i]));
+}
+
 static void print_summary(const struct gw_status *s, const char *name, const char *peer)
 {
 	uint64_t copy_ns = s->elapsed_ns > s->setup_ns ? s->elapsed_ns - s->setup_ns : 1;
@@ -167,6 +187,7 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 	printf("  memory      %s of RAM: %s sent, %s known to be zero, %s on the wire\n",
 	       gw_format_size(memory, sizeof(memory), s->memory_bytes), gw_format_size(put, sizeof(put), s->put_bytes),
 	       gw_format_size(zero, sizeof(zero), s->zero_bytes), gw_format_size(wire, sizeof(wire), s->wire_bytes));
+	print_rails(s);
 	printf("  rate        %.0f MiB/s, %.2f Gbit/s\n", mib(rate), rate * 8 / 1e9);
 	printf("  last round  %.2f MiB, device state %.0f KiB\n", mib((double)s->last_round_bytes),
 	       (double)s->device_bytes / 1024);
@@ -197,6 +218,15 @@ static void print_reason(const struct gw_status *s, const char *name)
 			s->guest_paused ? "; the guest is PAUSED here: 'godwit status' and 'godwit resume'" :
 					  "; the guest stays here, as it was");
 	}
+}
+
+void report_link(const struct report *report, const char *note)
+{
+	if (report->output == OUTPUT_JSON)
+		printf("{\"event\":\"connected\",\"link\":\"%s\"}\n", note);
+	else if (report->output == OUTPUT_AUTO && *note)
+		printf("memory goes by %s\n", note);
+	fflush(stdout);
 }
 
 void report_end(struct report *report, const struct gw_status *status, const char *peer)

@@ -70,6 +70,8 @@ struct gw_region_ops {
 	int (*next_data)(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end);
 	/* Makes [offset, offset + bytes) read as zeros and gives its memory back.  Return: 0 or -errno. */
 	int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes);
+	/* The same, but keeps the memory, which the transport has pinned: stores zeros where there are others. */
+	int (*wipe)(struct gw_region *region, uint64_t offset, uint64_t bytes);
 };
 
 /*
@@ -164,6 +166,8 @@ struct gw_status {
 	uint64_t predicted_ns; /* blackout if it switched over now */
 	struct gw_blackout blackout;
 	const char *tracker;
+	const char *link;  /* what carries the memory, for people; the link's own */
+	uint64_t rail_bytes[GW_LINK_MAX_RAILS]; /* of put_bytes, by each RDMA rail */
 	const struct gw_error *error; /* of FAILED, CANCELLED and UNCERTAIN */
 };
 

@@ -57,6 +57,7 @@ static int step_pause(struct gw_session *s)
 	rc = s->vm_ops->guard(s->vm, true, &s->error);
 	if (rc < 0)
 		return rc;
+	gw_link_hurry(s->link);
 	s->source.blackout_from_ns = session_now(s);
 	s->source.may_be_paused = true;
 	rc = s->vm_ops->pause(s->vm, &s->error);

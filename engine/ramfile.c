@@ -69,8 +69,6 @@ static int tmpfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes
 	return -errno;
 }
 
-static const struct gw_region_ops tmpfs_ops = { .holes_are_cheap = true, .next_data = tmpfs_next_data, .clear = tmpfs_clear };
-
 /* Whether a stretch reads as zeros, without allocating anything.  Return: 1, 0 or -errno. */
 static int reads_as_zero(const struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
@@ -91,6 +89,31 @@ static int reads_as_zero(const struct gw_region *region, uint64_t offset, uint64
 	}
 	return 1;
 }
+
+static int tmpfs_wipe(struct gw_region *region, uint64_t offset, uint64_t bytes)
+{
+	static const char zeros[PEEK_BYTES];
+
+	while (bytes > 0) {
+		size_t step = bytes < PEEK_BYTES ? (size_t)bytes : PEEK_BYTES;
+		int zero = reads_as_zero(region, offset, step);
+
+		if (zero < 0)
+			return zero;
+		if (!zero && pwrite(region->memory.fd, zeros, step, (off_t)offset) != (ssize_t)step)
+			return errno ? -errno : -EIO;
+		offset += step;
+		bytes -= step;
+	}
+	return 0;
+}
+
+static const struct gw_region_ops tmpfs_ops = {
+	.holes_are_cheap = true,
+	.next_data = tmpfs_next_data,
+	.clear = tmpfs_clear,
+	.wipe = tmpfs_wipe,
+};
 
 static bool is_populated(const struct gw_region *region)
 {
@@ -160,7 +183,11 @@ static int hugetlbfs_clear(struct gw_region *region, uint64_t offset, uint64_t b
 	return 0;
 }
 
-static const struct gw_region_ops hugetlbfs_ops = { .next_data = hugetlbfs_next_data, .clear = hugetlbfs_clear };
+static const struct gw_region_ops hugetlbfs_ops = {
+	.next_data = hugetlbfs_next_data,
+	.clear = hugetlbfs_clear,
+	.wipe = hugetlbfs_clear, /* it never gives memory back */
+};
 
 /*
  * A userfaultfd over the mapping, for UFFDIO_COPY alone: no fault is ever handled, since this process does not

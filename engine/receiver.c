@@ -69,6 +69,26 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 	return rc < 0 ? rc : session_send(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
 }
 
+/* Makes a range read as zeros.  Memory that the transport has pinned must stay: later puts land in it. */
+static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end = offset + bytes, first, last;
+	int rc = 0;
+
+	while (offset < end && rc == 0) {
+		if (!gw_link_next_pinned(s->link, region->memory.id, offset, &first, &last) || first >= end)
+			return region->ops->clear(region, offset, end - offset);
+		if (first > offset)
+			rc = region->ops->clear(region, offset, first - offset);
+		if (last > end)
+			last = end;
+		if (rc == 0)
+			rc = region->ops->wipe(region, first, last - first);
+		offset = last;
+	}
+	return rc;
+}
+
 static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct wire_zero zero;
@@ -83,7 +103,7 @@ static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 		if (range->offset % s->page_bytes || range->bytes % s->page_bytes ||
 		    range->offset > region->memory.bytes || range->bytes > region->memory.bytes - range->offset)
 			return -EPROTO;
-		rc = region->ops->clear(region, range->offset, range->bytes);
+		rc = clear_range(s, region, range->offset, range->bytes);
 		if (rc < 0)
 			return gw_error_set(&s->error, rc, "RAM '%s' cannot be cleared: %s", region->name, strerror(-rc));
 		s->status.zero_bytes += range->bytes;

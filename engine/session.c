@@ -305,6 +305,8 @@ void gw_session_status(const struct gw_session *s, struct gw_status *status)
 	status->dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s;
 	gw_link_counters(s->link, &counters);
 	status->wire_bytes = counters.wire_bytes;
+	status->link = gw_link_note(s->link);
+	memcpy(status->rail_bytes, counters.rail_bytes, sizeof(status->rail_bytes));
 	if (!s->is_source)
 		status->put_bytes = counters.put_bytes;
 	status->error = s->error.code ? &s->error : NULL;

@@ -27,6 +27,14 @@ struct fault {
 
 enum verdict { PASS, CORRUPT, SWALLOW };
 
+static void fault_sever(struct gw_link *link, unsigned rail)
+{
+	struct gw_link *inner = ((struct fault *)link)->inner;
+
+	if (inner->ops->sever)
+		inner->ops->sever(inner, rail);
+}
+
 /* Counts a call.  Return: a verdict, or the -errno that the fault makes of this call. */
 static int count_call(struct fault *fault)
 {
@@ -52,6 +60,9 @@ static int count_call(struct fault *fault)
 	case GW_FAULT_DROP:
 		fault->silent = true;
 		return SWALLOW;
+	case GW_FAULT_SEVER:
+		fault_sever(&fault->link, fault->spec.rail);
+		return PASS;
 	}
 	return PASS;
 }
@@ -138,6 +149,17 @@ static void fault_counters(const struct gw_link *link, struct gw_link_counters *
 	gw_link_counters(((const struct fault *)link)->inner, counters);
 }
 
+static int fault_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first,
+			     uint64_t *end)
+{
+	return gw_link_next_pinned(((const struct fault *)link)->inner, region, from, first, end);
+}
+
+static void fault_hurry(struct gw_link *link)
+{
+	gw_link_hurry(((struct fault *)link)->inner);
+}
+
 static void fault_close(struct gw_link *link)
 {
 	gw_link_close(((struct fault *)link)->inner);
@@ -152,6 +174,9 @@ static const struct gw_link_ops fault_ops = {
 	.message = fault_message,
 	.poll = fault_poll,
 	.counters = fault_counters,
+	.next_pinned = fault_next_pinned,
+	.hurry = fault_hurry,
+	.sever = fault_sever,
 	.close = fault_close,
 };
 
@@ -164,6 +189,7 @@ int gw_fault_wrap(struct gw_link **link, struct gw_link *inner, const struct gw_
 	fault->link.ops = &fault_ops;
 	fault->link.channels = inner->channels;
 	memcpy(fault->link.peer, inner->peer, sizeof(inner->peer));
+	memcpy(fault->link.note, inner->note, sizeof(inner->note));
 	fault->inner = inner;
 	fault->spec = *spec;
 	*link = &fault->link;
@@ -172,7 +198,15 @@ int gw_fault_wrap(struct gw_link **link, struct gw_link *inner, const struct gw_
 
 int gw_fault_parse(const char *text, struct gw_fault_spec *spec)
 {
-	static const char *const kinds[] = { "fail@", "cut@", "corrupt@", "drop@" };
+	static const struct {
+		const char *prefix;
+		enum gw_fault_kind kind;
+		unsigned rail;
+	} kinds[] = {
+		{ "fail@", GW_FAULT_FAIL, 0 },	 { "cut@", GW_FAULT_CUT, 0 },	 { "corrupt@", GW_FAULT_CORRUPT, 0 },
+		{ "drop@", GW_FAULT_DROP, 0 },	 { "rail@", GW_FAULT_SEVER, 0 }, { "rail0@", GW_FAULT_SEVER, 0 },
+		{ "rail1@", GW_FAULT_SEVER, 1 },
+	};
 	char copy[64], *delay;
 	uint64_t ms = 0;
 
@@ -186,11 +220,12 @@ int gw_fault_parse(const char *text, struct gw_fault_spec *spec)
 		*delay = '\0';
 	}
 	for (unsigned k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
-		if (strncmp(copy, kinds[k], strlen(kinds[k])) != 0)
+		if (strncmp(copy, kinds[k].prefix, strlen(kinds[k].prefix)) != 0)
 			continue;
-		spec->kind = (enum gw_fault_kind)k;
+		spec->kind = kinds[k].kind;
+		spec->rail = kinds[k].rail;
 		spec->delay_ns = ms * GW_NS_PER_MS;
-		return gw_parse_number(copy + strlen(kinds[k]), 1, UINT64_MAX, &spec->at);
+		return gw_parse_number(copy + strlen(kinds[k].prefix), 1, UINT64_MAX, &spec->at);
 	}
 	return -EINVAL;
 }

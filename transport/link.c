@@ -51,7 +51,26 @@ int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t tim
 
 void gw_link_counters(const struct gw_link *link, struct gw_link_counters *counters)
 {
+	*counters = (struct gw_link_counters){ 0 };
 	link->ops->counters(link, counters);
+}
+
+int gw_link_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end)
+{
+	if (!link->ops->next_pinned || region >= GW_LINK_MAX_REGIONS)
+		return 0;
+	return link->ops->next_pinned(link, region, from, first, end);
+}
+
+void gw_link_hurry(struct gw_link *link)
+{
+	if (link->ops->hurry)
+		link->ops->hurry(link);
+}
+
+const char *gw_link_note(const struct gw_link *link)
+{
+	return link->note;
 }
 
 const struct gw_error *gw_link_error(const struct gw_link *link)

@@ -12,6 +12,7 @@
  * network, and no authentication.  Until peers are authenticated a listener takes loopback addresses only,
  * unless it is told otherwise.
  */
+#include "transport/rdma/setup.h"
 #include "transport/tcp.h"
 
 #include "base/cleanup.h"
@@ -35,8 +36,9 @@
 
 #define HELLO_MAGIC 0x47574849u   /* "GWHI" */
 #define WELCOME_MAGIC 0x47574f4bu /* "GWOK" */
-#define LINK_VERSION 1
-#define LINK_OLDEST 1
+#define LINK_VERSION 2
+#define LINK_OLDEST 2
+#define OFFER_RDMA 1
 #define NONCE_BYTES 16
 #define DEFAULT_DEADLINE_NS (10 * GW_NS_PER_S)
 #define MAX_LISTEN_SOCKETS 8
@@ -51,7 +53,7 @@ struct hello {
 	uint16_t kind;
 	uint16_t channels; /* of a control hello */
 	uint16_t index;    /* of a data hello */
-	uint16_t reserved;
+	uint16_t offers;   /* of a control hello: OFFER_RDMA, the source would add rails (rdma/setup.c) */
 	unsigned char nonce[NONCE_BYTES];
 };
 
@@ -69,19 +71,26 @@ struct gw_listener {
 	unsigned count;
 	int fds[MAX_LISTEN_SOCKETS];
 	unsigned port;
+	bool wildcard; /* listens on every address */
 };
+
+/* What stands in front of HOST:PORT. */
+enum scheme { SCHEME_ANY, SCHEME_TCP, SCHEME_RDMA };
+
+static enum scheme scheme_of(const char *uri)
+{
+	return strncmp(uri, "tcp:", 4) == 0 ? SCHEME_TCP : strncmp(uri, "rdma:", 5) == 0 ? SCHEME_RDMA : SCHEME_ANY;
+}
 
 /* Splits "tcp:HOST:PORT", "HOST:PORT" or "[ADDR]:PORT".  Return: 0 or -EINVAL with @error set. */
 static int split_address(const char *text, char *host, size_t host_bytes, char *port, size_t port_bytes,
 			 struct gw_error *error)
 {
-	const char *at = strncmp(text, "tcp:", 4) == 0 ? text + 4 : text;
+	static const size_t prefix[] = { [SCHEME_ANY] = 0, [SCHEME_TCP] = 4, [SCHEME_RDMA] = 5 };
+	const char *at = text + prefix[scheme_of(text)];
 	const char *colon = strrchr(at, ':');
 	size_t length;
 
-	if (strncmp(text, "rdma:", 5) == 0)
-		return gw_error_set(error, -EPROTONOSUPPORT,
-				    "'%s': RDMA is not built yet: use tcp:HOST:PORT", text);
 	if (!colon || colon == at || !colon[1])
 		goto err_form;
 	length = (size_t)(colon - at);
@@ -100,7 +109,9 @@ static int split_address(const char *text, char *host, size_t host_bytes, char *
 	return 0;
 
 err_form:
-	return gw_error_set(error, -EINVAL, "'%s' is no address: write tcp:HOST:PORT, HOST:PORT or [IPv6]:PORT", text);
+	return gw_error_set(error, -EINVAL,
+			    "'%s' is no address: write HOST:PORT or [IPv6]:PORT, with tcp: or rdma: in front if it must be",
+			    text);
 }
 
 static int resolve(const char *text, bool passive, struct addrinfo **list, struct gw_error *error)
@@ -123,6 +134,15 @@ static bool is_loopback(const struct sockaddr *address)
 		return ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 == 127;
 	if (address->sa_family == AF_INET6)
 		return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+	return false;
+}
+
+static bool is_wildcard(const struct sockaddr *address)
+{
+	if (address->sa_family == AF_INET)
+		return ((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr == htonl(INADDR_ANY);
+	if (address->sa_family == AF_INET6)
+		return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
 	return false;
 }
 
@@ -306,6 +326,23 @@ static int connect_data(const char *uri, const struct addrinfo *address, struct 
 	return fd;
 }
 
+/* Source: adds rails.  Return: 0, also when there are none and none are demanded; or -errno with @error set. */
+static int join_rails(struct gw_link **link, enum scheme scheme, const char *uri, const struct gw_link_options *options,
+		      uint64_t deadline_ns, struct gw_error *error)
+{
+	struct gw_link *inner = *link;
+	struct gw_error why = { 0 };
+	int rc = rdma_join(link, inner, options, scheme == SCHEME_RDMA, deadline_ns, &why);
+
+	if (rc == 0)
+		return 0;
+	snprintf(inner->note, sizeof(inner->note), "TCP: %.240s", why.text);
+	if (!inner->error.code && scheme != SCHEME_RDMA)
+		return 0;
+	gw_link_close(inner);
+	return gw_error_set(error, rc, "'%s': no RDMA: %s; tcp:HOST:PORT does without", uri, why.text);
+}
+
 int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link_options *options,
 		    struct gw_error *error)
 {
@@ -316,14 +353,22 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	struct addrinfo *list = NULL;
 	int control, rc, data[GW_LINK_MAX_CHANNELS];
 	struct hello hello = new_hello(HELLO_CONTROL, channels);
+	enum scheme scheme = scheme_of(uri);
+	struct gw_error no_rdma = { 0 };
+	bool try_rdma = scheme != SCHEME_TCP && rdma_is_here(&no_rdma);
 	struct welcome welcome;
 	char peer[64];
 
+	hello.offers = htons(try_rdma ? OFFER_RDMA : 0);
 	if (channels > GW_LINK_MAX_CHANNELS)
 		return gw_error_set(error, -EINVAL, "%u channels: at most %u", channels, GW_LINK_MAX_CHANNELS);
 	rc = resolve(uri, false, &list, error);
 	if (rc < 0)
 		return rc;
+	if (scheme == SCHEME_RDMA && !try_rdma) {
+		rc = gw_error_set(error, no_rdma.code, "'%s': this host: %s", uri, no_rdma.text);
+		goto err_free_list;
+	}
 	control = connect_control(uri, list, &used, deadline_ns, error);
 	if (control < 0) {
 		rc = control;
@@ -343,7 +388,12 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	}
 	name_peer(used->ai_addr, used->ai_addrlen, peer, sizeof(peer));
 	freeaddrinfo(list);
-	return tcp_new(link, true, control, data, channels, options->zero_copy, peer, error);
+	rc = tcp_new(link, true, control, data, channels, options->zero_copy, peer, error);
+	if (rc < 0)
+		return rc;
+	snprintf((*link)->note, sizeof((*link)->note), "TCP: %.240s",
+		 scheme == SCHEME_TCP ? "as asked for" : no_rdma.text);
+	return try_rdma ? join_rails(link, scheme, uri, options, deadline_ns, error) : 0;
 
 err_close:
 	close(control);
@@ -410,6 +460,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 			listener->fds[listener->count++] = fd;
 		else
 			rc = fd;
+		listener->wildcard |= is_wildcard(a->ai_addr);
 	}
 	if (!listener || listener->count == 0) {
 		free(listener);
@@ -487,7 +538,7 @@ static int answer(int fd, enum welcome_status status, const unsigned char *nonce
 }
 
 /* Reads and judges a control hello.  Return: number of channels, or -EPROTO with @error set. */
-static int judge_control(int fd, const char *peer, uint64_t deadline_ns, struct gw_error *error)
+static int judge_control(int fd, const char *peer, bool *wants_rdma, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct hello hello;
 	unsigned channels;
@@ -508,7 +559,29 @@ static int judge_control(int fd, const char *peer, uint64_t deadline_ns, struct 
 		return gw_error_set(error, -EPROTO, "%s asks for %u channels: turned away%s", peer, channels,
 				    rc < 0 ? "" : ", with word");
 	}
+	*wants_rdma = ntohs(hello.offers) & OFFER_RDMA;
 	return (int)channels;
+}
+
+/* Receiver: adds rails if the source would.  Return: 0, also when there are none; -errno when the link is lost. */
+static int offer_rails(const struct gw_listener *listener, struct gw_link **link, int control, uint64_t deadline_ns,
+		       struct gw_error *error)
+{
+	struct sockaddr_storage called;
+	socklen_t length = sizeof(called);
+	struct gw_link *inner = *link;
+	struct gw_error why = { 0 };
+
+	if (getsockname(control, (struct sockaddr *)&called, &length) < 0)
+		return -errno;
+	if (rdma_offer(link, inner, &listener->options, (struct sockaddr *)&called, listener->wildcard, deadline_ns,
+		       &why) == 0)
+		return 0;
+	snprintf(inner->note, sizeof(inner->note), "TCP: %.240s", why.text);
+	if (!inner->error.code)
+		return 0;
+	gw_link_close(inner);
+	return gw_error_set(error, -EPROTO, "%s", why.text);
 }
 
 /* Takes one data connection into its place; strangers are closed.  Return: 0, or -errno on the deadline. */
@@ -545,6 +618,7 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 	uint64_t now = gw_now_ns(&gw_clock_real), deadline_ns;
 	int data[GW_LINK_MAX_CHANNELS], channels, control, rc, open = 0;
 	unsigned char nonce[NONCE_BYTES];
+	bool wants_rdma = false;
 	char peer[64];
 
 	control = accept_any(listener, timeout_ns > UINT64_MAX - now ? GW_LINK_FOREVER : now + timeout_ns, peer,
@@ -557,7 +631,7 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 	deadline_ns = now + (listener->options.deadline_ns ? listener->options.deadline_ns : DEFAULT_DEADLINE_NS / 2);
 	for (unsigned i = 0; i < GW_LINK_MAX_CHANNELS; i++)
 		data[i] = -1;
-	rc = channels = judge_control(control, peer, deadline_ns, error);
+	rc = channels = judge_control(control, peer, &wants_rdma, deadline_ns, error);
 	if (rc < 0)
 		goto err_close;
 	if (getrandom(nonce, sizeof(nonce), 0) != (ssize_t)sizeof(nonce)) {
@@ -575,6 +649,8 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 		goto err_close;
 	}
 	rc = tcp_new(link, false, control, data, (unsigned)channels, false, peer, error);
+	if (rc == 0 && wants_rdma)
+		rc = offer_rails(listener, link, control, deadline_ns + DEFAULT_DEADLINE_NS, error);
 	return rc < 0 ? rc : 1;
 
 err_close:

@@ -35,6 +35,8 @@
 
 #define GW_LINK_MAX_CHANNELS 32
 #define GW_LINK_MAX_REGIONS 64
+#define GW_LINK_MAX_RAILS 8
+#define GW_LINK_MAX_QUEUE_PAIRS 8 /* a rail */
 #define GW_LINK_MESSAGE_BYTES (256u * 1024) /* largest payload of a message */
 #define GW_LINK_PUT_BYTES (1024u * 1024)    /* largest put */
 #define GW_LINK_FOREVER UINT64_MAX
@@ -73,6 +75,7 @@ struct gw_link_event {
 
 struct gw_link_counters {
 	uint64_t put_bytes;  /* payload of puts sent or placed */
+	uint64_t rail_bytes[GW_LINK_MAX_RAILS]; /* of these, by each RDMA rail */
 	uint64_t wire_bytes; /* everything, with headers and messages, both directions of this end */
 };
 
@@ -88,6 +91,10 @@ struct gw_link_ops {
 	int (*message)(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
 	int (*poll)(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
 	void (*counters)(const struct gw_link *link, struct gw_link_counters *counters);
+	/* These three may be NULL: a backend that pins nothing and has no rails. */
+	int (*next_pinned)(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end);
+	void (*hurry)(struct gw_link *link);
+	void (*sever)(struct gw_link *link, unsigned rail);
 	void (*close)(struct gw_link *link);
 };
 
@@ -95,18 +102,24 @@ struct gw_link {
 	const struct gw_link_ops *ops;
 	unsigned channels;
 	struct gw_error error;
-	char peer[64]; /* who is at the other end, for people */
+	char peer[64];  /* who is at the other end, for people */
+	char note[256]; /* what carries the puts, and why, for people */
 };
 
 struct gw_link_options {
 	unsigned channels;    /* data channels, 1 to GW_LINK_MAX_CHANNELS; 0: the backend's default */
 	uint64_t deadline_ns; /* for connecting, or for a peer to finish its handshake; 0: 10 s */
 	bool allow_remote;    /* listen on other addresses than loopback (no authentication yet) */
-	bool zero_copy;       /* source: send pages by reference (vmsplice) instead of copying them */
+	bool zero_copy;       /* source, TCP: send pages by reference (vmsplice) instead of copying them */
+	bool no_rdma;         /* receiver: offer TCP alone */
+	unsigned queue_pairs; /* source: RDMA queue pairs a rail, 1 to 8; 0: 2 */
+	const char *const *rails; /* receiver: more addresses of RDMA devices to offer; the caller's, while in use */
+	unsigned rail_count;
 };
 
 /*
- * Connects to "tcp:HOST:PORT" or plain "HOST:PORT" ([ADDR] for IPv6).
+ * Connects to "tcp:HOST:PORT", to "rdma:HOST:PORT", or to plain "HOST:PORT" ([ADDR] for IPv6), which takes RDMA
+ * if both ends have it and TCP otherwise; gw_link_note() says which, and why.
  * Return: 0 and *link, to be closed by the caller; or -errno with @error saying what to do.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_link_connect(struct gw_link **link, const char *uri,
@@ -145,15 +158,20 @@ enum gw_fault_kind {
 	GW_FAULT_CUT,     /* the connection is cut: this and all later calls answer -ECONNRESET */
 	GW_FAULT_CORRUPT, /* one bit of that message is flipped; other calls pass */
 	GW_FAULT_DROP,    /* that message is lost and so is all that follows: a silent peer */
+	GW_FAULT_SEVER,   /* RDMA: the rail number @rail breaks; everything else passes */
 };
 
 struct gw_fault_spec {
 	enum gw_fault_kind kind;
 	uint64_t at;
 	uint64_t delay_ns; /* sleeps so long before each call; 0 in simulations */
+	unsigned rail;     /* of GW_FAULT_SEVER */
 };
 
-/* "cut@120", "fail@3", "corrupt@7", "drop@40", each with an optional ",delay=MS".  Return: 0 or -EINVAL. */
+/*
+ * "cut@120", "fail@3", "corrupt@7", "drop@40", "rail@9" (rail 0) or "rail1@9", each with an optional ",delay=MS".
+ * Return: 0 or -EINVAL.
+ */
 GW_PUBLIC GW_MUST_CHECK int gw_fault_parse(const char *text, struct gw_fault_spec *spec);
 
 /* Wraps @inner, which from then on belongs to the new link.  On failure @inner stays the caller's. */
@@ -187,6 +205,20 @@ GW_PUBLIC GW_MUST_CHECK int gw_link_last_message(struct gw_link *link, uint16_t 
 GW_PUBLIC GW_MUST_CHECK int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
 
 GW_PUBLIC void gw_link_counters(const struct gw_link *link, struct gw_link_counters *counters);
+
+/*
+ * Receiver: the first stretch at or after @from that the transport has pinned for the peer's writes.  It must
+ * not be given back to the system: later puts would land in memory that nobody has.  Zeros can be stored there.
+ * Return: 1 and [*first, *end), or 0 when there is none.
+ */
+GW_PUBLIC int gw_link_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first,
+				  uint64_t *end);
+
+/* Source: from now on each millisecond counts (the guest is paused): nothing is prepared for later any more. */
+GW_PUBLIC void gw_link_hurry(struct gw_link *link);
+
+/* One line for people: what carries the puts, and why. */
+GW_PUBLIC const char *gw_link_note(const struct gw_link *link);
 
 /* The first error of this link, in words; code 0 when there was none. */
 GW_PUBLIC const struct gw_error *gw_link_error(const struct gw_link *link);

@@ -2,16 +2,25 @@
 /*
  * The contract of transport.h, one suite for all backends: mem, tcp (by reference, by copy, over IPv6), and a
  * fault link that never strikes around mem and tcp.  A backend that behaves otherwise fails here.
+ *
+ * Built with CONTRACT_RDMA it is the same suite over rdma, for a lab: $LAB_ADDRESS is an address of an RDMA device
+ * that reaches itself.
  */
 #include "transport/transport.h"
 
 #include "base/clock.h"
+#include "tests/lib/pair.h"
 
+#ifdef CONTRACT_RDMA
+#include "tests/lib/plain.h"
+#else
 #include <criterion/criterion.h>
+#endif
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -23,41 +32,17 @@ struct ends {
 	int to_fd;
 };
 
-enum backend { MEM, TCP, TCP_COPY, TCP6, FAULT_MEM, FAULT_TCP };
+enum backend { MEM, TCP, TCP_COPY, TCP6, RDMA, RDMA_MAPPED, FAULT_MEM, FAULT_TCP, FAULT_RDMA };
 
-struct accepting {
-	struct gw_listener *listener;
-	struct gw_link *link;
-	int rc;
-};
-
-static void *accept_one(void *argument)
+static void connect_both(struct ends *e, const char *scheme, const char *host, bool copy, unsigned channels)
 {
-	struct accepting *a = argument;
+	struct gw_link_options options = { .channels = channels, .zero_copy = !copy, .allow_remote = true };
 	struct gw_error error = { 0 };
+	int rc = pair_connect(scheme, host, &options, &e->source, &e->receiver, &error);
 
-	a->rc = gw_listener_accept(a->listener, &a->link, 5 * GW_NS_PER_S, &error);
-	return NULL;
-}
-
-static void connect_tcp(struct ends *e, const char *host, bool copy, unsigned channels)
-{
-	struct gw_link_options options = { .channels = channels, .zero_copy = !copy };
-	struct accepting a = { 0 };
-	struct gw_error error = { 0 };
-	pthread_t thread;
-	char uri[64];
-
-	snprintf(uri, sizeof(uri), "%s:0", host);
-	if (gw_listener_open(&a.listener, uri, &options, &error) < 0)
+	if (rc == -EADDRNOTAVAIL || rc == -EAFNOSUPPORT)
 		cr_skip_test("%s", error.text);
-	cr_assert_eq(pthread_create(&thread, NULL, accept_one, &a), 0);
-	snprintf(uri, sizeof(uri), "tcp:%s:%u", host, gw_listener_port(a.listener));
-	cr_assert_eq(gw_link_connect(&e->source, uri, &options, &error), 0, "%s", error.text);
-	pthread_join(thread, NULL);
-	cr_assert_eq(a.rc, 1);
-	e->receiver = a.link;
-	gw_listener_close(a.listener);
+	cr_assert_eq(rc, 0, "%s", error.text);
 }
 
 static void wrap(struct gw_link **link)
@@ -77,12 +62,19 @@ static struct ends open_ends(enum backend backend, unsigned channels)
 		cr_assert_eq(gw_mem_pair(&e.source, &e.receiver, channels, 1), 0);
 		break;
 	case TCP6:
-		connect_tcp(&e, "[::1]", false, channels);
+		connect_both(&e, "tcp", "[::1]", false, channels);
+		break;
+	case RDMA:
+	case RDMA_MAPPED:
+	case FAULT_RDMA:
+		cr_assert(getenv("LAB_ADDRESS"));
+		connect_both(&e, "rdma", getenv("LAB_ADDRESS"), true, channels);
+		cr_assert_eq(strncmp(gw_link_note(e.source), "RDMA", 4), 0, "%s", gw_link_note(e.source));
 		break;
 	case TCP:
 	case TCP_COPY:
 	case FAULT_TCP:
-		connect_tcp(&e, "127.0.0.1", backend == TCP_COPY, channels);
+		connect_both(&e, "tcp", "127.0.0.1", backend == TCP_COPY, channels);
 	}
 	if (backend >= FAULT_MEM) {
 		wrap(&e.source);
@@ -98,7 +90,8 @@ static struct ends open_ends(enum backend backend, unsigned channels)
 		     0);
 	cr_assert_eq(gw_link_add_region(e.receiver,
 					&(struct gw_link_region){ .id = 2, .fd = e.to_fd, .base = e.to, .bytes = BYTES,
-								  .placement = backend == TCP ? GW_PLACE_WRITE : GW_PLACE_MAPPED }),
+								  .placement = backend == TCP || backend == RDMA ? GW_PLACE_WRITE :
+													 GW_PLACE_MAPPED }),
 		     0);
 	return e;
 }
@@ -250,6 +243,12 @@ static void check_closing_with_work_in_flight_ends(enum backend backend)
 	close_ends(&e);
 }
 
+#ifdef CONTRACT_RDMA
+#define FOR_EACH_BACKEND(promise)                                                                                      \
+	Test(rdma, promise) { check_##promise(RDMA); }                                                                 \
+	Test(rdma_mapped, promise) { check_##promise(RDMA_MAPPED); }                                                   \
+	Test(fault_rdma, promise) { check_##promise(FAULT_RDMA); }
+#else
 #define FOR_EACH_BACKEND(promise)                                                                                      \
 	Test(mem, promise) { check_##promise(MEM); }                                                                   \
 	Test(tcp, promise) { check_##promise(TCP); }                                                                   \
@@ -257,6 +256,7 @@ static void check_closing_with_work_in_flight_ends(enum backend backend)
 	Test(tcp6, promise) { check_##promise(TCP6); }                                                                 \
 	Test(fault_mem, promise) { check_##promise(FAULT_MEM); }                                                       \
 	Test(fault_tcp, promise) { check_##promise(FAULT_TCP); }
+#endif
 
 FOR_EACH_BACKEND(puts_arrive_before_their_fence)
 FOR_EACH_BACKEND(messages_arrive_once_in_order_both_ways)

@@ -17,10 +17,15 @@
  * Holes of the source hold a pattern that must never be read: in a real file reading them allocates.
  *
  *   sim [FIRST_SEED [COUNT]]
+ *
+ * Built with SIM_VERBS the same guests, larger, move over real RDMA, with the real clock, in a lab: $LAB_ADDRESS
+ * reaches itself through an RDMA device, $LAB_RAIL (optional) is a second one.  Rails are severed at every stage;
+ * the migration must succeed all the same.
  */
 #include "engine/engine.h"
 
 #include "base/log.h"
+#include "tests/lib/pair.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -30,10 +35,18 @@
 
 #define PAGE 4096u
 #define REGIONS 2
+#ifdef SIM_VERBS
+#define MAX_PAGES 4096
+#define BLOCK_PAGES 64 /* pages of one kind stand together, as in a real guest */
+#define STEP_NS GW_NS_PER_MS
+#else
 #define MAX_PAGES 96
+#define BLOCK_PAGES 1
+#define STEP_NS 0
+#endif
 #define MAX_STEPS 400000
 
-static const unsigned region_pages[REGIONS] = { MAX_PAGES, 24 };
+static const unsigned region_pages[REGIONS] = { MAX_PAGES, MAX_PAGES / 4 };
 
 /* One side's guest and VMM. */
 struct guest {
@@ -106,7 +119,7 @@ static int sim_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear };
+static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear, sim_clear };
 
 /* The byte the guest would read. */
 static bool page_differs(const struct sim *sim, unsigned r, unsigned p)
@@ -335,12 +348,14 @@ static void guest_fini(struct guest *guest)
 static void fill_source(struct sim *sim)
 {
 	struct guest *guest = &sim->source;
+	uint64_t last = 0;
 
 	for (unsigned r = 0; r < REGIONS; r++)
 		for (unsigned p = 0; p < region_pages[r]; p++) {
 			unsigned char *page = guest->memory[r] + (size_t)p * PAGE;
-			uint64_t kind = rnd(&sim->random) % 4;
+			uint64_t kind = p % BLOCK_PAGES == 0 ? rnd(&sim->random) % 4 : last;
 
+			last = kind;
 			guest->hole[r][p] = kind == 0;
 			if (kind == 0)
 				memset(page, 0xAA, PAGE);
@@ -405,8 +420,8 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 			kill_side(&sim->receiver, link_b, false);
 		if (n == scenario->kill_step && !scenario->kill_receiver && on_a && (killed_a = true))
 			kill_side(&sim->source, link_a, true);
-		on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, 0));
-		on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, 0));
+		on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, STEP_NS));
+		on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, STEP_NS));
 		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--)
 			guest_write(&sim->source);
 		if (sim->source.running && sim->receiver.running)
@@ -415,6 +430,35 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 	}
 	if (outcome->steps >= MAX_STEPS)
 		wrong(sim, "it does not end");
+}
+
+static uint64_t rail_bytes[GW_LINK_MAX_RAILS];
+
+static void open_links(struct gw_link **a, struct gw_link **b, unsigned channels, uint64_t seed)
+{
+#ifdef SIM_VERBS
+	const char *rail = getenv("LAB_RAIL");
+	struct gw_link_options options = { .channels = channels, .allow_remote = true, .rails = &rail,
+					   .rail_count = rail != NULL, .queue_pairs = (unsigned)(1 + seed % 3) };
+	struct gw_error error = { 0 };
+
+	if (pair_connect("rdma", getenv("LAB_ADDRESS"), &options, a, b, &error) < 0) {
+		printf("seed %llu: %s\n", (unsigned long long)seed, error.text);
+		exit(1);
+	}
+#else
+	if (gw_mem_pair(a, b, channels, seed) < 0)
+		abort();
+#endif
+}
+
+static void count_rails(const struct gw_link *link)
+{
+	struct gw_link_counters counters;
+
+	gw_link_counters(link, &counters);
+	for (unsigned i = 0; i < GW_LINK_MAX_RAILS; i++)
+		rail_bytes[i] += counters.rail_bytes[i];
 }
 
 static struct outcome migrate(const struct scenario *scenario)
@@ -434,17 +478,20 @@ static struct outcome migrate(const struct scenario *scenario)
 	guest_init(&sim.source, &sim, false);
 	guest_init(&sim.receiver, &sim, rnd(&sim.random) % 2);
 	fill_source(&sim);
-	sim.good = !scenario->fault.at && !scenario->source_fail_op && !scenario->receiver_fail_op &&
+	sim.good = (!scenario->fault.at || scenario->fault.kind == GW_FAULT_SEVER) && !scenario->source_fail_op && !scenario->receiver_fail_op &&
 		   !scenario->cancel_step && !scenario->death_step && !scenario->kill_step;
 	sim.source.fail_op = scenario->source_fail_op;
 	sim.receiver.fail_op = scenario->receiver_fail_op;
 	options.silence_ns = 400 * GW_NS_PER_MS;
+#ifdef SIM_VERBS
+	options.clock = NULL;
+	options.silence_ns = 0;
+#endif
 	options.max_rounds = 1 + (unsigned)(rnd(&sim.random) % 12);
 	options.on_limit = rnd(&sim.random) % 4 ? GW_LIMIT_STOP_COPY : GW_LIMIT_GIVE_UP;
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
 	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
-	if (gw_mem_pair(&link_a, &link_b, 1 + (unsigned)(rnd(&sim.random) % 4), scenario->seed) < 0)
-		abort();
+	open_links(&link_a, &link_b, 1 + (unsigned)(rnd(&sim.random) % 4), scenario->seed);
 	if (scenario->fault.at) {
 		struct gw_link **wrapped = scenario->fault_at_receiver ? &link_b : &link_a;
 
@@ -476,6 +523,8 @@ static struct outcome migrate(const struct scenario *scenario)
 	/* The memory of a pair outlives its first close, so a killed side's session can be freed as well. */
 	gw_session_free(a);
 	gw_session_free(b);
+	if (link_a)
+		count_rails(link_a);
 	gw_link_close(link_a);
 	gw_link_close(link_b);
 	guest_fini(&sim.source);
@@ -553,6 +602,28 @@ static void campaign_moments(uint64_t seed, unsigned steps)
 		}
 }
 
+#ifdef SIM_VERBS
+/* A rail breaks: at the source or the receiver, early or late, the first or the second. */
+static void campaign_sever(uint64_t first, uint64_t count)
+{
+	for (uint64_t seed = first; seed < first + count; seed++) {
+		struct scenario scenario = {
+			.seed = seed,
+			.fault = { .kind = GW_FAULT_SEVER, .at = 1 + seed * 7 % 60, .rail = (unsigned)(seed / 2 % 2) },
+			.fault_at_receiver = seed % 2,
+		};
+		struct outcome outcome = run(&scenario, "sever");
+
+		if (outcome.source == GW_STATE_DONE || outcome.wrong)
+			continue;
+		if (run(&(struct scenario){ .seed = seed }, "good").source != GW_STATE_DONE)
+			continue; /* gives up by itself: the guest is too busy */
+		broken++;
+		printf("seed %llu: the loss of a rail ended it\n", (unsigned long long)seed);
+	}
+}
+#endif
+
 static void silent_sink(void *context, enum gw_log_level level, const char *line)
 {
 	(void)context;
@@ -565,8 +636,16 @@ int main(int argc, char **argv)
 	uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
 
-	gw_log_set_sink(silent_sink, NULL);
+	if (!getenv("SIM_LOG"))
+		gw_log_set_sink(silent_sink, NULL);
 	campaign_good(first, count);
+#ifdef SIM_VERBS
+	campaign_sever(first, count);
+	printf("%u migrations: %u done, %u failed; by rail %llu and %llu KiB; %u broke a promise\n", runs,
+	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], (unsigned long long)rail_bytes[0] >> 10,
+	       (unsigned long long)rail_bytes[1] >> 10, broken);
+	return broken || ends[GW_STATE_DONE] < count || rail_bytes[0] == 0 || (getenv("LAB_RAIL") && rail_bytes[1] == 0);
+#endif
 	for (uint64_t seed = first, swept = 0; swept < 3 && seed < first + count; seed++) {
 		struct outcome good = run(&(struct scenario){ .seed = seed }, "good");
 

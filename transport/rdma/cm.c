@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The receiver listens on an address of each device, on a port that the connection manager chooses and that
+ * the source learns through the control channel.  (Not the port of the control channel: over iWARP the
+ * connection manager's ports are TCP ports of the host.)  The source connects its queue pairs one by one;
+ * each presents magic, version, the session's nonce, its rail and its number as private data.  Who presents
+ * anything else is rejected.
+ *
+ * Retries are finite: a peer that is gone shows as a completion with an error, after about 2 s.
+ */
+#include "transport/rdma/cm.h"
+
+#include "transport/rdma/rail.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <string.h>
+
+#define RETRIES 7
+#define ACK_TIMEOUT 16   /* 4.096 us * 2^16 = 0.27 s, times RETRIES */
+#define MIN_RNR_TIMER 12 /* 0.64 ms; 0 would be 655 ms */
+
+struct rdma_event_channel *cm_open(struct gw_error *error)
+{
+	int count = 0;
+	struct ibv_device **devices = ibv_get_device_list(&count);
+	struct rdma_event_channel *channel;
+
+	if (devices)
+		ibv_free_device_list(devices);
+	if (count == 0) {
+		gw_error_set(error, -ENODEV, "no RDMA device (for software RDMA: rdma link add rxe0 type rxe netdev DEV)");
+		return NULL;
+	}
+	channel = rdma_create_event_channel();
+	if (!channel)
+		gw_error_set(error, -errno, "no connection manager: %s (modprobe rdma_ucm)", strerror(errno));
+	else
+		(void)fcntl(channel->fd, F_SETFL, O_NONBLOCK);
+	return channel;
+}
+
+static void fill_hello(struct rdma_hello *hello, const struct rail_qp *qp)
+{
+	*hello = (struct rdma_hello){
+		.magic = htonl(RDMA_HELLO_MAGIC),
+		.version = htons(RDMA_HELLO_VERSION),
+		.rail = htons((uint16_t)qp->rail->index),
+		.qp = htons((uint16_t)qp->index),
+	};
+	memcpy(hello->nonce, qp->rail->rdma->nonce, sizeof(hello->nonce));
+}
+
+int cm_listen(struct rdma *rdma, unsigned index, const struct sockaddr *address, struct rdma_rail_offer *offer,
+	      struct gw_error *error)
+{
+	struct sockaddr_storage copy = { 0 };
+	struct rdma_cm_id *id;
+
+	memcpy(&copy, address, address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
+	memset(offer, 0, sizeof(*offer));
+	offer->family = address->sa_family;
+	if (address->sa_family == AF_INET6) {
+		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&copy;
+
+		in6->sin6_port = 0;
+		memcpy(offer->address, &in6->sin6_addr, 16);
+	} else {
+		struct sockaddr_in *in = (struct sockaddr_in *)&copy;
+
+		in->sin_port = 0;
+		memcpy(offer->address, &in->sin_addr, 4);
+	}
+	if (rdma_create_id(rdma->cm, &id, NULL, RDMA_PS_TCP) < 0)
+		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
+	if (rdma_bind_addr(id, (struct sockaddr *)&copy) < 0 || !id->verbs) {
+		int rc = errno ? -errno : -ENODEV;
+
+		rdma_destroy_id(id);
+		return gw_error_set(error, rc, "no RDMA device has this address");
+	}
+	if (rdma_listen(id, RDMA_MAX_QPS) < 0) {
+		int rc = -errno;
+
+		rdma_destroy_id(id);
+		return gw_error_set(error, rc, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
+				    strerror(-rc));
+	}
+	offer->port = ntohs(rdma_get_src_port(id));
+	strncpy(offer->device, ibv_get_device_name(id->verbs->device), sizeof(offer->device) - 1);
+	rdma->listeners[index] = id;
+	return 0;
+}
+
+/* Whose queue pair calls, by its private data.  Return: it, or NULL for a stranger. */
+static struct rail_qp *caller(struct rdma *rdma, const struct rdma_cm_event *event)
+{
+	struct rdma_hello hello;
+	unsigned rail, qp;
+
+	if (!event->param.conn.private_data || event->param.conn.private_data_len < sizeof(hello))
+		return NULL;
+	memcpy(&hello, event->param.conn.private_data, sizeof(hello));
+	rail = ntohs(hello.rail);
+	qp = ntohs(hello.qp);
+	if (ntohl(hello.magic) != RDMA_HELLO_MAGIC || ntohs(hello.version) != RDMA_HELLO_VERSION ||
+	    memcmp(hello.nonce, rdma->nonce, sizeof(hello.nonce)) != 0 || rail >= rdma->rail_count ||
+	    qp >= RDMA_MAX_QPS || rdma->rails[rail].qps[qp].id || event->listen_id != rdma->listeners[rail])
+		return NULL;
+	return &rdma->rails[rail].qps[qp];
+}
+
+static int admit(struct rail_qp *qp, struct rdma_cm_id *id, struct gw_error *error)
+{
+	struct rdma_conn_param param = { .retry_count = RETRIES, .rnr_retry_count = RETRIES - 1 };
+	int rc = rail_open(qp->rail, id->verbs, error);
+
+	if (rc < 0)
+		return rc;
+	qp->id = id;
+	id->context = qp;
+	rc = rail_create_qp(qp, error);
+	if (rc < 0)
+		return rc;
+	if (rdma_accept(id, &param) < 0)
+		return gw_error_set(error, -errno, "device %s does not accept: %s", qp->rail->device, strerror(errno));
+	if (qp->index >= qp->rail->qp_count)
+		qp->rail->qp_count = qp->index + 1;
+	return 0;
+}
+
+static void turn_away(struct rdma_cm_id *id, struct rail_qp *qp)
+{
+	(void)rdma_reject(id, NULL, 0);
+	if (id->qp)
+		rdma_destroy_qp(id);
+	if (qp)
+		qp->id = NULL;
+}
+
+void cm_serve(struct rdma *rdma)
+{
+	struct rdma_cm_id *unwanted = NULL;
+	struct rdma_cm_event *event;
+	struct gw_error error = { 0 };
+	struct rail_qp *qp;
+
+	if (rdma_get_cm_event(rdma->cm, &event) < 0)
+		return;
+	switch (event->event) {
+	case RDMA_CM_EVENT_CONNECT_REQUEST:
+		qp = caller(rdma, event);
+		if (qp && admit(qp, event->id, &error) == 0)
+			break;
+		gw_warn("an RDMA connection is turned away: %s", qp ? error.text : "it is not part of this session");
+		turn_away(event->id, qp);
+		unwanted = event->id;
+		break;
+	case RDMA_CM_EVENT_ESTABLISHED: {
+		struct ibv_qp_attr attr = { .min_rnr_timer = MIN_RNR_TIMER };
+
+		qp = event->id->context;
+		qp->established = true;
+		/* Never needed, as marks wait for credit; should it be, not the default of 655 ms. */
+		(void)!ibv_modify_qp(event->id->qp, &attr, IBV_QP_MIN_RNR_TIMER);
+		break;
+	}
+	case RDMA_CM_EVENT_DISCONNECTED:
+	case RDMA_CM_EVENT_CONNECT_ERROR:
+	case RDMA_CM_EVENT_UNREACHABLE:
+	case RDMA_CM_EVENT_REJECTED:
+		qp = event->id->context;
+		if (qp)
+			rail_fail(qp->rail, "the connection of device %s ended", qp->rail->device);
+		break;
+	default:
+		break;
+	}
+	rdma_ack_cm_event(event);
+	if (unwanted)
+		rdma_destroy_id(unwanted);
+}
+
+/* Waits for @wanted on the channel.  Return: 0, or -errno with @error set. */
+static int await_event(struct rdma_event_channel *channel, enum rdma_cm_event_type wanted, const char *what,
+		       uint64_t deadline_ns, struct gw_error *error)
+{
+	for (;;) {
+		uint64_t now = gw_now_ns(&gw_clock_real);
+		struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
+		struct rdma_cm_event *event;
+		enum rdma_cm_event_type type;
+		int status;
+
+		if (now >= deadline_ns)
+			return gw_error_set(error, -ETIMEDOUT, "no answer while %s", what);
+		if (poll(&pfd, 1, (int)((deadline_ns - now) / GW_NS_PER_MS) + 1) <= 0 ||
+		    rdma_get_cm_event(channel, &event) < 0)
+			continue;
+		type = event->event;
+		status = event->status;
+		rdma_ack_cm_event(event);
+		if (type == wanted)
+			return 0;
+		return gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s", what, rdma_event_str(type));
+	}
+}
+
+static int left_ms(uint64_t deadline_ns)
+{
+	uint64_t now = gw_now_ns(&gw_clock_real);
+
+	return deadline_ns > now ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 1;
+}
+
+static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline_ns, struct gw_error *error)
+{
+	struct rail *rail = qp->rail;
+	struct rdma_event_channel *channel = rail->rdma->cm;
+	struct rdma_hello hello;
+	struct rdma_conn_param param = {
+		.private_data = &hello,
+		.private_data_len = sizeof(hello),
+		.retry_count = RETRIES,
+		.rnr_retry_count = RETRIES - 1,
+	};
+	uint8_t ack_timeout = ACK_TIMEOUT;
+	int rc;
+
+	fill_hello(&hello, qp);
+	if (rdma_create_id(channel, &qp->id, qp, RDMA_PS_TCP) < 0) {
+		qp->id = NULL;
+		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
+	}
+	if (rdma_resolve_addr(qp->id, NULL, to, left_ms(deadline_ns)) < 0)
+		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
+	rc = await_event(channel, RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", deadline_ns,
+			 error);
+	if (rc < 0)
+		return rc;
+	/* An older kernel has no such option; its own time-out serves. */
+	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
+	if (rdma_resolve_route(qp->id, left_ms(deadline_ns)) < 0)
+		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
+	rc = await_event(channel, RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", deadline_ns, error);
+	if (rc == 0)
+		rc = rail_open(rail, qp->id->verbs, error);
+	if (rc == 0)
+		rc = rail_create_qp(qp, error);
+	if (rc < 0)
+		return rc;
+	if (rdma_connect(qp->id, &param) < 0)
+		return gw_error_set(error, -errno, "device %s does not connect: %s", rail->device, strerror(errno));
+	rc = await_event(channel, RDMA_CM_EVENT_ESTABLISHED, "connecting", deadline_ns, error);
+	if (rc < 0)
+		gw_error_prefix(error, "device %s", rail->device);
+	qp->established = rc == 0;
+	return rc;
+}
+
+int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
+{
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(offer->port) };
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons(offer->port) };
+	int rc = 0;
+
+	memcpy(&in.sin_addr, offer->address, 4);
+	memcpy(&in6.sin6_addr, offer->address, 16);
+	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++)
+		rc = connect_qp(&rail->qps[i], offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in,
+				deadline_ns, error);
+	return rc;
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * Registration pins pages and is slow (some 60 ms a GiB), so threads of their own do it, several at a time,
+ * while what is registered already is being sent.
+ *
+ * The source's registration asks for no right to write: pages are pinned as they are and not marked dirty.
+ * The receiver's first makes sure of the pages: what a full file system cannot give shows here as ENOSPC,
+ * where ibv_reg_mr() would say EFAULT; then registers for remote writes, with relaxed ordering where the
+ * platform has it, since these are bulk bytes that nobody polls.
+ */
+#include "transport/rdma/extent.h"
+
+#include "transport/tcp.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+struct extent *extent_at(const struct extent_table *table, uint64_t offset)
+{
+	unsigned low = 0, high = table->count;
+
+	while (low < high) {
+		unsigned middle = (low + high) / 2;
+
+		if (table->list[middle]->end <= offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < table->count ? table->list[low] : NULL;
+}
+
+int extent_insert(struct extent_table *table, struct extent *extent)
+{
+	unsigned at = table->count;
+
+	if (table->count == table->room) {
+		unsigned room = table->room ? table->room * 2 : 64;
+		struct extent **list = realloc(table->list, room * sizeof(*list));
+
+		if (!list)
+			return -ENOMEM;
+		table->list = list;
+		table->room = room;
+	}
+	while (at > 0 && table->list[at - 1]->first > extent->first)
+		at--;
+	memmove(table->list + at + 1, table->list + at, (table->count - at) * sizeof(*table->list));
+	table->list[at] = extent;
+	table->count++;
+	return 0;
+}
+
+void extent_forget(struct extent_table *table, const struct rail *rail)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < table->count; i++)
+		if (table->list[i]->rail != rail)
+			table->list[kept++] = table->list[i];
+	table->count = kept;
+}
+
+void extent_table_free(struct extent_table *table)
+{
+	free(table->list);
+	*table = (struct extent_table){ 0 };
+}
+
+static int register_here(const struct rdma *rdma, struct extent *extent)
+{
+	const struct gw_link_region *region = &rdma->regions[extent->region];
+	char *base = rdma->own_map[extent->region] ? rdma->own_map[extent->region] : region->base;
+	size_t bytes = extent->end - extent->first;
+	int access = 0;
+
+	if (extent->rail->failed)
+		return -ENODEV;
+	if (!rdma->is_source) {
+		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING;
+		if (madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 && errno != EINVAL)
+			return errno == EFAULT ? -ENOSPC : -errno;
+	}
+	extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
+	return extent->mr ? 0 : -errno;
+}
+
+static void *registrar(void *argument)
+{
+	struct rdma *rdma = argument;
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	pthread_mutex_lock(&rdma->lock);
+	while (!rdma->ending) {
+		struct extent *extent = rdma->first_job;
+		int rc;
+
+		if (!extent) {
+			pthread_cond_wait(&rdma->jobs, &rdma->lock);
+			continue;
+		}
+		rdma->first_job = extent->next_job;
+		pthread_mutex_unlock(&rdma->lock);
+		rc = register_here(rdma, extent);
+		pthread_mutex_lock(&rdma->lock);
+		extent->local_done = true;
+		if (rc < 0)
+			extent->refused = -rc;
+		tcp_wake((struct tcp *)rdma->inner);
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	return NULL;
+}
+
+int extent_start(struct rdma *rdma)
+{
+	for (; rdma->registrar_count < REGISTRARS; rdma->registrar_count++) {
+		int rc = -pthread_create(&rdma->registrars[rdma->registrar_count], NULL, registrar, rdma);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+void extent_stop(struct rdma *rdma)
+{
+	pthread_mutex_lock(&rdma->lock);
+	rdma->ending = true;
+	pthread_cond_broadcast(&rdma->jobs);
+	pthread_mutex_unlock(&rdma->lock);
+	while (rdma->registrar_count > 0)
+		pthread_join(rdma->registrars[--rdma->registrar_count], NULL);
+}
+
+void extent_register(struct rdma *rdma, struct extent *extent)
+{
+	pthread_mutex_lock(&rdma->lock);
+	extent->next_job = NULL;
+	if (rdma->first_job)
+		rdma->last_job->next_job = extent;
+	else
+		rdma->first_job = extent;
+	rdma->last_job = extent;
+	pthread_cond_signal(&rdma->jobs);
+	pthread_mutex_unlock(&rdma->lock);
+}

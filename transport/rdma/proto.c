@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "transport/rdma/proto.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <endian.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* The wire's own types, in network order. */
+struct wire_rails {
+	unsigned char nonce[RDMA_NONCE_BYTES];
+	uint32_t count;
+	struct {
+		uint16_t family, port;
+		unsigned char address[16];
+		char device[16];
+	} rails[RDMA_MAX_RAILS];
+	char reason[RDMA_REASON_BYTES];
+};
+
+struct wire_go {
+	uint32_t count, reserved;
+	struct {
+		uint16_t rail, qps;
+		uint32_t board_rkey;
+		uint64_t board_addr;
+	} rails[RDMA_MAX_RAILS];
+	char reason[RDMA_REASON_BYTES];
+};
+
+struct wire_register {
+	uint32_t extent;
+	uint16_t rail, region;
+	uint64_t offset, bytes;
+};
+
+struct wire_key {
+	uint32_t extent, refused, rkey, reserved;
+	uint64_t addr;
+};
+
+struct wire_mark {
+	uint32_t rail, mark;
+};
+
+struct wire_round {
+	uint64_t fence, inner;
+	uint32_t rails, reserved;
+	uint32_t marks[RDMA_MAX_RAILS];
+};
+
+struct wire_down {
+	uint16_t rail, answer;
+	uint32_t mark;
+	uint64_t fence;
+	char reason[RDMA_REASON_BYTES];
+};
+
+static_assert(sizeof(struct wire_rails) == 20 + 36 * RDMA_MAX_RAILS + RDMA_REASON_BYTES &&
+		      sizeof(struct wire_go) == 8 + 16 * RDMA_MAX_RAILS + RDMA_REASON_BYTES &&
+		      sizeof(struct wire_register) == 24 && sizeof(struct wire_key) == 24 &&
+		      sizeof(struct wire_round) == 24 + 4 * RDMA_MAX_RAILS && sizeof(struct wire_down) == 16 + RDMA_REASON_BYTES &&
+		      sizeof(struct rdma_hello) == 28 && sizeof(struct rdma_mark) == 16,
+	      "packed as they stand");
+
+/* Copies text that came from a peer: ended, and nothing in it that a terminal would act on. */
+static void take_text(char *to, const char *from, size_t bytes)
+{
+	size_t i;
+
+	for (i = 0; i + 1 < bytes && from[i]; i++)
+		to[i] = from[i] >= ' ' && from[i] < 127 ? from[i] : '?';
+	to[i] = '\0';
+}
+
+uint32_t rdma_put_rails(unsigned char *out, const struct rdma_rails *rails)
+{
+	struct wire_rails wire = { .count = htonl(rails->count) };
+
+	memcpy(wire.nonce, rails->nonce, sizeof(wire.nonce));
+	for (unsigned i = 0; i < rails->count; i++) {
+		wire.rails[i].family = htons(rails->rails[i].family == AF_INET6 ? 6 : 4);
+		wire.rails[i].port = htons(rails->rails[i].port);
+		memcpy(wire.rails[i].address, rails->rails[i].address, 16);
+		memcpy(wire.rails[i].device, rails->rails[i].device, 16);
+	}
+	memcpy(wire.reason, rails->reason, sizeof(wire.reason));
+	memcpy(out, &wire, sizeof(wire));
+	return sizeof(wire);
+}
+
+int rdma_get_rails(const void *in, uint32_t bytes, struct rdma_rails *rails)
+{
+	struct wire_rails wire;
+
+	if (bytes != sizeof(wire))
+		return -EPROTO;
+	memcpy(&wire, in, sizeof(wire));
+	memset(rails, 0, sizeof(*rails));
+	memcpy(rails->nonce, wire.nonce, sizeof(wire.nonce));
+	rails->count = ntohl(wire.count);
+	if (rails->count > RDMA_MAX_RAILS)
+		return -EPROTO;
+	for (unsigned i = 0; i < rails->count; i++) {
+		unsigned family = ntohs(wire.rails[i].family);
+
+		if (family != 4 && family != 6)
+			return -EPROTO;
+		rails->rails[i].family = family == 6 ? AF_INET6 : AF_INET;
+		rails->rails[i].port = ntohs(wire.rails[i].port);
+		memcpy(rails->rails[i].address, wire.rails[i].address, 16);
+		take_text(rails->rails[i].device, wire.rails[i].device, 16);
+	}
+	take_text(rails->reason, wire.reason, sizeof(wire.reason));
+	return 0;
+}
+
+uint32_t rdma_put_go(unsigned char *out, const struct rdma_go *go)
+{
+	struct wire_go wire = { .count = htonl(go->count) };
+
+	for (unsigned i = 0; i < go->count; i++) {
+		wire.rails[i].rail = htons(go->rails[i].rail);
+		wire.rails[i].qps = htons(go->rails[i].qps);
+		wire.rails[i].board_rkey = htonl(go->rails[i].board_rkey);
+		wire.rails[i].board_addr = htobe64(go->rails[i].board_addr);
+	}
+	memcpy(wire.reason, go->reason, sizeof(wire.reason));
+	memcpy(out, &wire, sizeof(wire));
+	return sizeof(wire);
+}
+
+int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go)
+{
+	struct wire_go wire;
+	uint32_t seen = 0;
+
+	if (bytes != sizeof(wire))
+		return -EPROTO;
+	memcpy(&wire, in, sizeof(wire));
+	memset(go, 0, sizeof(*go));
+	go->count = ntohl(wire.count);
+	if (go->count > RDMA_MAX_RAILS || wire.reserved)
+		return -EPROTO;
+	for (unsigned i = 0; i < go->count; i++) {
+		struct rdma_rail_go *rail = &go->rails[i];
+
+		rail->rail = ntohs(wire.rails[i].rail);
+		rail->qps = ntohs(wire.rails[i].qps);
+		rail->board_rkey = ntohl(wire.rails[i].board_rkey);
+		rail->board_addr = be64toh(wire.rails[i].board_addr);
+		if (rail->rail >= RDMA_MAX_RAILS || rail->qps < 1 || rail->qps > RDMA_MAX_QPS ||
+		    seen & (1u << rail->rail))
+			return -EPROTO;
+		seen |= 1u << rail->rail;
+	}
+	take_text(go->reason, wire.reason, sizeof(wire.reason));
+	return 0;
+}
+
+uint32_t rdma_put_register(unsigned char *out, const struct rdma_register *list, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct wire_register wire = {
+			.extent = htonl(list[i].extent),
+			.rail = htons(list[i].rail),
+			.region = htons(list[i].region),
+			.offset = htobe64(list[i].offset),
+			.bytes = htobe64(list[i].bytes),
+		};
+
+		memcpy(out + i * sizeof(wire), &wire, sizeof(wire));
+	}
+	return count * (uint32_t)sizeof(struct wire_register);
+}
+
+int rdma_get_register(const void *in, uint32_t bytes, struct rdma_register *list)
+{
+	struct wire_register wire;
+	unsigned count = bytes / sizeof(wire);
+
+	if (bytes % sizeof(wire) || count == 0 || count > RDMA_MAX_BATCH)
+		return -EPROTO;
+	for (unsigned i = 0; i < count; i++) {
+		memcpy(&wire, (const char *)in + i * sizeof(wire), sizeof(wire));
+		list[i] = (struct rdma_register){
+			.extent = ntohl(wire.extent),
+			.rail = ntohs(wire.rail),
+			.region = ntohs(wire.region),
+			.offset = be64toh(wire.offset),
+			.bytes = be64toh(wire.bytes),
+		};
+		if (list[i].rail >= RDMA_MAX_RAILS || list[i].bytes == 0)
+			return -EPROTO;
+	}
+	return (int)count;
+}
+
+uint32_t rdma_put_keys(unsigned char *out, const struct rdma_key *list, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct wire_key wire = {
+			.extent = htonl(list[i].extent),
+			.refused = htonl(list[i].refused),
+			.rkey = htonl(list[i].rkey),
+			.addr = htobe64(list[i].addr),
+		};
+
+		memcpy(out + i * sizeof(wire), &wire, sizeof(wire));
+	}
+	return count * (uint32_t)sizeof(struct wire_key);
+}
+
+int rdma_get_keys(const void *in, uint32_t bytes, struct rdma_key *list)
+{
+	struct wire_key wire;
+	unsigned count = bytes / sizeof(wire);
+
+	if (bytes % sizeof(wire) || count == 0 || count > RDMA_MAX_BATCH)
+		return -EPROTO;
+	for (unsigned i = 0; i < count; i++) {
+		memcpy(&wire, (const char *)in + i * sizeof(wire), sizeof(wire));
+		list[i] = (struct rdma_key){
+			.extent = ntohl(wire.extent),
+			.refused = ntohl(wire.refused),
+			.rkey = ntohl(wire.rkey),
+			.addr = be64toh(wire.addr),
+		};
+		if (list[i].refused > 4095)
+			return -EPROTO;
+	}
+	return (int)count;
+}
+
+uint32_t rdma_put_mark(unsigned char *out, unsigned rail, uint32_t mark)
+{
+	struct wire_mark wire = { htonl(rail), htonl(mark) };
+
+	memcpy(out, &wire, sizeof(wire));
+	return sizeof(wire);
+}
+
+int rdma_get_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark)
+{
+	struct wire_mark wire;
+
+	if (bytes != sizeof(wire))
+		return -EPROTO;
+	memcpy(&wire, in, sizeof(wire));
+	*rail = ntohl(wire.rail);
+	*mark = ntohl(wire.mark);
+	return *rail < RDMA_MAX_RAILS ? 0 : -EPROTO;
+}
+
+uint32_t rdma_put_round(unsigned char *out, const struct rdma_round *round)
+{
+	struct wire_round wire = { htobe64(round->fence), htobe64(round->inner), htonl(round->rails), 0, { 0 } };
+
+	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++)
+		wire.marks[i] = htonl(round->marks[i]);
+	memcpy(out, &wire, sizeof(wire));
+	return sizeof(wire);
+}
+
+int rdma_get_round(const void *in, uint32_t bytes, struct rdma_round *round)
+{
+	struct wire_round wire;
+
+	if (bytes != sizeof(wire))
+		return -EPROTO;
+	memcpy(&wire, in, sizeof(wire));
+	*round = (struct rdma_round){ be64toh(wire.fence), be64toh(wire.inner), ntohl(wire.rails), { 0 } };
+	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++)
+		round->marks[i] = ntohl(wire.marks[i]);
+	return round->rails >> RDMA_MAX_RAILS ? -EPROTO : 0;
+}
+
+uint32_t rdma_put_down(unsigned char *out, const struct rdma_down *down)
+{
+	struct wire_down wire = { htons(down->rail), htons(down->answer), htonl(down->mark), htobe64(down->fence), "" };
+
+	memcpy(wire.reason, down->reason, sizeof(wire.reason));
+	memcpy(out, &wire, sizeof(wire));
+	return sizeof(wire);
+}
+
+int rdma_get_down(const void *in, uint32_t bytes, struct rdma_down *down)
+{
+	struct wire_down wire;
+
+	if (bytes != sizeof(wire))
+		return -EPROTO;
+	memcpy(&wire, in, sizeof(wire));
+	down->rail = ntohs(wire.rail);
+	down->answer = ntohs(wire.answer) != 0;
+	down->mark = ntohl(wire.mark);
+	down->fence = be64toh(wire.fence);
+	take_text(down->reason, wire.reason, sizeof(wire.reason));
+	return down->rail < RDMA_MAX_RAILS && ntohs(wire.answer) <= 1 ? 0 : -EPROTO;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A rail: one device's protection domain, completion queue and queue pairs.  Internal to transport/rdma. */
+#ifndef GODWIT_TRANSPORT_RDMA_RAIL_H
+#define GODWIT_TRANSPORT_RDMA_RAIL_H
+
+#include "transport/rdma/rdma.h"
+
+#define BOARD_BYTES (RDMA_MAX_QPS * MARK_SLOTS * sizeof(struct rdma_mark))
+
+/* Opens what belongs to the device of @verbs; idempotent.  The source has set rail->qp_count.  Return: 0, or -errno with @error set. */
+int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *error) GW_MUST_CHECK;
+
+/* Gives qp->id its queue pair; at the receiver with its receive requests posted.  Return as rail_open(). */
+int rail_create_qp(struct rail_qp *qp, struct gw_error *error) GW_MUST_CHECK;
+
+/* Receiver: gives a mark's request back to the queue pair. */
+int rail_post_recv(struct rail_qp *qp, unsigned slot) GW_MUST_CHECK;
+
+/* Any thread: notes why the rail is lost and wakes the link thread.  The first reason stays. */
+void rail_fail(struct rail *rail, const char *format, ...) GW_PRINTF(2, 3);
+
+/* Link thread: ends the queue pairs; from its return on nothing arrives or leaves through them. */
+void rail_kill(struct rail *rail);
+
+/*
+ * Link thread: unpins @extents, a list by next_job of extents of a rail that was killed, in the background;
+ * a device that is being pulled waits for that.
+ */
+void rail_bury(struct rail *rail, struct extent *extents);
+
+/* Frees all that rail_open() made, after rail_kill() and after the extents' memory regions are gone. */
+void rail_close(struct rail *rail);
+
+/*
+ * Where things stand in rail->memory.  Source: the staging rings, then the mark slots.  Receiver: the boards,
+ * then the buffers for marks that are sent.  Each of the latter two has MARK_SLOTS entries a queue pair.
+ */
+static inline struct rdma_mark *rail_board(const struct rail *rail, unsigned qp, unsigned slot)
+{
+	return (struct rdma_mark *)rail->memory + (size_t)qp * MARK_SLOTS + slot;
+}
+
+static inline struct rdma_mark *rail_mark_slot(const struct rail *rail, unsigned qp, unsigned slot)
+{
+	char *marks = (char *)rail->memory + (rail->rdma->is_source ? (size_t)rail->qp_count * STAGE_BYTES :
+								      BOARD_BYTES);
+
+	return (struct rdma_mark *)(void *)marks + (size_t)qp * MARK_SLOTS + slot;
+}
+
+static inline char *rail_stage(const struct rail *rail, unsigned qp)
+{
+	return (char *)rail->memory + (size_t)qp * STAGE_BYTES;
+}
+
+#endif

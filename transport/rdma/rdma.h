@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * RDMA backend, internal header.  See rdma.c for the theory of operation.
+ *
+ * rdma.c      the link: a TCP link inside, rails beside it; polling and closing
+ * source.c    the source's half: puts, fences, what is known to have arrived, the loss of a rail
+ * receiver.c  the receiver's half: registration on demand, marks, rounds
+ * extent.c    registered stretches of memory, and the threads that register
+ * rail.c      a rail's resources, and what ends them
+ * worker.c    the source's thread for each rail: posts writes and marks, reaps completions
+ * watcher.c   a thread that hears of marks, disconnections and dying devices
+ * cm.c        finding devices, connecting and accepting queue pairs
+ * setup.c     the dialogue that adds rails to a new link
+ * proto.c     messages between the two ends
+ */
+#ifndef GODWIT_TRANSPORT_RDMA_RDMA_H
+#define GODWIT_TRANSPORT_RDMA_RDMA_H
+
+#include "transport/rdma/proto.h"
+#include "transport/transport.h"
+
+#include <infiniband/verbs.h>
+#include <pthread.h>
+#include <rdma/rdma_cma.h>
+#include <stdatomic.h>
+
+#define RAIL_DEFAULT_QPS 2
+#define QP_SEND_WRS 128
+#define QP_RECV_WRS 16   /* marks that may be on their way to a queue pair: more than MARKS_OUT */
+#define MARKS_OUT 8      /* credits: marks sent and not yet confirmed */
+#define MARK_SLOTS 16
+#define STAGE_BYTES (2u * 1024 * 1024) /* a queue pair: copies of what later rounds send */
+#define RING_PUTS 65536u /* a rail: puts that wait or are not known to have arrived */
+#define RING_SLACK 512u  /* one put can become so many entries, at most */
+#define QUEUE_BYTES (256ULL * 1024 * 1024)
+#define EXTENT_MAX_BYTES (64ULL * 1024 * 1024)
+#define EXTENT_FIRST_BYTES (4ULL * 1024 * 1024)
+#define EXTENT_MIN_BYTES (64ULL * 1024) /* less is not worth a registration: it goes by TCP */
+#define REGISTRARS 2
+
+struct rdma;
+struct rail;
+
+enum extent_state {
+	EXTENT_OPEN,    /* puts are being gathered; nothing is registered */
+	EXTENT_PENDING, /* being registered at either end */
+	EXTENT_READY,
+	EXTENT_REFUSED, /* too small, or registration failed at either end: goes by TCP */
+};
+
+/* A stretch of a region that is, or will be, registered on one rail.  Lives as long as the link. */
+struct extent {
+	uint32_t number;
+	uint16_t region;
+	struct rail *rail;
+	uint64_t first, end; /* of the region, in bytes; fixed once it is not open */
+	uint64_t data_bytes; /* put in it while it was open */
+	enum extent_state state; /* under rdma->lock */
+	bool local_done, remote_done; /* under rdma->lock */
+	int refused;		/* errno; under rdma->lock */
+	struct ibv_mr *mr;      /* ours; under rdma->lock until ready */
+	uint32_t rkey;		/* theirs */
+	uint64_t remote_addr;
+	struct extent *next_job;
+};
+
+/* Sorted by offset, none overlapping. */
+struct extent_table {
+	struct extent **list;
+	unsigned count, room;
+};
+
+struct put_entry {
+	struct extent *extent;
+	uint64_t offset;
+	uint32_t bytes;
+	bool staged; /* copied before it is sent: see source.c */
+};
+
+enum rail_state {
+	RAIL_UP,
+	RAIL_FAILING, /* source: the receiver was asked to kill it */
+	RAIL_DEAD,
+};
+
+struct rail_qp {
+	struct rail *rail;
+	unsigned index;
+	struct rdma_cm_id *id;
+	struct ibv_qp_ex *ex; /* NULL: the provider has no ibv_wr_*; ibv_post_send() then */
+	bool established;
+
+	/* Source; worker only */
+	uint64_t posted, completed; /* work requests */
+	unsigned unsignaled;
+	uint64_t bytes;             /* written so far */
+	uint64_t stage_head, stage_tail;
+	uint64_t stage_end[QP_SEND_WRS]; /* of request n % QP_SEND_WRS: stage_head after it */
+
+	/* Receiver; watcher writes under rdma->lock */
+	uint32_t mark;
+	uint64_t placed_bytes;
+};
+
+struct rail {
+	struct rdma *rdma;
+	unsigned index;
+	char device[64];
+	int numa_node; /* -1: unknown */
+	bool immediate;
+	struct ibv_context *verbs;
+	struct ibv_pd *pd;
+	struct ibv_comp_channel *channel;
+	struct ibv_cq *cq; /* source: sends; receiver: marks */
+	unsigned qp_count;
+	struct rail_qp qps[RDMA_MAX_QPS];
+	void *memory; /* staging and mark slots of the source; boards and mark buffers of the receiver */
+	size_t memory_bytes;
+	struct ibv_mr *memory_mr;
+	uint32_t board_rkey; /* source: the receiver's */
+	uint64_t board_addr;
+
+	enum rail_state state;              /* link thread only */
+	char failure[RDMA_REASON_BYTES];    /* under rdma->lock: why it is lost; the first reason stays */
+	_Atomic bool failed;                /* set once, by whoever notices */
+
+	/* Source; under rdma->lock.  Entry n lives at ring[n % RING_PUTS]: confirmed <= posted <= tail. */
+	struct put_entry *ring;
+	uint64_t confirmed, posted, tail;
+	uint64_t queued_bytes; /* of [posted, tail) */
+	uint64_t put_bytes, wire_bytes;
+	uint64_t closing, closed; /* the last mark asked for to close a round, and the last one posted */
+	uint32_t closed_mark;
+	uint64_t fence_tail;      /* tail when the last fence was asked for */
+	uint32_t mark, mark_confirmed;
+	uint64_t mark_ring[MARK_SLOTS]; /* posted when mark n % MARK_SLOTS went */
+	uint64_t marked_posted, marked_ns, unmarked_bytes;
+	int wake;                       /* eventfd of the worker */
+	pthread_t worker;
+	bool worker_runs; /* link thread only */
+	_Atomic bool stop, asleep;
+	uint64_t replay, replay_end; /* link thread only: entries of a dead rail that are put again */
+	struct extent *buried;
+
+	/* Receiver; link thread only */
+	uint32_t mark_told;
+	bool failure_told;
+};
+
+struct backlog_entry {
+	uint32_t region;
+	uint32_t bytes;
+	uint64_t offset;
+};
+
+/* Puts on their way to the TCP channels. */
+struct backlog {
+	struct backlog_entry *ring;
+	uint64_t head, tail;
+};
+
+struct rdma {
+	struct gw_link link;
+	struct gw_link *inner;
+	bool is_source;
+	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
+	void *own_map[GW_LINK_MAX_REGIONS]; /* receiver: for registration; NULL: region->base serves */
+	struct extent_table extents[GW_LINK_MAX_REGIONS]; /* link thread only */
+	unsigned rail_count;
+	struct rail rails[RDMA_MAX_RAILS];
+	struct rdma_event_channel *cm;
+	struct rdma_cm_id *listeners[RDMA_MAX_RAILS];
+	unsigned char out[GW_LINK_MESSAGE_BYTES];
+	unsigned char nonce[RDMA_NONCE_BYTES];
+
+	pthread_mutex_t lock;
+	pthread_cond_t jobs;
+	struct extent *first_job, *last_job; /* under lock */
+	bool ending;                         /* under lock */
+	pthread_t registrars[REGISTRARS], watcher;
+	unsigned registrar_count; /* link thread only */
+	bool watcher_runs;
+	int watcher_stop; /* eventfd */
+
+	/* Source; link thread only, but for backlog, which is under lock */
+	_Atomic bool wants_room; /* workers look at it */
+	bool inner_room;
+	bool hurry;            /* the guest is paused: nothing is registered any more */
+	bool required;         /* rdma: was asked for; memory that cannot be registered is an error */
+	uint64_t fence, fence_sent; /* asked for, and handed to the receiver as a ROUND */
+	uint64_t inner_fence;
+	uint64_t marks_asked;  /* counts the marks asked for to close rounds */
+	uint64_t closing;      /* the one asked for to close this round; 0: none yet */
+	struct extent *open;
+	uint64_t open_from;    /* its first entry in its rail's ring */
+	uint64_t extent_goal_bytes;
+	struct extent refused[GW_LINK_MAX_REGIONS]; /* of what goes by TCP */
+	struct extent **numbers; /* by extent->number */
+	unsigned number_count, number_room;
+	unsigned announced;      /* extents below it were sent in a REGISTER */
+	unsigned settled;        /* extents below it are not pending */
+	struct backlog backlog;
+
+	/* Receiver; link thread only */
+	bool round_waits;
+	struct rdma_round round;
+	uint64_t inner_seen, fence_reported;
+	unsigned keyed; /* extents below it had their key sent; @numbers holds them by arrival */
+};
+
+/* source.c */
+int source_put(struct rdma *rdma, uint32_t region, uint64_t offset, uint32_t bytes) GW_MUST_CHECK;
+int source_fence(struct rdma *rdma, uint64_t fence) GW_MUST_CHECK;
+int source_message(struct rdma *rdma, const struct gw_link_event *event) GW_MUST_CHECK;
+/* Does what can be done now.  Return: 0 or -errno. */
+int source_serve(struct rdma *rdma) GW_MUST_CHECK;
+/* Whether a put or a message that was refused may be tried again; says so once. */
+bool source_has_room(struct rdma *rdma);
+
+/* receiver.c */
+int receiver_message(struct rdma *rdma, const struct gw_link_event *event) GW_MUST_CHECK;
+int receiver_serve(struct rdma *rdma) GW_MUST_CHECK;
+/* Return: 1 and *event when a fence is complete, else 0. */
+int receiver_event(struct rdma *rdma, struct gw_link_event *event);
+/* Watcher: takes the marks of a rail's completion queue. */
+void receiver_take_marks(struct rail *rail);
+
+/* rdma.c */
+struct rdma *rdma_new(bool is_source, struct gw_link *inner);
+int rdma_run(struct rdma *rdma) GW_MUST_CHECK; /* starts the threads */
+void rdma_free(struct rdma *rdma);             /* also half-made ones; leaves the inner link alone */
+int rdma_number(struct rdma *rdma, struct extent *extent) GW_MUST_CHECK; /* appends to numbers */
+int rdma_error(struct rdma *rdma, int rc) GW_MUST_CHECK; /* takes over the inner link's error */
+void rdma_bury(struct rdma *rdma, struct rail *rail);
+
+/* watcher.c */
+int watcher_start(struct rdma *rdma) GW_MUST_CHECK;
+void watcher_stop(struct rdma *rdma);
+
+#endif

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One thread that waits for what comes unasked: marks in the receiver's completion queues, the connection
+ * manager's word that a peer has gone, a device's word that it is dying.
+ */
+#include "transport/rdma/rail.h"
+
+#include "transport/tcp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* The connection manager's events once a session runs. */
+static void take_cm_event(struct rdma *rdma)
+{
+	struct rdma_cm_event *event;
+	struct rail_qp *qp;
+
+	if (rdma_get_cm_event(rdma->cm, &event) < 0)
+		return;
+	qp = event->id->context;
+	switch (event->event) {
+	case RDMA_CM_EVENT_DISCONNECTED:
+	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+		if (qp)
+			rail_fail(qp->rail, "the other end of device %s disconnected", qp->rail->device);
+		break;
+	case RDMA_CM_EVENT_DEVICE_REMOVAL:
+		if (qp)
+			rail_fail(qp->rail, "device %s was removed", qp->rail->device);
+		break;
+	case RDMA_CM_EVENT_CONNECT_REQUEST: /* nobody is waited for any more; destroying the id rejects it */
+		rdma_ack_cm_event(event);
+		rdma_destroy_id(event->id);
+		return;
+	default:
+		break;
+	}
+	rdma_ack_cm_event(event);
+}
+
+static void take_async_event(struct rail *rail)
+{
+	struct ibv_async_event event;
+
+	if (ibv_get_async_event(rail->verbs, &event) != 0)
+		return;
+	if (event.event_type == IBV_EVENT_DEVICE_FATAL)
+		rail_fail(rail, "device %s was removed or broke down", rail->device);
+	else if (event.event_type == IBV_EVENT_QP_FATAL || event.event_type == IBV_EVENT_QP_REQ_ERR ||
+		 event.event_type == IBV_EVENT_QP_ACCESS_ERR)
+		rail_fail(rail, "device %s: %s", rail->device, ibv_event_type_str(event.event_type));
+	ibv_ack_async_event(&event);
+}
+
+static void take_completions(struct rail *rail)
+{
+	struct ibv_cq *cq;
+	void *context;
+
+	if (ibv_get_cq_event(rail->channel, &cq, &context) != 0)
+		return;
+	ibv_ack_cq_events(cq, 1);
+	if (ibv_req_notify_cq(cq, 0) != 0)
+		rail_fail(rail, "device %s: no notification", rail->device);
+	receiver_take_marks(rail);
+}
+
+/* What to wait for: stop, the connection manager, and two descriptors a rail that is not lost. */
+static unsigned gather(struct rdma *rdma, struct pollfd *fds, struct rail **of)
+{
+	unsigned count = 0;
+
+	fds[count++] = (struct pollfd){ .fd = rdma->watcher_stop, .events = POLLIN };
+	fds[count++] = (struct pollfd){ .fd = rdma->cm->fd, .events = POLLIN };
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+
+		if (!rail->verbs || rail->failed)
+			continue;
+		of[count] = rail;
+		fds[count++] = (struct pollfd){ .fd = rail->verbs->async_fd, .events = POLLIN };
+		if (rdma->is_source)
+			continue;
+		of[count] = rail;
+		fds[count++] = (struct pollfd){ .fd = rail->channel->fd, .events = POLLIN };
+	}
+	return count;
+}
+
+static void *watcher(void *argument)
+{
+	struct rdma *rdma = argument;
+	struct pollfd fds[2 + 2 * RDMA_MAX_RAILS];
+	struct rail *of[2 + 2 * RDMA_MAX_RAILS];
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	for (;;) {
+		unsigned count = gather(rdma, fds, of);
+
+		if (poll(fds, count, -1) < 0 && errno != EINTR)
+			return NULL;
+		if (fds[0].revents)
+			return NULL;
+		if (fds[1].revents)
+			take_cm_event(rdma);
+		for (unsigned i = 2; i < count; i++) {
+			if (!fds[i].revents || of[i]->failed)
+				continue;
+			if (fds[i].fd == of[i]->verbs->async_fd)
+				take_async_event(of[i]);
+			else
+				take_completions(of[i]);
+		}
+	}
+}
+
+int watcher_start(struct rdma *rdma)
+{
+	int rc;
+
+	rdma->watcher_stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (rdma->watcher_stop < 0)
+		return -errno;
+	for (unsigned i = 0; i < rdma->rail_count; i++)
+		if (rdma->rails[i].verbs)
+			(void)fcntl(rdma->rails[i].verbs->async_fd, F_SETFL, O_NONBLOCK);
+	rc = -pthread_create(&rdma->watcher, NULL, watcher, rdma);
+	rdma->watcher_runs = rc == 0;
+	return rc;
+}
+
+void watcher_stop(struct rdma *rdma)
+{
+	uint64_t one = 1;
+
+	if (rdma->watcher_runs) {
+		if (write(rdma->watcher_stop, &one, sizeof(one)) < 0)
+			one = 0; /* EAGAIN only */
+		pthread_join(rdma->watcher, NULL);
+	}
+	rdma->watcher_runs = false;
+	if (rdma->watcher_stop >= 0)
+		close(rdma->watcher_stop);
+	rdma->watcher_stop = -1;
+}

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The source has one thread a rail.  It takes puts from the rail's ring in order, as soon as their memory is
+ * registered at both ends, and writes each to the queue pair with the least under way.  One request in
+ * SIGNAL_EVERY asks for a completion, and the last of a batch; completions are reaped in batches, and only
+ * when there is nothing to post does the thread sleep, on the completion channel and its eventfd.
+ *
+ * Marks.  From time to time, and to close a round, a mark goes through every queue pair: its counters, written
+ * to the receiver's board with immediate data, or, where the provider has none, sent.  Requests of a queue
+ * pair are executed in order, so a mark that was seen on all of them says that everything before it is
+ * placed; then the ring forgets what came before.  A mark takes a receive request at the other end; no more
+ * than MARKS_OUT are ever under way, fewer than there are requests: the receiver is never not ready.
+ *
+ * Later rounds send copies.  A page that the guest gave back and took anew is another page; what was pinned
+ * for the first round is the old one, and writing from it would send stale bytes.  So from the first fence on
+ * bytes are copied, through the mapping, to a staging ring that is registered for good.
+ */
+#include "transport/rdma/worker.h"
+
+#include "transport/rdma/rail.h"
+#include "transport/tcp.h"
+
+#include "base/clock.h"
+
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <numa.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define SIGNAL_EVERY 16
+#define BATCH 32
+#define REAP 16
+#define MARK_EVERY_BYTES (128ULL * 1024 * 1024)
+#define MARK_EVERY_PUTS (RING_PUTS / 8)
+#define MARK_EVERY_NS GW_NS_PER_S
+#define IDLE_MS 200
+
+struct request {
+	struct rail_qp *qp;
+	uint64_t local, remote;
+	uint32_t bytes, lkey, rkey;
+	enum { REQUEST_WRITE, REQUEST_MARK } kind;
+	uint32_t mark;
+};
+
+static unsigned under_way(const struct rail_qp *qp)
+{
+	return (unsigned)(qp->posted - qp->completed);
+}
+
+/* Posts one request.  Return: 0 or -errno. */
+static int post(const struct request *request, bool signaled)
+{
+	struct rail_qp *qp = request->qp;
+	uint64_t wr_id = (uint64_t)qp->index << 56 | (qp->posted + 1);
+	bool with_imm = request->kind == REQUEST_MARK && qp->rail->immediate;
+	struct ibv_sge sge = { request->local, request->bytes, request->lkey };
+	struct ibv_send_wr *bad, wr = {
+		.wr_id = wr_id,
+		.sg_list = &sge,
+		.num_sge = 1,
+		.opcode = IBV_WR_RDMA_WRITE,
+		.send_flags = signaled ? IBV_SEND_SIGNALED : 0,
+		.wr.rdma = { .remote_addr = request->remote, .rkey = request->rkey },
+	};
+
+	if (!qp->ex) {
+		if (with_imm) {
+			wr.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
+			wr.imm_data = htonl(request->mark);
+		} else if (request->kind == REQUEST_MARK) {
+			wr.opcode = IBV_WR_SEND;
+		}
+		return -ibv_post_send(qp->id->qp, &wr, &bad);
+	}
+	ibv_wr_start(qp->ex);
+	qp->ex->wr_id = wr_id;
+	qp->ex->wr_flags = wr.send_flags;
+	if (with_imm)
+		ibv_wr_rdma_write_imm(qp->ex, request->rkey, request->remote, htonl(request->mark));
+	else if (request->kind == REQUEST_MARK)
+		ibv_wr_send(qp->ex);
+	else
+		ibv_wr_rdma_write(qp->ex, request->rkey, request->remote);
+	ibv_wr_set_sge(qp->ex, request->lkey, request->local, request->bytes);
+	return -ibv_wr_complete(qp->ex);
+}
+
+static int post_request(const struct request *request, bool last)
+{
+	struct rail_qp *qp = request->qp;
+	bool signaled = last || qp->unsignaled + 1 >= SIGNAL_EVERY;
+	int rc = post(request, signaled);
+
+	if (rc < 0) {
+		rail_fail(qp->rail, "device %s takes no request: %s", qp->rail->device, strerror(-rc));
+		return rc;
+	}
+	qp->stage_end[qp->posted % QP_SEND_WRS] = qp->stage_head;
+	qp->posted++;
+	qp->unsignaled = signaled ? 0 : qp->unsignaled + 1;
+	return 0;
+}
+
+/* Takes what has completed.  Return: how many, or -errno when the rail is lost. */
+static int reap(struct rail *rail)
+{
+	struct ibv_wc wc[REAP];
+	int n = ibv_poll_cq(rail->cq, REAP, wc);
+
+	if (n < 0) {
+		rail_fail(rail, "device %s: its completions cannot be read", rail->device);
+		return -EIO;
+	}
+	for (int i = 0; i < n; i++) {
+		struct rail_qp *qp = &rail->qps[wc[i].wr_id >> 56];
+
+		if (wc[i].status != IBV_WC_SUCCESS) {
+			rail_fail(rail, "device %s: %s", rail->device, ibv_wc_status_str(wc[i].status));
+			return -EIO;
+		}
+		qp->completed = wc[i].wr_id & ~(0xFFULL << 56);
+		qp->stage_tail = qp->stage_end[(qp->completed - 1) % QP_SEND_WRS];
+	}
+	return n;
+}
+
+/* Room for @bytes in a queue pair's staging ring.  Return: where, or NULL. */
+static char *stage(struct rail_qp *qp, uint32_t bytes)
+{
+	uint64_t at = qp->stage_head % STAGE_BYTES, head = qp->stage_head;
+
+	if (at + bytes > STAGE_BYTES) { /* does not fit before the end: begin anew */
+		head += STAGE_BYTES - at;
+		at = 0;
+	}
+	if (head + bytes - qp->stage_tail > STAGE_BYTES)
+		return NULL;
+	qp->stage_head = head + bytes;
+	return rail_stage(qp->rail, qp->index) + at;
+}
+
+/* The queue pair with the least under way, or NULL when all are full; one place is kept for a mark. */
+static struct rail_qp *free_qp(struct rail *rail)
+{
+	struct rail_qp *best = NULL;
+
+	for (unsigned i = 0; i < rail->qp_count; i++)
+		if (under_way(&rail->qps[i]) < QP_SEND_WRS - 1 && (!best || under_way(&rail->qps[i]) < under_way(best)))
+			best = &rail->qps[i];
+	return best;
+}
+
+/* Return: 1 when the put was posted, 0 when there is no room for it, -errno. */
+static int write_put(struct rail *rail, const struct put_entry *entry, bool last)
+{
+	const struct extent *extent = entry->extent;
+	char *from = (char *)rail->rdma->regions[extent->region].base + entry->offset;
+	struct request request = {
+		.qp = free_qp(rail),
+		.local = (uintptr_t)from,
+		.remote = extent->remote_addr + (entry->offset - extent->first),
+		.bytes = entry->bytes,
+		.rkey = extent->rkey,
+	};
+	int rc;
+
+	if (!request.qp)
+		return 0;
+	if (entry->staged) {
+		char *copy = stage(request.qp, entry->bytes);
+
+		if (!copy)
+			return 0;
+		memcpy(copy, from, entry->bytes);
+		request.local = (uintptr_t)copy;
+		request.lkey = rail->memory_mr->lkey;
+	} else {
+		request.lkey = extent->mr->lkey;
+	}
+	rc = post_request(&request, last);
+	if (rc < 0)
+		return rc;
+	request.qp->bytes += entry->bytes;
+	return 1;
+}
+
+/* What stands at the head of the ring and may go.  Those refused move to the backlog of the TCP channels. */
+static unsigned take_batch(struct rail *rail, struct put_entry *batch)
+{
+	struct rdma *rdma = rail->rdma;
+	unsigned count = 0;
+	bool moved = false;
+
+	pthread_mutex_lock(&rdma->lock);
+	for (uint64_t at = rail->posted; at < rail->tail && count < BATCH; at++) {
+		struct put_entry *entry = &rail->ring[at % RING_PUTS];
+
+		if (entry->extent->state == EXTENT_REFUSED && count == 0) {
+			struct backlog *backlog = &rdma->backlog;
+
+			if (backlog->tail - backlog->head == RING_PUTS)
+				break;
+			backlog->ring[backlog->tail++ % RING_PUTS] =
+				(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
+			rail->queued_bytes -= entry->bytes;
+			entry->bytes = 0; /* nothing to send again from here */
+			rail->posted++;
+			moved = true;
+			continue;
+		}
+		if (entry->extent->state != EXTENT_READY)
+			break;
+		batch[count++] = *entry;
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	if (moved)
+		tcp_wake((struct tcp *)rdma->inner);
+	return count;
+}
+
+static void note_posted(struct rail *rail, unsigned count, uint64_t bytes)
+{
+	bool room;
+
+	pthread_mutex_lock(&rail->rdma->lock);
+	rail->posted += count;
+	rail->queued_bytes -= bytes;
+	rail->put_bytes += bytes;
+	rail->wire_bytes += bytes;
+	rail->unmarked_bytes += bytes;
+	room = rail->rdma->wants_room && rail->queued_bytes <= QUEUE_BYTES / 2;
+	pthread_mutex_unlock(&rail->rdma->lock);
+	if (room)
+		tcp_wake((struct tcp *)rail->rdma->inner);
+}
+
+/* Return: how many puts were posted, or -errno. */
+static int post_puts(struct rail *rail)
+{
+	struct put_entry batch[BATCH];
+	unsigned count = take_batch(rail, batch), done = 0;
+	uint64_t bytes = 0;
+	int rc = 0;
+
+	while (done < count) {
+		rc = write_put(rail, &batch[done], done + 1 == count);
+		if (rc <= 0)
+			break;
+		bytes += batch[done++].bytes;
+	}
+	if (done > 0)
+		note_posted(rail, done, bytes);
+	return rc < 0 ? rc : (int)done;
+}
+
+/* Whether a mark is due and may go; under lock. */
+static bool mark_is_due(const struct rail *rail, uint64_t now_ns)
+{
+	uint32_t out = rail->mark - rail->mark_confirmed;
+	bool unmarked = rail->posted > rail->marked_posted;
+
+	if (out >= MARKS_OUT)
+		return false;
+	if (rail->closing > rail->closed && rail->posted == rail->tail)
+		return true;
+	return unmarked && out < MARKS_OUT / 2 &&
+	       (rail->unmarked_bytes >= MARK_EVERY_BYTES || rail->posted - rail->marked_posted >= MARK_EVERY_PUTS ||
+		now_ns - rail->marked_ns >= MARK_EVERY_NS);
+}
+
+/* Return: 1 when a mark went through every queue pair, 0, or -errno. */
+static int post_mark(struct rail *rail)
+{
+	struct rdma *rdma = rail->rdma;
+	uint64_t now = gw_now_ns(&gw_clock_real), closes;
+	uint32_t number;
+
+	for (unsigned i = 0; i < rail->qp_count; i++)
+		if (under_way(&rail->qps[i]) >= QP_SEND_WRS)
+			return 0;
+	pthread_mutex_lock(&rdma->lock);
+	if (!mark_is_due(rail, now)) {
+		pthread_mutex_unlock(&rdma->lock);
+		return 0;
+	}
+	number = ++rail->mark;
+	closes = rail->posted == rail->tail ? rail->closing : rail->closed;
+	rail->mark_ring[number % MARK_SLOTS] = rail->marked_posted = rail->posted;
+	rail->marked_ns = now;
+	rail->unmarked_bytes = 0;
+	pthread_mutex_unlock(&rdma->lock);
+	for (unsigned i = 0; i < rail->qp_count; i++) {
+		struct rdma_mark *slot = rail_mark_slot(rail, i, number % MARK_SLOTS);
+		struct request request = {
+			.qp = &rail->qps[i],
+			.kind = REQUEST_MARK,
+			.local = (uintptr_t)slot,
+			.remote = rail->board_addr + (i * MARK_SLOTS + number % MARK_SLOTS) * sizeof(*slot),
+			.bytes = sizeof(*slot),
+			.lkey = rail->memory_mr->lkey,
+			.rkey = rail->board_rkey,
+			.mark = number,
+		};
+		int rc;
+
+		*slot = (struct rdma_mark){ htonl(number), 0, htobe64(rail->qps[i].bytes) };
+		rc = post_request(&request, true);
+		if (rc < 0)
+			return rc;
+	}
+	pthread_mutex_lock(&rdma->lock);
+	rail->closed = closes;
+	rail->closed_mark = number;
+	rail->wire_bytes += rail->qp_count * sizeof(struct rdma_mark);
+	pthread_mutex_unlock(&rdma->lock);
+	tcp_wake((struct tcp *)rdma->inner);
+	return 1;
+}
+
+/* Sleeps until something completes or somebody calls. */
+static void rest(struct rail *rail)
+{
+	struct pollfd fds[2] = { { .fd = rail->channel->fd, .events = POLLIN }, { .fd = rail->wake, .events = POLLIN } };
+	struct ibv_cq *cq;
+	uint64_t count;
+	void *context;
+
+	if (rail->stop || poll(fds, 2, IDLE_MS) <= 0)
+		return;
+	if (fds[1].revents && read(rail->wake, &count, sizeof(count)) < 0)
+		count = 0; /* EAGAIN only */
+	if (fds[0].revents && ibv_get_cq_event(rail->channel, &cq, &context) == 0)
+		ibv_ack_cq_events(cq, 1);
+}
+
+static void *worker(void *argument)
+{
+	struct rail *rail = argument;
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	if (rail->numa_node >= 0 && numa_available() >= 0)
+		numa_run_on_node(rail->numa_node);
+	while (!rail->stop && !rail->failed) {
+		int reaped = reap(rail), posted, marked;
+
+		if (reaped < 0)
+			break;
+		posted = post_puts(rail);
+		marked = posted < 0 ? posted : post_mark(rail);
+		if (posted < 0 || marked < 0)
+			break;
+		if (reaped + posted + marked > 0)
+			continue;
+		/* Nothing to do: ask to be told, look once more, sleep. */
+		rail->asleep = true;
+		if (ibv_req_notify_cq(rail->cq, 0) != 0)
+			rail_fail(rail, "device %s: no notification", rail->device);
+		if (reap(rail) == 0 && post_puts(rail) == 0 && post_mark(rail) == 0)
+			rest(rail);
+		rail->asleep = false;
+	}
+	return NULL;
+}
+
+int worker_start(struct rail *rail)
+{
+	int rc;
+
+	rail->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (rail->wake < 0)
+		return -errno;
+	rc = -pthread_create(&rail->worker, NULL, worker, rail);
+	rail->worker_runs = rc == 0;
+	return rc;
+}
+
+void worker_wake(struct rail *rail)
+{
+	uint64_t one = 1;
+
+	if (rail->asleep && write(rail->wake, &one, sizeof(one)) < 0)
+		one = 0; /* EAGAIN only: it is awake */
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's thread for each rail.  Internal to transport/rdma. */
+#ifndef GODWIT_TRANSPORT_RDMA_WORKER_H
+#define GODWIT_TRANSPORT_RDMA_WORKER_H
+
+#include "transport/rdma/rdma.h"
+
+/* Starts it; rail_kill() ends it.  Return: 0 or -errno. */
+int worker_start(struct rail *rail) GW_MUST_CHECK;
+
+/* Any thread: there is something to do. */
+void worker_wake(struct rail *rail);
+
+#endif
