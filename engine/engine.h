@@ -72,6 +72,8 @@ struct gw_region_ops {
 	int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes);
 	/* The same, but keeps the memory, which the transport has pinned: stores zeros where there are others. */
 	int (*wipe)(struct gw_region *region, uint64_t offset, uint64_t bytes);
+	/* These bytes, none of them in a hole, are about to be read in order: a hint.  NULL: none is taken. */
+	void (*will_read)(struct gw_region *region, uint64_t offset, uint64_t bytes);
 };
 
 /*
@@ -130,6 +132,7 @@ struct gw_session_options {
 	unsigned max_rounds;            /* 0: 50 */
 	uint64_t max_time_ns;           /* of copying before switch-over; 0: no limit */
 	enum gw_limit_policy on_limit;  /* what to do when a limit is reached unconverged */
+	uint32_t chunk_bytes;           /* largest put, whole pages, at most GW_LINK_PUT_BYTES; 0: that */
 	uint64_t silence_ns;            /* a peer that does and says nothing for so long is dead; 0: 30 s */
 };
 

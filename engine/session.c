@@ -75,6 +75,8 @@ static void fill_options(struct gw_session_options *options)
 		options->downtime_ns = DEFAULT_DOWNTIME_NS;
 	if (!options->max_rounds)
 		options->max_rounds = DEFAULT_MAX_ROUNDS;
+	if (!options->chunk_bytes || options->chunk_bytes > GW_LINK_PUT_BYTES)
+		options->chunk_bytes = GW_LINK_PUT_BYTES;
 	if (!options->silence_ns)
 		options->silence_ns = DEFAULT_SILENCE_NS;
 }

@@ -22,6 +22,7 @@
 #define PUMP_STRETCHES 256 /* a step does so many, then looks at the link again */
 #define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* looked at in one go */
 #define ZERO_RANGE_BYTES (1ULL << 30)           /* sent as soon as it is so long */
+#define HINT_BYTES (8ULL * 1024 * 1024)
 #define PACE_BURST_NS (20 * GW_NS_PER_MS)
 #define PACE_WAIT_NS (2 * GW_NS_PER_MS)
 
@@ -203,6 +204,19 @@ static int know_data(struct gw_session *s, struct gw_region *region, uint64_t fr
 	return 0;
 }
 
+/* The bulk reads everything in order: says so ahead, a window at a time. */
+static void hint(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t end)
+{
+	struct cursor *cursor = &s->source.cursor;
+
+	if (s->status.round > 0 || !region->ops->will_read || offset < cursor->hinted)
+		return;
+	if (end - offset > HINT_BYTES)
+		end = offset + HINT_BYTES;
+	region->ops->will_read(region, offset, end - offset);
+	cursor->hinted = end;
+}
+
 /* How many bytes from @offset are of one kind, zero or not; at most up to @end, and data at most a put. */
 static uint64_t same_kind(const struct gw_session *s, const struct gw_region *region, uint64_t offset, uint64_t end,
 			  bool *zero)
@@ -213,7 +227,7 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 	uint64_t most;
 
 	*zero = page_is_zero(base + offset, s->page_bytes);
-	most = *zero ? ZERO_STRETCH_BYTES : GW_LINK_PUT_BYTES;
+	most = *zero ? ZERO_STRETCH_BYTES : s->options.chunk_bytes;
 	if (end - offset > most)
 		end = offset + most;
 	while (at < end && page_is_zero(base + at, s->page_bytes) == *zero)
@@ -237,6 +251,7 @@ static int send_stretch(struct gw_session *s)
 	} else {
 		if (end > cursor->data_end)
 			end = cursor->data_end;
+		hint(s, region, offset, end);
 		bytes = same_kind(s, region, offset, end, &zero);
 	}
 	rc = zero ? note_zero(s, offset, bytes) : put_data(s, offset, (uint32_t)bytes);
@@ -267,7 +282,7 @@ static bool next_dirty(struct gw_session *s)
 			return true;
 		}
 		cursor->region++;
-		cursor->page = cursor->run_end = 0;
+		cursor->page = cursor->run_end = cursor->hinted = 0;
 		cursor->known = false;
 	}
 	return false;

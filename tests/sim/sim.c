@@ -119,7 +119,7 @@ static int sim_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear, sim_clear };
+static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear, sim_clear, NULL };
 
 /* The byte the guest would read. */
 static bool page_differs(const struct sim *sim, unsigned r, unsigned p)
