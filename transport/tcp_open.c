@@ -340,6 +340,7 @@ static int join_rails(struct gw_link **link, enum scheme scheme, const char *uri
 	if (!inner->error.code && scheme != SCHEME_RDMA)
 		return 0;
 	gw_link_close(inner);
+	*link = NULL;
 	return gw_error_set(error, rc, "'%s': no RDMA: %s; tcp:HOST:PORT does without", uri, why.text);
 }
 
@@ -366,7 +367,8 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	if (rc < 0)
 		return rc;
 	if (scheme == SCHEME_RDMA && !try_rdma) {
-		rc = gw_error_set(error, no_rdma.code, "'%s': this host: %s", uri, no_rdma.text);
+		rc = gw_error_set(error, no_rdma.code, "'%s': this host has %s; tcp:HOST:PORT does without", uri,
+				  no_rdma.text);
 		goto err_free_list;
 	}
 	control = connect_control(uri, list, &used, deadline_ns, error);
@@ -391,8 +393,10 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	rc = tcp_new(link, true, control, data, channels, options->zero_copy, peer, error);
 	if (rc < 0)
 		return rc;
-	snprintf((*link)->note, sizeof((*link)->note), "TCP: %.240s",
-		 scheme == SCHEME_TCP ? "as asked for" : no_rdma.text);
+	if (scheme == SCHEME_TCP)
+		snprintf((*link)->note, sizeof((*link)->note), "TCP, as asked for");
+	else
+		snprintf((*link)->note, sizeof((*link)->note), "TCP: this host has %.200s", no_rdma.text);
 	return try_rdma ? join_rails(link, scheme, uri, options, deadline_ns, error) : 0;
 
 err_close:
@@ -581,6 +585,7 @@ static int offer_rails(const struct gw_listener *listener, struct gw_link **link
 	if (!inner->error.code)
 		return 0;
 	gw_link_close(inner);
+	*link = NULL;
 	return gw_error_set(error, -EPROTO, "%s", why.text);
 }
 
@@ -649,6 +654,8 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 		goto err_close;
 	}
 	rc = tcp_new(link, false, control, data, (unsigned)channels, false, peer, error);
+	if (rc == 0)
+		snprintf((*link)->note, sizeof((*link)->note), "TCP: the source offers no RDMA");
 	if (rc == 0 && wants_rdma)
 		rc = offer_rails(listener, link, control, deadline_ns + DEFAULT_DEADLINE_NS, error);
 	return rc < 0 ? rc : 1;
