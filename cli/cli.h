@@ -74,6 +74,8 @@ int cmd_migrate(const struct command *command, int argc, char **argv);
 int cmd_receive(const struct command *command, int argc, char **argv);
 int cmd_status(const struct command *command, int argc, char **argv);
 int cmd_cancel(const struct command *command, int argc, char **argv);
+int cmd_bench(const struct command *command, int argc, char **argv);
+int cmd_probe(const struct command *command, int argc, char **argv);
 int cmd_resume(const struct command *command, int argc, char **argv);
 
 /* --- a VM for the engine -------------------------------------------------------------------------- */

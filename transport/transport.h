@@ -178,6 +178,25 @@ GW_PUBLIC GW_MUST_CHECK int gw_fault_parse(const char *text, struct gw_fault_spe
 GW_PUBLIC GW_MUST_CHECK int gw_fault_wrap(struct gw_link **link, struct gw_link *inner,
 					  const struct gw_fault_spec *spec);
 
+#define GW_RDMA_MAX_ADDRESSES 8
+
+/* An RDMA device of this host, for people. */
+struct gw_rdma_device {
+	char name[64];
+	char netdev[32];      /* its network interface, "" when unknown */
+	char state[24];       /* of its first port: "active", "down" and so on */
+	unsigned path_mtu;    /* bytes a packet */
+	unsigned gids;        /* addresses in its table; 0: nothing can connect */
+	int numa_node;        /* -1: none or unknown */
+	int max_queue_pairs;
+	bool immediate;       /* writes can carry immediate data */
+	unsigned address_count;
+	char addresses[GW_RDMA_MAX_ADDRESSES][46]; /* of the interface */
+};
+
+/* Return: how many there are, at most @most; @error says what is missing for using them, code 0: nothing. */
+GW_PUBLIC int gw_rdma_devices(struct gw_rdma_device *devices, unsigned most, struct gw_error *error);
+
 /* Makes a region known; before any put that names it, at the receiver before the source may put. */
 GW_PUBLIC GW_MUST_CHECK int gw_link_add_region(struct gw_link *link, const struct gw_link_region *region);
 

@@ -116,4 +116,10 @@ GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t byte
 /* Lets the guest run. */
 GW_MUST_CHECK int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error);
 
+/* --- what this host offers ------------------------------------------------------------------------- */
+
+/* Return: 0, or -errno with @error saying what mends it. */
+GW_MUST_CHECK int gw_vmm_probe_kvm(struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_probe_wp_async(struct gw_error *error);
+
 #endif

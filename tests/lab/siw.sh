@@ -8,4 +8,6 @@ for program in contract_rdma "sim_verbs 100 ${LAB_SEEDS:-6}"; do
 	echo "== $program"
 	./$program || rc=1
 done
+echo "== bench and probe"
+python3 "$LAB_TESTS/e2e/test_bench.py" || rc=1
 exit $rc

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What this host offers to a VMM that is to be moved: 'godwit probe'. */
+#include "vmm-shim/vmm.h"
+
+#include "base/cleanup.h"
+#include "tracker/wp_async.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+int gw_vmm_probe_kvm(struct gw_error *error)
+{
+	int fd GW_CLEANUP_CLOSE = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int version;
+
+	if (fd < 0 && errno == ENOENT)
+		return gw_error_set(error, -ENOENT, "no /dev/kvm: modprobe kvm_intel or kvm_amd, or switch virtualisation "
+						    "on in the firmware");
+	if (fd < 0)
+		return gw_error_set(error, -errno, "/dev/kvm: %s: usermod -aG kvm USER", strerror(errno));
+	version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	return version == KVM_API_VERSION ? 0 : gw_error_set(error, -ENOTSUP, "/dev/kvm speaks version %d", version);
+}
+
+int gw_vmm_probe_wp_async(struct gw_error *error)
+{
+	size_t bytes = 1024 * 1024;
+	int fd GW_CLEANUP_CLOSE = memfd_create("probe", MFD_CLOEXEC), rc = -errno;
+	struct gw_wp_segment segment = { .bytes = bytes };
+	struct gw_wp_async *wp;
+	void *map;
+
+	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+		return gw_error_set(error, rc, "no memory file: %s", strerror(errno));
+	map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return gw_error_set(error, -errno, "no mapping: %s", strerror(errno));
+	segment.addr = (uintptr_t)map;
+	rc = gw_wp_async_open(&wp, &segment, 1, error);
+	if (rc == 0)
+		gw_wp_async_close(wp);
+	munmap(map, bytes);
+	return rc;
+}
