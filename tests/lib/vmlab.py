@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("GODWIT_BUILD", ROOT / "build"))
 GODWIT = BUILD / "bin" / "godwit"
 QEMU = os.environ.get("GODWIT_QEMU", "qemu-system-x86_64")
+ACCEL = os.environ.get("GODWIT_ACCEL", "tcg")
+ADDRESS = os.environ.get("GODWIT_ADDRESS", "127.0.0.1")  # where receivers listen
+SLOW = float(os.environ.get("GODWIT_SLOW", "1"))  # stretches time-outs, for a lab
 
 
 class LabError(Exception):
@@ -97,7 +100,7 @@ class Vm:
         self.control = self.folder / "control.sock"
         self.log = open(self.folder / "log", "wb")
         lab.files.append(self.ram)
-        args = [QEMU, "-accel", "tcg", "-machine", "q35,memory-backend=ram0", "-m", f"{ram_mib}M", "-object",
+        args = [QEMU, "-accel", ACCEL, "-machine", "q35,memory-backend=ram0", "-m", f"{ram_mib}M", "-object",
                 f"memory-backend-file,id=ram0,size={ram_mib}M,mem-path={self.ram},share={'on' if share else 'off'}"
                 + (",prealloc=on" if prealloc else ""),
                 "-nodefaults", "-display", "none", "-serial", f"file:{self.serial}",
@@ -182,8 +185,10 @@ class Host:
         self.lab.processes.append(process)
         return process
 
-    def receive(self, name="guest", *options, listen="127.0.0.1:0"):
+    def receive(self, name="guest", *options, listen=f"{ADDRESS}:0"):
         """Starts a receiver and returns it and its port."""
+        if not listen.startswith(("127.", "[::1]")):
+            options = ("--insecure", *options)
         process = self.start("receive", "--name", name, "--listen", listen, "--json", *options)
         line = process.stdout.readline()
         if not line:

@@ -167,14 +167,12 @@ static int poll_link(struct gw_link *link, struct gw_link_event *event, uint64_t
 		/* What the peer says comes before what ails our rails: it may be its farewell. */
 		int rc = gw_link_poll(rdma->inner, event, 0);
 
-		if (rc > 0)
-			rc = take_inner(rdma, event);
-		else if (rc == 0)
+		if (rc == 0)
 			rc = own_event(rdma, event);
-		else
-			rc = rdma_error(rdma, rc);
-		if (rc != 0)
-			return rc;
+		else if (rc > 0 && (rc = take_inner(rdma, event)) == 0)
+			continue; /* there may be more, and we may have something to do now */
+		if (rc != 0 || left == 0)
+			return rdma_error(rdma, rc);
 		rc = gw_link_poll(rdma->inner, event, left);
 		if (rc > 0)
 			rc = take_inner(rdma, event);
@@ -183,8 +181,6 @@ static int poll_link(struct gw_link *link, struct gw_link_event *event, uint64_t
 		if (timeout_ns != GW_LINK_FOREVER) {
 			uint64_t passed = gw_now_ns(&gw_clock_real) - begun;
 
-			if (left == 0)
-				return own_event(rdma, event);
 			left = passed < timeout_ns ? timeout_ns - passed : 0;
 		}
 	}
@@ -223,7 +219,9 @@ static int next_pinned(const struct gw_link *link, uint32_t region, uint64_t fro
 
 static void hurry(struct gw_link *link)
 {
-	((struct rdma *)link)->hurry = true;
+	struct rdma *rdma = (struct rdma *)link;
+
+	rdma->hurry = rdma->register_no_more = true;
 }
 
 static void sever(struct gw_link *link, unsigned which)

@@ -37,6 +37,7 @@
 #define EXTENT_FIRST_BYTES (4ULL * 1024 * 1024)
 #define EXTENT_MIN_BYTES (64ULL * 1024) /* less is not worth a registration: it goes by TCP */
 #define REGISTRARS 2
+#define HURRY_BYTES (2ULL * 1024 * 1024) /* of a round, by TCP while each millisecond counts */
 
 struct rdma;
 struct rail;
@@ -94,7 +95,7 @@ struct rail_qp {
 	uint64_t posted, completed; /* work requests */
 	unsigned unsignaled;
 	uint64_t bytes;             /* written so far */
-	uint64_t stage_head, stage_tail;
+	uint64_t stage_head, stage_tail, stage_signaled;
 	uint64_t stage_end[QP_SEND_WRS]; /* of request n % QP_SEND_WRS: stage_head after it */
 
 	/* Receiver; watcher writes under rdma->lock */
@@ -132,6 +133,8 @@ struct rail {
 	uint64_t closing, closed; /* the last mark asked for to close a round, and the last one posted */
 	uint32_t closed_mark;
 	uint64_t fence_tail;      /* tail when the last fence was asked for */
+	uint64_t round_tail;      /* tail when the last ROUND was sent: what comes after is of the next */
+	uint64_t round_tail_before; /* and at the one before, should that ROUND be void */
 	uint32_t mark, mark_confirmed;
 	uint64_t mark_ring[MARK_SLOTS]; /* posted when mark n % MARK_SLOTS went */
 	uint64_t marked_posted, marked_ns, unmarked_bytes;
@@ -185,7 +188,9 @@ struct rdma {
 	/* Source; link thread only, but for backlog, which is under lock */
 	_Atomic bool wants_room; /* workers look at it */
 	bool inner_room;
-	bool hurry;            /* the guest is paused: nothing is registered any more */
+	bool hurry;            /* the guest is paused: nothing is registered, little goes by the shorter way, TCP */
+	uint64_t hurry_bytes;  /* of this round that went so */
+	bool register_no_more; /* for that, or since memory was refused */
 	bool required;         /* rdma: was asked for; memory that cannot be registered is an error */
 	uint64_t fence, fence_sent; /* asked for, and handed to the receiver as a ROUND */
 	uint64_t inner_fence;

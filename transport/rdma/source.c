@@ -9,6 +9,8 @@
  * sent is ever registered, in pieces that grow with the stream.  Runs too small to be worth it, and all that
  * is not registered yet when the guest is paused, go by the TCP channels of the link inside.
  *
+ * Once the guest is paused, the first HURRY_BYTES of a round go by TCP, whose way is shorter by several wake-ups.
+ *
  * A round is closed when everything put before its fence has been posted or handed to TCP: each rail then
  * posts a mark, the inner link gets a fence of its own, and the receiver is told which belong to the round.
  *
@@ -175,7 +177,7 @@ static int put_fresh(struct rdma *rdma, uint32_t region, uint64_t offset, uint32
 {
 	int rc = 0;
 
-	if (rdma->hurry || !best_rail(rdma)) {
+	if (rdma->register_no_more || !best_rail(rdma)) {
 		to_backlog(rdma, region, offset, bytes);
 		return 0;
 	}
@@ -244,6 +246,11 @@ int source_put(struct rdma *rdma, uint32_t region, uint64_t offset, uint32_t byt
 		rdma->wants_room = true;
 		return -EAGAIN;
 	}
+	if (rdma->hurry && rdma->hurry_bytes + bytes <= HURRY_BYTES) {
+		rdma->hurry_bytes += bytes;
+		to_backlog(rdma, region, offset, bytes);
+		return 0;
+	}
 	rc = put_now(rdma, region, offset, bytes);
 	return rc < 0 ? gw_error_set(&rdma->link.error, rc, "no memory for RDMA's tables") : 0;
 }
@@ -256,6 +263,7 @@ int source_fence(struct rdma *rdma, uint64_t fence)
 		return gw_error_set(&rdma->link.error, rc, "no memory for RDMA's tables");
 	rdma->fence = fence;
 	rdma->closing = 0;
+	rdma->hurry_bytes = 0;
 	for (unsigned i = 0; i < rdma->rail_count; i++)
 		rdma->rails[i].fence_tail = rdma->rails[i].tail;
 	return source_serve(rdma);
@@ -323,6 +331,17 @@ static int take_mark(struct rdma *rdma, const struct gw_link_event *event)
 	return 0;
 }
 
+/* A ROUND that was sent and not reported is to be said anew, with all that it consisted of. */
+static void void_round(struct rdma *rdma)
+{
+	rdma->closing = 0;
+	if (rdma->fence == 0 || rdma->fence_sent < rdma->fence)
+		return;
+	rdma->fence_sent = rdma->fence - 1;
+	for (unsigned i = 0; i < rdma->rail_count; i++)
+		rdma->rails[i].round_tail = rdma->rails[i].round_tail_before;
+}
+
 /* The receiver has killed a rail: what it had not seen of it goes again. */
 static void bury_rail(struct rdma *rdma, struct rail *rail, const struct rdma_down *answer)
 {
@@ -346,10 +365,8 @@ static void bury_rail(struct rdma *rdma, struct rail *rail, const struct rdma_do
 		free(rdma->open);
 		rdma->open = NULL;
 	}
-	if (!reported) {
-		rdma->fence_sent = rdma->fence > 0 ? rdma->fence - 1 : 0;
-		rdma->closing = 0;
-	}
+	if (!reported)
+		void_round(rdma);
 	rdma_bury(rdma, rail);
 }
 
@@ -423,9 +440,9 @@ static int refused(struct rdma *rdma, const struct extent *extent)
 	if (rdma->required)
 		return gw_error_set(&rdma->link.error, -extent->refused, "%llu MiB cannot be registered for RDMA: %s%s",
 				    (unsigned long long)(extent->end - extent->first) >> 20, strerror(extent->refused), hint);
-	if (!rdma->hurry)
+	if (!rdma->register_no_more)
 		gw_warn("memory cannot be registered for RDMA (%s) and goes by TCP%s", strerror(extent->refused), hint);
-	rdma->hurry = true; /* the next would fare no better */
+	rdma->register_no_more = true; /* the next would fare no better */
 	return 0;
 }
 
@@ -536,13 +553,14 @@ static int close_round(struct rdma *rdma)
 	if (!rdma->closing) {
 		rdma->closing = ++rdma->marks_asked;
 		for (unsigned i = 0; i < rdma->rail_count; i++)
-			rdma->rails[i].closing = rdma->closing;
+			if (rdma->rails[i].tail > rdma->rails[i].round_tail)
+				rdma->rails[i].closing = rdma->closing;
 	}
 	for (unsigned i = 0; i < rdma->rail_count; i++) {
 		struct rail *rail = &rdma->rails[i];
 
-		if (rail->state != RAIL_UP)
-			continue;
+		if (rail->state != RAIL_UP || rail->tail == rail->round_tail)
+			continue; /* it has no part in this round */
 		if (rail->closed < rdma->closing) {
 			pthread_mutex_unlock(&rdma->lock);
 			worker_wake(rail);
@@ -560,22 +578,26 @@ static int close_round(struct rdma *rdma)
 		return rc == -EAGAIN ? 0 : rc;
 	rdma->inner_fence++;
 	rdma->fence_sent = rdma->fence;
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		rdma->rails[i].round_tail_before = rdma->rails[i].round_tail;
+		rdma->rails[i].round_tail = rdma->rails[i].tail;
+	}
 	return gw_link_fence(rdma->inner, rdma->inner_fence);
 }
 
 int source_serve(struct rdma *rdma)
 {
-	int rc = call_down(rdma);
+	int rc = call_down(rdma), replayed = 0;
 
 	if (rc == 0)
+		rc = replayed = replay(rdma);
+	if (rc >= 0)
 		rc = announce(rdma);
 	if (rc == 0)
 		rc = settle(rdma);
 	if (rc == 0)
 		rc = drain_backlog(rdma);
 	if (rc >= 0)
-		rc = replay(rdma);
-	if (rc > 0)
-		rc = close_round(rdma);
+		rc = replayed ? close_round(rdma) : 0;
 	return rdma_error(rdma, rc);
 }

@@ -96,7 +96,9 @@ static int post(const struct request *request, bool signaled)
 static int post_request(const struct request *request, bool last)
 {
 	struct rail_qp *qp = request->qp;
-	bool signaled = last || qp->unsignaled + 1 >= SIGNAL_EVERY;
+	/* A full staging ring must have something on its way that will empty it. */
+	bool signaled = last || qp->unsignaled + 1 >= SIGNAL_EVERY ||
+			qp->stage_head - qp->stage_signaled >= STAGE_BYTES / 4;
 	int rc = post(request, signaled);
 
 	if (rc < 0) {
@@ -106,6 +108,8 @@ static int post_request(const struct request *request, bool last)
 	qp->stage_end[qp->posted % QP_SEND_WRS] = qp->stage_head;
 	qp->posted++;
 	qp->unsignaled = signaled ? 0 : qp->unsignaled + 1;
+	if (signaled)
+		qp->stage_signaled = qp->stage_head;
 	return 0;
 }
 
