@@ -110,6 +110,13 @@ class TwoHosts(unittest.TestCase):
     def setUpClass(cls):
         cls.peer = Peer()
 
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            cls.peer("quit")
+        except OSError:
+            pass  # killed by the last test
+
     def begin(self, lab, *options):
         """A guest that runs here, and its migration under way."""
         source = lab.a.vm(append=WORK, ram_mib=RAM_MIB)
@@ -139,6 +146,8 @@ class TwoHosts(unittest.TestCase):
         vmlab.wait_for(counts_on, 120, "the guest at host 2", 0.5)
         self.peer("stop")
         end = vmlab.summary(out)
+        for line in err.splitlines():
+            print("  " + line)
         print(f"  {end['link']}: {end['elapsed_ns'] / 1e9:.1f} s, {end['put_bytes'] >> 20} MiB, rails "
               f"{[b >> 20 for b in end['rail_bytes']][:2]} MiB, blackout {end['blackout']['total_ns'] / 1e6:.0f} ms",
               flush=True)

@@ -93,6 +93,7 @@ struct rail_qp {
 
 	/* Source; worker only */
 	uint64_t posted, completed; /* work requests */
+	uint64_t signaled;          /* the last that asked for a completion */
 	unsigned unsignaled;
 	uint64_t bytes;             /* written so far */
 	uint64_t stage_head, stage_tail, stage_signaled;
@@ -129,6 +130,7 @@ struct rail {
 	struct put_entry *ring;
 	uint64_t confirmed, posted, tail;
 	uint64_t queued_bytes; /* of [posted, tail) */
+	uint64_t given_bytes;  /* of all entries ever */
 	uint64_t put_bytes, wire_bytes;
 	uint64_t closing, closed; /* the last mark asked for to close a round, and the last one posted */
 	uint32_t closed_mark;

@@ -30,7 +30,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define CONNECT_NS (3 * GW_NS_PER_S)
+#define CONNECT_NS (5 * GW_NS_PER_S)
 
 /* The next message of the dialogue; others are a peer's fault.  Return: 0 or -errno with @error set. */
 static int await(struct rdma *rdma, unsigned type, struct gw_link_event *event, uint64_t deadline_ns,
@@ -242,8 +242,10 @@ static void connect_rails(struct rdma *rdma, const struct rdma_rails *rails, con
 			go->rails[go->count++] = (struct rdma_rail_go){ .rail = (uint16_t)i, .qps = (uint16_t)rail->qp_count };
 			continue;
 		}
-		if (why.code)
+		if (why.code) {
+			gw_warn("no RDMA to device %s of the destination: %s", rails->rails[i].device, why.text);
 			*error = why;
+		}
 		rail_close(rail);
 		rail->state = RAIL_DEAD;
 	}

@@ -45,15 +45,21 @@ static bool any_failing(const struct rdma *rdma)
 	return false;
 }
 
-/* The live rail with the least to do, or NULL. */
+/* The live rail with the least to do, among idle ones the one that did least; or NULL. */
 static struct rail *best_rail(struct rdma *rdma)
 {
 	struct rail *best = NULL;
 
 	GW_LOCK_SCOPE(&rdma->lock);
-	for (unsigned i = 0; i < rdma->rail_count; i++)
-		if (rdma->rails[i].state == RAIL_UP && (!best || rdma->rails[i].queued_bytes < best->queued_bytes))
-			best = &rdma->rails[i];
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+
+		if (rail->state != RAIL_UP)
+			continue;
+		if (!best || rail->queued_bytes < best->queued_bytes ||
+		    (rail->queued_bytes == best->queued_bytes && rail->given_bytes < best->given_bytes))
+			best = rail;
+	}
 	return best;
 }
 
@@ -85,6 +91,7 @@ static void enqueue(struct rdma *rdma, struct extent *extent, uint64_t offset, u
 		.staged = rdma->fence > 0, /* see worker.c */
 	};
 	rail->queued_bytes += bytes;
+	rail->given_bytes += bytes;
 	pthread_mutex_unlock(&rdma->lock);
 	worker_wake(rail);
 }

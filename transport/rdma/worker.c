@@ -41,6 +41,7 @@
 #define MARK_EVERY_PUTS (RING_PUTS / 8)
 #define MARK_EVERY_NS GW_NS_PER_S
 #define IDLE_MS 200
+#define STALL_NS (5 * GW_NS_PER_S)
 
 struct request {
 	struct rail_qp *qp;
@@ -108,8 +109,10 @@ static int post_request(const struct request *request, bool last)
 	qp->stage_end[qp->posted % QP_SEND_WRS] = qp->stage_head;
 	qp->posted++;
 	qp->unsignaled = signaled ? 0 : qp->unsignaled + 1;
-	if (signaled)
+	if (signaled) {
 		qp->stage_signaled = qp->stage_head;
+		qp->signaled = qp->posted;
+	}
 	return 0;
 }
 
@@ -329,6 +332,24 @@ static int post_mark(struct rail *rail)
 	return 1;
 }
 
+/*
+ * A rail whose requests complete neither well nor badly is lost too: software devices retry without end while
+ * their link is down.  @progress_ns: when something last completed, or nothing was under way.
+ */
+static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_ns)
+{
+	uint64_t now = gw_now_ns(&gw_clock_real);
+	bool waiting = false;
+
+	for (unsigned i = 0; i < rail->qp_count; i++)
+		waiting |= rail->qps[i].signaled > rail->qps[i].completed;
+	if (reaped || !waiting)
+		*progress_ns = now;
+	else if (now - *progress_ns > STALL_NS)
+		rail_fail(rail, "device %s has completed nothing for %llu s: is its link down?", rail->device,
+			  (unsigned long long)(STALL_NS / GW_NS_PER_S));
+}
+
 /* Sleeps until something completes or somebody calls. */
 static void rest(struct rail *rail)
 {
@@ -348,6 +369,7 @@ static void rest(struct rail *rail)
 static void *worker(void *argument)
 {
 	struct rail *rail = argument;
+	uint64_t progress_ns = 0;
 	sigset_t all;
 
 	sigfillset(&all);
@@ -359,6 +381,7 @@ static void *worker(void *argument)
 
 		if (reaped < 0)
 			break;
+		watch_for_stall(rail, reaped > 0, &progress_ns);
 		posted = post_puts(rail);
 		marked = posted < 0 ? posted : post_mark(rail);
 		if (posted < 0 || marked < 0)
