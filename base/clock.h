@@ -35,4 +35,12 @@ static inline uint64_t gw_now_ns(const struct gw_clock *clock)
 	return clock->now_ns(clock);
 }
 
+/* Milliseconds of the system's clock until @deadline_ns, rounded up; 0 once it has passed.  For poll(2). */
+static inline int gw_left_ms(uint64_t deadline_ns)
+{
+	uint64_t now = gw_now_ns(&gw_clock_real);
+
+	return deadline_ns > now ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 0;
+}
+
 #endif

@@ -170,18 +170,10 @@ static void tune(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms));
 }
 
-/* Milliseconds left until @deadline_ns, at least 0. */
-static int left_ms(uint64_t deadline_ns)
-{
-	uint64_t now = gw_now_ns(&gw_clock_real);
-
-	return deadline_ns > now ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 0;
-}
-
 static int wait_fd(int fd, short events, uint64_t deadline_ns)
 {
 	struct pollfd pfd = { .fd = fd, .events = events };
-	int rc = poll(&pfd, 1, left_ms(deadline_ns));
+	int rc = poll(&pfd, 1, gw_left_ms(deadline_ns));
 
 	if (rc < 0)
 		return errno == EINTR ? -EINTR : -errno;
@@ -510,7 +502,7 @@ static int accept_any(const struct gw_listener *listener, uint64_t deadline_ns, 
 
 	for (unsigned i = 0; i < listener->count; i++)
 		fds[i] = (struct pollfd){ .fd = listener->fds[i], .events = POLLIN };
-	rc = poll(fds, listener->count, deadline_ns == GW_LINK_FOREVER ? -1 : left_ms(deadline_ns));
+	rc = poll(fds, listener->count, deadline_ns == GW_LINK_FOREVER ? -1 : gw_left_ms(deadline_ns));
 	if (rc <= 0)
 		return rc == 0 || errno == EINTR ? -ETIMEDOUT : -errno;
 	for (unsigned i = 0; i < listener->count; i++) {
@@ -599,7 +591,7 @@ static int accept_data(const struct gw_listener *listener, const unsigned char *
 	unsigned index;
 
 	if (fd < 0)
-		return fd == -ETIMEDOUT && left_ms(deadline_ns) > 0 ? 0 : fd;
+		return fd == -ETIMEDOUT && gw_left_ms(deadline_ns) > 0 ? 0 : fd;
 	if (transfer(fd, &hello, sizeof(hello), false, deadline_ns) < 0)
 		goto stranger;
 	index = ntohs(hello.index);

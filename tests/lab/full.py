@@ -26,7 +26,7 @@ TOP = HERE.parents[1]
 CACHE = Path(os.environ.get("GODWIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "godwit")
 MEMORY = os.environ.get("LAB_MEMORY", "3G")
 TIMEOUT = int(os.environ.get("LAB_TIMEOUT", "1200"))
-BOOT_S = 120
+BROKE_DOWN = -1
 
 
 def skip(why):
@@ -84,9 +84,6 @@ class Guest:
                 stream.flush()
                 while "event" in json.loads(stream.readline()):
                     pass
-
-    def is_up(self):
-        return (self.shared / "up").exists() or self.status() is not None
 
     def status(self):
         for file in self.shared.glob("status*"):
@@ -180,7 +177,7 @@ def run(image, job, args):
         for guest in guests:
             if guest.reader:
                 guest.reader.join(5)
-        return next((c for c in codes if c), 0) if codes[0] is not None else 1
+        return next((c for c in codes if c), 0) if codes[0] is not None else BROKE_DOWN
     finally:
         for guest in guests:
             if guest.process.poll() is None:
@@ -200,11 +197,16 @@ def main():
     if made.returncode:
         skip("the full lab's image cannot be made (see above)")
     image = Path(made.stdout.strip().splitlines()[-1])
-    job = Path(tempfile.mkdtemp(prefix="job-", dir=image.parent))
-    try:
-        sys.exit(run(image, job, args))
-    finally:
-        shutil.rmtree(job, ignore_errors=True)
+    for attempt in (1, 2):
+        job = Path(tempfile.mkdtemp(prefix="job-", dir=image.parent))
+        try:
+            code = run(image, job, args)
+        finally:
+            shutil.rmtree(job, ignore_errors=True)
+        if code != BROKE_DOWN:
+            sys.exit(code)
+        print(f"the lab's own machine broke down, it ended without a status (attempt {attempt} of 2)", flush=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -214,13 +214,6 @@ static int await_event(struct rdma_event_channel *channel, enum rdma_cm_event_ty
 	}
 }
 
-static int left_ms(uint64_t deadline_ns)
-{
-	uint64_t now = gw_now_ns(&gw_clock_real);
-
-	return deadline_ns > now ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 1;
-}
-
 static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct rail *rail = qp->rail;
@@ -240,7 +233,7 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 		qp->id = NULL;
 		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
 	}
-	if (rdma_resolve_addr(qp->id, NULL, to, left_ms(deadline_ns)) < 0)
+	if (rdma_resolve_addr(qp->id, NULL, to, gw_left_ms(deadline_ns) + 1) < 0)
 		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
 	rc = await_event(channel, RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", deadline_ns,
 			 error);
@@ -248,7 +241,7 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 		return rc;
 	/* An older kernel has no such option; its own time-out serves. */
 	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
-	if (rdma_resolve_route(qp->id, left_ms(deadline_ns)) < 0)
+	if (rdma_resolve_route(qp->id, gw_left_ms(deadline_ns) + 1) < 0)
 		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
 	rc = await_event(channel, RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", deadline_ns, error);
 	if (rc == 0)

@@ -54,13 +54,6 @@ static int await(struct rdma *rdma, unsigned type, struct gw_link_event *event, 
 	}
 }
 
-static bool is_wildcard(const struct sockaddr *address)
-{
-	if (address->sa_family == AF_INET6)
-		return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
-	return ((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr == htonl(INADDR_ANY);
-}
-
 /* Listens on one more address, if a device has it and is not among the rails yet. */
 static void try_rail(struct rdma *rdma, struct rdma_rails *rails, const struct sockaddr *address, struct gw_error *error)
 {
@@ -322,7 +315,7 @@ int rdma_offer(struct gw_link **link, struct gw_link *inner, const struct gw_lin
 
 	if (!rdma)
 		return gw_error_set(error, -ENOMEM, "no memory for RDMA");
-	rc = offer(rdma, options, called, all || is_wildcard(called), deadline_ns, error);
+	rc = offer(rdma, options, called, all, deadline_ns, error);
 	if (rc < 0)
 		return give_up(rdma, rc, error);
 	describe(rdma);

@@ -434,13 +434,26 @@ static int announce(struct rdma *rdma)
 	return 0;
 }
 
+/* What to do about memory that cannot be registered. */
+static const char *refusal_hint(int code)
+{
+	switch (code) {
+	case ENOMEM:
+		return ": raise the limit on locked memory at both ends (ulimit -l unlimited, or LimitMEMLOCK=infinity for "
+		       "a service)";
+	case ENOSPC:
+		return ": no memory left for the guest's RAM at the destination: enlarge /dev/shm or the pool of huge pages";
+	case EFAULT:
+	case EOPNOTSUPP:
+		return ": RAM in a file on a disk cannot be pinned; /dev/shm and hugetlbfs can";
+	default:
+		return "";
+	}
+}
+
 static int refused(struct rdma *rdma, const struct extent *extent)
 {
-	const char *hint = extent->refused == ENOMEM ? ": raise the limit on locked memory at both ends (ulimit -l "
-						       "unlimited, or LimitMEMLOCK=infinity for a service)" :
-			   extent->refused == ENOSPC ? ": no memory left for the guest's RAM at the destination: enlarge "
-						       "/dev/shm or the pool of huge pages" :
-						       "";
+	const char *hint = refusal_hint(extent->refused);
 
 	if (extent->rail->failed)
 		return 0;
