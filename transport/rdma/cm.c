@@ -88,11 +88,11 @@ int cm_listen(struct rdma *rdma, unsigned index, const struct sockaddr *address,
 		return gw_error_set(error, rc, "no RDMA device has this address");
 	}
 	if (rdma_listen(id, RDMA_MAX_QPS) < 0) {
-		int rc = -errno;
+		int rc = gw_error_set(error, -errno, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
+				      strerror(errno));
 
 		rdma_destroy_id(id);
-		return gw_error_set(error, rc, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
-				    strerror(-rc));
+		return rc;
 	}
 	offer->port = ntohs(rdma_get_src_port(id));
 	strncpy(offer->device, ibv_get_device_name(id->verbs->device), sizeof(offer->device) - 1);
@@ -190,9 +190,12 @@ void cm_serve(struct rdma *rdma)
 }
 
 /* Waits for @wanted on the channel.  Return: 0, or -errno with @error set. */
-static int await_event(struct rdma_event_channel *channel, enum rdma_cm_event_type wanted, const char *what,
+static int await_event(const struct rail_qp *qp, enum rdma_cm_event_type wanted, const char *what,
 		       uint64_t deadline_ns, struct gw_error *error)
 {
+	struct rdma_event_channel *channel = qp->rail->rdma->cm;
+
+
 	for (;;) {
 		uint64_t now = gw_now_ns(&gw_clock_real);
 		struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
@@ -207,6 +210,14 @@ static int await_event(struct rdma_event_channel *channel, enum rdma_cm_event_ty
 			continue;
 		type = event->event;
 		status = event->status;
+		if (event->id != qp->id) { /* of a queue pair that is connected already */
+			const struct rail_qp *other = event->id->context;
+
+			if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+				rail_fail(other->rail, "device %s: %s", other->rail->device, rdma_event_str(type));
+			rdma_ack_cm_event(event);
+			continue;
+		}
 		rdma_ack_cm_event(event);
 		if (type == wanted)
 			return 0;
@@ -235,7 +246,7 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 	}
 	if (rdma_resolve_addr(qp->id, NULL, to, gw_left_ms(deadline_ns) + 1) < 0)
 		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
-	rc = await_event(channel, RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", deadline_ns,
+	rc = await_event(qp, RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", deadline_ns,
 			 error);
 	if (rc < 0)
 		return rc;
@@ -243,7 +254,7 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
 	if (rdma_resolve_route(qp->id, gw_left_ms(deadline_ns) + 1) < 0)
 		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
-	rc = await_event(channel, RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", deadline_ns, error);
+	rc = await_event(qp, RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", deadline_ns, error);
 	if (rc == 0)
 		rc = rail_open(rail, qp->id->verbs, error);
 	if (rc == 0)
@@ -252,7 +263,7 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 		return rc;
 	if (rdma_connect(qp->id, &param) < 0)
 		return gw_error_set(error, -errno, "device %s does not connect: %s", rail->device, strerror(errno));
-	rc = await_event(channel, RDMA_CM_EVENT_ESTABLISHED, "connecting", deadline_ns, error);
+	rc = await_event(qp, RDMA_CM_EVENT_ESTABLISHED, "connecting", deadline_ns, error);
 	if (rc < 0)
 		gw_error_prefix(error, "device %s", rail->device);
 	qp->established = rc == 0;

@@ -69,6 +69,8 @@ int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *err
 	unsigned depth = RDMA_MAX_QPS * (rail->rdma->is_source ? QP_SEND_WRS : QP_RECV_WRS);
 	int rc;
 
+	if (rail->verbs && !rail->cq)
+		return gw_error_set(error, -ENODEV, "device %s could not be opened", rail->device);
 	if (rail->verbs)
 		return rail->verbs == verbs ? 0 : gw_error_set(error, -EINVAL, "two devices on one rail");
 	rail->verbs = verbs;
@@ -166,7 +168,7 @@ void rail_kill(struct rail *rail)
 		pthread_join(rail->worker, NULL);
 		rail->worker_runs = false;
 	}
-	for (unsigned i = 0; i < rail->qp_count; i++) {
+	for (unsigned i = 0; i < RDMA_MAX_QPS; i++) {
 		struct rail_qp *qp = &rail->qps[i];
 		struct rdma_cm_id *id;
 

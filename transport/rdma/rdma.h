@@ -29,7 +29,8 @@
 #define QP_RECV_WRS 16   /* marks that may be on their way to a queue pair: more than MARKS_OUT */
 #define MARKS_OUT 8      /* credits: marks sent and not yet confirmed */
 #define MARK_SLOTS 16
-#define STAGE_BYTES (2u * 1024 * 1024) /* a queue pair: copies of what later rounds send */
+#define STAGE_BYTES (4u * 1024 * 1024) /* a queue pair: copies of what later rounds send */
+#define STAGE_SIGNAL_BYTES (512u * 1024) /* with that unsignaled, waste at the end and a put: always fits */
 #define RING_PUTS 65536u /* a rail: puts that wait or are not known to have arrived */
 #define RING_SLACK 512u  /* one put can become so many entries, at most */
 #define QUEUE_BYTES (256ULL * 1024 * 1024)
@@ -149,7 +150,7 @@ struct rail {
 
 	/* Receiver; link thread only */
 	uint32_t mark_told;
-	bool failure_told;
+	bool failure_told, answer_due;
 };
 
 struct backlog_entry {

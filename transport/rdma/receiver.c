@@ -92,6 +92,17 @@ static uint32_t seen_mark(struct rail *rail)
 	return seen == UINT32_MAX ? 0 : seen;
 }
 
+/* More no source of ours asks for: each is of EXTENT_MIN_BYTES at least, and goes once to each rail. */
+static unsigned most_extents(const struct rdma *rdma)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
+		bytes += rdma->regions[i].bytes;
+	bytes = bytes / EXTENT_MIN_BYTES * (rdma->rail_count + 1);
+	return bytes < UINT32_MAX ? (unsigned)bytes : UINT32_MAX;
+}
+
 /* Return: 0 and an extent in the table, or -errno; -EPROTO for what no source of ours asks. */
 static int new_extent(struct rdma *rdma, const struct rdma_register *asked)
 {
@@ -103,7 +114,8 @@ static int new_extent(struct rdma *rdma, const struct rdma_register *asked)
 	if (asked->region >= GW_LINK_MAX_REGIONS || asked->rail >= rdma->rail_count)
 		return -EPROTO;
 	region = &rdma->regions[asked->region];
-	if (asked->offset > region->bytes || asked->bytes > region->bytes - asked->offset)
+	if (asked->offset > region->bytes || asked->bytes > region->bytes - asked->offset ||
+	    asked->bytes < EXTENT_MIN_BYTES || rdma->number_count >= most_extents(rdma))
 		return -EPROTO;
 	near = extent_at(&rdma->extents[asked->region], asked->offset);
 	if (near && near->first < asked->offset + asked->bytes)
@@ -165,24 +177,38 @@ static int take_down(struct rdma *rdma, const struct gw_link_event *event)
 	if (rc < 0 || down.answer || down.rail >= rdma->rail_count)
 		return -EPROTO;
 	rail = &rdma->rails[down.rail];
-	if (rail->state == RAIL_UP)
-		gw_warn("RDMA by %s is given up: %s", rail->device, down.reason);
+	if (rail->state != RAIL_UP)
+		return -EPROTO;
+	gw_warn("RDMA by %s is given up: %s", rail->device, down.reason);
 	rail->failed = true;
 	rail->failure_told = true;
 	rail_kill(rail);
 	rail->state = RAIL_DEAD;
 	rdma->round_waits = false;
-	down = (struct rdma_down){
-		.rail = (uint16_t)rail->index,
-		.answer = true,
-		.mark = seen_mark(rail),
-		.fence = rdma->fence_reported,
-	};
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
 		extent_forget(&rdma->extents[i], rail);
-	rc = gw_link_message(rdma->inner, RDMA_DOWN, rdma->out, rdma_put_down(rdma->out, &down));
 	rdma_bury(rdma, rail);
-	return rdma_error(rdma, rc);
+	rail->answer_due = true;
+	return 0;
+}
+
+/* The rails that were called down are dead: what had been seen of them.  Return: 0 or -errno. */
+static int tell_answers(struct rdma *rdma)
+{
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+		struct rdma_down down = { .rail = (uint16_t)i, .answer = true, .fence = rdma->fence_reported };
+		int rc;
+
+		if (!rail->answer_due)
+			continue;
+		down.mark = seen_mark(rail);
+		rc = gw_link_message(rdma->inner, RDMA_DOWN, rdma->out, rdma_put_down(rdma->out, &down));
+		if (rc < 0)
+			return rc == -EAGAIN ? 0 : rc;
+		rail->answer_due = false;
+	}
+	return 0;
 }
 
 int receiver_message(struct rdma *rdma, const struct gw_link_event *event)
@@ -208,12 +234,14 @@ static int tell_keys(struct rdma *rdma)
 	pthread_mutex_lock(&rdma->lock);
 	for (; last < rdma->number_count && count < RDMA_MAX_BATCH && rdma->numbers[last]->local_done; last++) {
 		const struct extent *extent = rdma->numbers[last];
+		/* On a rail that is being buried the memory region may be gone already. */
+		int refused = extent->refused ? extent->refused : extent->rail->state == RAIL_UP ? 0 : ENODEV;
 
 		list[count++] = (struct rdma_key){
 			.extent = extent->number,
-			.refused = (uint32_t)extent->refused,
-			.rkey = extent->refused ? 0 : extent->mr->rkey,
-			.addr = extent->refused ? 0 : (uintptr_t)extent->mr->addr,
+			.refused = (uint32_t)refused,
+			.rkey = refused ? 0 : extent->mr->rkey,
+			.addr = refused ? 0 : (uintptr_t)extent->mr->addr,
 		};
 	}
 	pthread_mutex_unlock(&rdma->lock);
@@ -267,12 +295,14 @@ static int tell_failures(struct rdma *rdma)
 
 int receiver_serve(struct rdma *rdma)
 {
-	int rc = tell_keys(rdma);
+	int rc = tell_failures(rdma); /* before the keys that were refused for it */
 
 	if (rc == 0)
-		rc = tell_marks(rdma);
+		rc = tell_answers(rdma);
 	if (rc == 0)
-		rc = tell_failures(rdma);
+		rc = tell_keys(rdma);
+	if (rc == 0)
+		rc = tell_marks(rdma);
 	return rdma_error(rdma, rc);
 }
 

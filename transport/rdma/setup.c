@@ -111,6 +111,8 @@ static int await_established(struct rdma *rdma, const struct rdma_go *go, uint64
 
 		if (want->rail >= rdma->rail_count)
 			return gw_error_set(error, -EPROTO, "%s connected a rail that was not offered", rdma->link.peer);
+		if (want->qps < rdma->rails[want->rail].qp_count)
+			return gw_error_set(error, -EPROTO, "%s connected more queue pairs than it says", rdma->link.peer);
 		for (unsigned q = 0; q < want->qps; q++) {
 			while (!rdma->rails[want->rail].qps[q].established) {
 				struct pollfd pfd = { .fd = rdma->cm->fd, .events = POLLIN };

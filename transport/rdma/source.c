@@ -455,7 +455,7 @@ static int refused(struct rdma *rdma, const struct extent *extent)
 {
 	const char *hint = refusal_hint(extent->refused);
 
-	if (extent->rail->failed)
+	if (extent->rail->failed || extent->refused == ENODEV) /* the rail is lost, there or here */
 		return 0;
 	if (rdma->required)
 		return gw_error_set(&rdma->link.error, -extent->refused, "%llu MiB cannot be registered for RDMA: %s%s",
@@ -493,6 +493,7 @@ static int drain_backlog(struct rdma *rdma)
 {
 	for (;;) {
 		struct backlog_entry entry;
+		bool half_empty;
 		int rc;
 
 		pthread_mutex_lock(&rdma->lock);
@@ -506,8 +507,11 @@ static int drain_backlog(struct rdma *rdma)
 		if (rc < 0)
 			return rc == -EAGAIN ? 0 : rc;
 		pthread_mutex_lock(&rdma->lock);
-		rdma->backlog.head++;
+		half_empty = ++rdma->backlog.head + RING_PUTS / 2 == rdma->backlog.tail;
 		pthread_mutex_unlock(&rdma->lock);
+		for (unsigned i = 0; i < rdma->rail_count && half_empty; i++)
+			if (rdma->rails[i].state == RAIL_UP)
+				worker_wake(&rdma->rails[i]);
 	}
 }
 

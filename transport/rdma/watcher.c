@@ -19,11 +19,13 @@
 static void take_cm_event(struct rdma *rdma)
 {
 	struct rdma_cm_event *event;
+	struct rdma_cm_id *id;
 	struct rail_qp *qp;
 
 	if (rdma_get_cm_event(rdma->cm, &event) < 0)
 		return;
-	qp = event->id->context;
+	id = event->id;
+	qp = id->context;
 	switch (event->event) {
 	case RDMA_CM_EVENT_DISCONNECTED:
 	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
@@ -36,7 +38,7 @@ static void take_cm_event(struct rdma *rdma)
 		break;
 	case RDMA_CM_EVENT_CONNECT_REQUEST: /* nobody is waited for any more; destroying the id rejects it */
 		rdma_ack_cm_event(event);
-		rdma_destroy_id(event->id);
+		rdma_destroy_id(id);
 		return;
 	default:
 		break;
@@ -44,17 +46,35 @@ static void take_cm_event(struct rdma *rdma)
 	rdma_ack_cm_event(event);
 }
 
-static void take_async_event(struct rail *rail)
+/* Whether a queue pair is one of the rail's. */
+static bool has_qp(struct rail *rail, const struct ibv_qp *qp)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&rail->rdma->lock);
+	for (unsigned i = 0; i < RDMA_MAX_QPS; i++)
+		found |= rail->qps[i].id && rail->qps[i].id->qp == qp;
+	pthread_mutex_unlock(&rail->rdma->lock);
+	return found;
+}
+
+/* Rails of one device share its events. */
+static void take_async_event(struct rdma *rdma, struct ibv_context *verbs)
 {
 	struct ibv_async_event event;
+	bool fatal, of_qp;
 
-	if (ibv_get_async_event(rail->verbs, &event) != 0)
+	if (ibv_get_async_event(verbs, &event) != 0)
 		return;
-	if (event.event_type == IBV_EVENT_DEVICE_FATAL)
-		rail_fail(rail, "device %s was removed or broke down", rail->device);
-	else if (event.event_type == IBV_EVENT_QP_FATAL || event.event_type == IBV_EVENT_QP_REQ_ERR ||
-		 event.event_type == IBV_EVENT_QP_ACCESS_ERR)
-		rail_fail(rail, "device %s: %s", rail->device, ibv_event_type_str(event.event_type));
+	fatal = event.event_type == IBV_EVENT_DEVICE_FATAL;
+	of_qp = event.event_type == IBV_EVENT_QP_FATAL || event.event_type == IBV_EVENT_QP_REQ_ERR ||
+		event.event_type == IBV_EVENT_QP_ACCESS_ERR;
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+
+		if (rail->verbs == verbs && (fatal || (of_qp && has_qp(rail, event.element.qp))))
+			rail_fail(rail, "device %s: %s", rail->device, ibv_event_type_str(event.event_type));
+	}
 	ibv_ack_async_event(&event);
 }
 
@@ -115,7 +135,7 @@ static void *watcher(void *argument)
 			if (!fds[i].revents || of[i]->failed)
 				continue;
 			if (fds[i].fd == of[i]->verbs->async_fd)
-				take_async_event(of[i]);
+				take_async_event(rdma, of[i]->verbs);
 			else
 				take_completions(of[i]);
 		}

@@ -99,7 +99,7 @@ static int post_request(const struct request *request, bool last)
 	struct rail_qp *qp = request->qp;
 	/* A full staging ring must have something on its way that will empty it. */
 	bool signaled = last || qp->unsignaled + 1 >= SIGNAL_EVERY ||
-			qp->stage_head - qp->stage_signaled >= STAGE_BYTES / 4;
+			qp->stage_head - qp->stage_signaled >= STAGE_SIGNAL_BYTES;
 	int rc = post(request, signaled);
 
 	if (rc < 0) {
@@ -213,7 +213,7 @@ static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 		if (entry->extent->state == EXTENT_REFUSED && count == 0) {
 			struct backlog *backlog = &rdma->backlog;
 
-			if (backlog->tail - backlog->head == RING_PUTS)
+			if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK) /* the link thread needs some */
 				break;
 			backlog->ring[backlog->tail++ % RING_PUTS] =
 				(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
