@@ -26,6 +26,7 @@
 
 #define RETRIES 7
 #define ACK_TIMEOUT 16   /* 4.096 us * 2^16 = 0.27 s, times RETRIES */
+#define PORT_TRIES 8     /* over iWARP a port that the connection manager picks may be taken by a TCP socket */
 #define MIN_RNR_TIMER 12 /* 0.64 ms; 0 would be 655 ms */
 
 struct rdma_event_channel *cm_open(struct gw_error *error)
@@ -59,8 +60,8 @@ static void fill_hello(struct rdma_hello *hello, const struct rail_qp *qp)
 	memcpy(hello->nonce, qp->rail->rdma->nonce, sizeof(hello->nonce));
 }
 
-int cm_listen(struct rdma *rdma, unsigned index, const struct sockaddr *address, struct rdma_rail_offer *offer,
-	      struct gw_error *error)
+static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr *address,
+		       struct rdma_rail_offer *offer, struct gw_error *error)
 {
 	struct sockaddr_storage copy = { 0 };
 	struct rdma_cm_id *id;
@@ -98,6 +99,18 @@ int cm_listen(struct rdma *rdma, unsigned index, const struct sockaddr *address,
 	strncpy(offer->device, ibv_get_device_name(id->verbs->device), sizeof(offer->device) - 1);
 	rdma->listeners[index] = id;
 	return 0;
+}
+
+int cm_listen(struct rdma *rdma, unsigned index, const struct sockaddr *address, struct rdma_rail_offer *offer,
+	      struct gw_error *error)
+{
+	int rc = listen_once(rdma, index, address, offer, error);
+
+	for (unsigned again = 0; again < PORT_TRIES && rc == -EADDRINUSE; again++) {
+		gw_error_clear(error);
+		rc = listen_once(rdma, index, address, offer, error);
+	}
+	return rc;
 }
 
 /* Whose queue pair calls, by its private data.  Return: it, or NULL for a stranger. */
@@ -270,6 +283,18 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 	return rc;
 }
 
+/* Undoes connect_qp(); before the session runs. */
+static void drop_qp(struct rail_qp *qp)
+{
+	if (!qp->id)
+		return;
+	if (qp->id->qp)
+		rdma_destroy_qp(qp->id);
+	rdma_destroy_id(qp->id);
+	qp->id = NULL;
+	qp->ex = NULL;
+}
+
 int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(offer->port) };
@@ -278,8 +303,15 @@ int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t 
 
 	memcpy(&in.sin_addr, offer->address, 4);
 	memcpy(&in6.sin6_addr, offer->address, 16);
-	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++)
-		rc = connect_qp(&rail->qps[i], offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in,
-				deadline_ns, error);
+	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++) {
+		struct sockaddr *to = offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in;
+
+		rc = connect_qp(&rail->qps[i], to, deadline_ns, error);
+		for (unsigned again = 0; again < PORT_TRIES && rc == -EADDRINUSE; again++) {
+			drop_qp(&rail->qps[i]);
+			gw_error_clear(error);
+			rc = connect_qp(&rail->qps[i], to, deadline_ns, error);
+		}
+	}
 	return rc;
 }
