@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 
 #include "base/cleanup.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -144,19 +145,6 @@ static int listen_at(const char *path)
 	return fd;
 }
 
-/* Signals are the session's thread's. */
-static int start_thread(struct monitor *monitor)
-{
-	sigset_t all, old;
-	int rc;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = -pthread_create(&monitor->thread, NULL, serve, monitor);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return rc;
-}
-
 int monitor_open(struct monitor **out, const char *name, const char *file, struct gw_session *session,
 		 struct gw_error *error)
 {
@@ -173,7 +161,7 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 	monitor->stop = eventfd(0, EFD_CLOEXEC);
 	rc = monitor->listener = listen_at(monitor->path);
 	if (rc >= 0)
-		rc = start_thread(monitor);
+		rc = gw_thread_start(&monitor->thread, "godwit-monitor", serve, monitor);
 	if (rc < 0) {
 		if (monitor->listener >= 0)
 			close(monitor->listener);

@@ -22,6 +22,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -313,7 +314,8 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 	for (unsigned i = 0; i < channels && rc == 0; i++) {
 		struct tcp_channel *channel = &tcp->channels[i];
 
-		rc = -pthread_create(&channel->thread, NULL, is_source ? tcp_send_worker : tcp_recv_worker, channel);
+		rc = gw_thread_start(&channel->thread, is_source ? "godwit-send" : "godwit-receive",
+				     is_source ? tcp_send_worker : tcp_recv_worker, channel);
 		channel->running = rc == 0;
 	}
 	if (rc < 0) {

@@ -27,7 +27,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <linux/userfaultfd.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -291,11 +290,8 @@ void *tcp_recv_worker(void *argument)
 	struct tcp_channel *channel = argument;
 	struct reader reader = { .channel = channel, .scratch = aligned_alloc(4096, SCRATCH_BYTES),
 				 .large_frames = true };
-	sigset_t all;
 	int rc = reader.scratch ? 0 : -ENOMEM;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	while (rc == 0)
 		rc = take_frame(&reader);
 	publish(&reader, 0);

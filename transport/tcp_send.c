@@ -25,7 +25,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -185,22 +184,12 @@ static int send_fence(const struct tcp_channel *channel, uint64_t fence)
 	return send_all(channel->fd, &iov, 1, 0);
 }
 
-/* splice() to a socket whose peer is gone raises SIGPIPE and has no flag against it. */
-static void block_signals(void)
-{
-	sigset_t all;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, NULL);
-}
-
 void *tcp_send_worker(void *argument)
 {
 	struct tcp_channel *channel = argument;
 	struct tcp *tcp = channel->tcp;
 	struct batch batch;
 
-	block_signals();
 	if (tcp->splice && pipe2(channel->pipe, O_CLOEXEC) == 0)
 		(void)fcntl(channel->pipe[1], F_SETPIPE_SZ, PIPE_BYTES); /* a smaller pipe works as well */
 	while (take_batch(channel, &batch)) {

@@ -12,6 +12,7 @@
 #include "vmm-shim/agent.h"
 
 #include "base/cleanup.h"
+#include "base/thread.h"
 #include "tracker/wp_async.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/fdpass.h"
@@ -21,7 +22,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -266,7 +266,6 @@ int agent_start(const char *folder)
 {
 	struct agent *agent = &the_agent;
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	sigset_t all, old;
 	pthread_t thread;
 	int rc;
 
@@ -282,11 +281,7 @@ int agent_start(const char *folder)
 		close(agent->listener);
 		return rc;
 	}
-	/* The VMM's signals are the VMM's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = -pthread_create(&thread, NULL, agent_thread, agent);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rc = gw_thread_start(&thread, "godwit-agent", agent_thread, agent);
 	if (rc == 0)
 		pthread_detach(thread);
 	return rc;

@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "vmm-shim/agent_client.h"
 #include "vmm-shim/qmp.h"
 
@@ -459,7 +460,7 @@ static void *gather(void *argument)
 int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error)
 {
 	struct saving *saving = &vmm->saving;
-	int rc = -pthread_create(&saving->thread, NULL, gather, saving);
+	int rc = gw_thread_start(&saving->thread, "godwit-state", gather, saving);
 
 	if (rc < 0)
 		return gw_error_set(error, rc, "no thread for the device state: %s", strerror(-rc));

@@ -7,10 +7,11 @@
 
 #include "transport/tcp.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -118,10 +119,7 @@ static void *watcher(void *argument)
 	struct rdma *rdma = argument;
 	struct pollfd fds[2 + 2 * RDMA_MAX_RAILS];
 	struct rail *of[2 + 2 * RDMA_MAX_RAILS];
-	sigset_t all;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	for (;;) {
 		unsigned count = gather(rdma, fds, of);
 
@@ -152,7 +150,7 @@ int watcher_start(struct rdma *rdma)
 	for (unsigned i = 0; i < rdma->rail_count; i++)
 		if (rdma->rails[i].verbs)
 			(void)fcntl(rdma->rails[i].verbs->async_fd, F_SETFL, O_NONBLOCK);
-	rc = -pthread_create(&rdma->watcher, NULL, watcher, rdma);
+	rc = gw_thread_start(&rdma->watcher, "godwit-watch", watcher, rdma);
 	rdma->watcher_runs = rc == 0;
 	return rc;
 }

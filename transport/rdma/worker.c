@@ -23,13 +23,13 @@
 #include "transport/tcp.h"
 
 #include "base/clock.h"
+#include "base/thread.h"
 
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
 #include <numa.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -370,10 +370,7 @@ static void *worker(void *argument)
 {
 	struct rail *rail = argument;
 	uint64_t progress_ns = 0;
-	sigset_t all;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	if (rail->numa_node >= 0 && numa_available() >= 0)
 		numa_run_on_node(rail->numa_node);
 	while (!rail->stop && !rail->failed) {
@@ -406,7 +403,7 @@ int worker_start(struct rail *rail)
 	rail->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (rail->wake < 0)
 		return -errno;
-	rc = -pthread_create(&rail->worker, NULL, worker, rail);
+	rc = gw_thread_start(&rail->worker, "godwit-rail", worker, rail);
 	rail->worker_runs = rc == 0;
 	return rc;
 }
