@@ -434,6 +434,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 		     struct gw_error *error)
 {
 	struct gw_listener *listener = NULL;
+	struct gw_error no_rdma = { 0 };
 	struct addrinfo *list;
 	int rc = resolve(address, true, &list, error);
 
@@ -465,6 +466,8 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 	}
 	listener->options = *options;
 	listener->port = bound_port(listener->fds[0]);
+	if (!options->no_rdma) /* loads the drivers of devices: now, not while a source waits */
+		(void)rdma_is_here(&no_rdma);
 	*out = listener;
 	rc = 0;
 

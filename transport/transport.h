@@ -112,7 +112,7 @@ struct gw_link_options {
 	bool allow_remote;    /* listen on other addresses than loopback (no authentication yet) */
 	bool zero_copy;       /* source, TCP: send pages by reference (vmsplice) instead of copying them */
 	bool no_rdma;         /* receiver: offer TCP alone */
-	unsigned queue_pairs; /* source: RDMA queue pairs a rail, 1 to 8; 0: 2 */
+	unsigned queue_pairs; /* source: RDMA queue pairs a rail, 1 to 8; 0: 4 */
 	const char *const *rails; /* receiver: more addresses of RDMA devices to offer; the caller's, while in use */
 	unsigned rail_count;
 };

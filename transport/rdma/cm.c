@@ -60,11 +60,30 @@ static void fill_hello(struct rdma_hello *hello, const struct rail_qp *qp)
 	memcpy(hello->nonce, qp->rail->rdma->nonce, sizeof(hello->nonce));
 }
 
+/* A device can be bound to while its link is down; nothing would ever arrive through it. */
+static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
+{
+	const char *device = ibv_get_device_name(id->verbs->device);
+	struct ibv_port_attr port;
+	int rc = -ibv_query_port(id->verbs, id->port_num, &port);
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "device %s does not answer: %s", device, strerror(-rc));
+	if (port.state != IBV_PORT_ACTIVE)
+		return gw_error_set(error, -ENETDOWN, "the port of device %s is down: check its cable, or ip link set DEV up",
+				    device);
+	if (port.max_msg_sz < GW_LINK_PUT_BYTES)
+		return gw_error_set(error, -EMSGSIZE, "device %s takes messages of %u bytes at most", device,
+				    port.max_msg_sz);
+	return 0;
+}
+
 static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr *address,
 		       struct rdma_rail_offer *offer, struct gw_error *error)
 {
 	struct sockaddr_storage copy = { 0 };
 	struct rdma_cm_id *id;
+	int rc;
 
 	memcpy(&copy, address, address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
 	memset(offer, 0, sizeof(*offer));
@@ -83,15 +102,18 @@ static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr 
 	if (rdma_create_id(rdma->cm, &id, NULL, RDMA_PS_TCP) < 0)
 		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
 	if (rdma_bind_addr(id, (struct sockaddr *)&copy) < 0 || !id->verbs) {
-		int rc = errno ? -errno : -ENODEV;
-
+		rc = errno ? -errno : -ENODEV;
 		rdma_destroy_id(id);
-		return gw_error_set(error, rc, "no RDMA device has this address");
+		return gw_error_set(error, rc, "no RDMA device has this address: listen on one that 'godwit probe' shows");
+	}
+	rc = check_port(id, error);
+	if (rc < 0) {
+		rdma_destroy_id(id);
+		return rc;
 	}
 	if (rdma_listen(id, RDMA_MAX_QPS) < 0) {
-		int rc = gw_error_set(error, -errno, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
-				      strerror(errno));
-
+		rc = gw_error_set(error, -errno, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
+				  strerror(errno));
 		rdma_destroy_id(id);
 		return rc;
 	}
@@ -208,7 +230,6 @@ static int await_event(const struct rail_qp *qp, enum rdma_cm_event_type wanted,
 {
 	struct rdma_event_channel *channel = qp->rail->rdma->cm;
 
-
 	for (;;) {
 		uint64_t now = gw_now_ns(&gw_clock_real);
 		struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
@@ -261,6 +282,8 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
 	rc = await_event(qp, RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", deadline_ns,
 			 error);
+	if (rc == 0)
+		rc = check_port(qp->id, error);
 	if (rc < 0)
 		return rc;
 	/* An older kernel has no such option; its own time-out serves. */

@@ -6,16 +6,17 @@
  * while what is registered already is being sent.
  *
  * The source's registration asks for no right to write: pages are pinned as they are and not marked dirty.
- * The receiver's first makes sure of the pages: what a full file system cannot give shows here as ENOSPC,
- * where ibv_reg_mr() would say EFAULT; then registers for remote writes, with relaxed ordering where the
- * platform has it, since these are bulk bytes that nobody polls.
+ * The receiver's is for remote writes, with relaxed ordering where the platform has it, since these are bulk
+ * bytes that nobody polls.  It allocates the pages too: populating them first costs a second walk.  Only
+ * when it fails are they populated, to hear why: of a full file system ibv_reg_mr() says EFAULT.
  */
 #include "transport/rdma/extent.h"
 
 #include "transport/tcp.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -81,26 +82,26 @@ static int register_here(const struct rdma *rdma, struct extent *extent)
 	const struct gw_link_region *region = &rdma->regions[extent->region];
 	char *base = rdma->own_map[extent->region] ? rdma->own_map[extent->region] : region->base;
 	size_t bytes = extent->end - extent->first;
-	int access = 0;
+	int access = 0, rc;
 
 	if (extent->rail->failed)
 		return -ENODEV;
-	if (!rdma->is_source) {
+	if (!rdma->is_source)
 		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING;
-		if (madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 && errno != EINVAL)
-			return errno == EFAULT ? -ENOSPC : -errno;
-	}
 	extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
-	return extent->mr ? 0 : -errno;
+	if (extent->mr)
+		return 0;
+	rc = -errno;
+	if (rc == -EFAULT && !rdma->is_source && madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 &&
+	    errno == EFAULT)
+		rc = -ENOSPC;
+	return rc;
 }
 
 static void *registrar(void *argument)
 {
 	struct rdma *rdma = argument;
-	sigset_t all;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	pthread_mutex_lock(&rdma->lock);
 	while (!rdma->ending) {
 		struct extent *extent = rdma->first_job;
@@ -126,7 +127,7 @@ static void *registrar(void *argument)
 int extent_start(struct rdma *rdma)
 {
 	for (; rdma->registrar_count < REGISTRARS; rdma->registrar_count++) {
-		int rc = -pthread_create(&rdma->registrars[rdma->registrar_count], NULL, registrar, rdma);
+		int rc = gw_thread_start(&rdma->registrars[rdma->registrar_count], "godwit-register", registrar, rdma);
 
 		if (rc < 0)
 			return rc;

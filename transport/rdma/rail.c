@@ -14,6 +14,8 @@
 
 #include "transport/tcp.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <numa.h>
@@ -132,7 +134,8 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 		attr.comp_mask = IBV_QP_INIT_ATTR_PD;
 		attr.send_ops_flags = 0;
 		if (rdma_create_qp_ex(qp->id, &attr) != 0)
-			return gw_error_set(error, -errno, "device %s gives no queue pair: %s", rail->device, strerror(errno));
+			return gw_error_set(error, -errno, "device %s gives no queue pair (number %u of this session): %s: "
+					    "ask for fewer with --queue-pairs", rail->device, qp->index + 1, strerror(errno));
 	}
 	for (unsigned slot = 0; slot < QP_RECV_WRS && !rail->rdma->is_source; slot++)
 		if (rail_post_recv(qp, slot) < 0)
@@ -214,7 +217,7 @@ static void *bury(void *argument)
 void rail_bury(struct rail *rail, struct extent *extents)
 {
 	rail->buried = extents;
-	rail->worker_runs = pthread_create(&rail->worker, NULL, bury, rail) == 0; /* if not: rail_close() does it */
+	rail->worker_runs = gw_thread_start(&rail->worker, "godwit-bury", bury, rail) == 0; /* if not: rail_close() does it */
 }
 
 void rail_close(struct rail *rail)

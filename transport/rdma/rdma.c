@@ -30,6 +30,13 @@
 
 static_assert(RDMA_MAX_RAILS == GW_LINK_MAX_RAILS && RDMA_MAX_QPS == GW_LINK_MAX_QUEUE_PAIRS, "proto.h does not include transport.h");
 
+int rdma_say(struct rdma *rdma, unsigned type, uint32_t bytes)
+{
+	int rc = gw_link_message(rdma->inner, (uint16_t)type, rdma->out, bytes);
+
+	return rc == -EAGAIN ? 0 : rc < 0 ? rc : 1;
+}
+
 int rdma_error(struct rdma *rdma, int rc)
 {
 	if (rc >= 0 || rdma->link.error.code)

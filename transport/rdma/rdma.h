@@ -24,12 +24,13 @@
 #include <rdma/rdma_cma.h>
 #include <stdatomic.h>
 
-#define RAIL_DEFAULT_QPS 2
+#define RAIL_DEFAULT_QPS 4
 #define QP_SEND_WRS 128
 #define QP_RECV_WRS 16   /* marks that may be on their way to a queue pair: more than MARKS_OUT */
 #define MARKS_OUT 8      /* credits: marks sent and not yet confirmed */
 #define MARK_SLOTS 16
-#define STAGE_BYTES (4u * 1024 * 1024) /* a queue pair: copies of what later rounds send */
+#define STAGE_BYTES (1024u * 1024)       /* a queue pair: copies of what later rounds send */
+#define STAGE_PUT_BYTES (256u * 1024)    /* the largest of them */
 #define STAGE_SIGNAL_BYTES (512u * 1024) /* with that unsignaled, waste at the end and a put: always fits */
 #define RING_PUTS 65536u /* a rail: puts that wait or are not known to have arrived */
 #define RING_SLACK 512u  /* one put can become so many entries, at most */
@@ -238,6 +239,7 @@ struct rdma *rdma_new(bool is_source, struct gw_link *inner);
 int rdma_run(struct rdma *rdma) GW_MUST_CHECK; /* starts the threads */
 void rdma_free(struct rdma *rdma);             /* also half-made ones; leaves the inner link alone */
 int rdma_number(struct rdma *rdma, struct extent *extent) GW_MUST_CHECK; /* appends to numbers */
+int rdma_say(struct rdma *rdma, unsigned type, uint32_t bytes) GW_MUST_CHECK; /* what is in out; 1: said, 0: not now, or -errno */
 int rdma_error(struct rdma *rdma, int rc) GW_MUST_CHECK; /* takes over the inner link's error */
 void rdma_bury(struct rdma *rdma, struct rail *rail);
 

@@ -203,9 +203,9 @@ static int tell_answers(struct rdma *rdma)
 		if (!rail->answer_due)
 			continue;
 		down.mark = seen_mark(rail);
-		rc = gw_link_message(rdma->inner, RDMA_DOWN, rdma->out, rdma_put_down(rdma->out, &down));
-		if (rc < 0)
-			return rc == -EAGAIN ? 0 : rc;
+		rc = rdma_say(rdma, RDMA_DOWN, rdma_put_down(rdma->out, &down));
+		if (rc <= 0)
+			return rc;
 		rail->answer_due = false;
 	}
 	return 0;
@@ -246,10 +246,10 @@ static int tell_keys(struct rdma *rdma)
 	}
 	pthread_mutex_unlock(&rdma->lock);
 	if (count > 0) {
-		int rc = gw_link_message(rdma->inner, RDMA_KEYS, rdma->out, rdma_put_keys(rdma->out, list, count));
+		int rc = rdma_say(rdma, RDMA_KEYS, rdma_put_keys(rdma->out, list, count));
 
-		if (rc < 0)
-			return rc == -EAGAIN ? 0 : rc;
+		if (rc <= 0)
+			return rc;
 	}
 	rdma->keyed = last;
 	return 0;
@@ -264,9 +264,9 @@ static int tell_marks(struct rdma *rdma)
 
 		if (rail->state != RAIL_UP || seen <= rail->mark_told)
 			continue;
-		rc = gw_link_message(rdma->inner, RDMA_MARK, rdma->out, rdma_put_mark(rdma->out, i, seen));
-		if (rc < 0)
-			return rc == -EAGAIN ? 0 : rc;
+		rc = rdma_say(rdma, RDMA_MARK, rdma_put_mark(rdma->out, i, seen));
+		if (rc <= 0)
+			return rc;
 		rail->mark_told = seen;
 	}
 	return 0;
@@ -285,9 +285,9 @@ static int tell_failures(struct rdma *rdma)
 		pthread_mutex_lock(&rdma->lock);
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
 		pthread_mutex_unlock(&rdma->lock);
-		rc = gw_link_message(rdma->inner, RDMA_DOWN, rdma->out, rdma_put_down(rdma->out, &down));
-		if (rc < 0)
-			return rc == -EAGAIN ? 0 : rc;
+		rc = rdma_say(rdma, RDMA_DOWN, rdma_put_down(rdma->out, &down));
+		if (rc <= 0)
+			return rc;
 		rail->failure_told = true;
 	}
 	return 0;

@@ -37,14 +37,18 @@ static int await(struct rdma *rdma, unsigned type, struct gw_link_event *event, 
 		 struct gw_error *error)
 {
 	for (;;) {
-		uint64_t now = gw_now_ns(&gw_clock_real), step = 10 * GW_NS_PER_MS;
+		uint64_t now = gw_now_ns(&gw_clock_real), step = rdma->is_source ? 10 * GW_NS_PER_MS : 0;
+		struct pollfd pfd = { .events = POLLIN };
 		int rc;
 
 		if (now >= deadline_ns)
 			return gw_error_set(error, -ETIMEDOUT, "%s does not answer", rdma->link.peer);
-		if (!rdma->is_source)
-			cm_serve(rdma);
-		rc = gw_link_poll(rdma->inner, event, deadline_ns - now < step ? deadline_ns - now : step);
+		if (!rdma->is_source) { /* queue pairs call in great haste, and only then comes their message */
+			pfd.fd = rdma->cm->fd;
+			if (poll(&pfd, 1, 1) > 0)
+				cm_serve(rdma);
+		}
+		rc = gw_link_poll(rdma->inner, event, step);
 		if (rc < 0)
 			return gw_error_set(error, rc, "%s", rdma->inner->error.text);
 		if (rc > 0 && event->type == GW_LINK_MESSAGE)

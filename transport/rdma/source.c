@@ -216,7 +216,7 @@ static int put_now(struct rdma *rdma, uint32_t region, uint64_t offset, uint32_t
 	while (bytes > 0 && rc == 0) {
 		struct extent *extent = extent_at(&rdma->extents[region], offset), *open = rdma->open;
 		uint64_t limit = extent ? extent->first : UINT64_MAX;
-		uint32_t piece = bytes;
+		uint32_t piece = rdma->fence > 0 && bytes > STAGE_PUT_BYTES ? STAGE_PUT_BYTES : bytes;
 
 		if (extent && extent->first <= offset) {
 			if (extent->end - offset < piece)
@@ -426,9 +426,9 @@ static int announce(struct rdma *rdma)
 				.bytes = extent->end - extent->first,
 			};
 		}
-		rc = gw_link_message(rdma->inner, RDMA_REGISTER, rdma->out, rdma_put_register(rdma->out, list, count));
-		if (rc < 0)
-			return rc == -EAGAIN ? 0 : rc;
+		rc = rdma_say(rdma, RDMA_REGISTER, rdma_put_register(rdma->out, list, count));
+		if (rc <= 0)
+			return rc;
 		rdma->announced += count;
 	}
 	return 0;
@@ -528,9 +528,9 @@ static int call_down(struct rdma *rdma)
 		pthread_mutex_lock(&rdma->lock);
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
 		pthread_mutex_unlock(&rdma->lock);
-		rc = gw_link_message(rdma->inner, RDMA_DOWN, rdma->out, rdma_put_down(rdma->out, &down));
-		if (rc < 0)
-			return rc == -EAGAIN ? 0 : rc;
+		rc = rdma_say(rdma, RDMA_DOWN, rdma_put_down(rdma->out, &down));
+		if (rc <= 0)
+			return rc;
 		gw_warn("RDMA by %s is given up: %s", rail->device, down.reason);
 		rail->state = RAIL_FAILING;
 		rail_kill(rail);
@@ -597,9 +597,9 @@ static int close_round(struct rdma *rdma)
 	rc = drain_backlog(rdma); /* what the rails refused came to it before their marks */
 	if (rc <= 0)
 		return rc;
-	rc = gw_link_message(rdma->inner, RDMA_ROUND, rdma->out, rdma_put_round(rdma->out, &round));
-	if (rc < 0)
-		return rc == -EAGAIN ? 0 : rc;
+	rc = rdma_say(rdma, RDMA_ROUND, rdma_put_round(rdma->out, &round));
+	if (rc <= 0)
+		return rc;
 	rdma->inner_fence++;
 	rdma->fence_sent = rdma->fence;
 	for (unsigned i = 0; i < rdma->rail_count; i++) {
