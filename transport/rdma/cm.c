@@ -4,9 +4,9 @@
  *
  * The receiver listens on an address of each device, on a port that the connection manager chooses and that
  * the source learns through the control channel.  (Not the port of the control channel: over iWARP the
- * connection manager's ports are TCP ports of the host.)  The source connects its queue pairs one by one;
- * each presents magic, version, the session's nonce, its rail and its number as private data.  Who presents
- * anything else is rejected.
+ * connection manager's ports are TCP ports of the host.)  The source connects the queue pairs of a rail all
+ * at once; each goes through the steps of a table, and presents magic, version, the session's nonce, its rail
+ * and its number as private data.  Who presents anything else is rejected.
  *
  * Retries are finite: a peer that is gone shows as a completion with an error, after about 2 s.
  */
@@ -224,45 +224,42 @@ void cm_serve(struct rdma *rdma)
 		rdma_destroy_id(unwanted);
 }
 
-/* Waits for @wanted on the channel.  Return: 0, or -errno with @error set. */
-static int await_event(const struct rail_qp *qp, enum rdma_cm_event_type wanted, const char *what,
-		       uint64_t deadline_ns, struct gw_error *error)
+/* --- the source's half ----------------------------------------------------------------------------------- */
+
+struct connecting {
+	struct rail *rail;
+	struct sockaddr *to;
+	uint64_t deadline_ns;
+	unsigned missing, tries[RDMA_MAX_QPS];
+};
+
+static int resolve_addr(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
 {
-	struct rdma_event_channel *channel = qp->rail->rdma->cm;
-
-	for (;;) {
-		uint64_t now = gw_now_ns(&gw_clock_real);
-		struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
-		struct rdma_cm_event *event;
-		enum rdma_cm_event_type type;
-		int status;
-
-		if (now >= deadline_ns)
-			return gw_error_set(error, -ETIMEDOUT, "no answer while %s", what);
-		if (poll(&pfd, 1, (int)((deadline_ns - now) / GW_NS_PER_MS) + 1) <= 0 ||
-		    rdma_get_cm_event(channel, &event) < 0)
-			continue;
-		type = event->event;
-		status = event->status;
-		if (event->id != qp->id) { /* of a queue pair that is connected already */
-			const struct rail_qp *other = event->id->context;
-
-			if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL)
-				rail_fail(other->rail, "device %s: %s", other->rail->device, rdma_event_str(type));
-			rdma_ack_cm_event(event);
-			continue;
-		}
-		rdma_ack_cm_event(event);
-		if (type == wanted)
-			return 0;
-		return gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s", what, rdma_event_str(type));
+	if (rdma_create_id(c->rail->rdma->cm, &qp->id, qp, RDMA_PS_TCP) < 0) {
+		qp->id = NULL;
+		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
 	}
+	if (rdma_resolve_addr(qp->id, NULL, c->to, gw_left_ms(c->deadline_ns)) < 0)
+		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
+	return 0;
 }
 
-static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline_ns, struct gw_error *error)
+static int resolve_route(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
 {
-	struct rail *rail = qp->rail;
-	struct rdma_event_channel *channel = rail->rdma->cm;
+	uint8_t ack_timeout = ACK_TIMEOUT;
+	int rc = check_port(qp->id, error);
+
+	if (rc < 0)
+		return rc;
+	/* An older kernel has no such option; its own time-out serves. */
+	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
+	if (rdma_resolve_route(qp->id, gw_left_ms(c->deadline_ns)) < 0)
+		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
+	return 0;
+}
+
+static int call(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
+{
 	struct rdma_hello hello;
 	struct rdma_conn_param param = {
 		.private_data = &hello,
@@ -270,71 +267,118 @@ static int connect_qp(struct rail_qp *qp, struct sockaddr *to, uint64_t deadline
 		.retry_count = RETRIES,
 		.rnr_retry_count = RETRIES - 1,
 	};
-	uint8_t ack_timeout = ACK_TIMEOUT;
-	int rc;
+	int rc = rail_open(c->rail, qp->id->verbs, error);
 
-	fill_hello(&hello, qp);
-	if (rdma_create_id(channel, &qp->id, qp, RDMA_PS_TCP) < 0) {
-		qp->id = NULL;
-		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
-	}
-	if (rdma_resolve_addr(qp->id, NULL, to, gw_left_ms(deadline_ns) + 1) < 0)
-		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
-	rc = await_event(qp, RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", deadline_ns,
-			 error);
-	if (rc == 0)
-		rc = check_port(qp->id, error);
-	if (rc < 0)
-		return rc;
-	/* An older kernel has no such option; its own time-out serves. */
-	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
-	if (rdma_resolve_route(qp->id, gw_left_ms(deadline_ns) + 1) < 0)
-		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
-	rc = await_event(qp, RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", deadline_ns, error);
-	if (rc == 0)
-		rc = rail_open(rail, qp->id->verbs, error);
 	if (rc == 0)
 		rc = rail_create_qp(qp, error);
 	if (rc < 0)
 		return rc;
+	fill_hello(&hello, qp);
 	if (rdma_connect(qp->id, &param) < 0)
-		return gw_error_set(error, -errno, "device %s does not connect: %s", rail->device, strerror(errno));
-	rc = await_event(qp, RDMA_CM_EVENT_ESTABLISHED, "connecting", deadline_ns, error);
-	if (rc < 0)
-		gw_error_prefix(error, "device %s", rail->device);
-	qp->established = rc == 0;
-	return rc;
+		return gw_error_set(error, -errno, "device %s does not connect: %s", c->rail->device, strerror(errno));
+	return 0;
 }
 
-/* Undoes connect_qp(); before the session runs. */
+static int connected(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
+{
+	(void)error;
+	qp->established = true;
+	c->missing--;
+	return 0;
+}
+
+/* What a queue pair does next once an event has come; any other event ends it. */
+static const struct step {
+	enum rdma_cm_event_type event;
+	const char *awaiting;
+	int (*next)(struct connecting *c, struct rail_qp *qp, struct gw_error *error);
+} steps[] = {
+	{ RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", resolve_route },
+	{ RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", call },
+	{ RDMA_CM_EVENT_ESTABLISHED, "connecting", connected },
+};
+
+/* Undoes what a queue pair has done, so that it can begin anew. */
 static void drop_qp(struct rail_qp *qp)
 {
-	if (!qp->id)
-		return;
 	if (qp->id->qp)
 		rdma_destroy_qp(qp->id);
 	rdma_destroy_id(qp->id);
 	qp->id = NULL;
 	qp->ex = NULL;
+	qp->step = 0;
+}
+
+/* Takes an event of a queue pair that is being connected, and does what comes next.  Return: 0 or -errno with @error set. */
+static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_type type, int status,
+		   struct gw_error *error)
+{
+	const struct step *step = &steps[qp->step];
+	int rc;
+
+	if (type == step->event) {
+		qp->step++;
+		rc = step->next(c, qp, error);
+	} else {
+		rc = gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s", step->awaiting, rdma_event_str(type));
+		if (c->rail->device[0])
+			gw_error_prefix(error, "device %s", c->rail->device);
+	}
+	if (rc != -EADDRINUSE || c->tries[qp->index]++ == PORT_TRIES)
+		return rc;
+	gw_error_clear(error);
+	drop_qp(qp);
+	return resolve_addr(c, qp, error);
+}
+
+/* Waits for one event, and acts on it.  Return: 0 or -errno with @error set. */
+static int next_event(struct connecting *c, struct gw_error *error)
+{
+	struct rdma_event_channel *channel = c->rail->rdma->cm;
+	struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
+	enum rdma_cm_event_type type;
+	struct rdma_cm_event *event;
+	struct rail_qp *qp;
+	int status;
+
+	if (poll(&pfd, 1, gw_left_ms(c->deadline_ns)) <= 0 || rdma_get_cm_event(channel, &event) < 0)
+		return 0;
+	qp = event->id->context;
+	type = event->event;
+	status = event->status;
+	rdma_ack_cm_event(event); /* before its queue pair is dropped: that waits for it */
+	if (qp->rail == c->rail && !qp->established)
+		return advance(c, qp, type, status, error);
+	if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+		rail_fail(qp->rail, "device %s: %s", qp->rail->device, rdma_event_str(type));
+	return 0;
+}
+
+/* What the slowest queue pair waits for. */
+static const char *awaited(const struct rail *rail)
+{
+	unsigned least = sizeof(steps) / sizeof(steps[0]) - 1;
+
+	for (unsigned i = 0; i < rail->qp_count; i++)
+		if (rail->qps[i].step < least)
+			least = rail->qps[i].step;
+	return steps[least].awaiting;
 }
 
 int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(offer->port) };
 	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons(offer->port) };
+	struct connecting c = { .rail = rail, .deadline_ns = deadline_ns, .missing = rail->qp_count };
 	int rc = 0;
 
+	c.to = offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in;
 	memcpy(&in.sin_addr, offer->address, 4);
 	memcpy(&in6.sin6_addr, offer->address, 16);
-	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++) {
-		struct sockaddr *to = offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in;
-
-		rc = connect_qp(&rail->qps[i], to, deadline_ns, error);
-		for (unsigned again = 0; again < PORT_TRIES && rc == -EADDRINUSE; again++) {
-			drop_qp(&rail->qps[i]);
-			gw_error_clear(error);
-			rc = connect_qp(&rail->qps[i], to, deadline_ns, error);
-		}
-	}
+	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++)
+		rc = resolve_addr(&c, &rail->qps[i], error);
+	while (rc == 0 && c.missing > 0)
+		rc = gw_left_ms(deadline_ns) > 0 ? next_event(&c, error) :
+						   gw_error_set(error, -ETIMEDOUT, "no answer while %s", awaited(rail));
 	return rc;
 }

@@ -91,6 +91,7 @@ struct rail_qp {
 	unsigned index;
 	struct rdma_cm_id *id;
 	struct ibv_qp_ex *ex; /* NULL: the provider has no ibv_wr_*; ibv_post_send() then */
+	unsigned step; /* source, while connecting: in the table of cm.c */
 	bool established;
 
 	/* Source; worker only */
