@@ -212,13 +212,13 @@ class Devices(unittest.TestCase):
     """A device that is there and no good: the second of the lab's."""
     listen, end = Peers.listen, staticmethod(Peers.end)
 
-    def both(self, port, *words):
+    def both(self, port, *words, **source):
         """Plain, it goes by TCP and says why; where RDMA is a must it is an error."""
         done = subprocess.run([GODWIT, "bench", "--size", "4M", f"{self.address}:{port}"], capture_output=True, text=True,
-                              timeout=60)
+                              timeout=60, **source)
         self.assertEqual(done.returncode, 0, done.stderr)
         must = subprocess.run([GODWIT, "bench", "--size", "4M", f"rdma:{self.address}:{port}"], capture_output=True,
-                              text=True, timeout=60)
+                              text=True, timeout=60, **source)
         self.assertEqual(must.returncode, 1)
         for word in words:
             self.assertIn(word, done.stdout)
@@ -232,6 +232,17 @@ class Devices(unittest.TestCase):
         self.both(port, "gwrxe1", "down", "ip link")
         probe = subprocess.run([GODWIT, "probe"], capture_output=True, text=True, timeout=20)
         self.assertIn("gwrxe1: its port is down: ip link set", probe.stdout)
+
+    def test_it_gives_fewer_queue_pairs_than_asked_for(self):
+        """An rdma cgroup's limit stands for a device that has no more: domains, a queue, a region, two queue pairs."""
+        group, self.address = Path("/sys/fs/cgroup/few"), ADDRESS
+        (group.parent / "cgroup.subtree_control").write_text("+rdma")
+        group.mkdir()
+        self.addCleanup(group.rmdir)
+        (group / "rdma.max").write_text("gwrxe0 hca_object=6")
+        _, port = self.listen()
+        self.both(port, "queue pair", "number 3 ", "--queue-pairs",
+                  preexec_fn=lambda: (group / "cgroup.procs").write_text("0"))
 
     def test_no_device_has_the_address(self):
         self.address = "127.0.0.1"
