@@ -3,14 +3,15 @@
  * libgodwit-shim.so: preloaded into an unmodified VMM by `godwit run`.
  *
  * Its constructor starts the agent and takes the shim out of the environment, so that no child of the VMM
- * (helpers, network scripts) carries it.  It interposes no function yet: guest RAM is found by looking, not
- * by hooking, and a VMM that does not migrate runs exactly the code it would run without us.
+ * (helpers, network scripts) carries it.  Guest RAM is found by looking, not by hooking; disk writes are hooked
+ * (hooks.c).
  *
  * In a process that is not a VMM (a wrapper script that starts one) it does nothing and stays in the
  * environment, for the VMM to come.
  */
 #include "vmm-shim/agent.h"
 #include "vmm-shim/agent_proto.h"
+#include "vmm-shim/hooks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,6 +62,7 @@ __attribute__((constructor)) static void shim_init(void)
 
 	if (!folder || !is_vmm())
 		return;
+	hooks_enable();
 	rc = agent_start(folder);
 	if (rc < 0)
 		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,

@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The dirty-block tracker under the shim's own hooks: no write is lost, however slow and by whatever call. */
+#include "tests/blocks/slow.h"
+#include "tracker/blocks.h"
+#include "vmm-shim/hooks.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/aio_abi.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BLOCK 65536u
+#define BLOCKS 256u
+#define SLOW_MS 60
+
+int io_submit(aio_context_t context, long count, struct iocb **list);
+
+static int fd;
+static char path[64];
+static struct gw_bitmap marks, taken;
+
+static char *aligned(size_t bytes, int value)
+{
+	char *memory = aligned_alloc(4096, bytes);
+
+	cr_assert(memory);
+	return memset(memory, value, bytes);
+}
+
+static void make_file(void)
+{
+	strcpy(path, "./blocks.XXXXXX");
+	fd = mkstemp(path);
+	cr_assert(fd >= 0);
+	cr_assert_eq(ftruncate(fd, BLOCKS * BLOCK), 0);
+	/* As a VMM with cache=none does, where the file system can: only then is libaio asynchronous. */
+	(void)!fcntl(fd, F_SETFL, O_DIRECT);
+	cr_assert_eq(gw_bitmap_new(&marks, BLOCKS), 0);
+	cr_assert_eq(gw_bitmap_new(&taken, BLOCKS), 0);
+	hooks_enable();
+}
+
+static void watch(void)
+{
+	struct gw_blocks_file file = { .marks = marks };
+
+	cr_assert_eq(gw_file_identify(fd, &file.id), 0);
+	cr_assert_eq(gw_blocks_watch(&file, 1, BLOCK), 0);
+}
+
+static void end(void)
+{
+	gw_blocks_unwatch();
+	slow_ms = 0;
+	unlink(path);
+	close(fd);
+	gw_bitmap_free(&marks);
+	gw_bitmap_free(&taken);
+}
+
+TestSuite(blocks, .init = make_file, .fini = end, .timeout = 60);
+
+/* Collects.  Return: how many blocks are in @taken, which is empty before. */
+static uint64_t take(void)
+{
+	gw_bitmap_clear_range(&taken, 0, BLOCKS);
+	cr_assert_eq(gw_blocks_sync(), 0);
+	return gw_bitmap_take(&marks, &taken);
+}
+
+static void expect_run(uint64_t first, uint64_t end_block, const char *what)
+{
+	uint64_t from, to;
+
+	take();
+	cr_assert(gw_bitmap_next_run(&taken, 0, &from, &to), "%s: nothing was marked", what);
+	cr_assert(from == first && to == end_block, "%s: marked %lu to %lu, not %lu to %lu", what, from, to, first,
+		  end_block);
+	cr_assert_not(gw_bitmap_next_run(&taken, to, &from, &to), "%s: more was marked", what);
+}
+
+Test(blocks, each_call_marks_what_it_writes)
+{
+	char *bytes = aligned(4 * BLOCK, 7);
+	struct iovec two[2] = { { bytes, BLOCK }, { bytes, 2 * BLOCK } };
+	off64_t from = 0, to = 40 * BLOCK;
+	int copy, again;
+
+	watch();
+	cr_assert_eq(pwrite(fd, bytes, 4096, 3 * BLOCK), 4096);
+	expect_run(3, 4, "pwrite");
+	cr_assert_eq(pwrite(fd, bytes, 4096 + BLOCK, 4 * BLOCK - 4096), 4096 + BLOCK);
+	expect_run(3, 5, "pwrite across a border");
+	cr_assert_eq(pwritev(fd, two, 2, 10 * BLOCK), 3 * BLOCK);
+	expect_run(10, 13, "pwritev");
+	cr_assert_eq(pwritev2(fd, two, 2, 20 * BLOCK, 0), 3 * BLOCK);
+	expect_run(20, 23, "pwritev2");
+	cr_assert_eq(lseek(fd, 30 * BLOCK, SEEK_SET), 30 * BLOCK);
+	cr_assert_eq(write(fd, bytes, BLOCK), BLOCK);
+	expect_run(30, 31, "write");
+	cr_assert_eq(writev(fd, two, 2), 3 * BLOCK);
+	expect_run(31, 34, "writev");
+	cr_assert_eq(pwritev2(fd, two, 1, -1, 0), BLOCK);
+	expect_run(34, 35, "pwritev2 at the file's position");
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 5 * BLOCK, BLOCK) == 0)
+		expect_run(5, 6, "fallocate");
+	if (copy_file_range(fd, &from, fd, &to, BLOCK, 0) == BLOCK)
+		expect_run(40, 41, "copy_file_range");
+	cr_assert_eq(ftruncate(fd, (BLOCKS - 2) * BLOCK), 0);
+	expect_run(BLOCKS - 2, BLOCKS, "ftruncate");
+	copy = dup(fd);
+	cr_assert_eq(pwrite(copy, bytes, 4096, 6 * BLOCK), 4096);
+	expect_run(6, 7, "a duplicated descriptor");
+	again = open(path, O_RDWR);
+	cr_assert_eq(pwrite(again, bytes, 4096, 8 * BLOCK), 4096);
+	expect_run(8, 9, "a file opened anew");
+	close(copy);
+	close(again);
+	free(bytes);
+}
+
+Test(blocks, other_files_are_not_marked)
+{
+	int other = open(".", O_TMPFILE | O_RDWR, 0600), pipes[2];
+
+	if (other < 0)
+		other = memfd_create("other", 0);
+	watch();
+	cr_assert_eq(pwrite(other, "x", 1, 0), 1);
+	cr_assert_eq(pipe(pipes), 0);
+	cr_assert_eq(write(pipes[1], "x", 1), 1);
+	cr_assert_eq(take(), 0);
+	close(other);
+}
+
+Test(blocks, errno_is_that_of_the_call)
+{
+	int reading = open(path, O_RDONLY);
+
+	watch();
+	errno = 0;
+	cr_assert_eq(pwrite(reading, "x", 1, 0), -1);
+	cr_assert_eq(errno, EBADF);
+	close(reading);
+}
+
+Test(blocks, a_write_beyond_the_bitmap_is_an_error)
+{
+	char *bytes = aligned(4096, 1);
+
+	watch();
+	cr_assert_eq(pwrite(fd, bytes, 4096, BLOCKS * BLOCK), 4096);
+	cr_assert_eq(gw_blocks_sync(), -EFBIG);
+	free(bytes);
+}
+
+/* --- writes that are under way while their block is taken ------------------------------------------------ */
+
+static struct io_uring ring;
+static aio_context_t context;
+static struct iocb request;
+static pthread_t writer;
+static char *new_bytes;
+
+static void *write_it(void *unused)
+{
+	cr_assert_eq(pwrite(fd, new_bytes, BLOCK, 9 * BLOCK), BLOCK);
+	return unused;
+}
+
+static void begin_threads(void)
+{
+	slow_ms = SLOW_MS;
+	cr_assert_eq(pthread_create(&writer, NULL, write_it, NULL), 0);
+}
+
+static void end_threads(void)
+{
+	pthread_join(writer, NULL);
+}
+
+static void begin_native(void)
+{
+	struct iocb *list = &request;
+
+	slow_ms = 2 * SLOW_MS;
+	if (!context)
+		cr_assert_eq(syscall(SYS_io_setup, 8, &context), 0);
+	request = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd,
+				 .aio_buf = (uintptr_t)new_bytes, .aio_nbytes = BLOCK, .aio_offset = 9 * BLOCK };
+	cr_assert_eq(io_submit(context, 1, &list), 1);
+}
+
+static void end_native(void)
+{
+	struct io_event event;
+
+	cr_assert_eq(syscall(SYS_io_getevents, context, 1, 1, &event, NULL), 1);
+	cr_assert_eq(event.res, BLOCK);
+}
+
+/* A timeout that the write is linked behind: it is submitted at once, and done late. */
+static void begin_uring(void)
+{
+	static struct __kernel_timespec late = { .tv_nsec = 2 * SLOW_MS * 1000000L };
+	struct io_uring_sqe *sqe;
+
+	if (!ring.ring_fd)
+		cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	sqe = io_uring_get_sqe(&ring);
+	io_uring_prep_timeout(sqe, &late, 0, IORING_TIMEOUT_ETIME_SUCCESS);
+	sqe->flags |= IOSQE_IO_LINK;
+	sqe->user_data = 1;
+	sqe = io_uring_get_sqe(&ring);
+	io_uring_prep_write(sqe, fd, new_bytes, BLOCK, 9 * BLOCK);
+	sqe->user_data = 2;
+	cr_assert_eq(io_uring_submit(&ring), 2);
+}
+
+static void end_uring(void)
+{
+	struct io_uring_cqe *cqe;
+
+	for (int i = 0; i < 2; i++) {
+		cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
+		cr_assert(cqe->user_data == 1 || cqe->res == BLOCK);
+		io_uring_cqe_seen(&ring, cqe);
+	}
+}
+
+static const struct engine {
+	const char *name;
+	void (*begin)(void), (*end)(void);
+} engines[] = { { "threads", begin_threads, end_threads },
+		{ "native", begin_native, end_native },
+		{ "io_uring", begin_uring, end_uring } };
+
+static char byte_of_file(void)
+{
+	char *block = aligned(BLOCK, 0), byte;
+
+	cr_assert_eq(pread(fd, block, BLOCK, 9 * BLOCK), BLOCK);
+	byte = block[BLOCK - 1];
+	free(block);
+	return byte;
+}
+
+Test(blocks, a_slow_write_comes_back)
+{
+	new_bytes = aligned(BLOCK, 'a');
+	watch();
+	for (unsigned i = 0; i < 3; i++) {
+		const struct engine *engine = &engines[i];
+		char seen;
+
+		memset(new_bytes, 'b' + (int)i, BLOCK);
+		engine->begin();
+		usleep(SLOW_MS / 2 * 1000);
+		take();
+		seen = byte_of_file(); /* what a copy would have taken */
+		engine->end();
+		cr_assert_neq(seen, new_bytes[0], "%s: the write was not slow", engine->name);
+		expect_run(9, 10, engine->name);
+		cr_assert_eq(take(), 0);
+		slow_ms = 0;
+	}
+}
+
+Test(blocks, a_write_under_way_when_watching_begins_is_marked)
+{
+	new_bytes = aligned(BLOCK, 'a');
+	for (unsigned i = 0; i < 3; i++) {
+		engines[i].begin();
+		usleep(SLOW_MS / 2 * 1000);
+		watch();
+		engines[i].end();
+		expect_run(9, 10, engines[i].name);
+		gw_blocks_unwatch();
+		slow_ms = 0;
+	}
+}
+
+/* --- everything at once ------------------------------------------------------------------------------------ */
+
+#define WRITES 3000u
+#define DEPTH 16u
+
+static _Atomic unsigned writing;
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	return *state ^= *state << 17;
+}
+
+/* A place for the next write: each writer has blocks of its own, as a guest does not write one place twice at once. */
+static off_t place(uint64_t *state, unsigned who, unsigned slot)
+{
+	uint64_t block = (next_random(state) % (BLOCKS / 3 / DEPTH)) * DEPTH * 3 + slot * 3 + who;
+
+	return (off_t)(block * BLOCK + next_random(state) % 16 * 4096);
+}
+
+static void *by_threads(void *unused)
+{
+	uint64_t state = 88172645463325252ULL;
+	char *bytes = aligned(4096, 0);
+
+	for (unsigned i = 0; i < WRITES; i++) {
+		memset(bytes, (int)next_random(&state), 4096);
+		cr_assert_eq(pwrite(fd, bytes, 4096, place(&state, 0, i % DEPTH)), 4096);
+	}
+	free(bytes);
+	writing--;
+	return unused;
+}
+
+static void *by_native(void *unused)
+{
+	struct iocb requests[DEPTH], *list[DEPTH];
+	struct io_event events[DEPTH];
+	aio_context_t own = 0;
+	uint64_t state = 4711;
+	char *bytes = aligned(4096 * DEPTH, 0);
+
+	cr_assert_eq(syscall(SYS_io_setup, DEPTH, &own), 0);
+	for (unsigned i = 0; i < WRITES / DEPTH; i++) {
+		for (unsigned k = 0; k < DEPTH; k++) {
+			memset(bytes + 4096 * k, (int)next_random(&state), 4096);
+			requests[k] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd,
+						     .aio_buf = (uintptr_t)bytes + 4096 * k, .aio_nbytes = 4096,
+						     .aio_offset = place(&state, 1, k) };
+			list[k] = &requests[k];
+		}
+		cr_assert_eq(io_submit(own, DEPTH, list), DEPTH);
+		cr_assert_eq(syscall(SYS_io_getevents, own, DEPTH, DEPTH, events, NULL), DEPTH);
+	}
+	free(bytes);
+	writing--;
+	return unused;
+}
+
+static void *by_uring(void *unused)
+{
+	struct io_uring own;
+	struct io_uring_cqe *cqe;
+	uint64_t state = 42;
+	char *bytes = aligned(4096 * DEPTH, 0);
+
+	cr_assert_eq(io_uring_queue_init(DEPTH, &own, 0), 0);
+	for (unsigned i = 0; i < WRITES; i++) {
+		unsigned slot = i % DEPTH;
+		struct io_uring_sqe *sqe;
+
+		if (i >= DEPTH) { /* which slot is free again, the completion says */
+			cr_assert_eq(io_uring_wait_cqe(&own, &cqe), 0);
+			slot = (unsigned)cqe->user_data;
+			io_uring_cqe_seen(&own, cqe);
+		}
+		memset(bytes + 4096 * slot, (int)next_random(&state), 4096);
+		sqe = io_uring_get_sqe(&own);
+		io_uring_prep_write(sqe, fd, bytes + 4096 * slot, 4096, (uint64_t)place(&state, 2, slot));
+		sqe->user_data = slot;
+		cr_assert_eq(io_uring_submit(&own), 1);
+	}
+	for (unsigned i = 0; i < DEPTH; i++) {
+		cr_assert_eq(io_uring_wait_cqe(&own, &cqe), 0);
+		io_uring_cqe_seen(&own, cqe);
+	}
+	io_uring_queue_exit(&own);
+	free(bytes);
+	writing--;
+	return unused;
+}
+
+/* Copies what was marked since the last time. */
+static void copy_marked(char *copy, char *scratch)
+{
+	uint64_t first = 0, last = 0;
+
+	take();
+	while (gw_bitmap_next_run(&taken, last, &first, &last))
+		for (uint64_t block = first; block < last; block++) {
+			cr_assert_eq(pread(fd, scratch, BLOCK, (off_t)(block * BLOCK)), BLOCK);
+			memcpy(copy + block * BLOCK, scratch, BLOCK);
+		}
+}
+
+Test(blocks, a_copy_made_in_rounds_is_the_file)
+{
+	void *(*const writers[3])(void *) = { by_threads, by_native, by_uring };
+	char *copy = aligned(BLOCKS * BLOCK, 0), *whole = aligned(BLOCKS * BLOCK, 1), *scratch = aligned(BLOCK, 0);
+	pthread_t threads[3];
+
+	watch();
+	writing = 3;
+	for (unsigned i = 0; i < 3; i++)
+		cr_assert_eq(pthread_create(&threads[i], NULL, writers[i], NULL), 0);
+	while (writing > 0)
+		copy_marked(copy, scratch);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	copy_marked(copy, scratch);
+	cr_assert_eq(pread(fd, whole, BLOCKS * BLOCK, 0), BLOCKS * BLOCK);
+	for (uint64_t block = 0; block < BLOCKS; block++)
+		cr_assert_eq(memcmp(copy + block * BLOCK, whole + block * BLOCK, BLOCK), 0, "block %lu", block);
+	free(copy);
+	free(whole);
+	free(scratch);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * Files are told apart by what fstat() says of the descriptor at the moment of the write: descriptors are
+ * duplicated, closed and used again, and asking costs a fraction of a microsecond, while files are watched only.
+ *
+ * A read-write lock keeps the bitmaps mapped while somebody marks: writers of the guest hold it shared, for an
+ * instant; watch and unwatch hold it alone.
+ */
+#include "tracker/blocks.h"
+
+#include "tracker/inflight.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/stat.h>
+
+_Atomic bool gw_blocks_watched;
+
+static struct {
+	pthread_rwlock_t lock;
+	struct gw_blocks_file files[GW_BLOCKS_MAX_FILES];
+	unsigned count;
+	unsigned shift; /* of a block */
+	_Atomic bool beyond; /* a write ended behind the end of a bitmap */
+} blocks = { .lock = PTHREAD_RWLOCK_INITIALIZER };
+
+int gw_file_identify(int fd, struct gw_file_id *id)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (S_ISBLK(st.st_mode))
+		*id = (struct gw_file_id){ st.st_rdev, 0 };
+	else if (S_ISREG(st.st_mode))
+		*id = (struct gw_file_id){ st.st_dev, st.st_ino };
+	else
+		return -EINVAL;
+	return 0;
+}
+
+/* Under lock. */
+static int find(const struct gw_file_id *id)
+{
+	for (unsigned i = 0; i < blocks.count; i++)
+		if (blocks.files[i].id.inode == id->inode && blocks.files[i].id.device == id->device)
+			return (int)i;
+	return -1;
+}
+
+/* Under lock. */
+static void mark(int file, uint64_t offset, uint64_t bytes)
+{
+	struct gw_bitmap *marks = &blocks.files[file].marks;
+	uint64_t first = offset >> blocks.shift, end;
+
+	if (bytes == 0)
+		return;
+	end = bytes > UINT64_MAX - offset ? UINT64_MAX : ((offset + bytes - 1) >> blocks.shift) + 1;
+	if (end > marks->bits) {
+		atomic_store(&blocks.beyond, true);
+		end = marks->bits;
+	}
+	if (first < end)
+		gw_bitmap_mark_range(marks, first, end - first);
+}
+
+int gw_blocks_find(int fd)
+{
+	struct gw_file_id id;
+	int file;
+
+	if (!gw_blocks_watching() || gw_file_identify(fd, &id) < 0)
+		return -1;
+	pthread_rwlock_rdlock(&blocks.lock);
+	file = find(&id);
+	pthread_rwlock_unlock(&blocks.lock);
+	return file;
+}
+
+void gw_blocks_mark(int file, uint64_t offset, uint64_t bytes)
+{
+	pthread_rwlock_rdlock(&blocks.lock);
+	if (file >= 0 && (unsigned)file < blocks.count)
+		mark(file, offset, bytes);
+	pthread_rwlock_unlock(&blocks.lock);
+}
+
+void gw_blocks_wrote(int fd, uint64_t offset, uint64_t bytes)
+{
+	struct gw_file_id id;
+	int file;
+
+	if (!gw_blocks_watching() || gw_file_identify(fd, &id) < 0)
+		return;
+	pthread_rwlock_rdlock(&blocks.lock);
+	file = find(&id);
+	if (file >= 0)
+		mark(file, offset, bytes);
+	pthread_rwlock_unlock(&blocks.lock);
+}
+
+int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes)
+{
+	if (count < 1 || count > GW_BLOCKS_MAX_FILES || block_bytes < 512 || (block_bytes & (block_bytes - 1)) != 0)
+		return -EINVAL;
+	if (gw_blocks_watching())
+		return -EBUSY;
+	pthread_rwlock_wrlock(&blocks.lock);
+	memcpy(blocks.files, files, count * sizeof(*files));
+	blocks.count = count;
+	blocks.shift = (unsigned)__builtin_ctz(block_bytes);
+	atomic_store(&blocks.beyond, false);
+	pthread_rwlock_unlock(&blocks.lock);
+	atomic_store(&gw_blocks_watched, true);
+	gw_inflight_resolve(); /* what is under way was noted by descriptor alone */
+	return 0;
+}
+
+void gw_blocks_unwatch(void)
+{
+	atomic_store(&gw_blocks_watched, false);
+	pthread_rwlock_wrlock(&blocks.lock);
+	blocks.count = 0;
+	pthread_rwlock_unlock(&blocks.lock);
+}
+
+int gw_blocks_sync(void)
+{
+	int rc = gw_inflight_reap();
+
+	return rc == 0 && atomic_load(&blocks.beyond) ? -EFBIG : rc;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The dirty-block tracker: what a process writes to chosen files and block devices, block by block.
+ *
+ * It lives inside the VMM.  The shim's hooks report each write; godwit, in another process, maps the bitmaps
+ * and takes from them (tracker.h, "marks"; bitmap.h, "shared").
+ *
+ * The invariant: a block is marked after its write has ended, and at the latest by the gw_blocks_sync() after
+ * that.  So whoever syncs, takes the marks and then reads the file either reads the new bytes, or the write had
+ * not ended and its mark is still to come.  A write under way whose block is taken therefore comes back by itself.
+ * Once the VMM has drained its disks (the guest is paused) every mark is there to be taken.
+ *   - A call that writes (pwrite() and so on) is reported when it has returned.
+ *   - An asynchronous write (libaio, io_uring) ends unseen: VMMs read completions out of the ring, without a
+ *     call.  inflight.h notes it when it is submitted, and finds its completion in the same ring.
+ *
+ * There is one a process, as there is one table of descriptors.  Threads: any, for gw_blocks_wrote() and
+ * gw_blocks_find(); one for the rest.
+ */
+#ifndef GODWIT_TRACKER_BLOCKS_H
+#define GODWIT_TRACKER_BLOCKS_H
+
+#include "base/bitmap.h"
+
+#include <stdatomic.h>
+
+#define GW_BLOCKS_MAX_FILES 64
+#define GW_BLOCKS_DEFAULT_BYTES (64u * 1024)
+
+/* Which file: st_dev and st_ino; a block device: st_rdev and 0. */
+struct gw_file_id {
+	uint64_t device, inode;
+};
+
+struct gw_blocks_file {
+	struct gw_file_id id;
+	struct gw_bitmap marks; /* shared; the words are the caller's until gw_blocks_unwatch() */
+};
+
+/* Return: 0, or -errno: -EINVAL for what is neither a regular file nor a block device. */
+GW_MUST_CHECK int gw_file_identify(int fd, struct gw_file_id *id);
+
+extern _Atomic bool gw_blocks_watched;
+
+/* Whether anything is watched: the hooks' short way out. */
+static inline bool gw_blocks_watching(void)
+{
+	return atomic_load_explicit(&gw_blocks_watched, memory_order_acquire);
+}
+
+/*
+ * Watches @files, which are copied, in blocks of @block_bytes, a power of two.  Writes that are under way now and
+ * end later are marked.  Return: 0, -EBUSY when files are watched already, -EINVAL for too many.
+ */
+GW_MUST_CHECK int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes);
+
+/* From its return on no bitmap is touched any more. */
+void gw_blocks_unwatch(void);
+
+/*
+ * Before taking the marks: finds asynchronous writes that have ended.  Return: 0; -EFBIG when something was
+ * written beyond the end of a bitmap; -ENOMEM or -EOPNOTSUPP when a write could not be followed.
+ */
+GW_MUST_CHECK int gw_blocks_sync(void);
+
+/* The watched file behind a descriptor.  Return: its index, or -1. */
+int gw_blocks_find(int fd);
+
+/* A write to a descriptor has ended, well or badly. */
+void gw_blocks_wrote(int fd, uint64_t offset, uint64_t bytes);
+
+/* The same for a watched file, by its index. */
+void gw_blocks_mark(int file, uint64_t offset, uint64_t bytes);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Asynchronous writes under way, for blocks.h: noted when they are submitted, reported when their completion
+ * stands in the ring that kernel and VMM share, which we read without taking anything from it.
+ *
+ * Source: io_uring(7), liburing's struct io_uring, io_submit(2); the completion ring of libaio is struct aio_ring
+ * of the kernel's fs/aio.c, which programs map and whose layout QEMU relies on too.
+ *
+ * Threads: any.
+ */
+#ifndef GODWIT_TRACKER_INFLIGHT_H
+#define GODWIT_TRACKER_INFLIGHT_H
+
+#include "base/error.h"
+
+#include <linux/aio_abi.h>
+
+struct io_uring;
+
+/* Before io_submit() of @count requests: notes those that write. */
+void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
+
+/* Before io_uring_submit(): notes those of the requests that are not submitted yet that write. */
+void gw_inflight_uring(const struct io_uring *ring);
+
+/* Before a ring is destroyed: all that was submitted to it has ended or never will. */
+void gw_inflight_drop(const void *ring);
+
+/* Marks what has ended since it was last looked.  Return: 0, or -errno when a ring could not be followed. */
+GW_MUST_CHECK int gw_inflight_reap(void);
+
+/* Files have come to be watched: finds out which of them the writes under way go to. */
+void gw_inflight_resolve(void);
+
+#endif

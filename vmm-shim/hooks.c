@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The dynamic linker finds these functions before those of libc, libaio and liburing, to which each passes its
+ * call on.  A write that a call does is reported when the call has returned, well or badly, since part of it may
+ * have been done (tracker/blocks.h says why after); writes that a call only submits are noted before.  While no
+ * migration watches disks, a synchronous hook costs one load and a jump.
+ *
+ * errno and return values are those of the real function.  The functions are declared here and not taken from
+ * the headers of libaio and liburing: nothing of theirs is needed but the names.
+ */
+#include "vmm-shim/hooks.h"
+
+#include "tracker/blocks.h"
+#include "tracker/inflight.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+/* The same function under its other name, for offsets of 64 bits; here they are one. */
+#define ALSO(name) __attribute__((visibility("default"), alias(#name)))
+
+/* The real function of this name, looked up once: whoever comes first stores what all would. */
+#define REAL(name)                                                                                                     \
+	({                                                                                                             \
+		static __typeof__(&name) real_function;                                                                \
+		__typeof__(&name) found = __atomic_load_n(&real_function, __ATOMIC_RELAXED);                           \
+		if (!found) {                                                                                          \
+			found = (__typeof__(&name))dlsym(RTLD_NEXT, #name);                                            \
+			__atomic_store_n(&real_function, found, __ATOMIC_RELAXED);                                     \
+		}                                                                                                      \
+		found;                                                                                                 \
+	})
+
+_Static_assert(sizeof(off_t) == 8, "offsets have 64 bits");
+
+static _Atomic bool enabled;
+
+void hooks_enable(void)
+{
+	atomic_store(&enabled, true);
+}
+
+static void wrote(int fd, off_t offset, size_t bytes)
+{
+	int kept = errno;
+
+	if (offset >= 0)
+		gw_blocks_wrote(fd, (uint64_t)offset, bytes);
+	errno = kept;
+}
+
+/* What was written where the file's own position stood. */
+static void wrote_here(int fd, ssize_t bytes)
+{
+	int kept = errno, file = bytes > 0 ? gw_blocks_find(fd) : -1;
+	off_t end = file >= 0 ? lseek(fd, 0, SEEK_CUR) : -1;
+
+	if (end >= bytes)
+		gw_blocks_mark(file, (uint64_t)(end - bytes), (uint64_t)bytes);
+	errno = kept;
+}
+
+static size_t vector_bytes(const struct iovec *vector, int count)
+{
+	size_t bytes = 0;
+
+	for (int i = 0; i < count; i++)
+		bytes += vector[i].iov_len;
+	return bytes;
+}
+
+EXPORT ssize_t pwrite(int fd, const void *buffer, size_t bytes, off_t offset)
+{
+	ssize_t rc = REAL(pwrite)(fd, buffer, bytes, offset);
+
+	if (gw_blocks_watching())
+		wrote(fd, offset, bytes);
+	return rc;
+}
+ALSO(pwrite) ssize_t pwrite64(int fd, const void *buffer, size_t bytes, off64_t offset);
+
+EXPORT ssize_t pwritev(int fd, const struct iovec *vector, int count, off_t offset)
+{
+	ssize_t rc = REAL(pwritev)(fd, vector, count, offset);
+
+	if (gw_blocks_watching())
+		wrote(fd, offset, vector_bytes(vector, count));
+	return rc;
+}
+ALSO(pwritev) ssize_t pwritev64(int fd, const struct iovec *vector, int count, off64_t offset);
+
+EXPORT ssize_t pwritev2(int fd, const struct iovec *vector, int count, off_t offset, int flags)
+{
+	ssize_t rc = REAL(pwritev2)(fd, vector, count, offset, flags);
+
+	if (gw_blocks_watching() && offset >= 0)
+		wrote(fd, offset, vector_bytes(vector, count));
+	else if (gw_blocks_watching())
+		wrote_here(fd, rc);
+	return rc;
+}
+ALSO(pwritev2) ssize_t pwritev64v2(int fd, const struct iovec *vector, int count, off64_t offset, int flags);
+
+EXPORT ssize_t write(int fd, const void *buffer, size_t bytes)
+{
+	ssize_t rc = REAL(write)(fd, buffer, bytes);
+
+	if (gw_blocks_watching())
+		wrote_here(fd, rc);
+	return rc;
+}
+
+EXPORT ssize_t writev(int fd, const struct iovec *vector, int count)
+{
+	ssize_t rc = REAL(writev)(fd, vector, count);
+
+	if (gw_blocks_watching())
+		wrote_here(fd, rc);
+	return rc;
+}
+
+EXPORT int fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+	int rc = REAL(fallocate)(fd, mode, offset, bytes);
+
+	/* These two move what stands behind; a VMM has no use for them, but nobody is to find out by losing bytes. */
+	if (gw_blocks_watching())
+		wrote(fd, offset, mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE) ? SIZE_MAX : (size_t)bytes);
+	return rc;
+}
+ALSO(fallocate) int fallocate64(int fd, int mode, off64_t offset, off64_t bytes);
+
+EXPORT int ftruncate(int fd, off_t bytes)
+{
+	bool watching = gw_blocks_watching();
+	struct stat st = { 0 };
+	int rc;
+
+	if (watching && fstat(fd, &st) < 0)
+		st.st_size = 0;
+	rc = REAL(ftruncate)(fd, bytes);
+	if (bytes < st.st_size) /* should it grow again, it has zeros there */
+		wrote(fd, bytes, (size_t)(st.st_size - bytes));
+	return rc;
+}
+ALSO(ftruncate) int ftruncate64(int fd, off64_t bytes);
+
+EXPORT ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *to_offset, size_t bytes,
+			       unsigned int flags)
+{
+	off64_t offset = to_offset ? *to_offset : -1;
+	ssize_t rc = REAL(copy_file_range)(from, from_offset, to, to_offset, bytes, flags);
+
+	if (gw_blocks_watching() && to_offset)
+		wrote(to, offset, bytes);
+	else if (gw_blocks_watching())
+		wrote_here(to, rc);
+	return rc;
+}
+
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
+	const uint64_t *range;
+	void *argument;
+	va_list list;
+	int rc;
+
+	va_start(list, request);
+	argument = va_arg(list, void *);
+	va_end(list);
+	rc = REAL(ioctl)(fd, request, argument);
+	if (gw_blocks_watching() && (request == BLKDISCARD || request == BLKZEROOUT || request == BLKSECDISCARD)) {
+		range = argument;
+		wrote(fd, (off_t)range[0], range[1]);
+	}
+	return rc;
+}
+
+/* --- asynchronous writes --------------------------------------------------------------------------------- */
+
+int io_submit(aio_context_t context, long count, struct iocb **list);
+int io_destroy(aio_context_t context);
+int io_uring_submit(struct io_uring *ring);
+int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait);
+int io_uring_submit_and_get_events(struct io_uring *ring);
+int io_uring_submit_and_wait_timeout(struct io_uring *ring, void *cqe, unsigned wait, void *timeout, void *mask);
+void io_uring_queue_exit(struct io_uring *ring);
+
+static void note_uring(const struct io_uring *ring)
+{
+	int kept = errno;
+
+	if (atomic_load_explicit(&enabled, memory_order_relaxed))
+		gw_inflight_uring(ring);
+	errno = kept;
+}
+
+EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)
+{
+	int kept = errno;
+
+	if (atomic_load_explicit(&enabled, memory_order_relaxed))
+		gw_inflight_aio(context, count, list);
+	errno = kept;
+	return REAL(io_submit)(context, count, list);
+}
+
+EXPORT int io_destroy(aio_context_t context)
+{
+	gw_inflight_drop((const void *)(uintptr_t)context);
+	return REAL(io_destroy)(context);
+}
+
+EXPORT int io_uring_submit(struct io_uring *ring)
+{
+	note_uring(ring);
+	return REAL(io_uring_submit)(ring);
+}
+
+EXPORT int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait)
+{
+	note_uring(ring);
+	return REAL(io_uring_submit_and_wait)(ring, wait);
+}
+
+EXPORT int io_uring_submit_and_get_events(struct io_uring *ring)
+{
+	note_uring(ring);
+	return REAL(io_uring_submit_and_get_events)(ring);
+}
+
+EXPORT int io_uring_submit_and_wait_timeout(struct io_uring *ring, void *cqe, unsigned wait, void *timeout, void *mask)
+{
+	note_uring(ring);
+	return REAL(io_uring_submit_and_wait_timeout)(ring, cqe, wait, timeout, mask);
+}
+
+EXPORT void io_uring_queue_exit(struct io_uring *ring)
+{
+	gw_inflight_drop(ring);
+	REAL(io_uring_queue_exit)(ring);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The functions that the shim interposes, so that no disk write of the VMM goes unseen.  Internal to vmm-shim. */
+#ifndef GODWIT_SHIM_HOOKS_H
+#define GODWIT_SHIM_HOOKS_H
+
+/*
+ * Only the VMM's asynchronous writes are noted all the time (tracker/inflight.h); in a process that is no VMM, and
+ * before this is called, every hook passes its call on and does nothing else.
+ */
+void hooks_enable(void);
+
+#endif
