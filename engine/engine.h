@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "engine/disk.h"
 #include "tracker/tracker.h"
 #include "transport/transport.h"
 
@@ -94,12 +95,14 @@ GW_PUBLIC void gw_region_close_file(struct gw_region *region);
 struct gw_vm_ops {
 	/* Starts tracking.  From its return on no write may go unseen. */
 	int (*tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
+	/* The same for the images of options.disks, in blocks of GW_DISK_BLOCK_BYTES.  NULL: no disks can be moved. */
+	int (*disk_tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
 	/*
 	 * The dead man's switch.  Armed: should this process die, the guest is resumed by whoever outlives it.
 	 * Disarmed right before the point of no return.
 	 */
 	int (*guard)(void *vm, bool armed, struct gw_error *error);
-	/* Stops the guest and its devices; afterwards nothing but saving may write to its memory. */
+	/* Stops the guest and its devices, and drains its disks; afterwards nothing but saving may write to either. */
 	int (*pause)(void *vm, struct gw_error *error);
 	/* Starts saving the device state of the paused guest, in the background. */
 	int (*save_begin)(void *vm, struct gw_error *error);
@@ -134,6 +137,7 @@ struct gw_session_options {
 	enum gw_limit_policy on_limit;  /* what to do when a limit is reached unconverged */
 	uint32_t chunk_bytes;           /* largest put, whole pages, at most GW_LINK_PUT_BYTES; 0: that */
 	uint64_t silence_ns;            /* a peer that does and says nothing for so long is dead; 0: 30 s */
+	struct gw_disks *disks;         /* source: to be moved too; receiver: where they may go; NULL: none */
 };
 
 /* Where the blackout went.  Nanoseconds on the source's clock, load, handover and start on the receiver's. */
@@ -160,10 +164,13 @@ struct gw_status {
 	uint64_t elapsed_ns, bulk_ns, setup_ns;
 	uint64_t memory_bytes;  /* all regions */
 	uint64_t left_bytes;    /* known to be still to send */
-	uint64_t put_bytes;     /* guest memory sent as bytes */
+	uint64_t put_bytes;     /* guest memory sent as bytes; at the receiver with what came of images */
 	uint64_t zero_bytes;    /* guest memory sent as "zero" */
 	uint64_t wire_bytes;    /* everything, headers and messages too */
 	uint64_t device_bytes;  /* device state */
+	uint64_t disk_bytes;      /* all images that are moved, with their holes */
+	uint64_t disk_put_bytes;  /* source: of images, sent as bytes */
+	uint64_t disk_zero_bytes; /* source: of images, sent as "zero" */
 	uint64_t last_round_bytes;
 	double dirty_bytes_per_s, sent_bytes_per_s;
 	uint64_t predicted_ns; /* blackout if it switched over now */

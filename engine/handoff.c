@@ -33,7 +33,9 @@ static int collect_last(struct gw_session *s)
 
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
-	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
+	if (disk_collect(s) < 0)
+		return s->error.code;
+	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
 	s->status.blackout.collect_ns += session_now(s) - from;
 	return 0;
 }
@@ -226,6 +228,7 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 			     "the destination owns the guest but could not start it: see there, 'godwit resume' tries again");
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
+	disk_source_end(s);
 	round_fini(s);
 	return session_enter(s, GW_STATE_DONE);
 }

@@ -213,7 +213,8 @@ int receiver_wait(struct gw_session *s)
 
 	if (rc < 0)
 		return rc;
-	if (session_state(s) == GW_STATE_DEVICE && s->receiver.state_complete && !s->receiver.round_waits)
+	if (session_state(s) == GW_STATE_DEVICE && s->receiver.state_complete && !s->receiver.round_waits &&
+	    disk_is_settled(s))
 		return load(s);
 	return 0;
 }
@@ -248,6 +249,9 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 const struct message_rule receiver_rules[WIRE_TYPES] = {
 	[WIRE_HELLO] = { IN(IDLE), take_hello },
 	[WIRE_ZERO] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), take_zero },
+	[WIRE_DISKS] = { IN(BULK), disk_take_proposal },
+	[WIRE_DISK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_take_batch },
+	[WIRE_DISK_END] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_take_end },
 	[WIRE_ROUND_END] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), take_round_end },
 	[WIRE_SWITCH] = { IN(ROUNDS), take_switch },
 	[WIRE_DEVICE] = { IN(SWITCHOVER), take_device },

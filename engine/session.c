@@ -93,6 +93,22 @@ static int check_regions(const struct gw_session *s, struct gw_error *error)
 	return 0;
 }
 
+/* The disks' staging memory is one more region of the link. */
+static int add_staging(struct gw_session *s, struct gw_error *error)
+{
+	struct gw_link_region staging = {
+		.id = s->region_count,
+		.fd = -1,
+		.uffd = -1,
+		.base = s->options.disks->staging,
+		.bytes = GW_DISK_STAGING_BYTES,
+		.stable = true,
+	};
+	int rc = s->region_count == GW_LINK_MAX_REGIONS ? -E2BIG : gw_link_add_region(s->link, &staging);
+
+	return rc < 0 ? gw_error_set(error, rc, "the link takes no disks: %s", strerror(-rc)) : 0;
+}
+
 static int session_new(struct gw_session **out, bool is_source, struct gw_link *link, struct gw_region *regions,
 		       unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
 		       const struct gw_session_options *options, struct gw_error *error)
@@ -122,6 +138,8 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 			gw_error_set(error, rc, "%s", gw_link_error(link)->text);
 		s->status.memory_bytes += regions[i].memory.bytes;
 	}
+	if (rc == 0 && is_source && s->options.disks)
+		rc = add_staging(s, error);
 	if (rc < 0) {
 		free(s);
 		return rc;
@@ -212,6 +230,8 @@ static int note_fence(struct gw_session *s, uint64_t fence)
 	if (s->is_source)
 		return gw_error_set(&s->error, -EPROTO, "a fence came to the source");
 	s->receiver.fence_seen = fence;
+	if (disk_receiver_pump(s) < 0)
+		return s->error.code;
 	return receiver_wait(s);
 }
 
@@ -280,6 +300,11 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 	s->status.vmm_gone = rc < 0;
 	if (rc == 0)
 		rc = run_stage(s);
+	if (rc >= 0 && !s->is_source && !gw_sm_is_final(&s->sm)) {
+		int disk = disk_receiver_pump(s);
+
+		rc = disk < 0 ? disk : rc | disk;
+	}
 	if (rc >= 0 && !gw_sm_is_final(&s->sm))
 		rc = take_events(s, rc > 0 ? 0 : s->wait_ns);
 	if (rc >= 0 && !gw_sm_is_final(&s->sm))
@@ -323,6 +348,8 @@ void gw_session_free(struct gw_session *s)
 		end_session(s, -ECANCELED);
 	}
 	gw_tracker_close(s->source.tracker);
+	disk_source_end(s);
+	disk_receiver_end(s);
 	free(s->receiver.state);
 	free(s);
 }

@@ -4,6 +4,7 @@
 #define GODWIT_ENGINE_SESSION_H
 
 #include "base/sm.h"
+#include "engine/disk_session.h"
 #include "engine/engine.h"
 #include "engine/wire.h"
 
@@ -64,6 +65,7 @@ struct source_half {
 	size_t state_bytes, state_sent;
 	bool state_done;
 	uint64_t blackout_from_ns, checked_ns;
+	struct disk_source disk;
 };
 
 struct receiver_half {
@@ -73,6 +75,7 @@ struct receiver_half {
 	unsigned char *state;
 	size_t state_bytes, state_room;
 	bool state_complete;
+	struct disk_receiver disk;
 };
 
 struct gw_session {
@@ -94,6 +97,7 @@ struct gw_session {
 	bool owns_guest;
 	struct source_half source;
 	struct receiver_half receiver;
+	struct wire_disks disk_list; /* for encoding and decoding */
 	unsigned char buffer[GW_LINK_MESSAGE_BYTES]; /* for encoding */
 };
 
@@ -139,6 +143,9 @@ void round_fini(struct gw_session *s);
 /* Marks dirty what the receiver holds as data and what is a hole by now.  Return: 0 or -errno. */
 int round_find_discarded(struct gw_session *s) GW_MUST_CHECK;
 bool round_is_sent(const struct gw_session *s);
+/* Whether the bandwidth limit lets @bytes go now; that they went. */
+bool round_may_send(struct gw_session *s, uint32_t bytes);
+void round_sent(struct gw_session *s, uint32_t bytes);
 int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
 
 /* handoff.c: switch-over, device state and commit of the source. */

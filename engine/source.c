@@ -5,8 +5,9 @@
  * The source half up to the switch-over, which is handoff.c:
  *
  *   idle    says HELLO: who the guest is, its regions and their sizes
- *   setup   waits for HELLO_OK, then arms the tracker: from here on no write goes unseen
- *   bulk    one round over every page
+ *   setup   waits for HELLO_OK, proposes the disks if they are to move and waits for DISKS_OK, then arms the
+ *           trackers: from here on no write goes unseen
+ *   bulk    one round over every block, then every page
  *   rounds  collect what was written meanwhile, ask converge() what to do with it, send it, again
  *
  * Until the guest is paused a failure has nothing to undo but the tracker.  After it, source_abandon()
@@ -35,15 +36,12 @@ int source_setup(struct gw_session *s)
 	return session_enter(s, GW_STATE_SETUP);
 }
 
-static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event)
+/* Both sides have agreed: from here on no write goes unseen, and everything is to be sent. */
+static int begin_copy(struct gw_session *s)
 {
 	struct source_half *source = &s->source;
-	uint16_t version;
-	int rc = wire_get_hello_ok(event->payload, event->payload_bytes, &version);
+	int rc = s->vm_ops->tracker_open(s->vm, &source->tracker, &s->error);
 
-	if (rc < 0)
-		return rc;
-	rc = s->vm_ops->tracker_open(s->vm, &source->tracker, &s->error);
 	if (rc < 0)
 		return rc;
 	s->status.tracker = source->tracker->ops->name;
@@ -55,6 +53,23 @@ static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event
 	s->status.setup_ns = session_now(s) - s->begun_ns;
 	round_begin(s);
 	return session_enter(s, GW_STATE_BULK);
+}
+
+static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event)
+{
+	uint16_t version;
+	int rc = wire_get_hello_ok(event->payload, event->payload_bytes, &version);
+
+	if (rc < 0)
+		return rc;
+	return s->options.disks ? disk_propose(s) : begin_copy(s);
+}
+
+static int take_disks_ok(struct gw_session *s, const struct gw_link_event *event)
+{
+	int rc = s->options.disks && event->payload_bytes == 0 ? disk_begin(s) : -EPROTO;
+
+	return rc < 0 ? rc : begin_copy(s);
 }
 
 static int take_round_ack(struct gw_session *s, const struct gw_link_event *event)
@@ -80,13 +95,16 @@ int source_bulk(struct gw_session *s)
 static int collect(struct gw_session *s)
 {
 	int64_t pages = gw_tracker_collect(s->source.tracker, &s->error);
+	uint64_t blocks_bytes;
 
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
-	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes);
-	if (round_find_discarded(s) < 0)
+	blocks_bytes = disk_left_bytes(s);
+	if (round_find_discarded(s) < 0 || disk_collect(s) < 0)
 		return s->error.code;
-	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
+	blocks_bytes = disk_left_bytes(s) - blocks_bytes;
+	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes + blocks_bytes);
+	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
 	return 0;
 }
 
@@ -153,6 +171,9 @@ int source_rounds(struct gw_session *s)
 
 const struct message_rule source_rules[WIRE_TYPES] = {
 	[WIRE_HELLO_OK] = { IN(SETUP), take_hello_ok },
+	[WIRE_DISKS_OK] = { IN(SETUP), take_disks_ok },
+	[WIRE_DISK_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_acknowledged },
+	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_done },
 	/* The device state is sent without waiting for the last round's answer. */
 	[WIRE_ROUND_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), take_round_ack },
 	[WIRE_LOADED] = { IN(DEVICE), source_loaded },
@@ -191,6 +212,7 @@ void source_abandon(struct gw_session *s, enum gw_state end)
 	}
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
+	disk_source_end(s);
 	round_fini(s);
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
 	if (session_enter(s, end) < 0)

@@ -9,6 +9,8 @@
  * once a round, its bit is cleared, and the round ends with a fence and ROUND_END, to which the receiver
  * answers when all of it is placed.
  *
+ * A round of disks comes first (disk_source.c): both are one round to the rest of the engine.
+ *
  * When the link is full the cursor stays where it is; the next step goes on from there.
  */
 #include "engine/page.h"
@@ -100,7 +102,8 @@ void round_begin(struct gw_session *s)
 	source->round_ns = source->pace_ns = session_now(s);
 	source->pace_bytes = source->round_bytes = 0;
 	source->last_left_bytes = s->status.left_bytes;
-	s->status.left_bytes = gw_tracker_dirty_pages(source->tracker) * s->page_bytes;
+	s->status.left_bytes = gw_tracker_dirty_pages(source->tracker) * s->page_bytes + disk_left_bytes(s);
+	disk_round_begin(s);
 }
 
 bool round_is_sent(const struct gw_session *s)
@@ -108,8 +111,8 @@ bool round_is_sent(const struct gw_session *s)
 	return s->source.cursor.fenced;
 }
 
-/* Whether the bandwidth limit lets @bytes go now.  The blackout is not slowed. */
-static bool pace_allows(struct gw_session *s, uint32_t bytes)
+/* The blackout is not slowed. */
+bool round_may_send(struct gw_session *s, uint32_t bytes)
 {
 	struct source_half *source = &s->source;
 	double allowed;
@@ -123,6 +126,12 @@ static bool pace_allows(struct gw_session *s, uint32_t bytes)
 	if (s->wait_ns > PACE_WAIT_NS)
 		s->wait_ns = PACE_WAIT_NS;
 	return false;
+}
+
+void round_sent(struct gw_session *s, uint32_t bytes)
+{
+	s->source.round_bytes += bytes;
+	s->source.pace_bytes += bytes;
 }
 
 /* Sends the noted ranges.  Return: 1 when they went or there are none, 0 when the link is full, -errno. */
@@ -172,15 +181,14 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 {
 	int rc;
 
-	if (!pace_allows(s, bytes))
+	if (!round_may_send(s, bytes))
 		return 0;
 	rc = gw_link_put(s->link, s->source.cursor.region, offset, bytes);
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
-	s->source.round_bytes += bytes;
-	s->source.pace_bytes += bytes;
+	round_sent(s, bytes);
 	s->status.put_bytes += bytes;
 	return 1;
 }
@@ -314,6 +322,8 @@ int round_pump(struct gw_session *s)
 {
 	struct cursor *cursor = &s->source.cursor;
 
+	if (s->source.disk.round_open)
+		return disk_pump(s);
 	for (unsigned n = 0; n < PUMP_STRETCHES && !cursor->scanned; n++) {
 		int rc;
 

@@ -66,7 +66,8 @@ const char *wire_type_name(unsigned type)
 {
 	static const char *const names[] = { "?",	  "HELLO",	"HELLO_OK",   "ZERO",	   "ROUND_END",
 					     "ROUND_ACK", "SWITCH",	"DEVICE",     "DEVICE_END", "LOADED",
-					     "COMMIT",	  "COMMITTED",	"CANCEL",     "ERROR" };
+					     "COMMIT",	  "COMMITTED",	"CANCEL",     "ERROR",	   "DISKS",
+					     "DISKS_OK",  "DISK",	"DISK_ACK",   "DISK_DONE", "DISK_END" };
 
 	static_assert(sizeof(names) / sizeof(names[0]) == WIRE_TYPES, "a name for each type");
 	return names[type < WIRE_TYPES ? type : 0];

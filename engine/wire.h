@@ -9,12 +9,14 @@
 #ifndef GODWIT_ENGINE_WIRE_H
 #define GODWIT_ENGINE_WIRE_H
 
+#include "engine/disk.h"
 #include "engine/engine.h"
 
 #define WIRE_VERSION 1
 #define WIRE_OLDEST 1
 #define WIRE_ZERO_RANGES 1024
 #define WIRE_TEXT_BYTES 400
+#define WIRE_DISK_PIECES 1024
 
 /* Numbers of the protocol: never reused, never renumbered. */
 enum wire_type {
@@ -31,6 +33,12 @@ enum wire_type {
 	WIRE_COMMITTED = 11,
 	WIRE_CANCEL = 12,
 	WIRE_ERROR = 13,
+	WIRE_DISKS = 14,
+	WIRE_DISKS_OK = 15,
+	WIRE_DISK = 16,
+	WIRE_DISK_ACK = 17,
+	WIRE_DISK_DONE = 18,
+	WIRE_DISK_END = 19,
 	WIRE_TYPES,
 };
 
@@ -76,6 +84,40 @@ struct wire_error {
 	uint32_t code; /* errno, positive */
 	char text[WIRE_TEXT_BYTES + 1];
 };
+
+/* DISKS: what images will come.  DISK_END: how large they are after this round; the names are not sent then. */
+struct wire_disks {
+	uint32_t round;
+	unsigned count;
+	struct {
+		char name[GW_DISK_NAME_BYTES];
+		uint64_t bytes;
+	} images[GW_DISK_MAX_IMAGES];
+};
+
+/* A stretch of an image: bytes that lie at @staged of the staging memory, or zeros. */
+struct wire_piece {
+	uint32_t image;
+	bool zero;
+	uint64_t offset, bytes, staged;
+};
+
+/* A batch: its fence says that all of it lies in the staging memory. */
+struct wire_disk {
+	uint64_t fence;
+	unsigned count;
+	struct wire_piece pieces[WIRE_DISK_PIECES];
+};
+
+uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks);
+int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks) GW_MUST_CHECK;
+uint32_t wire_put_disk(void *buffer, const struct wire_disk *disk);
+int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk) GW_MUST_CHECK;
+/* DISK_ACK and DISK_DONE. */
+uint32_t wire_put_fence(void *buffer, uint64_t fence);
+int wire_get_fence(const void *payload, uint32_t bytes, uint64_t *fence) GW_MUST_CHECK;
+uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks);
+int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *disks) GW_MUST_CHECK;
 
 uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello);
 int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello) GW_MUST_CHECK;

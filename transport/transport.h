@@ -57,6 +57,7 @@ struct gw_link_region {
 	void *base;  /* mapping of the whole region; not owned; read-only will do at the source */
 	uint64_t bytes;
 	enum gw_placement placement;
+	bool stable; /* source: the memory behind base is never given back and taken anew, as a guest's may be */
 };
 
 enum gw_link_event_type {

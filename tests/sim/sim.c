@@ -26,6 +26,7 @@
 
 #include "base/log.h"
 #include "tests/lib/pair.h"
+#include "tests/sim/disk.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -61,6 +62,8 @@ struct guest {
 	bool save_writes; /* saving the device state writes to guest memory, as some devices do */
 	uint64_t random;
 	struct sim *sim;
+	struct sim_disks disks;
+	bool with_disks;
 	unsigned char state[64];
 };
 
@@ -178,6 +181,14 @@ static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_erro
 	return rc < 0 ? rc : gw_marks_open(tracker, guest->marks, REGIONS, PAGE);
 }
 
+static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	return rc < 0 ? rc : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
+}
+
 static int vm_guard(void *vm, bool armed, struct gw_error *error)
 {
 	struct guest *guest = vm;
@@ -196,6 +207,8 @@ static int vm_pause(void *vm, struct gw_error *error)
 	if (!guest->guarded)
 		wrong(guest->sim, "paused without the guard");
 	guest->was_running = guest->running;
+	if (guest->with_disks)
+		sim_disks_drain(&guest->disks);
 	if (rc == 0 || rnd(&guest->random) % 2) /* may have stopped although it answered with a failure */
 		guest->running = false;
 	guest->sim->clock.ns += GW_NS_PER_MS;
@@ -214,6 +227,10 @@ static int vm_save_finish(void *vm, const void **state, size_t *bytes, struct gw
 
 	if (guest->save_writes)
 		guest_write(guest);
+	if (guest->save_writes && guest->with_disks) { /* as when images are inactivated */
+		sim_disks_guest(&guest->disks);
+		sim_disks_drain(&guest->disks);
+	}
 	memset(guest->state, 0x5A, sizeof(guest->state));
 	*state = guest->state;
 	*bytes = sizeof(guest->state);
@@ -256,6 +273,12 @@ static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *e
 		for (unsigned p = 0; p < region_pages[r] && !sim->source.running; p++)
 			if (page_differs(sim, r, p))
 				wrong(sim, "memory differs when the device state is loaded");
+	if (guest->with_disks && !sim->source.running) {
+		const char *what = sim_disks_compare(&sim->source.disks, &guest->disks);
+
+		if (what)
+			wrong(sim, what);
+	}
 	sim->clock.ns += 4 * GW_NS_PER_MS;
 	return rc;
 }
@@ -285,6 +308,7 @@ static bool vm_was_running(void *vm)
 
 static const struct gw_vm_ops vm_ops = {
 	.tracker_open = vm_tracker_open,
+	.disk_tracker_open = vm_disk_tracker_open,
 	.guard = vm_guard,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,
@@ -309,6 +333,8 @@ struct scenario {
 	bool cancel_receiver;
 	unsigned death_step; /* 0: none; the VMM of one side dies */
 	bool death_of_receiver;
+	int disk_fail; /* the how-manieth request to a disk fails, 0: none */
+	bool disk_fail_at_receiver;
 	unsigned kill_step; /* 0: none; the godwit process of one side dies */
 	bool kill_receiver;
 };
@@ -339,6 +365,8 @@ static void guest_init(struct guest *guest, struct sim *sim, bool stale)
 
 static void guest_fini(struct guest *guest)
 {
+	if (guest->with_disks)
+		sim_disks_fini(&guest->disks);
 	for (unsigned r = 0; r < REGIONS; r++) {
 		free(guest->memory[r]);
 		gw_bitmap_free(&guest->marks[r]);
@@ -422,8 +450,11 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 			kill_side(&sim->source, link_a, true);
 		on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, STEP_NS));
 		on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, STEP_NS));
-		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--)
+		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--) {
 			guest_write(&sim->source);
+			if (sim->source.with_disks)
+				sim_disks_guest(&sim->source.disks);
+		}
 		if (sim->source.running && sim->receiver.running)
 			wrong(sim, "both guests run");
 		sim->clock.ns += rnd(&sim->random) % GW_NS_PER_MS;
@@ -464,7 +495,7 @@ static void count_rails(const struct gw_link *link)
 static struct outcome migrate(const struct scenario *scenario)
 {
 	struct sim sim = { .random = scenario->seed * 0x9E3779B97F4A7C15ULL + 1 };
-	struct gw_session_options options = { .guest = "sim", .clock = &sim.clock.clock };
+	struct gw_session_options options = { .guest = "sim", .clock = &sim.clock.clock }, receiver_options;
 	struct gw_link *link_a, *link_b;
 	struct gw_session *a, *b;
 	struct gw_status source, receiver;
@@ -479,7 +510,7 @@ static struct outcome migrate(const struct scenario *scenario)
 	guest_init(&sim.receiver, &sim, rnd(&sim.random) % 2);
 	fill_source(&sim);
 	sim.good = (!scenario->fault.at || scenario->fault.kind == GW_FAULT_SEVER) && !scenario->source_fail_op && !scenario->receiver_fail_op &&
-		   !scenario->cancel_step && !scenario->death_step && !scenario->kill_step;
+		   !scenario->cancel_step && !scenario->death_step && !scenario->kill_step && !scenario->disk_fail;
 	sim.source.fail_op = scenario->source_fail_op;
 	sim.receiver.fail_op = scenario->receiver_fail_op;
 	options.silence_ns = 400 * GW_NS_PER_MS;
@@ -491,6 +522,16 @@ static struct outcome migrate(const struct scenario *scenario)
 	options.on_limit = rnd(&sim.random) % 4 ? GW_LIMIT_STOP_COPY : GW_LIMIT_GIVE_UP;
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
 	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
+	sim.source.with_disks = sim.receiver.with_disks = rnd(&sim.random) % 2 || scenario->disk_fail;
+	if (sim.source.with_disks) {
+		sim_disks_init(&sim.source.disks, &sim.source.random, true);
+		sim_disks_init(&sim.receiver.disks, &sim.receiver.random, false);
+		(scenario->disk_fail_at_receiver ? &sim.receiver : &sim.source)->disks.fail_request = scenario->disk_fail;
+		options.disks = &sim.source.disks.disks;
+	}
+	receiver_options = options;
+	if (sim.source.with_disks)
+		receiver_options.disks = &sim.receiver.disks.disks;
 	open_links(&link_a, &link_b, 1 + (unsigned)(rnd(&sim.random) % 4), scenario->seed);
 	if (scenario->fault.at) {
 		struct gw_link **wrapped = scenario->fault_at_receiver ? &link_b : &link_a;
@@ -499,7 +540,8 @@ static struct outcome migrate(const struct scenario *scenario)
 			abort();
 	}
 	if (gw_source_new(&a, link_a, sim.source.regions, REGIONS, &vm_ops, &sim.source, &options, &error) < 0 ||
-	    gw_receiver_new(&b, link_b, sim.receiver.regions, REGIONS, &vm_ops, &sim.receiver, &options, &error) < 0)
+	    gw_receiver_new(&b, link_b, sim.receiver.regions, REGIONS, &vm_ops, &sim.receiver, &receiver_options, &error) <
+		    0)
 		abort();
 	run_loop(&sim, scenario, a, b, &link_a, &link_b, &outcome);
 	if (link_a && link_b) {
@@ -534,7 +576,7 @@ static struct outcome migrate(const struct scenario *scenario)
 
 /* --- campaigns --------------------------------------------------------------------------------------- */
 
-static unsigned runs, broken, ends[GW_STATE_COUNT];
+static unsigned runs, broken, ends[GW_STATE_COUNT], failed_disks;
 
 static struct outcome run(const struct scenario *scenario, const char *what)
 {
@@ -590,6 +632,18 @@ static void campaign_every_op(uint64_t seed)
 		run(&(struct scenario){ .seed = seed, .source_fail_op = op_number }, "source op");
 		run(&(struct scenario){ .seed = seed, .receiver_fail_op = op_number }, "receiver op");
 	}
+}
+
+/* A request to a disk fails: EIO of a read at the source, ENOSPC of a write at the receiver. */
+static void campaign_disks(uint64_t seed)
+{
+	for (int n = 1; n <= 24; n++)
+		for (int side = 0; side < 2; side++) {
+			struct scenario scenario = { .seed = seed, .disk_fail = n, .disk_fail_at_receiver = side };
+			struct outcome outcome = run(&scenario, "disk");
+
+			failed_disks += outcome.source == GW_STATE_FAILED;
+		}
 }
 
 static void campaign_moments(uint64_t seed, unsigned steps)
@@ -654,11 +708,12 @@ int main(int argc, char **argv)
 		swept++;
 		campaign_every_call(seed);
 		campaign_every_op(seed);
+		campaign_disks(seed);
 		campaign_moments(seed, good.steps + 5);
 	}
 	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; %u broke a promise\n", runs,
 	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], broken);
 	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
-	return broken || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
+	return broken || failed_disks < 20 || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
 	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
 }

@@ -7,9 +7,11 @@
  */
 #include "engine/wire.h"
 
+#include <endian.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 static uint64_t state;
 
@@ -28,6 +30,8 @@ static void feed(const unsigned char *bytes, uint32_t length)
 {
 	static struct wire_zero zero;
 	static struct wire_hello hello;
+	static struct wire_disks disks;
+	static struct wire_disk disk;
 	struct wire_round round;
 	struct wire_device_end end;
 	struct wire_pair pair;
@@ -44,6 +48,14 @@ static void feed(const unsigned char *bytes, uint32_t length)
 	if (wire_get_zero(bytes, length, &zero) == 0) {
 		accepted++;
 		good = good && wire_put_zero(again, &zero) == length && memcmp(again, bytes, length) == 0;
+	}
+	if (wire_get_disks(bytes, length, &disks) == 0) {
+		good = good && wire_put_disks(again, &disks) == length && memcmp(again, bytes, length) == 0;
+		accepted++;
+	}
+	if (wire_get_disk(bytes, length, &disk) == 0) {
+		good = good && wire_put_disk(again, &disk) == length;
+		accepted++;
 	}
 	if (wire_get_round(bytes, length, &round) == 0)
 		good = good && wire_put_round(again, &round) == length;
@@ -69,7 +81,15 @@ static uint32_t seed_message(unsigned char *buffer)
 	static struct wire_zero zero = { .count = 3, .ranges = { { 0, 4096 }, { 8192, 4096 }, { 65536, 65536 } } };
 	struct gw_error error = { .code = -5, .text = "text" };
 
-	switch (rnd() % 4) {
+	static const struct wire_disks disks = { .count = 2, .images = { { "disk0", 65536 }, { "disk1", 1 } } };
+	static const struct wire_disk disk = { .fence = 3, .count = 2, .pieces = { { 0, false, 0, 4096, 0 },
+										   { 1, true, 65536, 1 << 20, 0 } } };
+
+	switch (rnd() % 6) {
+	case 3:
+		return wire_put_disks(buffer, &disks);
+	case 4:
+		return wire_put_disk(buffer, &disk);
 	case 0:
 		return wire_put_hello(buffer, &hello);
 	case 1:
@@ -97,6 +117,11 @@ int main(int argc, char **argv)
 			buffer[rnd() % length] ^= (unsigned char)(1u << (rnd() % 8));
 		if (rnd() % 4 == 0 && length > 0)
 			length = (uint32_t)(rnd() % length);
+		if (rnd() % 2 && length > 8) { /* a liar who can count: the hash is right */
+			uint64_t hash = htobe64(XXH64(buffer, length - 8, 0));
+
+			memcpy(buffer + length - 8, &hash, 8);
+		}
 		exact = malloc(length ? length : 1);
 		if (!exact)
 			return 1;

@@ -79,6 +79,12 @@ static bool has_room(struct rdma *rdma, uint32_t bytes)
 	return true;
 }
 
+/* Whether what was pinned may no longer be what the region's mapping shows; see worker.c. */
+static bool needs_copy(const struct rdma *rdma, uint32_t region)
+{
+	return !rdma->regions[region].stable && (rdma->fenced_regions & 1ULL << region);
+}
+
 static void enqueue(struct rdma *rdma, struct extent *extent, uint64_t offset, uint32_t bytes)
 {
 	struct rail *rail = extent->rail;
@@ -88,7 +94,7 @@ static void enqueue(struct rdma *rdma, struct extent *extent, uint64_t offset, u
 		.extent = extent,
 		.offset = offset,
 		.bytes = bytes,
-		.staged = rdma->fence > 0, /* see worker.c */
+		.staged = needs_copy(rdma, extent->region),
 	};
 	rail->queued_bytes += bytes;
 	rail->given_bytes += bytes;
@@ -172,7 +178,7 @@ static int open_extent(struct rdma *rdma, uint32_t region, uint64_t offset)
 		.first = offset,
 		.end = offset,
 		.state = EXTENT_OPEN,
-		.local_done = rdma->fence > 0, /* later rounds send copies */
+		.local_done = needs_copy(rdma, region), /* later rounds send copies */
 	};
 	rdma->open = extent;
 	rdma->open_from = rail->tail;
@@ -216,7 +222,7 @@ static int put_now(struct rdma *rdma, uint32_t region, uint64_t offset, uint32_t
 	while (bytes > 0 && rc == 0) {
 		struct extent *extent = extent_at(&rdma->extents[region], offset), *open = rdma->open;
 		uint64_t limit = extent ? extent->first : UINT64_MAX;
-		uint32_t piece = rdma->fence > 0 && bytes > STAGE_PUT_BYTES ? STAGE_PUT_BYTES : bytes;
+		uint32_t piece = needs_copy(rdma, region) && bytes > STAGE_PUT_BYTES ? STAGE_PUT_BYTES : bytes;
 
 		if (extent && extent->first <= offset) {
 			if (extent->end - offset < piece)
@@ -258,6 +264,7 @@ int source_put(struct rdma *rdma, uint32_t region, uint64_t offset, uint32_t byt
 		to_backlog(rdma, region, offset, bytes);
 		return 0;
 	}
+	rdma->put_regions |= 1ULL << region;
 	rc = put_now(rdma, region, offset, bytes);
 	return rc < 0 ? gw_error_set(&rdma->link.error, rc, "no memory for RDMA's tables") : 0;
 }
@@ -269,6 +276,7 @@ int source_fence(struct rdma *rdma, uint64_t fence)
 	if (rc < 0)
 		return gw_error_set(&rdma->link.error, rc, "no memory for RDMA's tables");
 	rdma->fence = fence;
+	rdma->fenced_regions |= rdma->put_regions;
 	rdma->closing = 0;
 	rdma->hurry_bytes = 0;
 	for (unsigned i = 0; i < rdma->rail_count; i++)

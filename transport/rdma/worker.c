@@ -15,7 +15,8 @@
  *
  * Later rounds send copies.  A page that the guest gave back and took anew is another page; what was pinned
  * for the first round is the old one, and writing from it would send stale bytes.  So from the first fence on
- * bytes are copied, through the mapping, to a staging ring that is registered for good.
+ * that follows a put of a region its bytes are copied, through the mapping, to a staging ring that is registered
+ * for good.  A region that is said to be stable needs none of that.
  */
 #include "transport/rdma/worker.h"
 

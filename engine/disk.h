@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Disks, as the engine sees them: image files, numbered alike on both sides, each a row of bytes with holes.
+ *
+ * What a disk is (raw, qcow2, a chain of images) the engine does not know: it moves files, so every format that
+ * keeps its state in the file works.  Reading and writing come in as a table of functions, like everything else;
+ * gw_images_open() is the real one, by io_uring.
+ *
+ * Threads: those of the session.  Nothing here waits for a device but open, prepare and close.
+ */
+#ifndef GODWIT_ENGINE_DISK_H
+#define GODWIT_ENGINE_DISK_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define GW_DISK_MAX_IMAGES 32
+#define GW_DISK_NAME_BYTES 64
+#define GW_DISK_BLOCK_BYTES (64u * 1024)      /* of the dirty-block tracker */
+#define GW_DISK_SLOT_BYTES (1024u * 1024)     /* one read, one put at most */
+#define GW_DISK_SLOTS 32u
+#define GW_DISK_STAGING_BYTES (GW_DISK_SLOTS * GW_DISK_SLOT_BYTES)
+
+struct gw_disks;
+
+struct gw_image {
+	char name[GW_DISK_NAME_BYTES]; /* "virtio0"; its backing file "virtio0/1", and so on; alike on both sides */
+	uint64_t bytes;                /* of the file when the session began */
+	bool fixed;                    /* a disk's size is the file's (raw, a block device): it may not change */
+};
+
+enum gw_disk_request_kind {
+	GW_DISK_READ,  /* into memory; what lies behind the end of the file reads as zeros */
+	GW_DISK_WRITE, /* from memory */
+	GW_DISK_ZERO,  /* the range reads as zeros afterwards, with as little space as the file system can */
+	GW_DISK_SYNC,  /* all that was written before is on the device afterwards, fdatasync(2); no range */
+};
+
+struct gw_disk_request {
+	enum gw_disk_request_kind kind;
+	unsigned image;
+	uint64_t offset, bytes; /* READ and WRITE: at most GW_DISK_SLOT_BYTES */
+	void *memory;           /* in the staging memory */
+	uint64_t tag;
+};
+
+struct gw_disk_ended {
+	uint64_t tag;
+	int result; /* 0, or -errno: of a disk that is full, broken, gone */
+};
+
+struct gw_disk_ops {
+	/*
+	 * The next stretch at or after @from that may hold other bytes than zero, up to the end of the file.
+	 * Return: 1 and [*first, *end), 0 for no more, -errno.
+	 */
+	int (*next_data)(struct gw_disks *disks, unsigned image, uint64_t from, uint64_t *first, uint64_t *end);
+	/* Begins a request; its memory is the callee's until it has ended.  Return: 0, -EAGAIN (reap first), -errno. */
+	int (*begin)(struct gw_disks *disks, const struct gw_disk_request *request);
+	/* Return: 1 and one request that has ended, in any order; 0 when none has. */
+	int (*next_ended)(struct gw_disks *disks, struct gw_disk_ended *ended);
+	/* The size of the file now.  Return: 0 or -errno. */
+	int (*size)(struct gw_disks *disks, unsigned image, uint64_t *bytes);
+	/* Receiver: gives the file that size.  Return: 0 or -errno. */
+	int (*resize)(struct gw_disks *disks, unsigned image, uint64_t bytes);
+	/*
+	 * Receiver, once, before anything else: makes the file ready to take @bytes.
+	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written.
+	 */
+	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
+};
+
+/* Implementations embed this as their first member. */
+struct gw_disks {
+	const struct gw_disk_ops *ops;
+	unsigned count;
+	struct gw_image images[GW_DISK_MAX_IMAGES];
+	void *staging;  /* GW_DISK_STAGING_BYTES, page aligned */
+	unsigned slots; /* source: use no more of it; 0: all GW_DISK_SLOTS */
+};
+
+/* A file for gw_images_open(). */
+struct gw_image_file {
+	char name[GW_DISK_NAME_BYTES];
+	int fd;          /* taken over in any case; -1: open @path */
+	const char *path;
+	bool fixed;      /* see struct gw_image */
+	bool overwrite;  /* receiver: even if something is in it */
+};
+
+/*
+ * The real disks: io_uring over files and block devices.  @writable: the receiving side.  Reads go past the page
+ * cache where the VMM's own descriptor does (O_DIRECT), and are dropped from it otherwise; writes go past it where
+ * the file system can.
+ * Return: 0 and *disks, or -errno with @error set.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
+					   bool writable, struct gw_error *error);
+
+/* Waits for what is under way, closes.  NULL is fine. */
+GW_PUBLIC void gw_images_close(struct gw_disks *disks);
+
+#endif

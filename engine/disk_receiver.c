@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: disks, the receiver's half
+ *
+ * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when
+ * all of it is written.  Several are under way at once; the source takes care that no two of them touch the same
+ * block.  DISK_END ends a round: the images get their size, and those written since are synced, in the background.
+ * The device state is not loaded before everything is written and synced (disk_is_settled()).
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define IO_WAIT_NS (200 * 1000ULL)
+#define SYNC_TAG (1ULL << 63)
+
+static const char *name_of(const struct gw_session *s, unsigned image)
+{
+	return s->options.disks->images[image].name;
+}
+
+/* Finds the source's images among ours.  Return: 0, or -EINVAL with what is missing in words. */
+static int match_images(struct gw_session *s, const struct wire_disks *theirs)
+{
+	const struct gw_disks *ours = s->options.disks;
+	struct disk_receiver *disk = &s->receiver.disk;
+	uint32_t taken = 0;
+
+	if (!ours || ours->count == 0)
+		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', and the VMM here has no disk: start it "
+							"with the same -drive or -blockdev lines", theirs->images[0].name);
+	for (unsigned i = 0; i < theirs->count; i++) {
+		unsigned k = 0;
+
+		while (k < ours->count && strcmp(ours->images[k].name, theirs->images[i].name) != 0)
+			k++;
+		if (k == ours->count || (taken & 1u << k))
+			return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', which the VMM here does not have: "
+								"give its -drive the same id", theirs->images[i].name);
+		taken |= 1u << k;
+		disk->image_of[i] = k;
+	}
+	disk->image_count = theirs->count;
+	return 0;
+}
+
+int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+	struct wire_disks *theirs = &s->disk_list;
+	struct gw_link_region staging = { .id = s->region_count, .fd = -1, .uffd = -1, .bytes = GW_DISK_STAGING_BYTES };
+	int rc = wire_get_disks(event->payload, event->payload_bytes, theirs);
+
+	if (rc < 0 || disk->agreed)
+		return -EPROTO;
+	rc = match_images(s, theirs);
+	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
+		rc = disks->ops->prepare(disks, disk->image_of[i], theirs->images[i].bytes, &s->error);
+	if (rc < 0)
+		return rc;
+	disk->batches = calloc(DISK_BATCHES, sizeof(*disk->batches));
+	if (!disk->batches)
+		return gw_error_set(&s->error, -ENOMEM, "no memory for batches of blocks");
+	staging.base = disks->staging;
+	rc = gw_link_add_region(s->link, &staging);
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	disk->agreed = true;
+	for (unsigned i = 0; i < theirs->count; i++)
+		s->status.disk_bytes += theirs->images[i].bytes;
+	return session_send(s, WIRE_DISKS_OK, 0);
+}
+
+int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct disk_batch *batch = disk->batches;
+	int rc;
+
+	while (disk->agreed && batch < disk->batches + DISK_BATCHES && batch->used)
+		batch++;
+	if (!disk->agreed || batch == disk->batches + DISK_BATCHES)
+		return -EPROTO;
+	rc = wire_get_disk(event->payload, event->payload_bytes, &batch->disk);
+	if (rc < 0)
+		return rc;
+	for (unsigned i = 0; i < batch->disk.count; i++)
+		if (batch->disk.pieces[i].image >= disk->image_count)
+			return -EPROTO;
+	batch->begun = batch->ended = 0;
+	batch->placed = false;
+	batch->used = true;
+	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
+}
+
+int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+	struct wire_disks *sizes = &s->disk_list;
+	int rc = wire_get_disk_end(event->payload, event->payload_bytes, sizes);
+
+	if (rc < 0 || !disk->agreed || sizes->count != disk->image_count)
+		return -EPROTO;
+	for (unsigned i = 0; i < DISK_BATCHES; i++)
+		if (disk->batches[i].used)
+			return -EPROTO;
+	for (unsigned i = 0; i < sizes->count; i++) {
+		rc = disks->ops->resize(disks, disk->image_of[i], sizes->images[i].bytes);
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s",
+					    name_of(s, disk->image_of[i]), (unsigned long long)sizes->images[i].bytes,
+					    strerror(-rc));
+	}
+	disk->sync_wanted |= disk->written;
+	disk->written = 0;
+	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
+}
+
+/* Begins what can be begun of a batch.  Return: 1 when it did, 0, -errno. */
+static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+	int did = 0;
+
+	while (batch->begun < batch->disk.count) {
+		const struct wire_piece *piece = &batch->disk.pieces[batch->begun];
+		struct gw_disk_request request = {
+			.kind = piece->zero ? GW_DISK_ZERO : GW_DISK_WRITE,
+			.image = disk->image_of[piece->image],
+			.offset = piece->offset,
+			.bytes = piece->bytes,
+			.memory = (char *)disks->staging + (piece->zero ? 0 : piece->staged),
+			.tag = (uint64_t)(batch - disk->batches) << 32 | batch->begun,
+		};
+		int rc = disks->ops->begin(disks, &request);
+
+		if (rc == -EAGAIN)
+			break;
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, request.image),
+					    strerror(-rc));
+		disk->written |= 1u << request.image;
+		batch->begun++;
+		did = 1;
+	}
+	return did;
+}
+
+static int begin_syncs(struct gw_session *s)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+
+	for (unsigned i = 0; i < disks->count; i++) {
+		struct gw_disk_request request = { .kind = GW_DISK_SYNC, .image = i, .tag = SYNC_TAG | i };
+		int rc;
+
+		if (!(disk->sync_wanted & ~disk->syncing & 1u << i))
+			continue;
+		rc = disks->ops->begin(disks, &request);
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "disk '%s' here cannot be synced: %s", name_of(s, i), strerror(-rc));
+		disk->sync_wanted &= ~(1u << i);
+		disk->syncing |= 1u << i;
+	}
+	return 0;
+}
+
+static int take_ended(struct gw_session *s)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+	struct gw_disk_ended ended;
+	int did = 0;
+
+	while (disks->ops->next_ended(disks, &ended) > 0) {
+		struct disk_batch *batch = &disk->batches[(ended.tag & ~SYNC_TAG) >> 32];
+		unsigned image = (unsigned)ended.tag;
+
+		did = 1;
+		if (!(ended.tag & SYNC_TAG)) {
+			image = disk->image_of[batch->disk.pieces[(uint32_t)ended.tag].image];
+			batch->ended++;
+		} else {
+			disk->syncing &= ~(1u << image);
+		}
+		if (ended.result < 0)
+			return gw_error_set(&s->error, ended.result, "disk '%s' here cannot be %s: %s", name_of(s, image),
+					    ended.tag & SYNC_TAG ? "synced" : "written", strerror(-ended.result));
+	}
+	return did;
+}
+
+/* What a batch needs next.  Return: 1 did something, 0, -errno; -EAGAIN is none: it is tried again. */
+static int pump_batch(struct gw_session *s, struct disk_batch *batch)
+{
+	int rc;
+
+	if (!batch->placed && s->receiver.fence_seen >= batch->disk.fence) {
+		rc = session_send(s, WIRE_DISK_ACK, wire_put_fence(s->buffer, batch->disk.fence));
+		if (rc < 0)
+			return rc == -EAGAIN ? 0 : rc;
+		batch->placed = true;
+	}
+	if (!batch->placed)
+		return 0;
+	if (batch->ended < batch->disk.count)
+		return begin_pieces(s, batch);
+	rc = session_send(s, WIRE_DISK_DONE, wire_put_fence(s->buffer, batch->disk.fence));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	batch->used = false;
+	return 1;
+}
+
+int disk_receiver_pump(struct gw_session *s)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	bool busy = false;
+	int did, rc;
+
+	if (!disk->agreed)
+		return 0;
+	did = take_ended(s);
+	for (unsigned i = 0; i < DISK_BATCHES && did >= 0; i++) {
+		if (!disk->batches[i].used)
+			continue;
+		rc = pump_batch(s, &disk->batches[i]);
+		did = rc < 0 ? rc : did | rc;
+		busy |= disk->batches[i].used && disk->batches[i].placed;
+	}
+	if (did >= 0) {
+		rc = begin_syncs(s);
+		did = rc < 0 ? rc : did;
+	}
+	if ((busy || disk->syncing) && s->wait_ns > IO_WAIT_NS)
+		s->wait_ns = IO_WAIT_NS;
+	return did;
+}
+
+bool disk_is_settled(const struct gw_session *s)
+{
+	const struct disk_receiver *disk = &s->receiver.disk;
+
+	if (!disk->agreed)
+		return true;
+	for (unsigned i = 0; i < DISK_BATCHES; i++)
+		if (disk->batches[i].used)
+			return false;
+	return !disk->sync_wanted && !disk->syncing && !disk->written;
+}
+
+void disk_receiver_end(struct gw_session *s)
+{
+	free(s->receiver.disk.batches);
+	s->receiver.disk.batches = NULL;
+	s->receiver.disk.agreed = false;
+}

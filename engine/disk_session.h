@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The disks' part of a session, both halves.  Internal to engine. */
+#ifndef GODWIT_ENGINE_DISK_SESSION_H
+#define GODWIT_ENGINE_DISK_SESSION_H
+
+#include "engine/wire.h"
+
+#define DISK_BATCHES 16u /* on their way at once, at most */
+
+struct gw_session;
+
+enum disk_slot_state { SLOT_FREE, SLOT_READING, SLOT_READY, SLOT_SENT };
+
+/* A part of the staging memory, on its way from the source's image to the receiver's. */
+struct disk_slot {
+	enum disk_slot_state state;
+	unsigned image;
+	uint64_t offset;
+	uint32_t bytes, sent; /* of it, in the batch already */
+	uint64_t fence;       /* SENT: of its batch */
+};
+
+struct disk_source {
+	struct gw_tracker *tracker; /* NULL: no disks are moved */
+	bool round_open;
+	bool scanned; /* no dirty block is left that is not in a slot or a batch */
+	unsigned image;
+	uint64_t block, run_end, image_bytes;
+	uint64_t known_from, data_first, data_end; /* what next_data() said */
+	bool known;
+	struct disk_slot slots[GW_DISK_SLOTS];
+	struct wire_disk batch; /* being gathered */
+	uint64_t batch_bytes;
+	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
+	unsigned batches_out; /* sent, not yet in the receiver's images */
+};
+
+/* A batch at the receiver. */
+struct disk_batch {
+	bool used, placed;
+	unsigned begun, ended;
+	struct wire_disk disk;
+};
+
+struct disk_receiver {
+	bool agreed;
+	unsigned image_count;
+	unsigned image_of[GW_DISK_MAX_IMAGES]; /* the source's number -> ours */
+	struct disk_batch *batches; /* DISK_BATCHES of them */
+	uint32_t written;           /* images, a bit each: since they were last synced */
+	uint32_t sync_wanted, syncing;
+};
+
+/* --- source --------------------------------------------------------------------------------------------- */
+
+/* Says which images will come.  Return: 0 or -errno. */
+int disk_propose(struct gw_session *s) GW_MUST_CHECK;
+/* Once they are accepted: starts tracking; every block is dirty. */
+int disk_begin(struct gw_session *s) GW_MUST_CHECK;
+/* Fetches what was written meanwhile.  Return: 0 or -errno. */
+int disk_collect(struct gw_session *s) GW_MUST_CHECK;
+uint64_t disk_left_bytes(const struct gw_session *s);
+void disk_round_begin(struct gw_session *s);
+/* Return: 1 did something, 0 must wait, -errno; the round has ended when round_open is false. */
+int disk_pump(struct gw_session *s) GW_MUST_CHECK;
+int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+int disk_done(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+/* Waits for reads under way, whose memory is about to go; stops tracking. */
+void disk_source_end(struct gw_session *s);
+
+/* --- receiver ------------------------------------------------------------------------------------------- */
+
+int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+int disk_take_batch(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+int disk_take_end(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+/* A fence was seen, or requests may have ended.  Return: 1 did something, 0, -errno. */
+int disk_receiver_pump(struct gw_session *s) GW_MUST_CHECK;
+/* Whether all that came is in the images, and on the devices. */
+bool disk_is_settled(const struct gw_session *s);
+void disk_receiver_end(struct gw_session *s);
+
+#endif

@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: disks, the source's half
+ *
+ * Blocks travel through the staging memory, which both sides have and the link knows as a region of its own: a
+ * slot of it is read full from the image, put to the same place at the receiver, and written to the image there.
+ * Many slots are at each stage at once.  What a slot holds is said in a batch: a message DISK with the places of
+ * its pieces, then a fence.  The receiver answers twice: DISK_ACK when the fence has passed, from when puts may be
+ * made again, and DISK_DONE when the batch is in the images, from when its slots are free.
+ *
+ * A round sends the blocks of the tracker's bitmaps.  A bit is cleared before its block is read; the tracker's
+ * promise (tracker/blocks.h) does the rest.  Holes are not read, blocks of zeros not sent: both go as pieces
+ * without bytes.  A round ends when all of it is in the images, with DISK_END: how large the images are now, and
+ * the order to sync them, which the receiver does meanwhile.  So no two writes to one block are ever under way.
+ */
+#include "engine/page.h"
+#include "engine/session.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BATCH_BYTES (4u * GW_DISK_SLOT_BYTES)
+#define IO_WAIT_NS (200 * 1000ULL) /* requests under way are looked for so often */
+#define ZERO_ALIGN 128u
+
+static int failed(struct gw_session *s, unsigned image, const char *what, int rc)
+{
+	return gw_error_set(&s->error, rc, "disk '%s' %s: %s", s->options.disks->images[image].name, what, strerror(-rc));
+}
+
+int disk_propose(struct gw_session *s)
+{
+	const struct gw_disks *disks = s->options.disks;
+	struct wire_disks *list = &s->disk_list;
+
+	list->round = 0;
+	list->count = disks->count;
+	for (unsigned i = 0; i < disks->count; i++) {
+		memcpy(list->images[i].name, disks->images[i].name, sizeof(list->images[i].name));
+		list->images[i].bytes = disks->images[i].bytes;
+	}
+	return session_send(s, WIRE_DISKS, wire_put_disks(s->buffer, list));
+}
+
+int disk_begin(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct gw_disks *disks = s->options.disks;
+	int rc = s->vm_ops->disk_tracker_open(s->vm, &disk->tracker, &s->error);
+
+	for (unsigned i = 0; i < disks->count && rc == 0; i++) {
+		struct gw_bitmap *dirty = &disk->tracker->dirty[i];
+		uint64_t bytes, blocks;
+
+		rc = disks->ops->size(disks, i, &bytes);
+		if (rc < 0)
+			return failed(s, i, "has no size", rc);
+		blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
+		if (blocks > dirty->bits)
+			return failed(s, i, "has grown too much", -EFBIG);
+		gw_bitmap_set_range(dirty, 0, blocks);
+		s->status.disk_bytes += bytes;
+	}
+	return rc;
+}
+
+uint64_t disk_left_bytes(const struct gw_session *s)
+{
+	return s->source.disk.tracker ? gw_tracker_dirty_pages(s->source.disk.tracker) * GW_DISK_BLOCK_BYTES : 0;
+}
+
+/* A disk's size is part of the machine: when it changes in mid-migration the other side would not know. */
+static int check_sizes(struct gw_session *s)
+{
+	struct gw_disks *disks = s->options.disks;
+
+	for (unsigned i = 0; i < disks->count; i++) {
+		uint64_t bytes;
+		int rc = disks->ops->size(disks, i, &bytes);
+
+		if (rc < 0)
+			return failed(s, i, "has no size", rc);
+		if (disks->images[i].fixed && bytes != disks->images[i].bytes)
+			return gw_error_set(&s->error, -EBUSY, "disk '%s' was resized in mid-migration: migrate again",
+					    disks->images[i].name);
+	}
+	return 0;
+}
+
+int disk_collect(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	int64_t blocks;
+
+	if (!disk->tracker)
+		return 0;
+	blocks = gw_tracker_collect(disk->tracker, &s->error);
+	if (blocks < 0)
+		return gw_error_set(&s->error, (int)blocks, "the tracker of disks failed");
+	return check_sizes(s);
+}
+
+void disk_round_begin(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+
+	if (!disk->tracker)
+		return;
+	disk->round_open = true;
+	disk->scanned = disk->known = false;
+	disk->image = 0;
+	disk->block = disk->run_end = disk->image_bytes = 0;
+}
+
+/* --- from the image into slots ---------------------------------------------------------------------------- */
+
+static struct disk_slot *slot_in(struct gw_session *s, enum disk_slot_state state)
+{
+	unsigned slots = s->options.disks->slots ? s->options.disks->slots : GW_DISK_SLOTS;
+
+	for (unsigned i = 0; i < slots; i++)
+		if (s->source.disk.slots[i].state == state)
+			return &s->source.disk.slots[i];
+	return NULL;
+}
+
+static uint64_t slot_staged(const struct gw_session *s, const struct disk_slot *slot)
+{
+	return (uint64_t)(slot - s->source.disk.slots) * GW_DISK_SLOT_BYTES;
+}
+
+static struct gw_bitmap *dirty_of(const struct gw_session *s)
+{
+	return &s->source.disk.tracker->dirty[s->source.disk.image];
+}
+
+/* Puts the cursor on the next dirty block.  Return: 1, 0 at the end of the last image, -errno. */
+static int next_dirty(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct gw_disks *disks = s->options.disks;
+
+	for (; disk->image < disks->count; disk->image++, disk->block = disk->run_end = 0, disk->known = false) {
+		uint64_t first;
+		int rc;
+
+		if (disk->block < disk->run_end)
+			return 1;
+		if (!gw_bitmap_next_run(dirty_of(s), disk->block, &first, &disk->run_end))
+			continue;
+		disk->block = first;
+		rc = disks->ops->size(disks, disk->image, &disk->image_bytes);
+		return rc < 0 ? failed(s, disk->image, "has no size", rc) : 1;
+	}
+	return 0;
+}
+
+/* Learns where data is at or after the cursor, in whole blocks.  Return: 0 or -errno. */
+static int know_data(struct gw_session *s, uint64_t from)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t block = GW_DISK_BLOCK_BYTES;
+	int rc;
+
+	if (disk->known && from >= disk->known_from && from < disk->data_end)
+		return 0;
+	rc = s->options.disks->ops->next_data(s->options.disks, disk->image, from, &disk->data_first, &disk->data_end);
+	if (rc < 0)
+		return failed(s, disk->image, "has holes that cannot be found", rc);
+	if (rc == 0)
+		disk->data_first = disk->data_end = UINT64_MAX / block * block;
+	disk->data_first = disk->data_first / block * block;
+	disk->data_end = (disk->data_end + block - 1) / block * block;
+	disk->known_from = from;
+	disk->known = true;
+	return 0;
+}
+
+/* Adds a piece to the batch, joined to the last one if both are zeros and touch.  Return: false when it is full. */
+static bool add_piece(struct disk_source *disk, const struct wire_piece *piece)
+{
+	struct wire_disk *batch = &disk->batch;
+	struct wire_piece *last = batch->count ? &batch->pieces[batch->count - 1] : NULL;
+
+	if (last && piece->zero && last->zero && last->image == piece->image && last->offset + last->bytes == piece->offset) {
+		last->bytes += piece->bytes;
+		return true;
+	}
+	if (batch->count == WIRE_DISK_PIECES)
+		return false;
+	batch->pieces[batch->count++] = *piece;
+	return true;
+}
+
+static void pass_blocks(struct gw_session *s, uint64_t bytes)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
+
+	gw_bitmap_clear_range(dirty_of(s), disk->block, blocks);
+	disk->block += blocks;
+}
+
+/* Takes the stretch at the cursor.  Return: 1, 0 when there is no room for it, -errno. */
+static int take_stretch(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct gw_disks *disks = s->options.disks;
+	uint64_t offset = disk->block * GW_DISK_BLOCK_BYTES, end = disk->run_end * GW_DISK_BLOCK_BYTES;
+	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->image, .offset = offset };
+	struct disk_slot *slot;
+	int rc = know_data(s, offset);
+
+	if (rc < 0)
+		return rc;
+	/* Behind the end are zeros: an image that was cut off may grow again before the receiver hears of it. */
+	if (offset < disk->image_bytes && end > disk->image_bytes)
+		end = disk->image_bytes;
+	if (offset >= disk->image_bytes || offset < disk->data_first) {
+		struct wire_piece hole = { .image = disk->image, .zero = true, .offset = offset };
+
+		hole.bytes = (end < disk->data_first || offset >= disk->image_bytes ? end : disk->data_first) - offset;
+		if (!add_piece(disk, &hole))
+			return 0;
+		s->status.disk_zero_bytes += hole.bytes;
+		pass_blocks(s, hole.bytes);
+		return 1;
+	}
+	slot = slot_in(s, SLOT_FREE);
+	if (!slot)
+		return 0;
+	if (end > disk->data_end)
+		end = disk->data_end;
+	request.bytes = end - offset < GW_DISK_SLOT_BYTES ? end - offset : GW_DISK_SLOT_BYTES;
+	request.memory = (char *)disks->staging + slot_staged(s, slot);
+	request.tag = (uint64_t)(slot - disk->slots);
+	pass_blocks(s, request.bytes); /* before it is read: what is written from here on is marked anew */
+	rc = disks->ops->begin(disks, &request);
+	if (rc == -EAGAIN) {
+		disk->block = offset / GW_DISK_BLOCK_BYTES;
+		gw_bitmap_set_range(dirty_of(s), disk->block,
+				    (request.bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES);
+		return 0;
+	}
+	if (rc < 0)
+		return failed(s, disk->image, "cannot be read", rc);
+	*slot = (struct disk_slot){ SLOT_READING, disk->image, offset, (uint32_t)request.bytes, 0, 0 };
+	return 1;
+}
+
+static int fill_slots(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	int rc = 0, did = 0;
+
+	while (!disk->scanned) {
+		rc = next_dirty(s);
+		if (rc == 0)
+			disk->scanned = true;
+		if (rc > 0)
+			rc = take_stretch(s);
+		if (rc <= 0)
+			break;
+		did = 1;
+	}
+	return rc < 0 ? rc : did;
+}
+
+static int take_read(struct gw_session *s)
+{
+	struct gw_disks *disks = s->options.disks;
+	struct gw_disk_ended ended;
+	int did = 0;
+
+	while (disks->ops->next_ended(disks, &ended) > 0) {
+		struct disk_slot *slot = &s->source.disk.slots[ended.tag];
+
+		if (ended.result < 0)
+			return gw_error_set(&s->error, ended.result, "disk '%s' cannot be read at byte %llu: %s",
+					    disks->images[slot->image].name, (unsigned long long)slot->offset,
+					    strerror(-ended.result));
+		slot->state = SLOT_READY;
+		did = 1;
+	}
+	return did;
+}
+
+/* --- from slots to the receiver ----------------------------------------------------------------------------- */
+
+/* How many bytes at @at of a slot are of one kind, in whole blocks. */
+static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool *zero)
+{
+	uint32_t from = at;
+
+	for (bool first = true; at < bytes; first = false) {
+		uint32_t length = bytes - at < GW_DISK_BLOCK_BYTES ? bytes - at : GW_DISK_BLOCK_BYTES;
+		bool is_zero = length % ZERO_ALIGN == 0 && page_is_zero(memory + at, length);
+
+		if (first)
+			*zero = is_zero;
+		else if (is_zero != *zero)
+			break;
+		at += length;
+	}
+	return at - from;
+}
+
+/* Sends one stretch of a slot.  Return: 1, 0 when it cannot go yet, -errno. */
+static int send_stretch(struct gw_session *s, struct disk_slot *slot)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t staged = slot_staged(s, slot) + slot->sent;
+	struct wire_piece piece = { .image = slot->image, .offset = slot->offset + slot->sent, .staged = staged };
+	uint32_t bytes = same_kind((char *)s->options.disks->staging + slot_staged(s, slot), slot->sent, slot->bytes,
+				   &piece.zero);
+	int rc = 0;
+
+	if (disk->batch.count == WIRE_DISK_PIECES || (!piece.zero && !round_may_send(s, bytes)))
+		return 0;
+	if (!piece.zero)
+		rc = gw_link_put(s->link, s->region_count, staged, bytes);
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	piece.bytes = bytes;
+	(void)add_piece(disk, &piece);
+	slot->sent += bytes;
+	if (piece.zero) {
+		s->status.disk_zero_bytes += bytes;
+		return 1;
+	}
+	disk->batch_bytes += bytes;
+	s->status.disk_put_bytes += bytes;
+	round_sent(s, bytes);
+	return 1;
+}
+
+static int send_ready(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct disk_slot *slot;
+	int did = 0;
+
+	while (disk->fence_out == 0 && disk->batch_bytes < BATCH_BYTES && (slot = slot_in(s, SLOT_READY))) {
+		while (slot->sent < slot->bytes) {
+			int rc = send_stretch(s, slot);
+
+			if (rc <= 0)
+				return rc < 0 ? rc : did;
+			did = 1;
+		}
+		slot->state = SLOT_SENT;
+		slot->fence = s->source.fence + 1;
+	}
+	return did;
+}
+
+/* Sends the batch when it is large, or when nothing will make it larger.  Return: 1, 0, -errno. */
+static int close_batch(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	bool last = !slot_in(s, SLOT_READING) && !slot_in(s, SLOT_READY);
+	int rc;
+
+	if (disk->batch.count == 0 || disk->fence_out || disk->batches_out == DISK_BATCHES ||
+	    (!last && disk->batch_bytes < BATCH_BYTES && disk->batch.count < WIRE_DISK_PIECES))
+		return 0;
+	if (last && !disk->scanned && disk->batch_bytes == 0 && disk->batch.count < WIRE_DISK_PIECES)
+		return 0; /* holes alone, and more to come */
+	disk->batch.fence = s->source.fence + 1;
+	rc = session_send(s, WIRE_DISK, wire_put_disk(s->buffer, &disk->batch));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	rc = gw_link_fence(s->link, disk->batch.fence);
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	disk->fence_out = s->source.fence = disk->batch.fence;
+	disk->batches_out++;
+	disk->batch.count = 0;
+	disk->batch_bytes = 0;
+	return 1;
+}
+
+/* Everything of this round is in the receiver's images.  Return: 1, 0 when the link is full, -errno. */
+static int end_round(struct gw_session *s)
+{
+	struct gw_disks *disks = s->options.disks;
+	struct wire_disks *list = &s->disk_list;
+	int rc;
+
+	list->round = s->status.round;
+	for (unsigned i = 0; i < disks->count; i++) {
+		rc = disks->ops->size(disks, i, &list->images[i].bytes);
+		if (rc < 0)
+			return failed(s, i, "has no size", rc);
+	}
+	rc = session_send(s, WIRE_DISK_END, wire_put_disk_end(s->buffer, list));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	s->source.disk.round_open = false;
+	return 1;
+}
+
+int disk_pump(struct gw_session *s)
+{
+	static int (*const parts[])(struct gw_session *) = { take_read, fill_slots, send_ready, close_batch };
+	struct disk_source *disk = &s->source.disk;
+	int did = 0;
+
+	for (unsigned i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		int rc = parts[i](s);
+
+		if (rc < 0)
+			return rc;
+		did |= rc;
+	}
+	s->status.left_bytes = disk_left_bytes(s) + gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
+	if (did)
+		return 1;
+	if (disk->scanned && disk->batch.count == 0 && disk->batches_out == 0 && !slot_in(s, SLOT_READING) &&
+	    !slot_in(s, SLOT_READY))
+		return end_round(s);
+	if (slot_in(s, SLOT_READING) && s->wait_ns > IO_WAIT_NS)
+		s->wait_ns = IO_WAIT_NS;
+	return 0;
+}
+
+int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event)
+{
+	uint64_t fence;
+	int rc = wire_get_fence(event->payload, event->payload_bytes, &fence);
+
+	if (rc < 0 || fence != s->source.disk.fence_out || fence == 0)
+		return -EPROTO;
+	s->source.disk.fence_out = 0;
+	return 0;
+}
+
+int disk_done(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t fence;
+	int rc = wire_get_fence(event->payload, event->payload_bytes, &fence);
+
+	if (rc < 0 || disk->batches_out == 0 || fence == disk->fence_out)
+		return -EPROTO;
+	disk->batches_out--;
+	for (unsigned i = 0; i < GW_DISK_SLOTS; i++)
+		if (disk->slots[i].state == SLOT_SENT && disk->slots[i].fence == fence)
+			disk->slots[i].state = SLOT_FREE;
+	return 0;
+}
+
+void disk_source_end(struct gw_session *s)
+{
+	gw_tracker_close(s->source.disk.tracker);
+	s->source.disk.tracker = NULL;
+}

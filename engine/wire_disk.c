@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The messages about disks; see wire.h.  Those that say where bytes belong end with a hash of themselves: a bit that
+ * was flipped on the way would put a block elsewhere, and nobody would notice for months.
+ */
+#include "engine/wire.h"
+
+#include <assert.h>
+#include <endian.h>
+#include <errno.h>
+#include <string.h>
+#include <xxhash.h>
+
+struct disks_fixed {
+	uint32_t round;
+	uint32_t count;
+};
+
+struct disks_image {
+	uint64_t bytes;
+	char name[GW_DISK_NAME_BYTES];
+};
+
+struct disk_fixed {
+	uint64_t fence;
+	uint32_t count;
+	uint32_t reserved;
+};
+
+struct disk_piece {
+	uint32_t image;
+	uint32_t zero;
+	uint64_t offset;
+	uint64_t bytes;
+	uint64_t staged;
+};
+
+static_assert(sizeof(struct disks_fixed) == 8 && sizeof(struct disks_image) == 72, "packed as they stand");
+static_assert(sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
+static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) + sizeof(uint64_t) <= GW_LINK_MESSAGE_BYTES,
+	      "a full DISK is a message");
+
+/* Ends a message of @bytes.  Return: its size with the hash. */
+static uint32_t seal(void *buffer, uint32_t bytes)
+{
+	uint64_t hash = htobe64(XXH64(buffer, bytes, 0));
+
+	memcpy((char *)buffer + bytes, &hash, sizeof(hash));
+	return bytes + (uint32_t)sizeof(hash);
+}
+
+/* Return: the size of a sealed message without the hash, or 0 when it is not what was sealed. */
+static uint32_t unseal(const void *payload, uint32_t bytes)
+{
+	uint64_t hash;
+
+	if (bytes <= sizeof(hash))
+		return 0;
+	bytes -= (uint32_t)sizeof(hash);
+	memcpy(&hash, (const char *)payload + bytes, sizeof(hash));
+	return be64toh(hash) == XXH64(payload, bytes, 0) ? bytes : 0;
+}
+
+uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
+{
+	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count) };
+	char *at = buffer;
+
+	memcpy(at, &fixed, sizeof(fixed));
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < disks->count; i++, at += sizeof(struct disks_image)) {
+		struct disks_image image = { .bytes = htobe64(disks->images[i].bytes) };
+
+		memcpy(image.name, disks->images[i].name, sizeof(image.name));
+		memcpy(at, &image, sizeof(image));
+	}
+	return seal(buffer, (uint32_t)(at - (char *)buffer));
+}
+
+static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, struct wire_disks *disks)
+{
+	struct disks_fixed fixed;
+
+	bytes = unseal(payload, bytes);
+	if (bytes < sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, payload, sizeof(fixed));
+	memset(disks, 0, sizeof(*disks));
+	disks->round = be32toh(fixed.round);
+	disks->count = be32toh(fixed.count);
+	if (disks->count < 1 || disks->count > GW_DISK_MAX_IMAGES || bytes != sizeof(fixed) + disks->count * each)
+		return -EPROTO;
+	return 0;
+}
+
+int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks)
+{
+	const char *at = (const char *)payload + sizeof(struct disks_fixed);
+	int rc = get_disks_fixed(payload, bytes, sizeof(struct disks_image), disks);
+
+	for (unsigned i = 0; rc == 0 && i < disks->count; i++, at += sizeof(struct disks_image)) {
+		struct disks_image image;
+
+		memcpy(&image, at, sizeof(image));
+		disks->images[i].bytes = be64toh(image.bytes);
+		memcpy(disks->images[i].name, image.name, sizeof(image.name));
+		if (image.name[0] == '\0' || !memchr(image.name, '\0', sizeof(image.name)) ||
+		    disks->images[i].bytes > INT64_MAX)
+			return -EPROTO;
+		for (const char *c = image.name; *c; c++) /* it goes to a terminal */
+			if (*c < ' ' || *c > '~')
+				return -EPROTO;
+	}
+	return rc;
+}
+
+uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks)
+{
+	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count) };
+	char *at = buffer;
+
+	memcpy(at, &fixed, sizeof(fixed));
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < disks->count; i++, at += sizeof(uint64_t)) {
+		uint64_t image_bytes = htobe64(disks->images[i].bytes);
+
+		memcpy(at, &image_bytes, sizeof(image_bytes));
+	}
+	return seal(buffer, (uint32_t)(at - (char *)buffer));
+}
+
+int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *disks)
+{
+	const char *at = (const char *)payload + sizeof(struct disks_fixed);
+	int rc = get_disks_fixed(payload, bytes, sizeof(uint64_t), disks);
+
+	for (unsigned i = 0; rc == 0 && i < disks->count; i++, at += sizeof(uint64_t)) {
+		uint64_t image_bytes;
+
+		memcpy(&image_bytes, at, sizeof(image_bytes));
+		disks->images[i].bytes = be64toh(image_bytes);
+		if (disks->images[i].bytes > INT64_MAX)
+			return -EPROTO;
+	}
+	return rc;
+}
+
+uint32_t wire_put_disk(void *buffer, const struct wire_disk *disk)
+{
+	struct disk_fixed fixed = { .fence = htobe64(disk->fence), .count = htobe32(disk->count) };
+	char *at = buffer;
+
+	memcpy(at, &fixed, sizeof(fixed));
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < disk->count; i++, at += sizeof(struct disk_piece)) {
+		const struct wire_piece *from = &disk->pieces[i];
+		struct disk_piece piece = {
+			.image = htobe32(from->image),
+			.zero = htobe32(from->zero),
+			.offset = htobe64(from->offset),
+			.bytes = htobe64(from->bytes),
+			.staged = htobe64(from->staged),
+		};
+
+		memcpy(at, &piece, sizeof(piece));
+	}
+	return seal(buffer, (uint32_t)(at - (char *)buffer));
+}
+
+/* A piece lies in a file whose size has 63 bits; data lies in the staging memory, and is one put at most. */
+static bool piece_is_good(const struct wire_piece *piece)
+{
+	if (piece->image >= GW_DISK_MAX_IMAGES || piece->bytes == 0 || piece->bytes > INT64_MAX ||
+	    piece->offset > INT64_MAX - piece->bytes)
+		return false;
+	return piece->zero || (piece->bytes <= GW_DISK_SLOT_BYTES &&
+			       piece->staged <= GW_DISK_STAGING_BYTES - piece->bytes);
+}
+
+int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk)
+{
+	const char *at = payload;
+	struct disk_fixed fixed;
+
+	bytes = unseal(payload, bytes);
+	if (bytes < sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, at, sizeof(fixed));
+	disk->fence = be64toh(fixed.fence);
+	disk->count = be32toh(fixed.count);
+	if (disk->count < 1 || disk->count > WIRE_DISK_PIECES ||
+	    bytes != sizeof(fixed) + disk->count * sizeof(struct disk_piece))
+		return -EPROTO;
+	at += sizeof(fixed);
+	for (unsigned i = 0; i < disk->count; i++, at += sizeof(struct disk_piece)) {
+		struct disk_piece piece;
+
+		memcpy(&piece, at, sizeof(piece));
+		disk->pieces[i] = (struct wire_piece){
+			.image = be32toh(piece.image),
+			.zero = be32toh(piece.zero) == 1,
+			.offset = be64toh(piece.offset),
+			.bytes = be64toh(piece.bytes),
+			.staged = be64toh(piece.staged),
+		};
+		if (be32toh(piece.zero) > 1 || !piece_is_good(&disk->pieces[i]))
+			return -EPROTO;
+	}
+	return 0;
+}
+
+uint32_t wire_put_fence(void *buffer, uint64_t fence)
+{
+	uint64_t word = htobe64(fence);
+
+	memcpy(buffer, &word, sizeof(word));
+	return sizeof(word);
+}
+
+int wire_get_fence(const void *payload, uint32_t bytes, uint64_t *fence)
+{
+	uint64_t word;
+
+	if (bytes != sizeof(word))
+		return -EPROTO;
+	memcpy(&word, payload, sizeof(word));
+	*fence = be64toh(word);
+	return 0;
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Real image files behind the engine's table: io_uring, holes, sizes, and what may be overwritten. */
+#include "engine/disk.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (1024u * 1024)
+#define BYTES (8 * MIB + 4096 + 512) /* the tail is not aligned to anything */
+
+static char paths[2][64];
+
+static void make_files(void)
+{
+	for (int i = 0; i < 2; i++) {
+		strcpy(paths[i], "./image.XXXXXX");
+		close(mkstemp(paths[i]));
+	}
+}
+
+static void remove_files(void)
+{
+	for (int i = 0; i < 2; i++)
+		unlink(paths[i]);
+}
+
+TestSuite(images, .init = make_files, .fini = remove_files, .timeout = 60);
+
+static struct gw_disks *open_images(int which, bool writable, bool overwrite, int flags)
+{
+	struct gw_image_file file = { .name = "disk0", .fd = -1, .path = paths[which], .overwrite = overwrite };
+	struct gw_error error = { 0 };
+	struct gw_disks *disks;
+
+	if (flags)
+		file.fd = open(paths[which], O_RDWR | flags);
+	cr_assert_eq(gw_images_open(&disks, &file, 1, writable, &error), 0, "%s", error.text);
+	return disks;
+}
+
+static int do_one(struct gw_disks *disks, struct gw_disk_request request)
+{
+	struct gw_disk_ended ended;
+
+	request.tag = 77;
+	cr_assert_eq(disks->ops->begin(disks, &request), 0);
+	while (disks->ops->next_ended(disks, &ended) == 0)
+		poll(NULL, 0, 1);
+	cr_assert_eq(ended.tag, 77);
+	return ended.result;
+}
+
+static void write_pattern(int which)
+{
+	char *bytes = malloc(BYTES);
+	int fd = open(paths[which], O_RDWR);
+
+	for (unsigned i = 0; i < BYTES; i++)
+		bytes[i] = (char)(i * 31 + i / 4096);
+	cr_assert_eq(ftruncate(fd, BYTES), 0);
+	cr_assert_eq(pwrite(fd, bytes, MIB, 0), MIB);
+	cr_assert_eq(pwrite(fd, bytes + 5 * MIB, BYTES - 5 * MIB, 5 * MIB), BYTES - 5 * MIB);
+	close(fd);
+	free(bytes);
+}
+
+/* Copies all data of the first into the second through the first's staging memory. */
+static void copy(struct gw_disks *from, struct gw_disks *to)
+{
+	uint64_t at = 0, first, end;
+
+	while (from->ops->next_data(from, 0, at, &first, &end) > 0)
+		for (at = first; at < end;) {
+			uint64_t bytes = end - at < GW_DISK_SLOT_BYTES ? end - at : GW_DISK_SLOT_BYTES;
+			struct gw_disk_request request = { GW_DISK_READ, 0, at, bytes, from->staging, 0 };
+
+			cr_assert_eq(do_one(from, request), 0);
+			memcpy(to->staging, from->staging, bytes);
+			request = (struct gw_disk_request){ GW_DISK_WRITE, 0, at, bytes, to->staging, 0 };
+			cr_assert_eq(do_one(to, request), 0);
+			at += bytes;
+		}
+}
+
+static void check_copy(int flags)
+{
+	struct gw_disks *from, *to;
+	struct gw_error error = { 0 };
+	char command[200];
+	struct stat st;
+
+	write_pattern(0);
+	from = open_images(0, false, false, flags);
+	cr_assert_eq(from->images[0].bytes, BYTES);
+	to = open_images(1, true, false, 0);
+	cr_assert_eq(to->ops->prepare(to, 0, from->images[0].bytes, &error), 0, "%s", error.text);
+	copy(from, to);
+	cr_assert_eq(do_one(to, (struct gw_disk_request){ .kind = GW_DISK_SYNC }), 0);
+	gw_images_close(from);
+	gw_images_close(to);
+	snprintf(command, sizeof(command), "cmp %s %s", paths[0], paths[1]);
+	cr_assert_eq(system(command), 0);
+	cr_assert_eq(stat(paths[1], &st), 0);
+	cr_assert_lt(st.st_blocks * 512, 6 * MIB, "the hole was filled");
+}
+
+Test(images, a_copy_is_the_image_and_as_sparse)
+{
+	check_copy(0);
+}
+
+Test(images, past_the_page_cache_too)
+{
+	int fd = open(paths[0], O_RDWR | O_DIRECT);
+
+	if (fd < 0)
+		cr_skip_test("no O_DIRECT here");
+	close(fd);
+	check_copy(O_DIRECT);
+}
+
+Test(images, what_lies_behind_the_end_reads_as_zeros)
+{
+	struct gw_disks *disks;
+	struct gw_disk_request request = { .kind = GW_DISK_READ, .offset = 8 * MIB, .bytes = MIB };
+
+	write_pattern(0);
+	disks = open_images(0, false, false, 0);
+	memset(disks->staging, 0xFF, MIB);
+	request.memory = disks->staging;
+	cr_assert_eq(do_one(disks, request), 0);
+	for (unsigned i = BYTES - 8 * MIB; i < MIB; i++)
+		cr_assert_eq(((char *)disks->staging)[i], 0);
+	gw_images_close(disks);
+}
+
+Test(images, zeros_become_a_hole)
+{
+	struct gw_disks *disks;
+	struct stat before, after;
+	uint64_t first, end;
+
+	write_pattern(0);
+	cr_assert_eq(stat(paths[0], &before), 0);
+	disks = open_images(0, true, true, 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, MIB, NULL, 0 }), 0);
+	cr_assert_eq(disks->ops->next_data(disks, 0, 0, &first, &end), 1);
+	cr_assert_eq(first, 5 * MIB);
+	cr_assert_eq(stat(paths[0], &after), 0);
+	cr_assert(after.st_blocks < before.st_blocks && after.st_size == BYTES);
+	gw_images_close(disks);
+}
+
+Test(images, what_is_not_blank_is_not_overwritten_unless_told)
+{
+	struct gw_error error = { 0 };
+	struct gw_disks *disks;
+	char byte = 0;
+	int fd;
+
+	write_pattern(1);
+	disks = open_images(1, true, false, 0);
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), -EEXIST);
+	cr_assert(strstr(error.text, "--overwrite"));
+	gw_images_close(disks);
+	fd = open(paths[1], O_RDONLY);
+	cr_assert(pread(fd, &byte, 1, MIB - 1) == 1 && byte == (char)((MIB - 1) * 31 + (MIB - 1) / 4096));
+	close(fd);
+	disks = open_images(1, true, true, 0);
+	gw_error_clear(&error);
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
+	gw_images_close(disks);
+	fd = open(paths[1], O_RDONLY);
+	cr_assert(pread(fd, &byte, 1, MIB - 1) == 1 && byte == 0);
+	cr_assert_eq(lseek(fd, 0, SEEK_END), MIB);
+	close(fd);
+}
+
+Test(images, a_full_disk_is_an_error)
+{
+	struct gw_image_file file = { .name = "full", .fd = -1, .path = "/dev/full" };
+	struct gw_error error = { 0 };
+	struct gw_disks *disks;
+
+	cr_assert_eq(gw_images_open(&disks, &file, 1, true, &error), -EINVAL);
+	cr_assert(strstr(error.text, "neither a file nor a block device"));
+	file.path = "./nowhere/image";
+	gw_error_clear(&error);
+	cr_assert_eq(gw_images_open(&disks, &file, 1, true, &error), -ENOENT);
+}
