@@ -87,7 +87,27 @@ struct cli_vm {
 	bool leave_paused; /* receiver: do not start the guest */
 	struct gw_region regions[GW_VMM_MAX_REGIONS];
 	unsigned region_count;
+	struct gw_vmm_image images[GW_VMM_MAX_IMAGES]; /* those that move; at the receiver all */
+	unsigned image_count, all_count;
+	char all_names[GW_VMM_MAX_IMAGES][GW_VMM_NAME_BYTES]; /* source: of all images when the session began */
+	struct gw_disks *disks; /* NULL: none move */
 };
+
+enum cli_disk_mode { CLI_DISKS_NONE, CLI_DISKS_ALL, CLI_DISKS_TOP };
+
+struct cli_disk_plan {
+	enum cli_disk_mode mode;
+	const char *only; /* "NAME,NAME": these disks alone; NULL: all that the guest may write to */
+};
+
+/* Source: opens the images that are to move, vm->disks.  Return: 0, or -errno with @error set. */
+int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error) GW_MUST_CHECK;
+/* Receiver: opens all images of the VMM's disks to be written; vm->disks stays NULL when it has none. */
+int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error) GW_MUST_CHECK;
+int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+/* Whether the VMM's disks are still those that move.  Return: 0, or -EBUSY with @error saying what changed. */
+int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
+void cli_disks_close(struct cli_vm *vm);
 
 extern const struct gw_vm_ops cli_vm_ops;
 

@@ -15,6 +15,7 @@ struct plan {
 	const char *name, *uri, *fault;
 	enum output output;
 	bool detach, quit;
+	struct cli_disk_plan disks;
 	struct gw_session_options session;
 	struct gw_link_options link;
 	int tell; /* detached: the pipe to the parent, -1 otherwise */
@@ -58,6 +59,11 @@ static int make_plan(const struct command *command, const struct given *given, s
 	plan->uri = given->rest[1];
 	plan->session.guest = as ? as : plan->name;
 	plan->detach = option_value(command, given, "detach") != NULL;
+	if (option_value(command, given, "incremental"))
+		plan->disks.mode = CLI_DISKS_TOP;
+	else if (option_value(command, given, "block") || option_value(command, given, "disk"))
+		plan->disks.mode = CLI_DISKS_ALL;
+	plan->disks.only = option_value(command, given, "disk");
 	plan->quit = option_value(command, given, "quit") != NULL;
 	plan->link.zero_copy = option_value(command, given, "zero-copy") != NULL;
 	plan->fault = option_value(command, given, "fault");
@@ -136,6 +142,9 @@ static int migrate(const struct command *command, struct plan *plan)
 	rc = cli_vm_open(&vm, plan->name, false, &error);
 	if (rc == 0)
 		rc = check_movable(&vm, &error);
+	if (rc == 0)
+		rc = cli_disks_open(&vm, &plan->disks, &error);
+	plan->session.disks = vm.disks;
 	if (rc < 0) {
 		complain(command, "%s", error.text);
 		cli_vm_close(&vm);

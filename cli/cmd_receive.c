@@ -23,6 +23,7 @@ struct wait {
 	const char *fault;
 	struct gw_link_options link;
 	struct gw_session_options session;
+	bool overwrite;
 	struct report report;
 	char rails_text[512];
 	const char *rails[GW_LINK_MAX_RAILS];
@@ -115,7 +116,7 @@ static int check_waiting(struct wait *wait, struct gw_error *error)
 
 static int receive(struct wait *wait, const char *name)
 {
-	struct gw_error error = { 0 };
+	struct gw_error error = { 0 }, refused = { 0 };
 	struct gw_link *link;
 	int code = EXIT_FAILED, rc;
 
@@ -123,6 +124,9 @@ static int receive(struct wait *wait, const char *name)
 	rc = cli_vm_open(&wait->vm, name, true, &error);
 	if (rc == 0)
 		rc = check_waiting(wait, &error);
+	if (rc == 0 && cli_disks_receive(&wait->vm, wait->overwrite, &refused) < 0)
+		gw_warn("disks cannot be received here: %s", refused.text); /* and need not, with shared storage */
+	wait->session.disks = wait->vm.disks;
 	if (rc < 0) {
 		complain(wait->command, "%s", error.text);
 		cli_vm_close(&wait->vm);
@@ -189,6 +193,7 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	wait.session.guest = guest ? guest : name;
 	wait.link.allow_remote = option_value(command, &given, "insecure") != NULL;
 	wait.vm.hook = option_value(command, &given, "hook");
+	wait.overwrite = option_value(command, &given, "overwrite") != NULL;
 	wait.vm.leave_paused = option_value(command, &given, "paused") != NULL;
 	report_init(&wait.report,
 		    option_value(command, &given, "json")  ? OUTPUT_JSON :

@@ -45,6 +45,10 @@ json_t *status_json(const struct gw_status *s, const char *name)
 		s->dirty_bytes_per_s, "sent_bytes_per_s", s->sent_bytes_per_s, "predicted_blackout_ns",
 		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
 
+	if (object && s->disk_bytes)
+		json_object_update_new(object, json_pack("{s:I, s:I, s:I}", "disk_bytes", (json_int_t)s->disk_bytes,
+							 "disk_put_bytes", (json_int_t)s->disk_put_bytes,
+							 "disk_zero_bytes", (json_int_t)s->disk_zero_bytes));
 	if (object && s->link && s->link[0])
 		json_object_set_new(object, "link", json_string(s->link));
 	if (object && s->link && strncmp(s->link, "RDMA", 4) == 0) {
@@ -82,18 +86,19 @@ void report_init(struct report *report, enum output output, const char *name)
 
 static void draw(const struct gw_status *s)
 {
-	double done = s->memory_bytes ? 1.0 - (double)s->left_bytes / (double)s->memory_bytes : 0;
+	uint64_t all = s->memory_bytes + s->disk_bytes;
+	double done = all ? 1.0 - (double)s->left_bytes / (double)all : 0;
 	int cells = (int)(done * BAR_CELLS + 0.5);
 	char bar[BAR_CELLS + 1], sent[24];
 	double rate = s->sent_bytes_per_s;
 
 	if (s->round == 0 && s->elapsed_ns > s->setup_ns)
-		rate = (double)s->put_bytes * (double)GW_NS_PER_S / (double)(s->elapsed_ns - s->setup_ns);
+		rate = (double)(s->put_bytes + s->disk_put_bytes) * (double)GW_NS_PER_S / (double)(s->elapsed_ns - s->setup_ns);
 	for (int i = 0; i < BAR_CELLS; i++)
 		bar[i] = i < cells ? '#' : '.';
 	bar[BAR_CELLS] = '\0';
 	printf("\r\033[K%-10s [%s] %3.0f %%  round %u  %s sent  %.0f MiB/s", gw_state_name(s->state), bar, done * 100,
-	       s->round, gw_format_size(sent, sizeof(sent), s->put_bytes), mib(rate));
+	       s->round, gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes), mib(rate));
 	if (s->round > 0)
 		printf("  dirty %.0f MiB/s  blackout %.0f ms", mib(s->dirty_bytes_per_s), ms(s->predicted_ns));
 	else if (rate > 1)
@@ -106,7 +111,7 @@ static void print_phase(const struct gw_status *s)
 	char sent[24];
 
 	printf("%8.3f s  %-10s  round %u  %s sent", (double)s->elapsed_ns / 1e9, gw_state_name(s->state), s->round,
-	       gw_format_size(sent, sizeof(sent), s->put_bytes));
+	       gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes));
 	if (s->is_source)
 		printf(", %.0f MiB left, dirty %.0f MiB/s", mib((double)s->left_bytes), mib(s->dirty_bytes_per_s));
 	printf("\n");
@@ -173,7 +178,7 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 {
 	uint64_t copy_ns = s->elapsed_ns > s->setup_ns ? s->elapsed_ns - s->setup_ns : 1;
 	char memory[24], put[24], zero[24], wire[24];
-	double rate = (double)s->put_bytes * 1e9 / (double)(s->bulk_ns && s->round <= 1 ? s->bulk_ns : copy_ns);
+	double rate = (double)(s->put_bytes + s->disk_put_bytes) * 1e9 / (double)(s->bulk_ns && s->round <= 1 ? s->bulk_ns : copy_ns);
 
 	if (!s->is_source) {
 		printf("'%s' came from %s and is this host's now (%s received)\n", name, peer,
@@ -187,6 +192,11 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 	printf("  memory      %s of RAM: %s sent, %s known to be zero, %s on the wire\n",
 	       gw_format_size(memory, sizeof(memory), s->memory_bytes), gw_format_size(put, sizeof(put), s->put_bytes),
 	       gw_format_size(zero, sizeof(zero), s->zero_bytes), gw_format_size(wire, sizeof(wire), s->wire_bytes));
+	if (s->disk_bytes)
+		printf("  disks       %s: %s sent, %s known to be zero\n",
+		       gw_format_size(memory, sizeof(memory), s->disk_bytes),
+		       gw_format_size(put, sizeof(put), s->disk_put_bytes),
+		       gw_format_size(zero, sizeof(zero), s->disk_zero_bytes));
 	print_rails(s);
 	printf("  rate        %.0f MiB/s, %.2f Gbit/s\n", mib(rate), rate * 8 / 1e9);
 	printf("  last round  %.2f MiB, device state %.0f KiB\n", mib((double)s->last_round_bytes),

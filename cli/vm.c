@@ -14,10 +14,18 @@ static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_erro
 	return gw_vmm_tracker_open(((struct cli_vm *)vm)->vmm, tracker, error);
 }
 
+static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
+{
+	return cli_disks_track(vm, tracker, error);
+}
+
 static int vm_guard(void *vm, bool armed, struct gw_error *error)
 {
-	const struct cli_vm *self = vm;
-	int rc = gw_vmm_guard(self->vmm, armed, error);
+	struct cli_vm *self = vm;
+	int rc = armed ? cli_disks_recheck(self, error) : 0;
+
+	if (rc == 0)
+		rc = gw_vmm_guard(self->vmm, armed, error);
 
 	/* Disarmed: COMMIT comes next.  When it was for a guest given back, the end's own record replaces this. */
 	if (rc == 0 && !armed)
@@ -92,6 +100,7 @@ static bool vm_was_running(void *vm)
 
 const struct gw_vm_ops cli_vm_ops = {
 	.tracker_open = vm_tracker_open,
+	.disk_tracker_open = vm_disk_tracker_open,
 	.guard = vm_guard,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,
@@ -131,6 +140,7 @@ void cli_vm_close(struct cli_vm *vm)
 	for (unsigned i = 0; i < vm->region_count; i++)
 		gw_region_close_file(&vm->regions[i]);
 	vm->region_count = 0;
+	cli_disks_close(vm);
 	gw_vmm_detach(vm->vmm);
 	vm->vmm = NULL;
 }

@@ -14,6 +14,8 @@
  */
 #include "engine/disk.h"
 
+#include "engine/page.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -277,16 +279,23 @@ static int resize(struct gw_disks *disks, unsigned image, uint64_t bytes)
 }
 
 /*
- * Whether a file holds nothing that anybody would miss: no data at all, or what `qemu-img create -f qcow2` leaves:
- * a header, empty tables, not one cluster of data, which would need two more.
+ * Whether a file holds nothing that anybody would miss: holes and, at its beginning, zeros (`qemu-img create` leaves a
+ * block of them), or what `qemu-img create -f qcow2` leaves: a header, empty tables, not one cluster of data, which
+ * would need two more.
  */
 static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 {
-	unsigned char header[4] = { 0 };
+	_Alignas(8) char begin[64 * 1024] = "";
+	off_t data;
 
-	if (bytes == 0 || (!fds->is_device && lseek(fds->fd, 0, SEEK_DATA) < 0 && errno == ENXIO))
+	if (bytes == 0)
 		return true;
-	return !fds->is_device && bytes < 5 * 65536 && pread(fds->fd, header, 4, 0) == 4 && memcmp(header, "QFI\xfb", 4) == 0;
+	if (fds->is_device || pread(fds->fd, begin, sizeof(begin), 0) < 0)
+		return false;
+	if (memcmp(begin, "QFI\xfb", 4) == 0)
+		return bytes < 5 * 65536;
+	data = lseek(fds->fd, sizeof(begin), SEEK_DATA);
+	return data < 0 && errno == ENXIO && page_is_zero(begin, sizeof(begin));
 }
 
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)

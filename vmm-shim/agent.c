@@ -17,6 +17,7 @@
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/fdpass.h"
 #include "vmm-shim/guard.h"
+#include "vmm-shim/images.h"
 #include "vmm-shim/mappings.h"
 
 #include <errno.h>
@@ -171,6 +172,45 @@ static int answer_collect(const struct agent *agent)
 	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
 }
 
+static int answer_image(const struct agent *agent, const struct agent_request *request)
+{
+	struct gw_file_id id = { request->device, request->inode };
+	struct gw_error error = { 0 };
+	struct agent_reply reply;
+	int fd GW_CLEANUP_CLOSE = images_open(&id);
+
+	if (fd < 0)
+		gw_error_set(&error, fd, "the VMM does not have it open");
+	reply = new_reply(AGENT_IMAGE, fd < 0 ? fd : 0, &error);
+	return fdpass_send(agent->client, &reply, sizeof(reply), fd);
+}
+
+static int answer_watch(const struct agent *agent, const struct agent_request *request)
+{
+	struct agent_image images[AGENT_MAX_REGIONS];
+	struct gw_error error = { 0 };
+	struct agent_reply reply;
+	int fd GW_CLEANUP_CLOSE = -1;
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < request->count; i++)
+		if (recv(agent->client, &images[i], sizeof(images[i]), 0) != (ssize_t)sizeof(images[i]))
+			return -EPROTO;
+	fd = images_watch(images, request->count, (uint32_t)request->value, &bytes, &error);
+	reply = new_reply(AGENT_WATCH, fd < 0 ? fd : 0, &error);
+	reply.value = bytes;
+	return fdpass_send(agent->client, &reply, sizeof(reply), fd);
+}
+
+static int answer_sync(const struct agent *agent)
+{
+	struct gw_error error = { 0 };
+	int rc = images_sync(&error);
+	struct agent_reply reply = new_reply(AGENT_SYNC, rc, &error);
+
+	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+}
+
 /* Reads and answers one request.  Return: 0, or -errno to end the connection. */
 static int serve(struct agent *agent)
 {
@@ -189,6 +229,15 @@ static int serve(struct agent *agent)
 		return answer_track(agent, &request);
 	case AGENT_COLLECT:
 		return answer_collect(agent);
+	case AGENT_IMAGE:
+		return answer_image(agent, &request);
+	case AGENT_WATCH:
+		return answer_watch(agent, &request);
+	case AGENT_SYNC:
+		return answer_sync(agent);
+	case AGENT_UNWATCH:
+		images_unwatch();
+		break;
 	case AGENT_HELLO:
 		reply.value = (uint64_t)getpid();
 		break;
@@ -217,6 +266,7 @@ static void client_gone(struct agent *agent)
 		agent->guarded = false;
 	}
 	untrack(agent);
+	images_unwatch();
 }
 
 static void take_client(struct agent *agent)

@@ -44,22 +44,13 @@ static int receive_packet(int fd, void *packet, size_t bytes, int *pass_fd)
 	return -EPROTO;
 }
 
-int agent_call(const struct agent_client *agent, const struct agent_request *request, struct agent_reply *reply,
-	       int *pass_fd, struct gw_error *error)
+static int take_answer(const struct agent_client *agent, unsigned type, struct agent_reply *reply, int *pass_fd,
+		       struct gw_error *error)
 {
-	struct agent_request copy = *request;
-	int fd = -1, rc;
-	ssize_t sent;
+	int fd = -1, rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
 
-	copy.magic = AGENT_MAGIC;
-	copy.version = AGENT_VERSION;
-	/* A busy agent answers and closes before it has read: its answer counts, whatever send says. */
-	sent = send(agent->fd, &copy, sizeof(copy), MSG_NOSIGNAL);
-	if (sent >= 0 && sent != (ssize_t)sizeof(copy))
-		return agent_gone(error);
-	rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
 	if (rc < 0 || reply->magic != AGENT_MAGIC || reply->version != AGENT_VERSION ||
-	    (reply->type != request->type && reply->status != -EBUSY)) {
+	    (reply->type != type && reply->status != -EBUSY)) {
 		if (fd >= 0)
 			close(fd);
 		return agent_gone(error);
@@ -72,6 +63,21 @@ int agent_call(const struct agent_client *agent, const struct agent_request *req
 	if (reply->status < 0)
 		return gw_error_set(error, reply->status, "%s", reply->text);
 	return 0;
+}
+
+int agent_call(const struct agent_client *agent, const struct agent_request *request, struct agent_reply *reply,
+	       int *pass_fd, struct gw_error *error)
+{
+	struct agent_request copy = *request;
+	ssize_t sent;
+
+	copy.magic = AGENT_MAGIC;
+	copy.version = AGENT_VERSION;
+	/* A busy agent answers and closes before it has read: its answer counts, whatever send says. */
+	sent = send(agent->fd, &copy, sizeof(copy), MSG_NOSIGNAL);
+	if (sent >= 0 && sent != (ssize_t)sizeof(copy))
+		return agent_gone(error);
+	return take_answer(agent, request->type, reply, pass_fd, error);
 }
 
 int agent_open(struct agent_client *agent, const char *path, struct gw_error *error)
@@ -113,9 +119,10 @@ int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *m
 	return 0;
 }
 
-/* The tracker: the agent's bitmaps, mapped here, and a request to bring them up to date. */
+/* A tracker: the agent's bitmaps, mapped here, and a request to bring them up to date. */
 struct remote_tracker {
 	struct gw_tracker tracker;
+	enum agent_type collect, close; /* the requests */
 	const struct agent_client *agent;
 	void *memory;
 	size_t memory_bytes;
@@ -125,14 +132,16 @@ struct remote_tracker {
 static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error)
 {
 	struct remote_tracker *remote = (struct remote_tracker *)tracker;
-	struct agent_request request = { .type = AGENT_COLLECT };
+	struct agent_request request = { .type = (uint16_t)remote->collect };
 	struct agent_reply reply;
 	uint64_t pages = 0;
 	int rc = agent_call(remote->agent, &request, &reply, NULL, error);
 
 	if (rc < 0)
 		return rc;
-	for (unsigned i = 0; i < tracker->region_count && reply.value > 0; i++)
+	if (remote->collect == AGENT_COLLECT && reply.value == 0)
+		return 0;
+	for (unsigned i = 0; i < tracker->region_count; i++)
 		pages += gw_bitmap_take(&remote->shared[i], &tracker->dirty[i]);
 	return (int64_t)pages;
 }
@@ -140,7 +149,7 @@ static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error
 static void remote_close(struct gw_tracker *tracker)
 {
 	struct remote_tracker *remote = (struct remote_tracker *)tracker;
-	struct agent_request request = { .type = AGENT_UNTRACK };
+	struct agent_request request = { .type = (uint16_t)remote->close };
 	struct agent_reply reply;
 	int rc = agent_call(remote->agent, &request, &reply, NULL, NULL);
 
@@ -151,6 +160,12 @@ static void remote_close(struct gw_tracker *tracker)
 
 static const struct gw_tracker_ops remote_ops = {
 	.name = "wp_async",
+	.collect = remote_collect,
+	.close = remote_close,
+};
+
+static const struct gw_tracker_ops blocks_ops = {
+	.name = "blocks",
 	.collect = remote_collect,
 	.close = remote_close,
 };
@@ -168,6 +183,35 @@ static int lay_bitmaps(struct remote_tracker *remote, const uint64_t *pages, uns
 	return offset == remote->memory_bytes ? 0 : -EPROTO;
 }
 
+/* Maps what came with the answer.  Return: 0 and *tracker, or -errno with @error set and @remote freed. */
+static int open_remote(struct remote_tracker *remote, int fd, uint64_t bytes, const struct gw_tracker_ops *ops,
+		       uint32_t page, const uint64_t *pages, unsigned count, struct gw_tracker **tracker,
+		       struct gw_error *error)
+{
+	int rc;
+
+	remote->memory_bytes = bytes;
+	remote->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (remote->memory == MAP_FAILED) {
+		rc = gw_error_set(error, -errno, "the dirty bitmaps cannot be mapped: %s", strerror(errno));
+		goto err_free;
+	}
+	rc = lay_bitmaps(remote, pages, count);
+	if (rc == 0)
+		rc = gw_tracker_init(&remote->tracker, ops, page, pages, count);
+	if (rc < 0) {
+		gw_error_set(error, rc, "the dirty bitmaps do not fit the regions");
+		munmap(remote->memory, remote->memory_bytes);
+		goto err_free;
+	}
+	*tracker = &remote->tracker;
+	return 0;
+
+err_free:
+	free(remote);
+	return rc;
+}
+
 int agent_track(const struct agent_client *agent, const uint8_t *regions, const uint64_t *region_bytes, unsigned count,
 		struct gw_tracker **tracker, struct gw_error *error)
 {
@@ -181,31 +225,49 @@ int agent_track(const struct agent_client *agent, const uint8_t *regions, const 
 
 	if (!remote)
 		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
+	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_COLLECT, .close = AGENT_UNTRACK };
 	memcpy(request.region, regions, count);
 	for (unsigned i = 0; i < count; i++)
 		pages[i] = region_bytes[i] / page;
 	rc = agent_call(agent, &request, &reply, &fd, error);
-	if (rc < 0)
-		goto err_free;
-	remote->agent = agent;
-	remote->memory_bytes = reply.value;
-	remote->memory = mmap(NULL, reply.value, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (remote->memory == MAP_FAILED) {
-		rc = gw_error_set(error, -errno, "the dirty bitmaps cannot be mapped: %s", strerror(errno));
-		goto err_free;
-	}
-	rc = lay_bitmaps(remote, pages, count);
-	if (rc == 0)
-		rc = gw_tracker_init(&remote->tracker, &remote_ops, page, pages, count);
 	if (rc < 0) {
-		gw_error_set(error, rc, "the dirty bitmaps do not fit the regions");
-		munmap(remote->memory, remote->memory_bytes);
-		goto err_free;
+		free(remote);
+		return rc;
 	}
-	*tracker = &remote->tracker;
-	return 0;
+	return open_remote(remote, fd, reply.value, &remote_ops, page, pages, count, tracker, error);
+}
 
-err_free:
-	free(remote);
-	return rc;
+int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
+		struct gw_tracker **tracker, struct gw_error *error)
+{
+	struct agent_request request = {
+		.magic = AGENT_MAGIC,
+		.version = AGENT_VERSION,
+		.type = AGENT_WATCH,
+		.count = count,
+		.value = block_bytes,
+	};
+	struct remote_tracker *remote = calloc(1, sizeof(*remote));
+	uint64_t blocks[AGENT_MAX_REGIONS];
+	struct agent_reply reply;
+	int fd GW_CLEANUP_CLOSE = -1;
+	int rc = 0;
+
+	if (!remote)
+		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
+	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_SYNC, .close = AGENT_UNWATCH };
+	if (send(agent->fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request))
+		rc = agent_gone(error);
+	for (unsigned i = 0; i < count && rc == 0; i++) {
+		blocks[i] = images[i].blocks;
+		if (send(agent->fd, &images[i], sizeof(images[i]), MSG_NOSIGNAL) != (ssize_t)sizeof(images[i]))
+			rc = agent_gone(error);
+	}
+	if (rc == 0)
+		rc = take_answer(agent, AGENT_WATCH, &reply, &fd, error);
+	if (rc < 0) {
+		free(remote);
+		return rc;
+	}
+	return open_remote(remote, fd, reply.value, &blocks_ops, block_bytes, blocks, count, tracker, error);
 }

@@ -4,7 +4,7 @@
  * (SOCK_SEQPACKET), both ends on one host, so integers are in host order.  Internal to vmm-shim.
  *
  * godwit sends an agent_request and gets an agent_reply; REGIONS is followed by reply.count packets of
- * agent_mapping, each with the descriptor of the file; TRACK comes with one descriptor, the bitmaps.
+ * agent_mapping, each with the descriptor of the file; TRACK and WATCH are answered with one descriptor, the bitmaps.
  * Any other size, magic or version ends the connection.
  */
 #ifndef GODWIT_SHIM_AGENT_PROTO_H
@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define AGENT_MAGIC 0x47574147u
-#define AGENT_VERSION 1
+#define AGENT_VERSION 2
 #define AGENT_MAX_REGIONS 64
 #define AGENT_MAX_SEGMENTS 256
 
@@ -30,6 +30,10 @@ enum agent_type {
 	AGENT_COLLECT = 4, /* value: pages marked */
 	AGENT_UNTRACK = 5,
 	AGENT_GUARD = 6, /* value: 1 arm, 0 disarm */
+	AGENT_IMAGE = 7, /* device, inode: a descriptor of that file comes with the answer */
+	AGENT_WATCH = 8, /* count packets of agent_image follow; value: bytes of a block, then of the bitmaps' file */
+	AGENT_SYNC = 9,  /* the bitmaps of images are to be up to date */
+	AGENT_UNWATCH = 10,
 };
 
 struct agent_request {
@@ -39,6 +43,7 @@ struct agent_request {
 	uint32_t count;
 	uint32_t reserved;
 	uint64_t value;
+	uint64_t device, inode;
 	uint8_t region[AGENT_MAX_REGIONS];
 };
 
@@ -57,6 +62,12 @@ struct agent_mapping {
 	uint64_t bytes; /* from the file's start to the end of its last mapping */
 	uint64_t device, inode;
 	char path[384]; /* as /proc/self/maps has it, without " (deleted)" */
+};
+
+/* An image to be watched; device and inode as in tracker/blocks.h. */
+struct agent_image {
+	uint64_t device, inode;
+	uint64_t blocks;
 };
 
 #endif

@@ -12,14 +12,12 @@
  * and a failure needs nothing but `cont`.  On the receiving side `stop` while QEMU waits for its migration
  * makes it come up paused, whether or not it was started with -S: it must not run before the commit.
  */
-#include "vmm-shim/vmm.h"
+#include "vmm-shim/vmm_internal.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
-#include "vmm-shim/agent_client.h"
-#include "vmm-shim/qmp.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -301,6 +299,16 @@ int gw_vmm_take_fd(struct gw_vmm *vmm, unsigned index)
 
 	vmm->regions[index].fd = -1;
 	return fd;
+}
+
+struct qmp *vmm_qmp(struct gw_vmm *vmm)
+{
+	return vmm->qmp;
+}
+
+const struct agent_client *vmm_agent(const struct gw_vmm *vmm)
+{
+	return &vmm->agent;
 }
 
 int gw_vmm_pid(const struct gw_vmm *vmm)

@@ -88,6 +88,33 @@ GW_MUST_CHECK int gw_vmm_peek(const char *name, char *state, size_t state_bytes,
 /* Has the VMM died?  Return: 0, or -errno with @error set.  Does not block. */
 GW_MUST_CHECK int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error);
 
+/* --- disks ---------------------------------------------------------------------------------------- */
+
+#define GW_VMM_MAX_IMAGES 32
+#define GW_VMM_PATH_BYTES 1024
+
+/* An image file or block device behind a disk that the guest may write to. */
+struct gw_vmm_image {
+	char name[GW_VMM_NAME_BYTES]; /* "virtio0", of its first backing file "virtio0/1", and so on */
+	char path[GW_VMM_PATH_BYTES]; /* by which this process can open it */
+	char format[32];              /* "raw", "qcow2", ... */
+	unsigned layer;               /* 0: the one that is written to */
+	bool fixed;                   /* its size is the disk's */
+	uint64_t virtual_bytes;       /* the disk, as the guest sees it */
+	uint64_t room_bytes;          /* the file will not grow beyond */
+	uint64_t device, inode;       /* which file it is, see tracker/blocks.h */
+};
+
+/* Return: how many images there are, all disks and all layers; or -errno with @error naming what cannot be moved. */
+GW_MUST_CHECK int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images, unsigned most, struct gw_error *error);
+
+/* The VMM's own descriptor of an image.  Return: a descriptor, the caller's, or -errno with @error set. */
+GW_MUST_CHECK int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image *image, struct gw_error *error);
+
+/* Starts tracking writes to images; see tracker/blocks.h.  Return: 0 and *tracker, or -errno with @error set. */
+GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count,
+				      uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error);
+
 /* --- source ---------------------------------------------------------------------------------------- */
 
 /* Makes the VMM ready to save its device state without its RAM, and starts tracking; see tracker.h. */

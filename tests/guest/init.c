@@ -7,7 +7,12 @@
  * many MiB a second, and prints a counter ten times a second.  The first wrong word it prints aloud and
  * stops for good.  A migration that loses, mixes up or repeats a page is found by the guest itself.
  *
- * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8).
+ * With a disk, a second process writes numbered records to it, GW_DISK_RATE a second (default 50), each where the
+ * one of a whole turn before was, waits until each is on the disk, prints its number, and reads back others: it too
+ * stops for good at the first that is not what it must be.
+ *
+ * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
+ * disk that is written to (default 0: no disk), GW_DISK_RATE.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -16,6 +21,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,12 +74,95 @@ static void open_console(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 }
 
+/* --- the disk ------------------------------------------------------------------------------------------ */
+
+static void load_modules(void)
+{
+	char path[32];
+
+	for (int i = 1; i < 16; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "/modules/%d.ko", i);
+		fd = open(path, O_RDONLY);
+		if (fd < 0)
+			return;
+		if (syscall(SYS_finit_module, fd, "", 0) < 0)
+			printf("GUEST: %s cannot be loaded\n", path);
+		close(fd);
+	}
+}
+
+static void disk_wrong(const char *what, uint64_t record)
+{
+	printf("GUEST WRONG: %s record %llu of the disk\n", what, (unsigned long long)record);
+	for (;;)
+		pause();
+}
+
+/* Record @n lies in the @n-th place of the turn, places spread over the disk. */
+static off_t place_of(uint64_t n, uint64_t places)
+{
+	return (off_t)(n % places * 4099 % places * PAGE);
+}
+
+static void verify_record(int fd, uint64_t *page, uint64_t n, uint64_t places)
+{
+	if (pread(fd, page, PAGE, place_of(n, places)) != PAGE)
+		disk_wrong("cannot read", n);
+	for (unsigned i = 0; i < WORDS; i++)
+		if (page[i] != word_of(n, n, i))
+			disk_wrong("not as written:", n);
+}
+
+static void write_records(uint64_t places, uint64_t rate)
+{
+	struct timespec rest = { .tv_nsec = (long)(1000000000 / rate) };
+	uint64_t *page, random = 88172645463325252ULL;
+	int fd = -1;
+
+	for (int tries = 0; fd < 0 && tries < 100; tries++) {
+		fd = open("/dev/vda", O_RDWR | O_DIRECT);
+		usleep(fd < 0 ? 100000 : 0);
+	}
+	if (fd < 0 || posix_memalign((void **)&page, PAGE, PAGE) != 0)
+		disk_wrong("no disk for", 0);
+	for (uint64_t n = 1;; n++) {
+		uint64_t oldest = n > places ? n - places + 1 : 1;
+
+		for (unsigned i = 0; i < WORDS; i++)
+			page[i] = word_of(n, n, i);
+		if (pwrite(fd, page, PAGE, place_of(n, places)) != PAGE || fdatasync(fd) < 0)
+			disk_wrong("cannot write", n);
+		printf("GUEST DISK %llu\n", (unsigned long long)n);
+		for (int i = 0; i < 4; i++) {
+			random ^= random << 13;
+			random ^= random >> 7;
+			random ^= random << 17;
+			verify_record(fd, page, oldest + random % (n - oldest + 1), places);
+		}
+		nanosleep(&rest, NULL);
+	}
+}
+
+static void start_disk(void)
+{
+	uint64_t places = parameter("GW_DISK_MIB", 0) * 256, rate = parameter("GW_DISK_RATE", 50);
+
+	if (places == 0)
+		return;
+	load_modules();
+	if (fork() == 0)
+		write_records(places, rate ? rate : 1);
+}
+
 int main(void)
 {
 	uint64_t pages, rate, at = 0, ticks = 0, passes = 0, *generation, *memory;
 	struct timespec next;
 
 	open_console();
+	start_disk();
 	pages = parameter("GW_MIB", 32) * 256;
 	rate = parameter("GW_RATE_MIB", 8) * 256 / TICKS_PER_S;
 	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

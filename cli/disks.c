@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Gives the disks of a VMM to the engine: which of them move, and what their images are. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Whether @name is one of "NAME,NAME,...". */
+static bool is_listed(const char *list, const char *name)
+{
+	size_t length = strcspn(name, "/");
+
+	while (list && *list) {
+		size_t one = strcspn(list, ",");
+
+		if (one == length && strncmp(list, name, length) == 0)
+			return true;
+		list += one + (list[one] == ',');
+	}
+	return false;
+}
+
+/* Takes out of vm->images what does not move.  Return: 0, or -EINVAL with @error set. */
+static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
+{
+	const char *at = plan->only;
+	unsigned kept = 0;
+
+	while (at && *at) { /* each that was named must be there */
+		size_t one = strcspn(at, ",");
+		unsigned i = 0;
+
+		while (i < vm->image_count && (strncmp(vm->images[i].name, at, one) != 0 || vm->images[i].name[one]))
+			i++;
+		if (i == vm->image_count)
+			return gw_error_set(error, -EINVAL, "VM '%s' has no disk '%.*s' that the guest may write to", vm->name,
+					    (int)one, at);
+		at += one + (at[one] == ',');
+	}
+	for (unsigned i = 0; i < vm->image_count; i++) {
+		bool wanted = !plan->only || is_listed(plan->only, vm->images[i].name);
+
+		if (wanted && (plan->mode == CLI_DISKS_ALL || vm->images[i].layer == 0))
+			vm->images[kept++] = vm->images[i];
+	}
+	vm->image_count = kept;
+	if (kept == 0)
+		return gw_error_set(error, -EINVAL, "VM '%s' has no disk that the guest may write to: leave out -b", vm->name);
+	return 0;
+}
+
+int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
+{
+	struct gw_image_file files[GW_VMM_MAX_IMAGES];
+	int rc;
+
+	if (plan->mode == CLI_DISKS_NONE)
+		return 0;
+	rc = gw_vmm_images(vm->vmm, vm->images, GW_VMM_MAX_IMAGES, error);
+	if (rc < 0)
+		return rc;
+	vm->image_count = vm->all_count = (unsigned)rc;
+	for (unsigned i = 0; i < vm->all_count; i++)
+		memcpy(vm->all_names[i], vm->images[i].name, sizeof(vm->all_names[i]));
+	rc = choose(vm, plan, error);
+	for (unsigned i = 0; i < vm->image_count && rc >= 0; i++) {
+		memset(&files[i], 0, sizeof(files[i]));
+		memcpy(files[i].name, vm->images[i].name, sizeof(files[i].name));
+		files[i].path = vm->images[i].path;
+		files[i].fixed = vm->images[i].fixed;
+		rc = files[i].fd = gw_vmm_image_fd(vm->vmm, &vm->images[i], error);
+		for (unsigned k = 0; k < i && rc < 0; k++)
+			close(files[k].fd);
+	}
+	return rc < 0 ? rc : gw_images_open(&vm->disks, files, vm->image_count, false, error);
+}
+
+int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
+{
+	struct gw_image_file files[GW_VMM_MAX_IMAGES];
+	int rc = gw_vmm_images(vm->vmm, vm->images, GW_VMM_MAX_IMAGES, error);
+
+	if (rc <= 0)
+		return rc;
+	vm->image_count = (unsigned)rc;
+	for (unsigned i = 0; i < vm->image_count; i++) {
+		memset(&files[i], 0, sizeof(files[i]));
+		memcpy(files[i].name, vm->images[i].name, sizeof(files[i].name));
+		files[i].fd = -1;
+		files[i].path = vm->images[i].path;
+		files[i].fixed = vm->images[i].fixed;
+		files[i].overwrite = overwrite;
+	}
+	return gw_images_open(&vm->disks, files, vm->image_count, true, error);
+}
+
+int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error)
+{
+	return gw_vmm_watch_images(vm->vmm, vm->images, vm->image_count, GW_DISK_BLOCK_BYTES, tracker, error);
+}
+
+int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
+{
+	struct gw_vmm_image now[GW_VMM_MAX_IMAGES];
+	int rc, count;
+
+	if (!vm->disks)
+		return 0;
+	count = gw_vmm_images(vm->vmm, now, GW_VMM_MAX_IMAGES, error);
+	if (count < 0)
+		return count;
+	rc = 0;
+	for (unsigned i = 0; i < vm->image_count && rc == 0; i++) {
+		const struct gw_vmm_image *was = &vm->images[i];
+		int k = 0;
+
+		while (k < count && (strcmp(now[k].name, was->name) != 0 || now[k].device != was->device ||
+				     now[k].inode != was->inode || now[k].virtual_bytes != was->virtual_bytes))
+			k++;
+		if (k == count)
+			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image in "
+							 "mid-migration: migrate again", was->name);
+	}
+	for (int k = 0; k < count && rc == 0; k++) {
+		unsigned i = 0;
+
+		while (i < vm->all_count && strcmp(vm->all_names[i], now[k].name) != 0)
+			i++;
+		if (i == vm->all_count)
+			rc = gw_error_set(error, -EBUSY, "disk '%s' was plugged in in mid-migration: migrate again", now[k].name);
+	}
+	return rc;
+}
+
+void cli_disks_close(struct cli_vm *vm)
+{
+	gw_images_close(vm->disks);
+	vm->disks = NULL;
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files behind vmm.h share.  Internal to vmm-shim. */
+#ifndef GODWIT_SHIM_VMM_INTERNAL_H
+#define GODWIT_SHIM_VMM_INTERNAL_H
+
+#include "vmm-shim/agent_client.h"
+#include "vmm-shim/qmp.h"
+#include "vmm-shim/vmm.h"
+
+struct qmp *vmm_qmp(struct gw_vmm *vmm);
+const struct agent_client *vmm_agent(const struct gw_vmm *vmm);
+
+#endif
