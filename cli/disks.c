@@ -41,7 +41,7 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 	for (unsigned i = 0; i < vm->image_count; i++) {
 		bool wanted = !plan->only || is_listed(plan->only, vm->images[i].name);
 
-		if (wanted && (plan->mode == CLI_DISKS_ALL || vm->images[i].layer == 0))
+		if (wanted)
 			vm->images[kept++] = vm->images[i];
 	}
 	vm->image_count = kept;
@@ -50,9 +50,55 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 	return 0;
 }
 
+/* The layers that do not move: what the receiver is to find in its own.  Return: 0 or -errno with @error set. */
+static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsigned count,
+		      struct gw_disk_base *bases, struct gw_error *error)
+{
+	struct gw_disks *disks;
+	int rc = gw_images_open(&disks, files, count, false, error);
+
+	if (rc < 0)
+		return rc;
+	for (unsigned i = 0; i < count && rc == 0; i++) {
+		memcpy(bases[i].name, files[i].name, sizeof(bases[i].name));
+		bases[i].bytes = disks->images[i].bytes;
+		rc = disks->ops->hash(disks, i, &bases[i].hash);
+		if (rc < 0)
+			gw_error_set(error, rc, "VM '%s': image '%s' cannot be read: %s", vm->name, files[i].name, strerror(-rc));
+	}
+	gw_images_close(disks);
+	return rc;
+}
+
+/* As files to be opened: those of vm->images that are moved, or those below them.  Return: how many, or -errno. */
+static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool moved, struct gw_image_file *files,
+		    struct gw_error *error)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < vm->image_count; i++) {
+		const struct gw_vmm_image *image = &vm->images[i];
+		int fd;
+
+		if ((plan->mode == CLI_DISKS_ALL || image->layer == 0) != moved)
+			continue;
+		fd = gw_vmm_image_fd(vm->vmm, image, error);
+		if (fd < 0) {
+			while (count > 0)
+				close(files[--count].fd);
+			return fd;
+		}
+		files[count] = (struct gw_image_file){ .fd = fd, .path = image->path, .fixed = image->fixed };
+		memcpy(files[count++].name, image->name, sizeof(image->name));
+	}
+	return (int)count;
+}
+
 int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
 {
 	struct gw_image_file files[GW_VMM_MAX_IMAGES];
+	struct gw_disk_base bases[GW_VMM_MAX_IMAGES];
+	unsigned base_count = 0, kept = 0;
 	int rc;
 
 	if (plan->mode == CLI_DISKS_NONE)
@@ -64,16 +110,25 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	for (unsigned i = 0; i < vm->all_count; i++)
 		memcpy(vm->all_names[i], vm->images[i].name, sizeof(vm->all_names[i]));
 	rc = choose(vm, plan, error);
-	for (unsigned i = 0; i < vm->image_count && rc >= 0; i++) {
-		memset(&files[i], 0, sizeof(files[i]));
-		memcpy(files[i].name, vm->images[i].name, sizeof(files[i].name));
-		files[i].path = vm->images[i].path;
-		files[i].fixed = vm->images[i].fixed;
-		rc = files[i].fd = gw_vmm_image_fd(vm->vmm, &vm->images[i], error);
-		for (unsigned k = 0; k < i && rc < 0; k++)
-			close(files[k].fd);
+	if (rc == 0)
+		rc = as_files(vm, plan, false, files, error);
+	if (rc > 0) {
+		base_count = (unsigned)rc;
+		rc = note_bases(vm, files, base_count, bases, error);
 	}
-	return rc < 0 ? rc : gw_images_open(&vm->disks, files, vm->image_count, false, error);
+	if (rc >= 0)
+		rc = as_files(vm, plan, true, files, error);
+	if (rc >= 0)
+		rc = gw_images_open(&vm->disks, files, (unsigned)rc, false, error);
+	if (rc < 0)
+		return rc;
+	for (unsigned i = 0; i < vm->image_count; i++) /* those that are tracked, in the order of vm->disks */
+		if (plan->mode == CLI_DISKS_ALL || vm->images[i].layer == 0)
+			vm->images[kept++] = vm->images[i];
+	vm->image_count = kept;
+	vm->disks->base_count = base_count;
+	memcpy(vm->disks->bases, bases, base_count * sizeof(bases[0]));
+	return 0;
 }
 
 int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)

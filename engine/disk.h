@@ -70,6 +70,14 @@ struct gw_disk_ops {
 	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written.
 	 */
 	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
+	/* A hash of what the image holds, the same wherever it reads the same.  May take minutes.  Return: 0 or -errno. */
+	int (*hash)(struct gw_disks *disks, unsigned image, uint64_t *hash);
+};
+
+/* An image that does not move because the receiver has it: it must be the same there. */
+struct gw_disk_base {
+	char name[GW_DISK_NAME_BYTES];
+	uint64_t bytes, hash;
 };
 
 /* Implementations embed this as their first member. */
@@ -77,6 +85,8 @@ struct gw_disks {
 	const struct gw_disk_ops *ops;
 	unsigned count;
 	struct gw_image images[GW_DISK_MAX_IMAGES];
+	unsigned base_count; /* source */
+	struct gw_disk_base bases[GW_DISK_MAX_IMAGES];
 	void *staging;  /* GW_DISK_STAGING_BYTES, page aligned */
 	unsigned slots; /* source: use no more of it; 0: all GW_DISK_SLOTS */
 };

@@ -47,6 +47,36 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 	return 0;
 }
 
+/* What the source leaves out because it is here must be the same here.  Return: 0 or -errno with the difference in words. */
+static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
+{
+	struct gw_disks *ours = s->options.disks;
+
+	for (unsigned i = 0; i < theirs->base_count; i++) {
+		const struct gw_disk_base *base = &theirs->bases[i];
+		int disk_length = (int)strcspn(base->name, "/");
+		uint64_t hash, bytes;
+		unsigned k = 0;
+		int rc;
+
+		while (k < ours->count && strcmp(ours->images[k].name, base->name) != 0)
+			k++;
+		if (k == ours->count)
+			return gw_error_set(&s->error, -EINVAL, "disk '%.*s' has fewer layers here than at the source: give it "
+								"the same base, or migrate with -b", disk_length, base->name);
+		rc = ours->ops->size(ours, k, &bytes);
+		if (rc == 0 && bytes == base->bytes)
+			rc = ours->ops->hash(ours, k, &hash);
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "the base of disk '%.*s' cannot be read here: %s", disk_length,
+					    base->name, strerror(-rc));
+		if (bytes != base->bytes || hash != base->hash)
+			return gw_error_set(&s->error, -EINVAL, "the base of disk '%.*s' is another one here: copy the source's, "
+								"or migrate with -b", disk_length, base->name);
+	}
+	return 0;
+}
+
 int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -58,6 +88,8 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	if (rc < 0 || disk->agreed)
 		return -EPROTO;
 	rc = match_images(s, theirs);
+	if (rc == 0)
+		rc = check_bases(s, theirs);
 	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
 		rc = disks->ops->prepare(disks, disk->image_of[i], theirs->images[i].bytes, &s->error);
 	if (rc < 0)

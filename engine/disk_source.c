@@ -39,6 +39,8 @@ int disk_propose(struct gw_session *s)
 		memcpy(list->images[i].name, disks->images[i].name, sizeof(list->images[i].name));
 		list->images[i].bytes = disks->images[i].bytes;
 	}
+	list->base_count = disks->base_count;
+	memcpy(list->bases, disks->bases, disks->base_count * sizeof(disks->bases[0]));
 	return session_send(s, WIRE_DISKS, wire_put_disks(s->buffer, list));
 }
 
@@ -390,6 +392,7 @@ static int end_round(struct gw_session *s)
 	int rc;
 
 	list->round = s->status.round;
+	list->base_count = 0;
 	for (unsigned i = 0; i < disks->count; i++) {
 		rc = disks->ops->size(disks, i, &list->images[i].bytes);
 		if (rc < 0)

@@ -14,6 +14,7 @@
  */
 #include "engine/disk.h"
 
+#include "engine/imagehash.h"
 #include "engine/page.h"
 
 #include <errno.h>
@@ -34,7 +35,7 @@
 
 struct image_fds {
 	int fd, direct; /* direct -1: none */
-	bool is_device, overwrite;
+	bool is_device, overwrite, read_only;
 };
 
 /* A request under way; a place of the table is its user_data. */
@@ -308,6 +309,8 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 
 	if (rc < 0)
 		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
+	if (fds->read_only)
+		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
 	if (!fds->overwrite && !is_blank(fds, now))
 		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
 						    "replaced", name);
@@ -321,6 +324,11 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 	return 0;
 }
 
+static int hash_of(struct gw_disks *disks, unsigned image, uint64_t *hash)
+{
+	return images_hash(disks, image, ((struct images *)disks)->fds[image].fd, hash);
+}
+
 static const struct gw_disk_ops image_ops = {
 	.next_data = next_data,
 	.begin = begin,
@@ -328,6 +336,7 @@ static const struct gw_disk_ops image_ops = {
 	.size = size,
 	.resize = resize,
 	.prepare = prepare,
+	.hash = hash_of,
 };
 
 /* Another descriptor of the same file.  Return: it, or -1: with O_DIRECT, where there is no such thing. */
@@ -343,11 +352,17 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 {
 	struct image_fds *fds = &images->fds[index];
 	struct gw_image *image = &images->disks.images[index];
+	bool writable = images->writable;
 	struct stat st;
 	int flags, own, rc;
 
 	snprintf(image->name, sizeof(image->name), "%s", file->name);
-	fds->fd = file->fd >= 0 ? file->fd : open(file->path, (images->writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	fds->fd = file->fd >= 0 ? file->fd : open(file->path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) { /* a base need not be writable */
+		writable = false;
+		fds->read_only = true;
+		fds->fd = open(file->path, O_RDONLY | O_CLOEXEC);
+	}
 	fds->overwrite = file->overwrite;
 	if (fds->fd < 0 || fstat(fds->fd, &st) < 0)
 		return gw_error_set(error, -errno, "disk '%s' (%s): %s", file->name, file->path ? file->path : "?",
@@ -357,10 +372,10 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 		return gw_error_set(error, -EINVAL, "disk '%s' is neither a file nor a block device", file->name);
 	image->fixed = file->fixed || fds->is_device;
 	flags = fcntl(fds->fd, F_GETFL);
-	if (images->writable || (flags >= 0 && (flags & O_DIRECT)))
-		fds->direct = open_again(fds->fd, images->writable, O_DIRECT);
+	if (writable || (flags >= 0 && (flags & O_DIRECT)))
+		fds->direct = open_again(fds->fd, writable, O_DIRECT);
 	/* The VMM's own descriptor keeps its flags and its read-ahead: from here on one of ours. */
-	own = open_again(fds->fd, images->writable, 0);
+	own = open_again(fds->fd, writable, 0);
 	if (own < 0)
 		return gw_error_set(error, -errno, "disk '%s': %s", file->name, strerror(errno));
 	close(fds->fd);

@@ -21,6 +21,7 @@
 #define DEFAULT_DOWNTIME_NS (300 * GW_NS_PER_MS)
 #define DEFAULT_MAX_ROUNDS 50
 #define DEFAULT_SILENCE_NS (30 * GW_NS_PER_S)
+#define BASE_PATIENCE 60
 
 /* The stages of protocol version 1, in order. */
 static const struct stage stages[] = {
@@ -261,18 +262,21 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 static int check_silence(struct gw_session *s)
 {
 	struct gw_link_counters counters;
-	uint64_t now = session_now(s);
+	uint64_t now = session_now(s), silence_ns = s->options.silence_ns;
 
+	/* The receiver may have to read the base of a disk from end to end; nothing waits for it but we. */
+	if (s->is_source && session_state(s) == GW_STATE_SETUP && s->options.disks && s->options.disks->base_count > 0)
+		silence_ns *= BASE_PATIENCE;
 	gw_link_counters(s->link, &counters);
 	if (counters.wire_bytes != s->active_bytes) {
 		s->active_bytes = counters.wire_bytes;
 		s->active_ns = now;
 	}
-	if (now - s->active_ns < s->options.silence_ns)
+	if (now - s->active_ns < silence_ns)
 		return 0;
 	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %llu s",
 			    s->is_source ? "destination" : "source",
-			    (unsigned long long)(s->options.silence_ns / GW_NS_PER_S));
+			    (unsigned long long)(silence_ns / GW_NS_PER_S));
 }
 
 /* Return: 1 when the stage has more to do at once, 0, or -errno. */

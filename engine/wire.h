@@ -93,6 +93,8 @@ struct wire_disks {
 		char name[GW_DISK_NAME_BYTES];
 		uint64_t bytes;
 	} images[GW_DISK_MAX_IMAGES];
+	unsigned base_count; /* of DISKS: images that must be the same at both */
+	struct gw_disk_base bases[GW_DISK_MAX_IMAGES];
 };
 
 /* A stretch of an image: bytes that lie at @staged of the staging memory, or zeros. */

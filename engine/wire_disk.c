@@ -14,10 +14,18 @@
 struct disks_fixed {
 	uint32_t round;
 	uint32_t count;
+	uint32_t base_count;
+	uint32_t reserved;
 };
 
 struct disks_image {
 	uint64_t bytes;
+	char name[GW_DISK_NAME_BYTES];
+};
+
+struct disks_base {
+	uint64_t bytes;
+	uint64_t hash;
 	char name[GW_DISK_NAME_BYTES];
 };
 
@@ -35,7 +43,8 @@ struct disk_piece {
 	uint64_t staged;
 };
 
-static_assert(sizeof(struct disks_fixed) == 8 && sizeof(struct disks_image) == 72, "packed as they stand");
+static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 72 && sizeof(struct disks_base) == 80,
+	      "packed as they stand");
 static_assert(sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
 static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) + sizeof(uint64_t) <= GW_LINK_MESSAGE_BYTES,
 	      "a full DISK is a message");
@@ -63,7 +72,7 @@ static uint32_t unseal(const void *payload, uint32_t bytes)
 
 uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 {
-	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count) };
+	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count), htobe32(disks->base_count), 0 };
 	char *at = buffer;
 
 	memcpy(at, &fixed, sizeof(fixed));
@@ -73,6 +82,13 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 
 		memcpy(image.name, disks->images[i].name, sizeof(image.name));
 		memcpy(at, &image, sizeof(image));
+	}
+	for (unsigned i = 0; i < disks->base_count; i++, at += sizeof(struct disks_base)) {
+		const struct gw_disk_base *from = &disks->bases[i];
+		struct disks_base base = { .bytes = htobe64(from->bytes), .hash = htobe64(from->hash) };
+
+		memcpy(base.name, from->name, sizeof(base.name));
+		memcpy(at, &base, sizeof(base));
 	}
 	return seal(buffer, (uint32_t)(at - (char *)buffer));
 }
@@ -88,9 +104,22 @@ static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, str
 	memset(disks, 0, sizeof(*disks));
 	disks->round = be32toh(fixed.round);
 	disks->count = be32toh(fixed.count);
-	if (disks->count < 1 || disks->count > GW_DISK_MAX_IMAGES || bytes != sizeof(fixed) + disks->count * each)
+	disks->base_count = be32toh(fixed.base_count);
+	if (disks->count < 1 || disks->count > GW_DISK_MAX_IMAGES || disks->base_count > GW_DISK_MAX_IMAGES ||
+	    fixed.reserved != 0 || bytes != sizeof(fixed) + disks->count * each + disks->base_count * sizeof(struct disks_base))
 		return -EPROTO;
 	return 0;
+}
+
+/* A name that may go to a terminal. */
+static bool name_is_good(const char name[GW_DISK_NAME_BYTES])
+{
+	if (name[0] == '\0' || !memchr(name, '\0', GW_DISK_NAME_BYTES))
+		return false;
+	for (const char *c = name; *c; c++)
+		if (*c < ' ' || *c > '~')
+			return false;
+	return true;
 }
 
 int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks)
@@ -104,19 +133,26 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		memcpy(&image, at, sizeof(image));
 		disks->images[i].bytes = be64toh(image.bytes);
 		memcpy(disks->images[i].name, image.name, sizeof(image.name));
-		if (image.name[0] == '\0' || !memchr(image.name, '\0', sizeof(image.name)) ||
-		    disks->images[i].bytes > INT64_MAX)
+		if (!name_is_good(image.name) || disks->images[i].bytes > INT64_MAX)
 			return -EPROTO;
-		for (const char *c = image.name; *c; c++) /* it goes to a terminal */
-			if (*c < ' ' || *c > '~')
-				return -EPROTO;
+	}
+	for (unsigned i = 0; rc == 0 && i < disks->base_count; i++, at += sizeof(struct disks_base)) {
+		struct gw_disk_base *to = &disks->bases[i];
+		struct disks_base base;
+
+		memcpy(&base, at, sizeof(base));
+		to->bytes = be64toh(base.bytes);
+		to->hash = be64toh(base.hash);
+		memcpy(to->name, base.name, sizeof(base.name));
+		if (!name_is_good(base.name))
+			return -EPROTO;
 	}
 	return rc;
 }
 
 uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks)
 {
-	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count) };
+	struct disks_fixed fixed = { .round = htobe32(disks->round), .count = htobe32(disks->count) };
 	char *at = buffer;
 
 	memcpy(at, &fixed, sizeof(fixed));
@@ -134,6 +170,8 @@ int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *di
 	const char *at = (const char *)payload + sizeof(struct disks_fixed);
 	int rc = get_disks_fixed(payload, bytes, sizeof(uint64_t), disks);
 
+	if (rc == 0 && disks->base_count > 0)
+		return -EPROTO;
 	for (unsigned i = 0; rc == 0 && i < disks->count; i++, at += sizeof(uint64_t)) {
 		uint64_t image_bytes;
 

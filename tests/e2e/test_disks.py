@@ -100,6 +100,135 @@ class Disks(unittest.TestCase):
                 self.lab = vmlab.Lab()
                 self.addCleanup(self.lab.close)
 
+    def test_incremental_moves_the_top_layer_alone(self):
+        base = self.image("base.img")
+        subprocess.run(["dd", "if=/dev/urandom", f"of={base}", "bs=1M", "count=8", "seek=40", "conv=notrunc"], check=True,
+                       capture_output=True)
+        there = self.folder / "there.img"
+        subprocess.run(["cp", "--sparse=always", base, there], check=True)
+        a, b = self.image("a.qcow2", "qcow2", base=base), self.image("b.qcow2", "qcow2", base=there)
+        source, destination = self.pair(a, b, fmt="qcow2")
+        end = self.check_arrived(source, destination, *self.move("-i"))
+        self.assertLess(end["disk_put_bytes"], 30 << 20)
+        subprocess.run(["cmp", base, there], check=True)
+
+    def test_incremental_wants_the_same_base(self):
+        base, there = self.image("base.img"), self.image("there.img")
+        for path in (base, there):
+            subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=8", "seek=40", "conv=notrunc"], check=True,
+                           capture_output=True)
+        with open(there, "r+b") as file:
+            file.seek(41 << 20)
+            file.write(b"x")
+        a, b = self.image("a.qcow2", "qcow2", base=base), self.image("b.qcow2", "qcow2", base=there)
+        source, _ = self.pair(a, b, fmt="qcow2")
+        sender, code, err = self.move("-i")
+        self.assertEqual((sender.returncode, code), (1, 1), err)
+        self.assertIn("the base of disk 'disk0' is another one here", sender.stderr)
+        self.check_stayed(source)
+
+    def test_a_chain_moves_whole(self):
+        base, there = self.image("base.img"), self.image("there.img")
+        subprocess.run(["dd", "if=/dev/urandom", f"of={base}", "bs=1M", "count=8", "seek=40", "conv=notrunc"], check=True,
+                       capture_output=True)
+        a, b = self.image("a.qcow2", "qcow2", base=base), self.image("b.qcow2", "qcow2", base=there)
+        source, destination = self.pair(a, b, fmt="qcow2")
+        self.check_arrived(source, destination, *self.move("-b", images=[(base, there)]))
+
+    def test_what_is_there_is_not_overwritten_unless_told(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        with open(b, "r+b") as file:
+            file.seek(10 << 20)
+            file.write(b"precious")
+        source, destination = self.pair(a, b)
+        sender, code, _ = self.move("-b")
+        self.assertEqual((sender.returncode, code), (1, 1))
+        self.assertIn("--overwrite", sender.stderr)
+        with open(b, "rb") as file:
+            file.seek(10 << 20)
+            self.assertEqual(file.read(8), b"precious")
+        self.check_stayed(source)
+        self.check_arrived(source, destination, *self.move("-b", images=[(a, b)], receive=["--overwrite"]))
+
+    def test_the_destination_is_full(self):
+        small = Path(self.lab.folder) / "small"
+        small.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", small], capture_output=True).returncode:
+            self.skipTest("no tmpfs can be mounted here")
+        self.addCleanup(subprocess.run, ["umount", "-l", small], check=True)
+        a, b = self.image("a.img"), small / "b.img"
+        with open(b, "wb") as file:
+            file.truncate(DISK_MIB << 20)
+        subprocess.run(["dd", "if=/dev/urandom", f"of={a}", "bs=1M", "count=20", "seek=40", "conv=notrunc"], check=True,
+                       capture_output=True)
+        source, _ = self.pair(a, b, cache="writeback")
+        sender, code, _ = self.move("-b")
+        self.assertEqual((sender.returncode, code), (1, 1))
+        self.assertIn("No space left", sender.stderr)
+        self.check_stayed(source)
+
+    def test_a_disk_on_something_else_is_refused_by_name(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        served = self.image("served.img")
+        sock = self.lab.folder / "nbd.sock"
+        server = subprocess.Popen(["qemu-nbd", "-k", sock, "-f", "raw", "-t", served])
+        self.lab.processes.append(server)
+        vmlab.wait_for(sock.exists, 20, "qemu-nbd")
+        source = self.lab.a.vm(append=WORK, ram_mib=128, extra=drive(a) + [
+            "-drive", f"file=nbd+unix:///?socket={sock},format=raw,if=virtio,id=far"])
+        self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=drive(b))
+        vmlab.wait_for(lambda: records(source) >= 10, 120, "records")
+        done = self.lab.a.godwit("migrate", "-b", "guest", "tcp:127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("disk 'far' cannot be moved", done.stderr)
+        self.check_stayed(source)
+
+    def test_the_machine_changes_in_mid_migration(self):
+        def resize(source):
+            source.qmp("block_resize", device="disk0", size=(DISK_MIB + 16) << 20)
+
+        for change, words in ((resize, "was resized"),):
+            a, b = self.image("a.img"), self.image("b.img")
+            source, _ = self.pair(a, b)
+            receiver, port = self.lab.b.receive("guest")
+            sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "4M", "guest",
+                                      f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
+            vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 256 << 10, 60, "some of the disk")
+            change(source)
+            _, err = sender.communicate(timeout=120)
+            receiver.communicate(timeout=60)
+            self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
+            self.assertIn(words, err)
+            self.check_stayed(source)
+
+    def test_either_side_is_killed(self):
+        for who in ("sender", "receiver"):
+            for after in ("disk_put_bytes", "put_bytes"):
+                with self.subTest(who=who, after=after):
+                    subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
+                    a, b = self.image("a.qcow2", "qcow2"), self.image("b.qcow2", "qcow2")
+                    source, _ = self.pair(a, b, fmt="qcow2")
+                    receiver, port = self.lab.b.receive("guest")
+                    sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "4M", "guest",
+                                              f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
+                    vmlab.wait_for(lambda: self.lab.a.status().get(after, 0) > 512 << 10, 60, after)
+                    {"sender": sender, "receiver": receiver}[who].kill()
+                    sender.communicate(timeout=60)
+                    receiver.communicate(timeout=60)
+                    self.check_stayed(source)
+                    source.qmp("quit")
+                    source.process.wait(30)
+                    subprocess.run(["qemu-img", "check", "-f", "qcow2", a], check=True, capture_output=True)
+                    self.lab.close()
+                    self.lab = vmlab.Lab()
+                    self.addCleanup(self.lab.close)
+
+    def test_a_guest_that_writes_a_lot_converges(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"))
+        end = self.check_arrived(source, destination, *self.move("-b", images=[(a, b)]))
+        print(f"  {records(source)} records, {end['round']} rounds, disk {end['disk_put_bytes'] >> 10} KiB")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The hash of an image's content, by which two hosts find out that they have the same.  Internal to engine. */
+#ifndef GODWIT_ENGINE_IMAGEHASH_H
+#define GODWIT_ENGINE_IMAGEHASH_H
+
+#include "engine/disk.h"
+
+/* Reads the whole image the first time, which may take minutes; kept for the next.  Return: 0 or -errno. */
+int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash) GW_MUST_CHECK;
+
+#endif
