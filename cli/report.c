@@ -176,7 +176,8 @@ static void print_rails(const struct gw_status *s)
 
 static void print_summary(const struct gw_status *s, const char *name, const char *peer)
 {
-	uint64_t copy_ns = s->elapsed_ns > s->setup_ns ? s->elapsed_ns - s->setup_ns : 1;
+	uint64_t aside_ns = s->setup_ns + s->blackout.handover_ns;
+	uint64_t copy_ns = s->elapsed_ns > aside_ns ? s->elapsed_ns - aside_ns : 1;
 	char memory[24], put[24], zero[24], wire[24];
 	double rate = (double)(s->put_bytes + s->disk_put_bytes) * 1e9 / (double)(s->bulk_ns && s->round <= 1 ? s->bulk_ns : copy_ns);
 

@@ -54,10 +54,10 @@ class Disks(unittest.TestCase):
             qemu_img("create", "-f", fmt, path, f"{mib}M")
         return path
 
-    def pair(self, a, b, at_least=60, append=WORK, **options):
+    def pair(self, a, b, at_least=60, append=WORK, devices=(), **options):
         """Two VMs; the source's guest has written some records."""
-        source = self.lab.a.vm(append=append, ram_mib=128, extra=drive(a, **options))
-        destination = self.lab.b.vm(append=append, ram_mib=128, incoming=True, extra=drive(b, **options))
+        source = self.lab.a.vm(append=append, ram_mib=128, extra=[*drive(a, **options), *devices])
+        destination = self.lab.b.vm(append=append, ram_mib=128, incoming=True, extra=[*drive(b, **options), *devices])
         vmlab.wait_for(lambda: records(source) >= at_least or source.wrong(), 120 * vmlab.SLOW, "records on the disk")
         self.assertEqual(source.wrong(), "")
         return source, destination
@@ -187,11 +187,17 @@ class Disks(unittest.TestCase):
         def resize(source):
             source.qmp("block_resize", device="disk0", size=(DISK_MIB + 16) << 20)
 
-        for change, words in ((resize, "was resized"),):
+        def plug(source):
+            source.qmp("blockdev-add", **{"node-name": "more", "driver": "raw",
+                                          "file": {"driver": "file", "filename": str(self.image("more.img"))}})
+            source.qmp("device_add", driver="scsi-hd", drive="more", id="plugged", bus="scsi0.0")
+
+        for change, words in ((resize, "was resized"), (plug, "disk 'plugged' was plugged in")):
+            subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
             a, b = self.image("a.img"), self.image("b.img")
-            source, _ = self.pair(a, b)
+            source, _ = self.pair(a, b, devices=["-device", "virtio-scsi-pci,id=scsi0"])
             receiver, port = self.lab.b.receive("guest")
-            sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "4M", "guest",
+            sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "16M", "guest",
                                       f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
             vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 256 << 10, 60, "some of the disk")
             change(source)
@@ -200,6 +206,9 @@ class Disks(unittest.TestCase):
             self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
             self.assertIn(words, err)
             self.check_stayed(source)
+            self.lab.close()
+            self.lab = vmlab.Lab()
+            self.addCleanup(self.lab.close)
 
     def test_either_side_is_killed(self):
         for who in ("sender", "receiver"):
@@ -209,7 +218,7 @@ class Disks(unittest.TestCase):
                     a, b = self.image("a.qcow2", "qcow2"), self.image("b.qcow2", "qcow2")
                     source, _ = self.pair(a, b, fmt="qcow2")
                     receiver, port = self.lab.b.receive("guest")
-                    sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "4M", "guest",
+                    sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "16M", "guest",
                                               f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
                     vmlab.wait_for(lambda: self.lab.a.status().get(after, 0) > 512 << 10, 60, after)
                     {"sender": sender, "receiver": receiver}[who].kill()
