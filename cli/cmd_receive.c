@@ -124,8 +124,9 @@ static int receive(struct wait *wait, const char *name)
 	rc = cli_vm_open(&wait->vm, name, true, &error);
 	if (rc == 0)
 		rc = check_waiting(wait, &error);
+	/* With shared storage none will come, whatever they are on. */
 	if (rc == 0 && cli_disks_receive(&wait->vm, wait->overwrite, &refused) < 0)
-		gw_warn("disks cannot be received here: %s", refused.text); /* and need not, with shared storage */
+		wait->session.no_disks = refused.text;
 	wait->session.disks = wait->vm.disks;
 	if (rc < 0) {
 		complain(wait->command, "%s", error.text);

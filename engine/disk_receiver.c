@@ -29,6 +29,9 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 	struct disk_receiver *disk = &s->receiver.disk;
 	uint32_t taken = 0;
 
+	if (!ours && s->options.no_disks)
+		return gw_error_set(&s->error, -EINVAL, "disk '%s' cannot be received: %s", theirs->images[0].name,
+				    s->options.no_disks);
 	if (!ours || ours->count == 0)
 		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', and the VMM here has no disk: start it "
 							"with the same -drive or -blockdev lines", theirs->images[0].name);

@@ -138,6 +138,7 @@ struct gw_session_options {
 	uint32_t chunk_bytes;           /* largest put, whole pages, at most GW_LINK_PUT_BYTES; 0: that */
 	uint64_t silence_ns;            /* a peer that does and says nothing for so long is dead; 0: 30 s */
 	struct gw_disks *disks;         /* source: to be moved too; receiver: where they may go; NULL: none */
+	const char *no_disks;           /* receiver: why there are none, for the source to hear if it sends some */
 };
 
 /* Where the blackout went.  Nanoseconds on the source's clock, load, handover and start on the receiver's. */

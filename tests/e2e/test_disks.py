@@ -167,6 +167,23 @@ class Disks(unittest.TestCase):
         self.assertIn("No space left", sender.stderr)
         self.check_stayed(source)
 
+    def test_the_destination_has_no_such_disk(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        for extra, words in (([], "the VMM here has no disk"),
+                             (["-drive", f"file={b},format=raw,if=virtio,id=other"], "give its -drive the same id"),
+                             (["-drive", "file=null-co://,file.size=64M,format=raw,if=virtio,id=disk0"], "cannot be moved")):
+            with self.subTest(words):
+                source = self.lab.a.vm(append=WORK, ram_mib=128, extra=drive(a))
+                self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=extra)
+                vmlab.wait_for(lambda: records(source) >= 10, 120, "records")
+                sender, code, _ = self.move("-b")
+                self.assertEqual((sender.returncode, code), (1, 1))
+                self.assertIn(words, sender.stderr)
+                self.check_stayed(source)
+                self.lab.close()
+                self.lab = vmlab.Lab()
+                self.addCleanup(self.lab.close)
+
     def test_a_disk_on_something_else_is_refused_by_name(self):
         a, b = self.image("a.img"), self.image("b.img")
         served = self.image("served.img")
@@ -232,10 +249,17 @@ class Disks(unittest.TestCase):
                     self.lab = vmlab.Lab()
                     self.addCleanup(self.lab.close)
 
-    def test_a_guest_that_writes_a_lot_converges(self):
+    def test_a_guest_that_writes_faster_than_the_link(self):
+        """Scattered records cost a block each: some 30 MiB/s of blocks, and the link has 12."""
         a, b = self.image("a.img"), self.image("b.img")
         source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"))
-        end = self.check_arrived(source, destination, *self.move("-b", images=[(a, b)]))
+        limits = ("-b", "--bandwidth", "12M", "--rounds", "3", "--downtime", "50")
+        sender, code, _ = self.move(*limits)
+        self.assertEqual((sender.returncode, code), (1, 1))
+        self.assertIn("does not converge", sender.stderr)
+        self.check_stayed(source)
+        end = self.check_arrived(source, destination, *self.move(*limits, "--on-limit", "stop-copy", images=[(a, b)],
+                                                                 receive=["--overwrite"]))
         print(f"  {records(source)} records, {end['round']} rounds, disk {end['disk_put_bytes'] >> 10} KiB")
 
 
