@@ -140,6 +140,11 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 		return rc;
 	vm->image_count = (unsigned)rc;
 	for (unsigned i = 0; i < vm->image_count; i++) {
+		/* What lies there by that name must be what the VMM has open. */
+		rc = gw_vmm_image_fd(vm->vmm, &vm->images[i], error);
+		if (rc < 0)
+			return rc;
+		close(rc);
 		memset(&files[i], 0, sizeof(files[i]));
 		memcpy(files[i].name, vm->images[i].name, sizeof(files[i].name));
 		files[i].fd = -1;

@@ -249,6 +249,13 @@ static int pump_batch(struct gw_session *s, struct disk_batch *batch)
 		return 0;
 	if (batch->ended < batch->disk.count)
 		return begin_pieces(s, batch);
+	/* In order: a slot may be spread over two batches, and is free when the later one is done. */
+	for (unsigned i = 0; i < DISK_BATCHES; i++) {
+		const struct disk_batch *other = &s->receiver.disk.batches[i];
+
+		if (other->used && other->disk.fence < batch->disk.fence)
+			return 0;
+	}
 	rc = session_send(s, WIRE_DISK_DONE, wire_put_fence(s->buffer, batch->disk.fence));
 	if (rc < 0)
 		return rc == -EAGAIN ? 0 : rc;

@@ -30,7 +30,7 @@ struct disk_source {
 	bool known;
 	struct disk_slot slots[GW_DISK_SLOTS];
 	struct wire_disk batch; /* being gathered */
-	uint64_t batch_bytes;
+	uint64_t batch_bytes, batch_zero_bytes;
 	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
 	unsigned batches_out; /* sent, not yet in the receiver's images */
 };
@@ -65,7 +65,7 @@ void disk_round_begin(struct gw_session *s);
 int disk_pump(struct gw_session *s) GW_MUST_CHECK;
 int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 int disk_done(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-/* Waits for reads under way, whose memory is about to go; stops tracking. */
+/* Stops tracking.  Reads may still be under way: whoever closes the disks waits for them. */
 void disk_source_end(struct gw_session *s);
 
 /* --- receiver ------------------------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@
 #define BATCH_BYTES (4u * GW_DISK_SLOT_BYTES)
 #define IO_WAIT_NS (200 * 1000ULL) /* requests under way are looked for so often */
 #define ZERO_ALIGN 128u
+#define ZERO_BYTES (256ULL * 1024 * 1024) /* so much at most is cleared before the receiver shows life */
 
 static int failed(struct gw_session *s, unsigned image, const char *what, int rc)
 {
@@ -184,6 +185,8 @@ static bool add_piece(struct disk_source *disk, const struct wire_piece *piece)
 	struct wire_disk *batch = &disk->batch;
 	struct wire_piece *last = batch->count ? &batch->pieces[batch->count - 1] : NULL;
 
+	if (piece->zero)
+		disk->batch_zero_bytes += piece->bytes;
 	if (last && piece->zero && last->zero && last->image == piece->image && last->offset + last->bytes == piece->offset) {
 		last->bytes += piece->bytes;
 		return true;
@@ -222,8 +225,11 @@ static int take_stretch(struct gw_session *s)
 		struct wire_piece hole = { .image = disk->image, .zero = true, .offset = offset };
 
 		hole.bytes = (end < disk->data_first || offset >= disk->image_bytes ? end : disk->data_first) - offset;
-		if (!add_piece(disk, &hole))
+		if (hole.bytes > ZERO_BYTES)
+			hole.bytes = ZERO_BYTES;
+		if (disk->batch_zero_bytes >= ZERO_BYTES || disk->batch.count == WIRE_DISK_PIECES)
 			return 0;
+		(void)add_piece(disk, &hole);
 		s->status.disk_zero_bytes += hole.bytes;
 		pass_blocks(s, hole.bytes);
 		return 1;
@@ -362,14 +368,15 @@ static int send_ready(struct gw_session *s)
 static int close_batch(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
+	bool full = disk->batch_bytes >= BATCH_BYTES || disk->batch_zero_bytes >= ZERO_BYTES ||
+		    disk->batch.count == WIRE_DISK_PIECES;
 	bool last = !slot_in(s, SLOT_READING) && !slot_in(s, SLOT_READY);
 	int rc;
 
-	if (disk->batch.count == 0 || disk->fence_out || disk->batches_out == DISK_BATCHES ||
-	    (!last && disk->batch_bytes < BATCH_BYTES && disk->batch.count < WIRE_DISK_PIECES))
+	if (disk->batch.count == 0 || disk->fence_out || disk->batches_out == DISK_BATCHES || (!last && !full))
 		return 0;
-	if (last && !disk->scanned && disk->batch_bytes == 0 && disk->batch.count < WIRE_DISK_PIECES)
-		return 0; /* holes alone, and more to come */
+	if (!full && !disk->scanned && disk->batch_bytes == 0 && slot_in(s, SLOT_FREE))
+		return 0; /* zeros alone, and more to come */
 	disk->batch.fence = s->source.fence + 1;
 	rc = session_send(s, WIRE_DISK, wire_put_disk(s->buffer, &disk->batch));
 	if (rc < 0)
@@ -380,7 +387,7 @@ static int close_batch(struct gw_session *s)
 	disk->fence_out = s->source.fence = disk->batch.fence;
 	disk->batches_out++;
 	disk->batch.count = 0;
-	disk->batch_bytes = 0;
+	disk->batch_bytes = disk->batch_zero_bytes = 0;
 	return 1;
 }
 

@@ -293,10 +293,24 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 		return true;
 	if (fds->is_device || pread(fds->fd, begin, sizeof(begin), 0) < 0)
 		return false;
-	if (memcmp(begin, "QFI\xfb", 4) == 0)
-		return bytes < 5 * 65536;
+	if (memcmp(begin, "QFI\xfb", 4) == 0) {
+		unsigned cluster_bits = (unsigned char)begin[23]; /* the last byte of a big-endian number */
+
+		return cluster_bits >= 9 && cluster_bits <= 21 && bytes < 5ULL << cluster_bits;
+	}
 	data = lseek(fds->fd, sizeof(begin), SEEK_DATA);
 	return data < 0 && errno == ENXIO && page_is_zero(begin, sizeof(begin));
+}
+
+/*
+ * QEMU says by shared locks on bytes 100 to 199 of an image what it does with it, while it may (QEMU's
+ * block/file-posix.c); a VMM that waits for a guest holds none.
+ */
+static bool is_in_use(const struct image_fds *fds)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 100 };
+
+	return fcntl(fds->fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
@@ -311,6 +325,9 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
 	if (fds->read_only)
 		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
+	if (is_in_use(fds))
+		return gw_error_set(error, -EBUSY, "disk '%s': a running VMM uses the image here: is it the source's own, on "
+						   "shared storage?  Then leave out -b", name);
 	if (!fds->overwrite && !is_blank(fds, now))
 		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
 						    "replaced", name);

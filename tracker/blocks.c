@@ -25,6 +25,7 @@ static struct {
 	unsigned count;
 	unsigned shift; /* of a block */
 	_Atomic bool beyond; /* a write ended behind the end of a bitmap */
+	_Atomic bool distrusted;
 } blocks = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
 int gw_file_identify(int fd, struct gw_file_id *id)
@@ -103,6 +104,12 @@ void gw_blocks_wrote(int fd, uint64_t offset, uint64_t bytes)
 	pthread_rwlock_unlock(&blocks.lock);
 }
 
+void gw_blocks_distrust(int fd)
+{
+	if (gw_blocks_find(fd) >= 0)
+		atomic_store(&blocks.distrusted, true);
+}
+
 int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes)
 {
 	if (count < 1 || count > GW_BLOCKS_MAX_FILES || block_bytes < 512 || (block_bytes & (block_bytes - 1)) != 0)
@@ -114,6 +121,7 @@ int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t
 	blocks.count = count;
 	blocks.shift = (unsigned)__builtin_ctz(block_bytes);
 	atomic_store(&blocks.beyond, false);
+	atomic_store(&blocks.distrusted, false);
 	pthread_rwlock_unlock(&blocks.lock);
 	atomic_store(&gw_blocks_watched, true);
 	gw_inflight_resolve(); /* what is under way was noted by descriptor alone */
@@ -132,5 +140,7 @@ int gw_blocks_sync(void)
 {
 	int rc = gw_inflight_reap();
 
+	if (rc == 0 && atomic_load(&blocks.distrusted))
+		return -EOPNOTSUPP;
 	return rc == 0 && atomic_load(&blocks.beyond) ? -EFBIG : rc;
 }

@@ -65,6 +65,9 @@ GW_MUST_CHECK int gw_blocks_sync(void);
 /* The watched file behind a descriptor.  Return: its index, or -1. */
 int gw_blocks_find(int fd);
 
+/* Something was done to a watched file that nobody can follow: from now on gw_blocks_sync() says -EOPNOTSUPP. */
+void gw_blocks_distrust(int fd);
+
 /* A write to a descriptor has ended, well or badly. */
 void gw_blocks_wrote(int fd, uint64_t offset, uint64_t bytes);
 

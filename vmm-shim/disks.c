@@ -55,6 +55,21 @@ static int unsupported(const struct gw_vmm_image *image, const char *why, struct
 					    "without -b", image->name, why, image->path);
 }
 
+/* Whether all that an image is lies in the one file that is named. */
+static bool is_one_file(const json_t *described, const char *format)
+{
+	static const char *const known[] = { "raw", "file", "host_device", "qcow2", "qcow", "qed", "luks", "vdi", "vhdx",
+					     "vpc" };
+	const json_t *specific = json_object_get(json_object_get(described, "format-specific"), "data");
+
+	if (json_object_get(specific, "data-file"))
+		return false;
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (strcmp(format, known[i]) == 0)
+			return true;
+	return false;
+}
+
 /* Looks at one image of a chain.  Return: 0 or -errno with @error set. */
 static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_image *image, struct gw_error *error)
 {
@@ -65,9 +80,11 @@ static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_im
 	snprintf(image->path, sizeof(image->path), "%s", name);
 	snprintf(image->format, sizeof(image->format), "%s", format);
 	image->virtual_bytes = (uint64_t)json_integer_value(json_object_get(described, "virtual-size"));
-	image->fixed = strcmp(format, "raw") == 0;
+	image->fixed = strcmp(format, "raw") == 0 || strcmp(format, "file") == 0 || strcmp(format, "host_device") == 0;
 	if (strlen(name) >= sizeof(image->path) - 32)
 		return unsupported(image, "its name is too long", error);
+	if (!is_one_file(described, format))
+		return unsupported(image, "its data lies in other files too, or its format is not known", error);
 	if (name[0] == '/')
 		snprintf(seen, sizeof(seen), "%.*s", GW_VMM_PATH_BYTES - 32, name);
 	else

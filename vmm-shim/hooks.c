@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <scsi/sg.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
@@ -184,6 +185,12 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	if (gw_blocks_watching() && (request == BLKDISCARD || request == BLKZEROOUT || request == BLKSECDISCARD)) {
 		range = argument;
 		wrote(fd, (off_t)range[0], range[1]);
+	}
+	if (gw_blocks_watching() && request == SG_IO) { /* a disk passed through: the guest's commands, whatever they are */
+		int kept = errno;
+
+		gw_blocks_distrust(fd);
+		errno = kept;
 	}
 	return rc;
 }

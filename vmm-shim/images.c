@@ -16,13 +16,13 @@ int images_open(const struct gw_file_id *id)
 {
 	DIR *folder = opendir("/proc/self/fd");
 	struct dirent *entry;
+	struct gw_file_id found;
 	int best = -1;
 
 	if (!folder)
 		return -errno;
 	while ((entry = readdir(folder))) {
 		int fd = atoi(entry->d_name);
-		struct gw_file_id found;
 
 		if (entry->d_name[0] == '.' || gw_file_identify(fd, &found) < 0 || found.inode != id->inode ||
 		    found.device != id->device || fcntl(fd, F_GETFL) & O_PATH)
@@ -34,7 +34,14 @@ int images_open(const struct gw_file_id *id)
 	if (best < 0)
 		return -ENOENT;
 	best = fcntl(best, F_DUPFD_CLOEXEC, 0);
-	return best < 0 ? -errno : best;
+	if (best < 0)
+		return -errno;
+	/* Another thread may have closed it meanwhile, and the number be another file's. */
+	if (gw_file_identify(best, &found) < 0 || found.inode != id->inode || found.device != id->device) {
+		close(best);
+		return -EAGAIN;
+	}
+	return best;
 }
 
 static size_t room_for(uint64_t bits)

@@ -100,6 +100,22 @@ class Disks(unittest.TestCase):
                 self.lab = vmlab.Lab()
                 self.addCleanup(self.lab.close)
 
+    def test_zeros_that_are_there_and_an_image_that_is_in_use(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        subprocess.run(["dd", "if=/dev/zero", f"of={a}", "bs=1M", f"count={DISK_MIB}", "conv=notrunc"], check=True,
+                       capture_output=True)
+        source, destination = self.pair(a, b)
+        third = self.lab.b.vm("third", append=WORK, ram_mib=128, incoming=True, extra=drive(a))
+        receiver, port = self.lab.b.receive("third", "--guest", "guest", "--overwrite")
+        sender = self.lab.a.godwit("migrate", "-b", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+        receiver.communicate(timeout=60)
+        self.assertEqual(sender.returncode, 1)
+        self.assertIn("a running VMM uses the image", sender.stderr)
+        third.kill()
+        self.check_stayed(source)
+        end = self.check_arrived(source, destination, *self.move("-b", images=[(a, b)]))
+        self.assertLess(end["disk_put_bytes"], 40 << 20)
+
     def test_incremental_moves_the_top_layer_alone(self):
         base = self.image("base.img")
         subprocess.run(["dd", "if=/dev/urandom", f"of={base}", "bs=1M", "count=8", "seek=40", "conv=notrunc"], check=True,
