@@ -84,6 +84,7 @@ static int vm_start(void *vm, bool run, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
 
+	gw_images_keep(self->disks);
 	monitor_record(self->name, false, GW_STATE_DONE, true);
 	return run && !self->leave_paused ? gw_vmm_start(self->vmm, error) : 0;
 }

@@ -109,7 +109,13 @@ struct gw_image_file {
 GW_PUBLIC GW_MUST_CHECK int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
 					   bool writable, struct gw_error *error);
 
-/* Waits for what is under way, closes.  NULL is fine. */
+/* Receiver: the guest is here, and the images with it. */
+GW_PUBLIC void gw_images_keep(struct gw_disks *disks);
+
+/*
+ * Waits for what is under way, closes.  Files that were prepared and not kept are half a copy: they are cut to nothing, so
+ * that no guest ever starts on them and the next attempt finds them empty.  NULL is fine.
+ */
 GW_PUBLIC void gw_images_close(struct gw_disks *disks);
 
 #endif

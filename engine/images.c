@@ -36,6 +36,7 @@
 struct image_fds {
 	int fd, direct; /* direct -1: none */
 	bool is_device, overwrite, read_only;
+	bool half; /* prepared, and not known to be whole */
 };
 
 /* A request under way; a place of the table is its user_data. */
@@ -316,7 +317,7 @@ static bool is_in_use(const struct image_fds *fds)
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
 {
 	struct images *images = (struct images *)disks;
-	const struct image_fds *fds = &images->fds[image];
+	struct image_fds *fds = &images->fds[image];
 	const char *name = disks->images[image].name;
 	uint64_t now;
 	int rc = size_of(fds, &now);
@@ -335,6 +336,7 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 		return now >= bytes ? 0 :
 				      gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming",
 						   name, (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
+	fds->half = true;
 	if (ftruncate(fds->fd, 0) < 0 || ftruncate(fds->fd, (off_t)bytes) < 0)
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
@@ -447,6 +449,12 @@ int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, u
 	return 0;
 }
 
+void gw_images_keep(struct gw_disks *disks)
+{
+	for (unsigned i = 0; disks && i < disks->count; i++)
+		((struct images *)disks)->fds[i].half = false;
+}
+
 void gw_images_close(struct gw_disks *disks)
 {
 	struct images *images = (struct images *)disks;
@@ -460,6 +468,8 @@ void gw_images_close(struct gw_disks *disks)
 	if (images->ring_is_open)
 		io_uring_queue_exit(&images->ring);
 	for (unsigned i = 0; i < disks->count; i++) {
+		if (images->fds[i].half)
+			(void)!ftruncate(images->fds[i].fd, 0); /* a file that cannot be cut stays half a copy */
 		if (images->fds[i].fd >= 0)
 			close(images->fds[i].fd);
 		if (images->fds[i].direct >= 0)

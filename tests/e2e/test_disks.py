@@ -274,8 +274,7 @@ class Disks(unittest.TestCase):
         self.assertEqual((sender.returncode, code), (1, 1))
         self.assertIn("does not converge", sender.stderr)
         self.check_stayed(source)
-        end = self.check_arrived(source, destination, *self.move(*limits, "--on-limit", "stop-copy", images=[(a, b)],
-                                                                 receive=["--overwrite"]))
+        end = self.check_arrived(source, destination, *self.move(*limits, "--on-limit", "stop-copy", images=[(a, b)]))
         print(f"  {records(source)} records, {end['round']} rounds, disk {end['disk_put_bytes'] >> 10} KiB")
 
 

@@ -104,6 +104,7 @@ static void check_copy(int flags)
 	copy(from, to);
 	cr_assert_eq(do_one(to, (struct gw_disk_request){ .kind = GW_DISK_SYNC }), 0);
 	gw_images_close(from);
+	gw_images_keep(to);
 	gw_images_close(to);
 	snprintf(command, sizeof(command), "cmp %s %s", paths[0], paths[1]);
 	cr_assert_eq(system(command), 0);
@@ -176,11 +177,24 @@ Test(images, what_is_not_blank_is_not_overwritten_unless_told)
 	disks = open_images(1, true, true, 0);
 	gw_error_clear(&error);
 	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
+	gw_images_keep(disks);
 	gw_images_close(disks);
 	fd = open(paths[1], O_RDONLY);
 	cr_assert(pread(fd, &byte, 1, MIB - 1) == 1 && byte == 0);
 	cr_assert_eq(lseek(fd, 0, SEEK_END), MIB);
 	close(fd);
+}
+
+Test(images, half_a_copy_is_cut_to_nothing)
+{
+	struct gw_error error = { 0 };
+	struct gw_disks *disks = open_images(1, true, false, 0);
+	struct stat st;
+
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 4096, disks->staging, 0 }), 0);
+	gw_images_close(disks);
+	cr_assert(stat(paths[1], &st) == 0 && st.st_size == 0);
 }
 
 Test(images, a_full_disk_is_an_error)
