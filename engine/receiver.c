@@ -119,9 +119,6 @@ static int acknowledge(struct gw_session *s)
 
 	if (!receiver->round_waits || receiver->fence_seen < receiver->round.fence)
 		return 0;
-	/* While the guest runs a sync costs nobody anything; put off, it would be the blackout that waits for it. */
-	if (session_state(s) != GW_STATE_SWITCHOVER && session_state(s) != GW_STATE_DEVICE && !disk_is_settled(s))
-		return 0;
 	receiver->round_waits = false;
 	s->status.round = receiver->round.round;
 	if (session_state(s) == GW_STATE_BULK)

@@ -21,7 +21,7 @@
 #define DEFAULT_DOWNTIME_NS (300 * GW_NS_PER_MS)
 #define DEFAULT_MAX_ROUNDS 50
 #define DEFAULT_SILENCE_NS (30 * GW_NS_PER_S)
-#define DISK_PATIENCE 60
+#define BASE_PATIENCE 60
 
 /* The stages of protocol version 1, in order. */
 static const struct stage stages[] = {
@@ -259,26 +259,14 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 	return 0;
 }
 
-/*
- * Whether the receiver may be at long work on its disks that it has nothing to say about: reading a base from end to
- * end, or syncing what a round brought.  The guest runs meanwhile, and nothing waits for it but we.
- */
-static bool disk_takes_long(const struct gw_session *s)
-{
-	if (!s->is_source || !s->options.disks)
-		return false;
-	return session_state(s) == GW_STATE_SETUP ||
-	       ((session_state(s) == GW_STATE_BULK || session_state(s) == GW_STATE_ROUNDS) && s->source.round_open &&
-		round_is_sent(s));
-}
-
 static int check_silence(struct gw_session *s)
 {
 	struct gw_link_counters counters;
 	uint64_t now = session_now(s), silence_ns = s->options.silence_ns;
 
-	if (disk_takes_long(s))
-		silence_ns *= DISK_PATIENCE;
+	/* The receiver may have to read the base of a disk from end to end; nothing waits for it but we. */
+	if (s->is_source && session_state(s) == GW_STATE_SETUP && s->options.disks && s->options.disks->base_count > 0)
+		silence_ns *= BASE_PATIENCE;
 	gw_link_counters(s->link, &counters);
 	if (counters.wire_bytes != s->active_bytes) {
 		s->active_bytes = counters.wire_bytes;
@@ -320,8 +308,6 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 		int disk = disk_receiver_pump(s);
 
 		rc = disk < 0 ? disk : rc | disk;
-		if (disk > 0)
-			rc = receiver_wait(s) < 0 ? s->error.code : rc;
 	}
 	if (rc >= 0 && !gw_sm_is_final(&s->sm))
 		rc = take_events(s, rc > 0 ? 0 : s->wait_ns);
