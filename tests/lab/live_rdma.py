@@ -81,30 +81,6 @@ class LiveRdma(unittest.TestCase):
             end = vmlab.summary(out)
             self.assertGreater(end["put_bytes"] - end["rail_bytes"][0], 1 << 20, "the rest went by TCP")
 
-    def test_a_disk_moves_with_it(self):
-        with vmlab.Lab() as lab:
-            images = [lab.folder / f"{side}.img" for side in "ab"]
-            for image in images:
-                with open(image, "wb") as file:
-                    file.truncate(64 << 20)
-            with open(images[0], "r+b") as file:
-                file.seek(32 << 20)
-                file.write(os.urandom(8 << 20))
-            drives = [["-drive", f"file={image},format=raw,if=virtio,id=disk0"] for image in images]
-            work = WORK + " GW_DISK_MIB=8 GW_DISK_RATE=20"
-            source = lab.a.vm(append=work, ram_mib=128, extra=drives[0])
-            destination = lab.b.vm(append=work, ram_mib=128, incoming=True, extra=drives[1])
-            vmlab.wait_for(lambda: "GUEST DISK 20" in source.lines() or source.wrong(), 240, "records on the disk")
-            hook = f"{COMPARE} {source.ram} {destination.ram} && cmp {images[0]} {images[1]}"
-            sender, code, _, err = move(lab, "rdma:", "-b", hook=hook)
-            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
-            end = vmlab.summary(sender.stdout)
-            self.assertGreater(end["disk_put_bytes"], 8 << 20)
-            self.assertGreater(end["rail_bytes"][0], 0.9 * (end["put_bytes"] + end["disk_put_bytes"]))
-            left_at = max(int(line.split()[2]) for line in source.lines() if line.startswith("GUEST DISK"))
-            vmlab.wait_for(lambda: f"GUEST DISK {left_at + 40}" in destination.lines() or destination.wrong(), 120, "records")
-            self.assertEqual(destination.wrong(), "")
-
     def test_a_sparse_guest_stays_sparse(self):
         sizes = {}
         for scheme in ("tcp:", "rdma:"):
