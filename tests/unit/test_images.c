@@ -197,7 +197,7 @@ Test(images, half_a_copy_is_cut_to_nothing)
 	cr_assert(stat(paths[1], &st) == 0 && st.st_size == 0);
 }
 
-Test(images, a_full_disk_is_an_error)
+Test(images, what_is_no_image_is_an_error)
 {
 	struct gw_image_file file = { .name = "full", .fd = -1, .path = "/dev/full" };
 	struct gw_error error = { 0 };
