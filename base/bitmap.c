@@ -109,6 +109,19 @@ void gw_bitmap_mark_range(struct gw_bitmap *shared, uint64_t first, uint64_t cou
 		__atomic_fetch_or(&shared->words[w], word_mask(w, first, end), __ATOMIC_RELEASE);
 }
 
+uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t first, uint64_t count)
+{
+	uint64_t end = first + count, unmarked = 0;
+
+	assert(end >= first && end <= shared->bits);
+	for (uint64_t w = first / 64; w * 64 < end; w++) {
+		uint64_t word = __atomic_load_n(&shared->words[w], __ATOMIC_RELAXED);
+
+		unmarked += (uint64_t)__builtin_popcountll(word_mask(w, first, end) & ~word);
+	}
+	return unmarked;
+}
+
 uint64_t gw_bitmap_take(struct gw_bitmap *shared, struct gw_bitmap *into)
 {
 	uint64_t added = 0;

@@ -49,6 +49,9 @@ GW_PUBLIC bool gw_bitmap_next_run(const struct gw_bitmap *bitmap, uint64_t from,
 GW_PUBLIC void gw_bitmap_mark(struct gw_bitmap *shared, uint64_t bit);
 GW_PUBLIC void gw_bitmap_mark_range(struct gw_bitmap *shared, uint64_t first, uint64_t count);
 
+/* Shared: how many of these bits are not set at the moment. */
+GW_PUBLIC uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t first, uint64_t count);
+
 /*
  * Shared: moves all bits of @shared into @into, which the caller owns and which has the same size.
  * Return: how many bits were newly set in @into.

@@ -11,6 +11,7 @@
 #include "tracker/blocks.h"
 
 #include "tracker/inflight.h"
+#include "tracker/pace.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -52,6 +53,12 @@ static int find(const struct gw_file_id *id)
 	return -1;
 }
 
+/* Under lock: the end of the blocks of a range. */
+static uint64_t end_block(uint64_t offset, uint64_t bytes)
+{
+	return bytes > UINT64_MAX - offset ? UINT64_MAX : ((offset + bytes - 1) >> blocks.shift) + 1;
+}
+
 /* Under lock. */
 static void mark(int file, uint64_t offset, uint64_t bytes)
 {
@@ -60,7 +67,7 @@ static void mark(int file, uint64_t offset, uint64_t bytes)
 
 	if (bytes == 0)
 		return;
-	end = bytes > UINT64_MAX - offset ? UINT64_MAX : ((offset + bytes - 1) >> blocks.shift) + 1;
+	end = end_block(offset, bytes);
 	if (end > marks->bits) {
 		atomic_store(&blocks.beyond, true);
 		end = marks->bits;
@@ -88,6 +95,27 @@ void gw_blocks_mark(int file, uint64_t offset, uint64_t bytes)
 	if (file >= 0 && (unsigned)file < blocks.count)
 		mark(file, offset, bytes);
 	pthread_rwlock_unlock(&blocks.lock);
+}
+
+void gw_blocks_owe(int file, uint64_t offset, uint64_t bytes)
+{
+	uint64_t unmarked = 0, shift = 0;
+
+	if (bytes == 0)
+		return;
+	pthread_rwlock_rdlock(&blocks.lock);
+	if (file >= 0 && (unsigned)file < blocks.count) {
+		const struct gw_bitmap *marks = &blocks.files[file].marks;
+		uint64_t first = offset >> blocks.shift, end = end_block(offset, bytes);
+
+		shift = blocks.shift;
+		if (end > marks->bits)
+			end = marks->bits;
+		if (first < end)
+			unmarked = gw_bitmap_unmarked(marks, first, end - first);
+	}
+	pthread_rwlock_unlock(&blocks.lock);
+	gw_pace_owe(unmarked << shift);
 }
 
 void gw_blocks_wrote(int fd, uint64_t offset, uint64_t bytes)
@@ -131,6 +159,7 @@ int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t
 void gw_blocks_unwatch(void)
 {
 	atomic_store(&gw_blocks_watched, false);
+	gw_pace_set(0);
 	pthread_rwlock_wrlock(&blocks.lock);
 	blocks.count = 0;
 	pthread_rwlock_unlock(&blocks.lock);

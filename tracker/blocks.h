@@ -74,4 +74,10 @@ void gw_blocks_wrote(int fd, uint64_t offset, uint64_t bytes);
 /* The same for a watched file, by its index. */
 void gw_blocks_mark(int file, uint64_t offset, uint64_t bytes);
 
+/*
+ * Before a write to a watched file, while there is a limit (pace.h): owes for the blocks that are not marked yet.
+ * Blocks that are written again and again before they are taken cost the copy nothing more.
+ */
+void gw_blocks_owe(int file, uint64_t offset, uint64_t bytes);
+
 #endif

@@ -14,6 +14,7 @@
 #include "tracker/inflight.h"
 
 #include "tracker/blocks.h"
+#include "tracker/pace.h"
 
 #include "base/cleanup.h"
 
@@ -139,6 +140,8 @@ static void note(struct ring *ring, uint64_t key, int fd, uint64_t offset, uint6
 {
 	struct flight flight = { .key = key, .fd = fd, .offset = offset, .bytes = bytes, .file = gw_blocks_find(fd) };
 
+	if (gw_pace_is_on() && flight.file >= 0)
+		gw_blocks_owe(flight.file, offset, bytes);
 	for (unsigned i = 0; i < ring->count; i++)
 		if (ring->flights[i].key == key) { /* the kernel had not taken it, and it is submitted again */
 			ring->flights[i] = flight;

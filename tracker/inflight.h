@@ -17,7 +17,7 @@
 
 struct io_uring;
 
-/* Before io_submit() of @count requests: notes those that write. */
+/* Before io_submit() of @count requests: notes those that write.  What they owe (pace.h) is the caller's to pay. */
 void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
 
 /* Before io_uring_submit(): notes those of the requests that are not submitted yet that write. */

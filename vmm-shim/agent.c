@@ -4,21 +4,23 @@
  *
  * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
  * VM's user can enter).  One godwit at a time: a second is told EBUSY.  It hands out the files that hold
- * guest RAM, starts and stops write tracking, collects on request, and holds the dead man's switch.
+ * guest RAM, starts and stops write tracking, collects on request, slows the guest, and holds the dead man's switch.
  *
- * When the connection ends, tracking stops; if the switch was armed, godwit died with the guest paused, and
+ * When the connection ends, the guest is no longer slowed and tracking stops; if the switch was armed, godwit died with the guest paused, and
  * the guest is resumed.  The agent never exits or aborts: it lives in somebody else's process.
  */
 #include "vmm-shim/agent.h"
 
 #include "base/cleanup.h"
 #include "base/thread.h"
+#include "tracker/pace.h"
 #include "tracker/wp_async.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/fdpass.h"
 #include "vmm-shim/guard.h"
 #include "vmm-shim/images.h"
 #include "vmm-shim/mappings.h"
+#include "vmm-shim/throttle.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -211,6 +213,30 @@ static int answer_sync(const struct agent *agent)
 	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
 }
 
+static int answer_throttle(const struct agent *agent)
+{
+	static struct agent_throttle wanted;
+	struct gw_error error = { 0 };
+	struct agent_reply reply;
+	int rc;
+
+	if (recv(agent->client, &wanted, sizeof(wanted), 0) != (ssize_t)sizeof(wanted) || wanted.count > AGENT_MAX_THREADS)
+		return -EPROTO;
+	rc = throttle_set(wanted.percent, wanted.ids, wanted.count, &error);
+	gw_pace_set(rc < 0 ? 0 : wanted.disk_bytes_per_s);
+	reply = new_reply(AGENT_THROTTLE, rc, &error);
+	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+}
+
+static void unthrottle(void)
+{
+	struct gw_error error = { 0 };
+
+	gw_pace_set(0);
+	if (throttle_set(0, NULL, 0, &error) < 0)
+		return; /* never: lifting does not fail */
+}
+
 /* Reads and answers one request.  Return: 0, or -errno to end the connection. */
 static int serve(struct agent *agent)
 {
@@ -235,6 +261,8 @@ static int serve(struct agent *agent)
 		return answer_watch(agent, &request);
 	case AGENT_SYNC:
 		return answer_sync(agent);
+	case AGENT_THROTTLE:
+		return answer_throttle(agent);
 	case AGENT_UNWATCH:
 		images_unwatch();
 		break;
@@ -259,6 +287,7 @@ static void client_gone(struct agent *agent)
 
 	close(agent->client);
 	agent->client = -1;
+	unthrottle();
 	if (agent->guarded) {
 		/* The guest before all else. */
 		snprintf(path, sizeof(path), "%s/%s", agent->folder, AGENT_GUARD_SOCKET);

@@ -271,3 +271,14 @@ int agent_watch(const struct agent_client *agent, const struct agent_image *imag
 	}
 	return open_remote(remote, fd, reply.value, &blocks_ops, block_bytes, blocks, count, tracker, error);
 }
+
+int agent_throttle(const struct agent_client *agent, const struct agent_throttle *throttle, struct gw_error *error)
+{
+	struct agent_request request = { .magic = AGENT_MAGIC, .version = AGENT_VERSION, .type = AGENT_THROTTLE };
+	struct agent_reply reply;
+
+	if (send(agent->fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request) ||
+	    send(agent->fd, throttle, sizeof(*throttle), MSG_NOSIGNAL) != (ssize_t)sizeof(*throttle))
+		return agent_gone(error);
+	return take_answer(agent, AGENT_THROTTLE, &reply, NULL, error);
+}

@@ -27,6 +27,10 @@ int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *m
 int agent_track(const struct agent_client *agent, const uint8_t *regions, const uint64_t *region_bytes, unsigned count,
 		struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
 
+/* Slows the guest, or lifts that. */
+int agent_throttle(const struct agent_client *agent, const struct agent_throttle *throttle, struct gw_error *error)
+	GW_MUST_CHECK;
+
 /* Watches images in blocks.  Return: 0 and *tracker, which must be closed before the client. */
 int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
 		struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;

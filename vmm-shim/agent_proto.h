@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define AGENT_MAGIC 0x47574147u
-#define AGENT_VERSION 2
+#define AGENT_VERSION 3
 #define AGENT_MAX_REGIONS 64
 #define AGENT_MAX_SEGMENTS 256
 
@@ -34,6 +34,7 @@ enum agent_type {
 	AGENT_WATCH = 8, /* count packets of agent_image follow; value: bytes of a block, then of the bitmaps' file */
 	AGENT_SYNC = 9,  /* the bitmaps of images are to be up to date */
 	AGENT_UNWATCH = 10,
+	AGENT_THROTTLE = 11, /* struct agent_throttle follows in a packet of its own */
 };
 
 struct agent_request {
@@ -68,6 +69,16 @@ struct agent_mapping {
 struct agent_image {
 	uint64_t device, inode;
 	uint64_t blocks;
+};
+
+#define AGENT_MAX_THREADS 1024
+
+/* How the guest is to be slowed from now on; all zero: not at all. */
+struct agent_throttle {
+	uint32_t percent;
+	uint32_t count; /* of ids */
+	uint64_t disk_bytes_per_s;
+	int32_t ids[AGENT_MAX_THREADS]; /* threads that run virtual processors */
 };
 
 #endif

@@ -5,7 +5,8 @@
  * The dynamic linker finds these functions before those of libc, libaio and liburing, to which each passes its
  * call on.  A write that a call does is reported when the call has returned, well or badly, since part of it may
  * have been done (tracker/blocks.h says why after); writes that a call only submits are noted before.  While no
- * migration watches disks, a synchronous hook costs one load and a jump.
+ * migration watches disks, a synchronous hook costs two loads and a jump.  Writers that are to be slowed wait here,
+ * before their write.
  *
  * errno and return values are those of the real function.  The functions are declared here and not taken from
  * the headers of libaio and liburing: nothing of theirs is needed but the names.
@@ -14,12 +15,17 @@
 
 #include "tracker/blocks.h"
 #include "tracker/inflight.h"
+#include "tracker/pace.h"
+#include "vmm-shim/throttle.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/kvm.h>
+#include <pthread.h>
 #include <scsi/sg.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
@@ -73,6 +79,18 @@ static void wrote_here(int fd, ssize_t bytes)
 	errno = kept;
 }
 
+/* Before a write that may have to wait (tracker/pace.h). */
+static void will_write(int fd, off_t offset, size_t bytes)
+{
+	int kept = errno, file = offset >= 0 ? gw_blocks_find(fd) : -1;
+
+	if (file >= 0) {
+		gw_blocks_owe(file, (uint64_t)offset, bytes);
+		gw_pace_pay();
+	}
+	errno = kept;
+}
+
 static size_t vector_bytes(const struct iovec *vector, int count)
 {
 	size_t bytes = 0;
@@ -84,8 +102,11 @@ static size_t vector_bytes(const struct iovec *vector, int count)
 
 EXPORT ssize_t pwrite(int fd, const void *buffer, size_t bytes, off_t offset)
 {
-	ssize_t rc = REAL(pwrite)(fd, buffer, bytes, offset);
+	ssize_t rc;
 
+	if (gw_pace_is_on())
+		will_write(fd, offset, bytes);
+	rc = REAL(pwrite)(fd, buffer, bytes, offset);
 	if (gw_blocks_watching())
 		wrote(fd, offset, bytes);
 	return rc;
@@ -94,8 +115,11 @@ ALSO(pwrite) ssize_t pwrite64(int fd, const void *buffer, size_t bytes, off64_t 
 
 EXPORT ssize_t pwritev(int fd, const struct iovec *vector, int count, off_t offset)
 {
-	ssize_t rc = REAL(pwritev)(fd, vector, count, offset);
+	ssize_t rc;
 
+	if (gw_pace_is_on())
+		will_write(fd, offset, vector_bytes(vector, count));
+	rc = REAL(pwritev)(fd, vector, count, offset);
 	if (gw_blocks_watching())
 		wrote(fd, offset, vector_bytes(vector, count));
 	return rc;
@@ -104,8 +128,11 @@ ALSO(pwritev) ssize_t pwritev64(int fd, const struct iovec *vector, int count, o
 
 EXPORT ssize_t pwritev2(int fd, const struct iovec *vector, int count, off_t offset, int flags)
 {
-	ssize_t rc = REAL(pwritev2)(fd, vector, count, offset, flags);
+	ssize_t rc;
 
+	if (gw_pace_is_on())
+		will_write(fd, offset, vector_bytes(vector, count));
+	rc = REAL(pwritev2)(fd, vector, count, offset, flags);
 	if (gw_blocks_watching() && offset >= 0)
 		wrote(fd, offset, vector_bytes(vector, count));
 	else if (gw_blocks_watching())
@@ -181,6 +208,12 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(list, request);
 	argument = va_arg(list, void *);
 	va_end(list);
+	if (request == KVM_RUN) {
+		throttle_enter();
+		rc = REAL(ioctl)(fd, request, argument);
+		throttle_leave();
+		return rc;
+	}
 	rc = REAL(ioctl)(fd, request, argument);
 	if (gw_blocks_watching() && (request == BLKDISCARD || request == BLKZEROOUT || request == BLKSECDISCARD)) {
 		range = argument;
@@ -211,6 +244,8 @@ static void note_uring(const struct io_uring *ring)
 
 	if (atomic_load_explicit(&enabled, memory_order_relaxed))
 		gw_inflight_uring(ring);
+	if (gw_pace_is_on())
+		gw_pace_pay();
 	errno = kept;
 }
 
@@ -220,6 +255,8 @@ EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)
 
 	if (atomic_load_explicit(&enabled, memory_order_relaxed))
 		gw_inflight_aio(context, count, list);
+	if (gw_pace_is_on())
+		gw_pace_pay();
 	errno = kept;
 	return REAL(io_submit)(context, count, list);
 }
@@ -258,4 +295,32 @@ EXPORT void io_uring_queue_exit(struct io_uring *ring)
 {
 	gw_inflight_drop(ring);
 	REAL(io_uring_queue_exit)(ring);
+}
+
+/* --- the throttle's signal --------------------------------------------------------------------------------- */
+
+/* Leaves the throttle's signal out of what is to be blocked. */
+static const sigset_t *without_ours(int how, const sigset_t *set, sigset_t *copy)
+{
+	int number = throttle_signal();
+
+	if (!set || how == SIG_UNBLOCK || !number)
+		return set;
+	*copy = *set;
+	sigdelset(copy, number);
+	return copy;
+}
+
+EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+{
+	sigset_t copy;
+
+	return REAL(pthread_sigmask)(how, without_ours(how, set, &copy), old);
+}
+
+EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
+{
+	sigset_t copy;
+
+	return REAL(sigprocmask)(how, without_ours(how, set, &copy), old);
 }

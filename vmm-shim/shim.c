@@ -12,6 +12,7 @@
 #include "vmm-shim/agent.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/hooks.h"
+#include "vmm-shim/throttle.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +64,7 @@ __attribute__((constructor)) static void shim_init(void)
 	if (!folder || !is_vmm())
 		return;
 	hooks_enable();
+	(void)throttle_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
 	rc = agent_start(folder);
 	if (rc < 0)
 		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,

@@ -432,6 +432,36 @@ bool gw_vmm_was_running(const struct gw_vmm *vmm)
 	return vmm->was_running;
 }
 
+/* The threads that run the virtual processors, as the VMM names them. */
+static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, struct gw_error *error)
+{
+	json_t *list, *cpu;
+	size_t i;
+	int rc = qmp_command(vmm->qmp, "query-cpus-fast", NULL, -1, &list, error);
+
+	if (rc < 0)
+		return rc;
+	json_array_foreach (list, i, cpu) {
+		int id = (int)json_integer_value(json_object_get(cpu, "thread-id"));
+		unsigned k = 0;
+
+		while (k < throttle->count && throttle->ids[k] != id) /* one thread may run them all */
+			k++;
+		if (k == throttle->count && k < AGENT_MAX_THREADS)
+			throttle->ids[throttle->count++] = id;
+	}
+	json_decref(list);
+	return 0;
+}
+
+int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s, struct gw_error *error)
+{
+	struct agent_throttle throttle = { .percent = cpu_percent, .disk_bytes_per_s = disk_bytes_per_s };
+	int rc = cpu_percent > 0 ? find_threads(vmm, &throttle, error) : 0;
+
+	return rc < 0 ? rc : agent_throttle(&vmm->agent, &throttle, error);
+}
+
 int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error)
 {
 	return vmm->was_running ? qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error) : 0;

@@ -130,6 +130,13 @@ GW_MUST_CHECK int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error);
 /* Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s. */
 GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
+/*
+ * Keeps each virtual processor from running for @cpu_percent of its time and lets disks be dirtied by no more than
+ * @disk_bytes_per_s (0: no limit), until the next call; 0 and 0 lift both, and so does the end of this process.
+ */
+GW_MUST_CHECK int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s,
+				  struct gw_error *error);
+
 
 /* Ends the VMM process in good order. */
 GW_MUST_CHECK int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error);

@@ -2,6 +2,7 @@
 /* The dirty-block tracker under the shim's own hooks: no write is lost, however slow and by whatever call. */
 #include "tests/blocks/slow.h"
 #include "tracker/blocks.h"
+#include "tracker/pace.h"
 #include "vmm-shim/hooks.h"
 
 #include <criterion/criterion.h>
@@ -392,6 +393,84 @@ static void copy_marked(char *copy, char *scratch)
 			cr_assert_eq(pread(fd, scratch, BLOCK, (off_t)(block * BLOCK)), BLOCK);
 			memcpy(copy + block * BLOCK, scratch, BLOCK);
 		}
+}
+
+/* --- writers that are slowed ------------------------------------------------------------------------------- */
+
+static uint64_t write_blocks_ns(const struct engine *engine, unsigned count, bool same)
+{
+	uint64_t from = gw_now_ns(&gw_clock_real);
+	struct iovec one = { new_bytes, 4096 };
+	struct iocb *list = &request;
+
+	for (unsigned i = 0; i < count; i++) {
+		off_t offset = (same ? 7 : 20 + i) * (off_t)BLOCK;
+
+		if (engine->begin == begin_threads) {
+			cr_assert_eq(pwritev(fd, &one, 1, offset), 4096);
+		} else if (engine->begin == begin_native) {
+			struct io_event event;
+
+			request = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd,
+						 .aio_buf = (uintptr_t)new_bytes, .aio_nbytes = 4096, .aio_offset = offset };
+			cr_assert_eq(io_submit(context, 1, &list), 1);
+			cr_assert_eq(syscall(SYS_io_getevents, context, 1, 1, &event, NULL), 1);
+		} else {
+			struct io_uring_cqe *cqe;
+
+			io_uring_prep_write(io_uring_get_sqe(&ring), fd, new_bytes, 4096, (uint64_t)offset);
+			cr_assert_eq(io_uring_submit(&ring), 1);
+			cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
+			io_uring_cqe_seen(&ring, cqe);
+		}
+		cr_assert_eq(gw_blocks_sync(), 0); /* so that the mark of an asynchronous write is there */
+	}
+	return gw_now_ns(&gw_clock_real) - from;
+}
+
+Test(blocks, a_writer_waits_for_the_blocks_it_dirties_and_for_no_others)
+{
+	new_bytes = aligned(BLOCK, 3);
+	cr_assert_eq(syscall(SYS_io_setup, 8, &context), 0);
+	cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	watch();
+	for (size_t e = 0; e < sizeof(engines) / sizeof(engines[0]); e++) {
+		take();
+		gw_pace_set(0);
+		cr_assert_lt(write_blocks_ns(&engines[e], 16, false), 500 * GW_NS_PER_MS, "%s: free", engines[e].name);
+		take();
+		gw_pace_set(16 * BLOCK); /* a second for 16 blocks */
+		cr_assert_gt(write_blocks_ns(&engines[e], 16, false), 700 * GW_NS_PER_MS, "%s: slowed", engines[e].name);
+		gw_pace_set(16 * BLOCK); /* the debts are forgotten */
+		cr_assert_lt(write_blocks_ns(&engines[e], 16, false), 500 * GW_NS_PER_MS, "%s: dirty already", engines[e].name);
+		take();
+		cr_assert_lt(write_blocks_ns(&engines[e], 16, true), 500 * GW_NS_PER_MS, "%s: one block", engines[e].name);
+	}
+	free(new_bytes);
+}
+
+static void *write_much(void *unused)
+{
+	(void)!pwrite(fd, new_bytes, BLOCK, 9 * BLOCK);
+	(void)!pwrite(fd, new_bytes, BLOCK, 10 * BLOCK);
+	return unused;
+}
+
+Test(blocks, a_writer_that_waits_goes_on_when_the_limit_is_lifted)
+{
+	uint64_t from;
+
+	new_bytes = aligned(BLOCK, 3);
+	watch();
+	gw_pace_set(BLOCK / 2); /* two seconds a block, a quarter of one at a time */
+	from = gw_now_ns(&gw_clock_real);
+	cr_assert_eq(pthread_create(&writer, NULL, write_much, NULL), 0);
+	usleep(100 * 1000);
+	gw_blocks_unwatch();
+	pthread_join(writer, NULL);
+	cr_assert_lt(gw_now_ns(&gw_clock_real) - from, 200 * GW_NS_PER_MS);
+	cr_assert_not(gw_pace_is_on());
+	free(new_bytes);
 }
 
 Test(blocks, a_copy_made_in_rounds_is_the_file)
