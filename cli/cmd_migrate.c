@@ -45,6 +45,16 @@ static int read_numbers(const struct command *command, const struct given *given
 	return 0;
 }
 
+static int read_policy(const char *name, enum gw_limit_policy *policy)
+{
+	for (unsigned i = GW_LIMIT_THROTTLE; i <= GW_LIMIT_STOP_COPY; i++) {
+		*policy = (enum gw_limit_policy)i;
+		if (strcmp(name, gw_limit_policy_name(*policy)) == 0)
+			return 0;
+	}
+	return -EINVAL;
+}
+
 static int make_plan(const struct command *command, const struct given *given, struct plan *plan)
 {
 	const char *policy = option_value(command, given, "on-limit"), *as = option_value(command, given, "as");
@@ -75,10 +85,8 @@ static int make_plan(const struct command *command, const struct given *given, s
 		complain(command, "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional ,delay=MS", plan->fault);
 		return -EINVAL;
 	}
-	if (policy && strcmp(policy, "stop-copy") == 0)
-		plan->session.on_limit = GW_LIMIT_STOP_COPY;
-	else if (policy && strcmp(policy, "give-up") != 0) {
-		complain(command, "--on-limit %s: give-up or stop-copy", policy);
+	if (policy && read_policy(policy, &plan->session.on_limit) < 0) {
+		complain(command, "--on-limit %s: throttle, give-up or stop-copy", policy);
 		return -EINVAL;
 	}
 	return read_numbers(command, given, plan);

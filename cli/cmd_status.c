@@ -47,6 +47,10 @@ static void print_status(const char *name, const char *run_state, const json_t *
 		       number(s, "memory_bytes") / 1048576, number(s, "put_bytes") / 1048576,
 		       number(s, "sent_bytes_per_s") / 1048576, number(s, "dirty_bytes_per_s") / 1048576,
 		       number(s, "predicted_blackout_ns") / 1e6);
+	if (live && number(s, "throttle_percent") > 0)
+		printf(", slowed by %.0f %%", number(s, "throttle_percent"));
+	if (live && number(s, "throttle_disk_bytes_per_s") > 0)
+		printf(", disks slowed to %.0f MiB/s", number(s, "throttle_disk_bytes_per_s") / 1048576);
 	printf("\n");
 	if (!live && strcmp(state, "uncertain") == 0)
 		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"

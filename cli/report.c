@@ -45,6 +45,15 @@ json_t *status_json(const struct gw_status *s, const char *name)
 		s->dirty_bytes_per_s, "sent_bytes_per_s", s->sent_bytes_per_s, "predicted_blackout_ns",
 		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
 
+	if (object && s->is_source)
+		json_object_update_new(object, json_pack("{s:s, s:I, s:i, s:I, s:i, s:I, s:I}", "on_limit",
+							 gw_limit_policy_name(s->on_limit), "last_round_bytes",
+							 (json_int_t)s->last_round_bytes, "throttle_percent",
+							 (int)s->throttle.cpu_percent, "throttle_disk_bytes_per_s",
+							 (json_int_t)s->throttle.disk_bytes_per_s, "throttled_percent",
+							 (int)s->throttled.cpu_percent, "throttled_disk_bytes_per_s",
+							 (json_int_t)s->throttled.disk_bytes_per_s, "throttled_ns",
+							 (json_int_t)s->throttled_ns));
 	if (object && s->disk_bytes)
 		json_object_update_new(object, json_pack("{s:I, s:I, s:I}", "disk_bytes", (json_int_t)s->disk_bytes,
 							 "disk_put_bytes", (json_int_t)s->disk_put_bytes,
@@ -101,7 +110,11 @@ static void draw(const struct gw_status *s)
 	       s->round, gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes), mib(rate));
 	if (s->round > 0)
 		printf("  dirty %.0f MiB/s  blackout %.0f ms", mib(s->dirty_bytes_per_s), ms(s->predicted_ns));
-	else if (rate > 1)
+	if (s->throttle.cpu_percent)
+		printf("  slowed %u %%", s->throttle.cpu_percent);
+	if (s->throttle.disk_bytes_per_s)
+		printf("  disks to %.0f MiB/s", mib((double)s->throttle.disk_bytes_per_s));
+	if (s->round == 0 && rate > 1)
 		printf("  %.0f s left", (double)s->left_bytes / rate);
 	fflush(stdout);
 }
@@ -163,6 +176,19 @@ static void print_blackout(const struct gw_blackout *b)
 	printf("\n");
 }
 
+/* What was done about a guest that wrote too fast. */
+static void print_policy(const struct gw_status *s)
+{
+	printf("  policy      %s", gw_limit_policy_name(s->on_limit));
+	if (s->throttled.cpu_percent)
+		printf("; the guest was slowed by up to %u %%", s->throttled.cpu_percent);
+	if (s->throttled.disk_bytes_per_s)
+		printf("; its disks were slowed to %.0f MiB/s", mib((double)s->throttled.disk_bytes_per_s));
+	if (s->throttled_ns)
+		printf(", for %.1f s", (double)s->throttled_ns / 1e9);
+	printf("\n");
+}
+
 static void print_rails(const struct gw_status *s)
 {
 	char bytes[24];
@@ -198,6 +224,7 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 		       gw_format_size(memory, sizeof(memory), s->disk_bytes),
 		       gw_format_size(put, sizeof(put), s->disk_put_bytes),
 		       gw_format_size(zero, sizeof(zero), s->disk_zero_bytes));
+	print_policy(s);
 	print_rails(s);
 	printf("  rate        %.0f MiB/s, %.2f Gbit/s\n", mib(rate), rate * 8 / 1e9);
 	printf("  last round  %.2f MiB, device state %.0f KiB\n", mib((double)s->last_round_bytes),

@@ -33,6 +33,11 @@ static int vm_guard(void *vm, bool armed, struct gw_error *error)
 	return rc;
 }
 
+static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)
+{
+	return gw_vmm_throttle(((struct cli_vm *)vm)->vmm, throttle->cpu_percent, throttle->disk_bytes_per_s, error);
+}
+
 static int vm_pause(void *vm, struct gw_error *error)
 {
 	return gw_vmm_pause(((struct cli_vm *)vm)->vmm, error);
@@ -103,6 +108,7 @@ const struct gw_vm_ops cli_vm_ops = {
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
 	.guard = vm_guard,
+	.throttle = vm_throttle,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,
 	.save_finish = vm_save_finish,

@@ -6,8 +6,13 @@
  * fixed part cannot be helped, so once what is left would take less than a small share of it another round
  * gains nothing: switch over.  Otherwise go on as long as rounds shrink what is left by a fifth or more.
  * When they do not, what is left has come as low as this guest and this link let it: switch over if that
- * is within what the user allows.  If it is not, a burst may pass, so go on until a limit in rounds or time,
- * and then do what the user chose.
+ * is within what the user allows.  If it is not, slow the guest, where the user lets us; without that a burst may
+ * pass, so go on until a limit in rounds or time, and then do what the user chose.
+ *
+ * A guest that dirties D bytes a second at full speed and is kept from running for a part p of its time dirties
+ * D (1 - p).  With half of what the link carries each round is half of the one before; so 1 - p is to be half the
+ * link's rate over D, which is known from what it dirties now.  The measure is coarse and the guest may do something
+ * else meanwhile, so each step is at least STEP_PERCENT, and a guest that is still too fast is measured again.
  */
 #include "engine/converge.h"
 
@@ -15,11 +20,19 @@
 #define SHRINK_DENOMINATOR 5
 #define SMALL_NS (1 * GW_NS_PER_MS) /* sending for less than this is not worth a round */
 
+#define STEP_PERCENT 10
+#define MOST_PERCENT 99
+#define LITTLE 0.05 /* of the allowed rate: whoever dirties no more is let be */
+#define LEAST_DISK_BYTES_PER_S (1024.0 * 1024)
+
+static double known(double bytes_per_s)
+{
+	return bytes_per_s > 1 ? bytes_per_s : CONVERGE_UNKNOWN_RATE;
+}
+
 static uint64_t send_ns(const struct converge_input *input)
 {
-	double rate = input->sent_bytes_per_s > 1 ? input->sent_bytes_per_s : CONVERGE_UNKNOWN_RATE;
-
-	return (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S / rate);
+	return (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S / known(input->sent_bytes_per_s));
 }
 
 uint64_t converge_predict_ns(const struct converge_input *input)
@@ -27,11 +40,20 @@ uint64_t converge_predict_ns(const struct converge_input *input)
 	return input->fixed_ns + send_ns(input);
 }
 
+static bool is_allowed(const struct converge_input *input)
+{
+	return converge_predict_ns(input) <= input->downtime_ns;
+}
+
+static bool is_shrinking(const struct converge_input *input)
+{
+	return input->previous_left_bytes == 0 ||
+	       input->left_bytes <= input->previous_left_bytes / SHRINK_DENOMINATOR * SHRINK_NUMERATOR;
+}
+
 enum converge_verdict converge(const struct converge_input *input)
 {
-	bool allowed = converge_predict_ns(input) <= input->downtime_ns;
-	bool shrinking = input->previous_left_bytes == 0 ||
-			 input->left_bytes <= input->previous_left_bytes / SHRINK_DENOMINATOR * SHRINK_NUMERATOR;
+	bool allowed = is_allowed(input), shrinking = is_shrinking(input);
 	bool limit = input->rounds >= input->max_rounds ||
 		     (input->max_time_ns && input->elapsed_ns >= input->max_time_ns);
 
@@ -42,4 +64,31 @@ enum converge_verdict converge(const struct converge_input *input)
 	if (!limit)
 		return CONVERGE_GO_ON;
 	return input->on_limit == GW_LIMIT_STOP_COPY ? CONVERGE_SWITCH : CONVERGE_GIVE_UP;
+}
+
+bool converge_is_stuck(const struct converge_input *input)
+{
+	return input->left_bytes > 0 && !is_allowed(input) && !is_shrinking(input);
+}
+
+struct gw_throttle converge_throttle(const struct converge_input *input)
+{
+	double budget = known(input->copied_bytes_per_s) / 2, kept = 1 - input->throttle.cpu_percent / 100.0;
+	double memory = input->memory_bytes_per_s / kept, all = memory + input->disk_bytes_per_s;
+	struct gw_throttle next = input->throttle;
+	unsigned percent = all > budget ? (unsigned)(100 - 100 * budget / all) : 0;
+
+	if (memory > budget * LITTLE) {
+		if (percent < next.cpu_percent + STEP_PERCENT)
+			percent = next.cpu_percent + STEP_PERCENT;
+		next.cpu_percent = percent < MOST_PERCENT ? percent : MOST_PERCENT;
+	}
+	if (input->disk_bytes_per_s > budget * LITTLE) {
+		double limit = budget * input->disk_bytes_per_s / all;
+
+		if (next.disk_bytes_per_s && limit > (double)next.disk_bytes_per_s / 2)
+			limit = (double)next.disk_bytes_per_s / 2;
+		next.disk_bytes_per_s = (uint64_t)(limit > LEAST_DISK_BYTES_PER_S ? limit : LEAST_DISK_BYTES_PER_S);
+	}
+	return next;
 }

@@ -11,6 +11,10 @@ struct converge_input {
 	uint64_t left_bytes;          /* dirty now */
 	uint64_t previous_left_bytes; /* dirty after the round before this one; 0 for none */
 	double sent_bytes_per_s;      /* what the link has carried; 0 when not known */
+	double copied_bytes_per_s;    /* the same, by rounds, whose bandwidth may be limited */
+	double memory_bytes_per_s;    /* what the guest dirties, memory and disks, slowed as it is now */
+	double disk_bytes_per_s;
+	struct gw_throttle throttle;  /* by which it is slowed now */
 	uint64_t fixed_ns;            /* blackout that does not depend on what is left */
 	uint64_t downtime_ns;         /* allowed */
 	unsigned rounds, max_rounds;  /* done, allowed */
@@ -24,5 +28,14 @@ enum converge_verdict { CONVERGE_GO_ON, CONVERGE_SWITCH, CONVERGE_GIVE_UP };
 uint64_t converge_predict_ns(const struct converge_input *input);
 
 enum converge_verdict converge(const struct converge_input *input);
+
+/* Whether rounds no longer shrink what is left, although it is too much: a policy of throttling acts then. */
+bool converge_is_stuck(const struct converge_input *input);
+
+/*
+ * A stronger throttle, with which the guest dirties half of what the link carries, its memory and its disks slowed in
+ * proportion.  What dirties next to nothing is not slowed.
+ */
+struct gw_throttle converge_throttle(const struct converge_input *input);
 
 #endif

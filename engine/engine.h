@@ -88,6 +88,12 @@ GW_PUBLIC GW_MUST_CHECK int gw_region_open_file(struct gw_region *region, const 
 /* Unmaps and closes.  An all-zero struct is fine. */
 GW_PUBLIC void gw_region_close_file(struct gw_region *region);
 
+/* What the guest is slowed by, so that the copy overtakes it.  All zero: by nothing. */
+struct gw_throttle {
+	unsigned cpu_percent;      /* of its time each virtual processor stands; up to 99 */
+	uint64_t disk_bytes_per_s; /* it may dirty blocks no faster; 0: no limit */
+};
+
 /*
  * The guest and its VMM.  Each call may block for milliseconds, up to a deadline of its own; each returns
  * 0 or -errno with @error set.  Source: tracker to resume.  Receiver: prepare, load, start.
@@ -102,6 +108,11 @@ struct gw_vm_ops {
 	 * Disarmed right before the point of no return.
 	 */
 	int (*guard)(void *vm, bool armed, struct gw_error *error);
+	/*
+	 * Slows the guest, or lifts that with a throttle of zeros; also called when the guest was never slowed.  It is lifted
+	 * by itself when this process dies.  NULL: the guest cannot be slowed.
+	 */
+	int (*throttle)(void *vm, const struct gw_throttle *throttle, struct gw_error *error);
 	/* Stops the guest and its devices, and drains its disks; afterwards nothing but saving may write to either. */
 	int (*pause)(void *vm, struct gw_error *error);
 	/* Starts saving the device state of the paused guest, in the background. */
@@ -125,7 +136,14 @@ struct gw_vm_ops {
 	bool (*was_running)(void *vm);
 };
 
-enum gw_limit_policy { GW_LIMIT_GIVE_UP, GW_LIMIT_STOP_COPY };
+/* What to do about a guest that writes faster than the copy. */
+enum gw_limit_policy {
+	GW_LIMIT_THROTTLE,  /* slow it, as soon as rounds shrink no more, by as much as it takes */
+	GW_LIMIT_GIVE_UP,   /* at the limit the migration fails */
+	GW_LIMIT_STOP_COPY, /* at the limit the longer blackout is taken */
+};
+
+GW_PUBLIC const char *gw_limit_policy_name(enum gw_limit_policy policy);
 
 struct gw_session_options {
 	const char *guest;              /* the guest's name: what the receiver waits for */
@@ -134,7 +152,7 @@ struct gw_session_options {
 	uint64_t bandwidth_bytes_per_s; /* 0: no limit */
 	unsigned max_rounds;            /* 0: 50 */
 	uint64_t max_time_ns;           /* of copying before switch-over; 0: no limit */
-	enum gw_limit_policy on_limit;  /* what to do when a limit is reached unconverged */
+	enum gw_limit_policy on_limit;  /* what to do when it does not converge */
 	uint32_t chunk_bytes;           /* largest put, whole pages, at most GW_LINK_PUT_BYTES; 0: that */
 	uint64_t silence_ns;            /* a peer that does and says nothing for so long is dead; 0: 30 s */
 	struct gw_disks *disks;         /* source: to be moved too; receiver: where they may go; NULL: none */
@@ -174,6 +192,10 @@ struct gw_status {
 	uint64_t disk_zero_bytes; /* source: of images, sent as "zero" */
 	uint64_t last_round_bytes;
 	double dirty_bytes_per_s, sent_bytes_per_s;
+	enum gw_limit_policy on_limit;
+	struct gw_throttle throttle; /* now */
+	struct gw_throttle throttled; /* by how much it ever was: the highest percentage, the lowest limit */
+	uint64_t throttled_ns;       /* for how long, in all */
 	uint64_t predicted_ns; /* blackout if it switched over now */
 	struct gw_blackout blackout;
 	const char *tracker;

@@ -60,6 +60,7 @@ static int step_pause(struct gw_session *s)
 	if (rc < 0)
 		return rc;
 	gw_link_hurry(s->link);
+	throttle_lift(s); /* a slow guest is slow to stop */
 	s->source.blackout_from_ns = session_now(s);
 	s->source.may_be_paused = true;
 	rc = s->vm_ops->pause(s->vm, &s->error);

@@ -128,6 +128,7 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 	s->vm = vm;
 	s->options = *options;
 	fill_options(&s->options);
+	s->status.on_limit = s->options.on_limit;
 	s->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	s->owns_guest = is_source;
 	s->begun_ns = s->active_ns = session_now(s);

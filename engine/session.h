@@ -4,6 +4,7 @@
 #define GODWIT_ENGINE_SESSION_H
 
 #include "base/sm.h"
+#include "engine/converge.h"
 #include "engine/disk_session.h"
 #include "engine/engine.h"
 #include "engine/wire.h"
@@ -56,7 +57,8 @@ struct source_half {
 	uint64_t round_ns;     /* when it began */
 	uint64_t round_bytes;  /* put in it */
 	uint64_t last_left_bytes;
-	struct gw_rate dirty_rate;
+	struct gw_rate dirty_rate, disk_rate; /* of memory and disks; of disks alone */
+	uint64_t throttled_from_ns; /* slowed since then; 0: it is not slowed */
 	uint64_t pace_ns, pace_bytes; /* bandwidth limit: bytes put since pace_ns */
 	enum switch_step step;
 	unsigned last_rounds; /* rounds sent since the guest was paused */
@@ -147,6 +149,10 @@ bool round_is_sent(const struct gw_session *s);
 bool round_may_send(struct gw_session *s, uint32_t bytes);
 void round_sent(struct gw_session *s, uint32_t bytes);
 int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
+
+/* throttle.c: slows the guest by what converge_throttle() says; lifts it, which never fails. */
+int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_MUST_CHECK;
+void throttle_lift(struct gw_session *s);
 
 /* handoff.c: switch-over, device state and commit of the source. */
 int source_loaded(struct gw_session *s, const struct gw_link_event *event);

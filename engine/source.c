@@ -46,6 +46,7 @@ static int begin_copy(struct gw_session *s)
 		return rc;
 	s->status.tracker = source->tracker->ops->name;
 	gw_rate_add(&source->dirty_rate, session_now(s), 0);
+	gw_rate_add(&source->disk_rate, session_now(s), 0);
 	rc = round_init(s);
 	if (rc < 0)
 		return rc;
@@ -104,6 +105,7 @@ static int collect(struct gw_session *s)
 		return s->error.code;
 	blocks_bytes = disk_left_bytes(s) - blocks_bytes;
 	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes + blocks_bytes);
+	gw_rate_add(&s->source.disk_rate, session_now(s), blocks_bytes);
 	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
 	return 0;
 }
@@ -113,10 +115,11 @@ static int give_up(struct gw_session *s, const struct converge_input *input)
 	return gw_error_set(&s->error, -EBUSY,
 			    "does not converge: the guest dirties %.0f MiB/s, the link carries %.0f MiB/s, after %u rounds "
 			    "the blackout would be %.0f ms and %.0f are allowed; allow it with --downtime, or say "
-			    "--on-limit stop-copy",
+			    "--on-limit %s",
 			    s->source.dirty_rate.bytes_per_s / 1048576.0, input->sent_bytes_per_s / 1048576.0,
 			    s->status.round, (double)converge_predict_ns(input) / 1e6,
-			    (double)input->downtime_ns / 1e6);
+			    (double)input->downtime_ns / 1e6,
+			    s->options.on_limit == GW_LIMIT_GIVE_UP ? "throttle or stop-copy" : "stop-copy");
 }
 
 /* What the link carries in the blackout, where no limit is kept: a limited round does not tell. */
@@ -129,10 +132,15 @@ static double link_rate(const struct gw_session *s)
 
 static int decide(struct gw_session *s)
 {
+	double memory_bytes_per_s = s->source.dirty_rate.bytes_per_s - s->source.disk_rate.bytes_per_s;
 	struct converge_input input = {
 		.left_bytes = s->status.left_bytes,
 		.previous_left_bytes = s->status.round > 0 ? s->source.last_left_bytes : 0,
 		.sent_bytes_per_s = link_rate(s),
+		.copied_bytes_per_s = s->status.sent_bytes_per_s,
+		.memory_bytes_per_s = memory_bytes_per_s > 0 ? memory_bytes_per_s : 0,
+		.disk_bytes_per_s = s->source.disk_rate.bytes_per_s,
+		.throttle = s->status.throttle,
 		.fixed_ns = FIXED_BLACKOUT_NS,
 		.downtime_ns = s->options.downtime_ns,
 		.rounds = s->status.round,
@@ -145,6 +153,8 @@ static int decide(struct gw_session *s)
 	s->status.predicted_ns = converge_predict_ns(&input);
 	switch (converge(&input)) {
 	case CONVERGE_GO_ON:
+		if (input.on_limit == GW_LIMIT_THROTTLE && converge_is_stuck(&input) && throttle_raise(s, &input) < 0)
+			return s->error.code;
 		s->status.round++;
 		round_begin(s);
 		s->source.last_left_bytes = input.left_bytes;
@@ -185,6 +195,7 @@ static bool give_back(struct gw_session *s)
 {
 	struct gw_error error = { 0 };
 
+	throttle_lift(s);
 	if (!s->source.may_be_paused)
 		return true;
 	if (s->vm_ops->resume(s->vm, &error) < 0) {

@@ -25,6 +25,13 @@ const char *gw_state_name(enum gw_state state)
 	return session_states[state].name;
 }
 
+const char *gw_limit_policy_name(enum gw_limit_policy policy)
+{
+	static const char *const names[] = { "throttle", "give-up", "stop-copy" };
+
+	return names[policy];
+}
+
 bool gw_state_is_final(enum gw_state state)
 {
 	return session_states[state].allowed == 0;

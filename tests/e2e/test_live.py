@@ -81,6 +81,50 @@ class Live(unittest.TestCase):
                 destination.wait_count(source.count() + 25)
                 self.assertEqual(destination.wrong(), "")
 
+    def test_a_guest_that_is_too_fast_is_slowed_and_let_go(self):
+        """It rewrites some 40 MiB a second, the link has 24, and 25 ms of blackout are allowed."""
+        work = "GW_MIB=32 GW_RATE_MIB=40"
+        limits = ["--bandwidth", "24M", "--downtime", "25"]
+
+        def ticks(vm, seconds=2):
+            first = vm.count()
+            time.sleep(seconds)
+            return vm.count() - first
+
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(append=work)
+            destination = lab.b.vm(append=work, incoming=True)
+            source.wait_count(5)
+            full = ticks(source)
+            sender, code, _, _ = move(lab, source, destination, *limits, "--on-limit", "give-up", "--rounds", "4")
+            self.assertEqual((sender.returncode, code), (1, 1))
+            self.assertIn("does not converge", sender.stderr)
+            # Slowed, then cancelled; slowed, then its godwit killed: it goes on at full speed.
+            for way in ("cancel", "kill"):
+                destination.kill()
+                destination = lab.b.vm(append=work, incoming=True)
+                receiver, port = lab.b.receive("guest")
+                running = lab.a.start("migrate", "--quiet", *limits, "guest", f"127.0.0.1:{port}")
+                vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
+                if way == "cancel":
+                    self.assertEqual(lab.a.godwit("cancel", "guest").returncode, 0)
+                else:
+                    running.kill()
+                running.communicate(timeout=30)
+                receiver.communicate(timeout=30)
+                self.assertGreater(ticks(source), full / 2, way)
+            destination.kill()
+            destination = lab.b.vm(append=work, incoming=True)
+            sender, code, _, err = move(lab, source, destination, *limits)
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            end = vmlab.summary(sender.stdout)
+            self.assertGreater(end["throttled_percent"], 0)
+            self.assertEqual((end["throttle_percent"], end["on_limit"]), (0, "throttle"))
+            destination.wait_count(source.count() + 30)
+            self.assertEqual(destination.wrong(), "")
+            print(f"  {end['round']} rounds, slowed by {end['throttled_percent']} % for {end['throttled_ns'] / 1e9:.1f} s, "
+                  f"blackout {end['blackout']['total_ns'] / 1e6:.0f} ms, last round {end['last_round_bytes'] >> 10} KiB")
+
     def test_detached_with_status_and_list(self):
         with vmlab.Lab() as lab:
             source, destination = self.pair(lab)

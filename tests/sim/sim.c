@@ -49,6 +49,8 @@
 
 static const unsigned region_pages[REGIONS] = { MAX_PAGES, MAX_PAGES / 4 };
 
+static unsigned throttled; /* times that a guest was slowed */
+
 /* One side's guest and VMM. */
 struct guest {
 	struct gw_region regions[REGIONS];
@@ -64,6 +66,7 @@ struct guest {
 	struct sim *sim;
 	struct sim_disks disks;
 	bool with_disks;
+	struct gw_throttle throttle;
 	unsigned char state[64];
 };
 
@@ -199,10 +202,27 @@ static int vm_guard(void *vm, bool armed, struct gw_error *error)
 	return rc;
 }
 
+static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	bool lift = !throttle->cpu_percent && !throttle->disk_bytes_per_s;
+	int rc = lift ? 0 : op(guest, error);
+
+	if (throttle->cpu_percent > 99)
+		wrong(guest->sim, "slowed to a stand");
+	if (!lift)
+		throttled++;
+	guest->throttle = *throttle; /* whether it says so or not */
+	return rc;
+}
+
 static int vm_pause(void *vm, struct gw_error *error)
 {
 	struct guest *guest = vm;
 	int rc = op(guest, error);
+
+	if (guest->throttle.cpu_percent || guest->throttle.disk_bytes_per_s)
+		wrong(guest->sim, "paused while it is slowed");
 
 	if (!guest->guarded)
 		wrong(guest->sim, "paused without the guard");
@@ -310,6 +330,7 @@ static const struct gw_vm_ops vm_ops = {
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
 	.guard = vm_guard,
+	.throttle = vm_throttle,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,
 	.save_finish = vm_save_finish,
@@ -429,8 +450,20 @@ static void check_end(struct sim *sim, const struct scenario *scenario, const st
 		if (!source->owns_guest)
 			wrong(sim, "failed, and nobody owns the guest");
 	}
+	if (sim->source.throttle.cpu_percent || sim->source.throttle.disk_bytes_per_s || source->throttle.cpu_percent)
+		wrong(sim, "ended, and the guest is still slowed");
 	if (source->state == GW_STATE_UNCERTAIN && sim->source.running)
 		wrong(sim, "uncertain, but running");
+}
+
+/* A moment of the guest's time, unless it is slowed. */
+static void guest_runs(struct guest *guest)
+{
+	if (rnd(&guest->random) % 100 < guest->throttle.cpu_percent)
+		return;
+	guest_write(guest);
+	if (guest->with_disks && (!guest->throttle.disk_bytes_per_s || rnd(&guest->random) % 8 == 0))
+		sim_disks_guest(&guest->disks);
 }
 
 static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw_session *a, struct gw_session *b,
@@ -451,11 +484,8 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 			kill_side(&sim->source, link_a, true);
 		on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, STEP_NS));
 		on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, STEP_NS));
-		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--) {
-			guest_write(&sim->source);
-			if (sim->source.with_disks)
-				sim_disks_guest(&sim->source.disks);
-		}
+		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--)
+			guest_runs(&sim->source);
 		if (sim->source.running && sim->receiver.running)
 			wrong(sim, "both guests run");
 		sim->clock.ns += rnd(&sim->random) % GW_NS_PER_MS;
@@ -520,9 +550,13 @@ static struct outcome migrate(const struct scenario *scenario)
 	options.silence_ns = 0;
 #endif
 	options.max_rounds = 1 + (unsigned)(rnd(&sim.random) % 12);
-	options.on_limit = rnd(&sim.random) % 4 ? GW_LIMIT_STOP_COPY : GW_LIMIT_GIVE_UP;
+	options.on_limit = (enum gw_limit_policy)(rnd(&sim.random) % 3);
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
 	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
+	if (options.on_limit == GW_LIMIT_THROTTLE) { /* a guest too busy for what is allowed */
+		options.downtime_ns = 15 * GW_NS_PER_MS + rnd(&sim.random) % (2 * GW_NS_PER_MS);
+		sim.writes_per_step += rnd(&sim.random) % 8;
+	}
 	sim.source.with_disks = sim.receiver.with_disks = rnd(&sim.random) % 2 || scenario->disk_fail;
 	if (sim.source.with_disks) {
 		sim_disks_init(&sim.source.disks, &sim.source.random, true);
@@ -715,9 +749,9 @@ int main(int argc, char **argv)
 		campaign_disks(seed);
 		campaign_moments(seed, good.steps + 5);
 	}
-	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; %u broke a promise\n", runs,
-	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], broken);
+	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times; %u broke a promise\n", runs,
+	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], throttled, broken);
 	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
-	return broken || failed_disks < 20 || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
+	return broken || failed_disks < 20 || (throttled < 20 && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
 	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
 }

@@ -18,6 +18,7 @@ static struct converge_input base(void)
 	return (struct converge_input){
 		.left_bytes = 100 << 20,
 		.sent_bytes_per_s = 1000 * MIB,
+		.copied_bytes_per_s = 1000 * MIB,
 		.fixed_ns = 15 * GW_NS_PER_MS,
 		.downtime_ns = 300 * GW_NS_PER_MS,
 		.max_rounds = 50,
@@ -72,6 +73,63 @@ Test(converge, too_much_left_goes_on_until_a_limit_and_then_does_as_told)
 	in.rounds = 1;
 	in.max_time_ns = in.elapsed_ns = GW_NS_PER_S;
 	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
+Test(converge, a_stuck_guest_is_slowed_to_half_of_what_the_link_carries)
+{
+	struct converge_input in = base();
+	struct gw_throttle throttle;
+
+	in.left_bytes = in.previous_left_bytes = 1 << 30;
+	in.memory_bytes_per_s = 2000 * MIB;
+	cr_assert(converge_is_stuck(&in));
+	throttle = converge_throttle(&in);
+	cr_assert_eq(throttle.cpu_percent, 75);
+	cr_assert_eq(throttle.disk_bytes_per_s, 0, "its disks do nothing");
+	in.throttle = throttle; /* it was not enough: 1000 MiB/s at a quarter of the speed */
+	in.memory_bytes_per_s = 1000 * MIB;
+	cr_assert_eq(converge_throttle(&in).cpu_percent, 87);
+	in.memory_bytes_per_s = 1e12;
+	cr_assert_eq(converge_throttle(&in).cpu_percent, 99);
+}
+
+Test(converge, disks_are_slowed_in_proportion)
+{
+	struct converge_input in = base();
+	struct gw_throttle throttle;
+
+	in.memory_bytes_per_s = 500 * MIB;
+	in.disk_bytes_per_s = 1500 * MIB;
+	throttle = converge_throttle(&in);
+	cr_assert_eq(throttle.cpu_percent, 75);
+	cr_assert_eq(throttle.disk_bytes_per_s, 375 << 20);
+	in.memory_bytes_per_s = 1 * MIB;
+	throttle = converge_throttle(&in);
+	cr_assert_eq(throttle.cpu_percent, 0, "memory does next to nothing");
+	in.throttle = throttle;
+	cr_assert_leq(converge_throttle(&in).disk_bytes_per_s, throttle.disk_bytes_per_s / 2, "each step is one");
+}
+
+Test(converge, a_guest_that_shrinks_or_may_stop_is_not_stuck)
+{
+	struct converge_input in = base();
+
+	in.left_bytes = 1 << 30;
+	cr_assert_not(converge_is_stuck(&in), "there is no round to compare with");
+	in.previous_left_bytes = 2ULL << 30;
+	cr_assert_not(converge_is_stuck(&in));
+	in.left_bytes = in.previous_left_bytes = 100 << 20;
+	cr_assert_not(converge_is_stuck(&in), "100 ms are allowed");
+}
+
+Test(converge, throttling_ends_at_the_limit_like_giving_up)
+{
+	struct converge_input in = base();
+
+	in.left_bytes = in.previous_left_bytes = 1 << 30;
+	in.rounds = 50;
+	in.on_limit = GW_LIMIT_THROTTLE;
+	cr_assert_eq(converge(&in), CONVERGE_GIVE_UP);
 }
 
 Test(converge, whatever_comes_in_it_ends)
