@@ -97,7 +97,7 @@ enum cli_disk_mode { CLI_DISKS_NONE, CLI_DISKS_ALL, CLI_DISKS_TOP };
 
 struct cli_disk_plan {
 	enum cli_disk_mode mode;
-	const char *only; /* "NAME,NAME": these disks alone; NULL: all that the guest may write to */
+	const char *only; /* "NAME[=PATH],...": these disks alone; NULL: all that the guest may write to */
 };
 
 /* Source: opens the images that are to move, vm->disks.  Return: 0, or -errno with @error set. */

@@ -64,6 +64,10 @@ int cmd_run(const struct command *command, int argc, char **argv)
 		complain(command, "libgodwit-shim.so is not where it belongs (%s): set GODWIT_SHIM to its path", shim);
 		return EXIT_FAILED;
 	}
+	if (gw_vmm_make_images(given.count, given.rest, &error) < 0) {
+		complain(command, "%s", error.text);
+		return EXIT_USAGE;
+	}
 	rc = gw_vmm_exec(name, given.count, given.rest, shim, &error);
 	complain(command, "%s", error.text);
 	return rc == -EEXIST ? EXIT_NO_VM : EXIT_FAILED;

@@ -3,51 +3,81 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Whether @name is one of "NAME,NAME,...". */
-static bool is_listed(const char *list, const char *name)
+/* One entry of "NAME[=PATH],...". */
+struct choice {
+	const char *name, *path; /* path NULL: none */
+	size_t name_bytes, path_bytes;
+};
+
+/* Return: whether there is one at *at, which moves on to the next. */
+static bool next_choice(const char **at, struct choice *choice)
 {
-	size_t length = strcspn(name, "/");
+	size_t whole;
 
-	while (list && *list) {
-		size_t one = strcspn(list, ",");
-
-		if (one == length && strncmp(list, name, length) == 0)
-			return true;
-		list += one + (list[one] == ',');
+	if (!*at || !**at)
+		return false;
+	whole = strcspn(*at, ",");
+	*choice = (struct choice){ .name = *at, .name_bytes = strcspn(*at, ",=") };
+	if (choice->name_bytes < whole) {
+		choice->path = *at + choice->name_bytes + 1;
+		choice->path_bytes = whole - choice->name_bytes - 1;
 	}
-	return false;
+	*at += whole + ((*at)[whole] == ',');
+	return true;
+}
+
+static bool is_disk(const struct choice *choice, const char *image_name)
+{
+	return strncmp(image_name, choice->name, choice->name_bytes) == 0 &&
+	       (image_name[choice->name_bytes] == '\0' || image_name[choice->name_bytes] == '/');
 }
 
 /* Takes out of vm->images what does not move.  Return: 0, or -EINVAL with @error set. */
 static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
 {
+	bool wanted[GW_VMM_MAX_IMAGES] = { false };
 	const char *at = plan->only;
+	struct choice choice;
 	unsigned kept = 0;
 
-	while (at && *at) { /* each that was named must be there */
-		size_t one = strcspn(at, ",");
-		unsigned i = 0;
+	while (next_choice(&at, &choice)) { /* each that was named must be there */
+		bool found = false;
 
-		while (i < vm->image_count && (strncmp(vm->images[i].name, at, one) != 0 || vm->images[i].name[one]))
-			i++;
-		if (i == vm->image_count)
+		for (unsigned i = 0; i < vm->image_count; i++)
+			if (is_disk(&choice, vm->images[i].name))
+				wanted[i] = found = true;
+		if (!found)
 			return gw_error_set(error, -EINVAL, "VM '%s' has no disk '%.*s' that the guest may write to", vm->name,
-					    (int)one, at);
-		at += one + (at[one] == ',');
+					    (int)choice.name_bytes, choice.name);
+		if (choice.path && (choice.path[0] != '/' || choice.path_bytes >= GW_DISK_PLACE_BYTES))
+			return gw_error_set(error, -EINVAL, "--disk %.*s=PATH: the path of its image at the destination, which "
+							    "begins with '/' and is shorter than %d", (int)choice.name_bytes,
+					    choice.name, GW_DISK_PLACE_BYTES);
 	}
-	for (unsigned i = 0; i < vm->image_count; i++) {
-		bool wanted = !plan->only || is_listed(plan->only, vm->images[i].name);
-
-		if (wanted)
+	for (unsigned i = 0; i < vm->image_count; i++)
+		if (!plan->only || wanted[i])
 			vm->images[kept++] = vm->images[i];
-	}
 	vm->image_count = kept;
 	if (kept == 0)
 		return gw_error_set(error, -EINVAL, "VM '%s' has no disk that the guest may write to: leave out -b", vm->name);
 	return 0;
+}
+
+/* Where the user wants the disk of an image; "" for nowhere special. */
+static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image *image, char place[GW_DISK_PLACE_BYTES])
+{
+	const char *at = plan->only;
+	struct choice choice;
+
+	place[0] = '\0';
+	while (next_choice(&at, &choice))
+		if (image->layer == 0 && choice.path && is_disk(&choice, image->name))
+			snprintf(place, GW_DISK_PLACE_BYTES, "%.*s", (int)choice.path_bytes, choice.path);
 }
 
 /* The layers that do not move: what the receiver is to find in its own.  Return: 0 or -errno with @error set. */
@@ -89,7 +119,8 @@ static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool mo
 			return fd;
 		}
 		files[count] = (struct gw_image_file){ .fd = fd, .path = image->path, .fixed = image->fixed };
-		memcpy(files[count++].name, image->name, sizeof(image->name));
+		memcpy(files[count].name, image->name, sizeof(image->name));
+		place_of(plan, image, files[count++].place);
 	}
 	return (int)count;
 }
@@ -131,6 +162,17 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	return 0;
 }
 
+/* As a person would name it; "" when that is too long. */
+static void real_path(const char *path, char place[GW_DISK_PLACE_BYTES])
+{
+	char *real = realpath(path, NULL);
+
+	place[0] = '\0';
+	if (real && strlen(real) < GW_DISK_PLACE_BYTES)
+		strcpy(place, real);
+	free(real);
+}
+
 int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 {
 	struct gw_image_file files[GW_VMM_MAX_IMAGES];
@@ -147,6 +189,8 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 		close(rc);
 		memset(&files[i], 0, sizeof(files[i]));
 		memcpy(files[i].name, vm->images[i].name, sizeof(files[i].name));
+		if (vm->images[i].layer == 0)
+			real_path(vm->images[i].path, files[i].place);
 		files[i].fd = -1;
 		files[i].path = vm->images[i].path;
 		files[i].fixed = vm->images[i].fixed;

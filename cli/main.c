@@ -47,7 +47,7 @@ const struct command commands[] = {
 	    { "downtime", 0, "MS", "longest blackout allowed, in milliseconds; default 300" },
 	    { "block", 'b', NULL, "move the disks too, with all their layers; without, both hosts share them" },
 	    { "incremental", 'i', NULL, "move the top layer of the disks; their base is on both hosts" },
-	    { "disk", 0, "NAME,NAME", "of the disks, move these alone" },
+	    { "disk", 0, "NAME[=PATH],...", "move these disks alone; PATH: the image it goes to there" },
 	    { "bandwidth", 0, "RATE", "limit while the guest runs: 500M (bytes), 10Gbit; default none" },
 	    { "rounds", 0, "N", "most rounds after the bulk; default 50" },
 	    { "max-time", 0, "S", "most seconds of copying; default none" },

@@ -18,6 +18,7 @@
 
 #define GW_DISK_MAX_IMAGES 32
 #define GW_DISK_NAME_BYTES 64
+#define GW_DISK_PLACE_BYTES 256
 #define GW_DISK_BLOCK_BYTES (64u * 1024)      /* of the dirty-block tracker */
 #define GW_DISK_SLOT_BYTES (1024u * 1024)     /* one read, one put at most */
 #define GW_DISK_SLOTS 32u
@@ -26,8 +27,9 @@
 struct gw_disks;
 
 struct gw_image {
-	char name[GW_DISK_NAME_BYTES]; /* "virtio0"; its backing file "virtio0/1", and so on; alike on both sides */
-	uint64_t bytes;                /* of the file when the session began */
+	char name[GW_DISK_NAME_BYTES]; /* "virtio0"; its backing file "virtio0/1", and so on; alike on both sides, or: */
+	char place[GW_DISK_PLACE_BYTES]; /* source: goes to the disk whose image lies there, ""; receiver: where it lies */
+	uint64_t bytes;                  /* of the file when the session began */
 	bool fixed;                    /* a disk's size is the file's (raw, a block device): it may not change */
 };
 
@@ -94,6 +96,7 @@ struct gw_disks {
 /* A file for gw_images_open(). */
 struct gw_image_file {
 	char name[GW_DISK_NAME_BYTES];
+	char place[GW_DISK_PLACE_BYTES];
 	int fd;          /* taken over in any case; -1: open @path */
 	const char *path;
 	bool fixed;      /* see struct gw_image */

@@ -38,6 +38,7 @@ int disk_propose(struct gw_session *s)
 	list->count = disks->count;
 	for (unsigned i = 0; i < disks->count; i++) {
 		memcpy(list->images[i].name, disks->images[i].name, sizeof(list->images[i].name));
+		memcpy(list->images[i].place, disks->images[i].place, sizeof(list->images[i].place));
 		list->images[i].bytes = disks->images[i].bytes;
 	}
 	list->base_count = disks->base_count;

@@ -376,6 +376,7 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	int flags, own, rc;
 
 	snprintf(image->name, sizeof(image->name), "%s", file->name);
+	snprintf(image->place, sizeof(image->place), "%s", file->place);
 	fds->fd = file->fd >= 0 ? file->fd : open(file->path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
 	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) { /* a base need not be writable */
 		writable = false;

@@ -91,6 +91,7 @@ struct wire_disks {
 	unsigned count;
 	struct {
 		char name[GW_DISK_NAME_BYTES];
+		char place[GW_DISK_PLACE_BYTES]; /* where it is to go; empty: to the disk of that name */
 		uint64_t bytes;
 	} images[GW_DISK_MAX_IMAGES];
 	unsigned base_count; /* of DISKS: images that must be the same at both */

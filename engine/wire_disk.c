@@ -21,6 +21,7 @@ struct disks_fixed {
 struct disks_image {
 	uint64_t bytes;
 	char name[GW_DISK_NAME_BYTES];
+	char place[GW_DISK_PLACE_BYTES];
 };
 
 struct disks_base {
@@ -43,7 +44,7 @@ struct disk_piece {
 	uint64_t staged;
 };
 
-static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 72 && sizeof(struct disks_base) == 80,
+static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 328 && sizeof(struct disks_base) == 80,
 	      "packed as they stand");
 static_assert(sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
 static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) + sizeof(uint64_t) <= GW_LINK_MESSAGE_BYTES,
@@ -81,6 +82,7 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 		struct disks_image image = { .bytes = htobe64(disks->images[i].bytes) };
 
 		memcpy(image.name, disks->images[i].name, sizeof(image.name));
+		memcpy(image.place, disks->images[i].place, sizeof(image.place));
 		memcpy(at, &image, sizeof(image));
 	}
 	for (unsigned i = 0; i < disks->base_count; i++, at += sizeof(struct disks_base)) {
@@ -122,6 +124,17 @@ static bool name_is_good(const char name[GW_DISK_NAME_BYTES])
 	return true;
 }
 
+/* A path, or nothing. */
+static bool place_is_good(const char place[GW_DISK_PLACE_BYTES])
+{
+	if (!memchr(place, '\0', GW_DISK_PLACE_BYTES))
+		return false;
+	for (const char *c = place; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 127)
+			return false;
+	return true;
+}
+
 int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks)
 {
 	const char *at = (const char *)payload + sizeof(struct disks_fixed);
@@ -133,7 +146,8 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		memcpy(&image, at, sizeof(image));
 		disks->images[i].bytes = be64toh(image.bytes);
 		memcpy(disks->images[i].name, image.name, sizeof(image.name));
-		if (!name_is_good(image.name) || disks->images[i].bytes > INT64_MAX)
+		memcpy(disks->images[i].place, image.place, sizeof(image.place));
+		if (!name_is_good(image.name) || !place_is_good(image.place) || disks->images[i].bytes > INT64_MAX)
 			return -EPROTO;
 	}
 	for (unsigned i = 0; rc == 0 && i < disks->base_count; i++, at += sizeof(struct disks_base)) {

@@ -7,6 +7,7 @@
  * would travel in the blackout.  So the command line is judged before the VMM starts, and the answer is
  * the very arguments to add, not a hint.
  */
+#include "vmm-shim/args.h"
 #include "vmm-shim/vmm.h"
 
 #include "base/units.h"
@@ -24,16 +25,57 @@ struct backend {
 	bool has_path;
 };
 
-/* The value of @key in "a,key=value,b": copies it into @value.  Return: whether it is there. */
-static bool option(const char *text, const char *key, char *value, size_t value_bytes)
+/* One value of a list, up to its comma, two commas being one.  Return: whether it fits. */
+static bool copy_value(const char *from, char *value, size_t value_bytes)
+{
+	size_t used = 0;
+
+	for (; *from && (from[0] != ',' || from[1] == ','); from++) {
+		if (from[0] == ',')
+			from++;
+		if (used + 1 == value_bytes)
+			return false;
+		value[used++] = *from;
+	}
+	value[used] = '\0';
+	return true;
+}
+
+static bool json_option(const char *text, const char *key, char *value, size_t value_bytes)
+{
+	json_t *object = json_loads(text, 0, NULL);
+	const json_t *at = object;
+	char part[64];
+	int length = -1;
+
+	while (at && *key) {
+		size_t bytes = strcspn(key, ".");
+
+		snprintf(part, sizeof(part), "%.*s", (int)bytes, key);
+		at = json_object_get(at, part);
+		key += bytes + (key[bytes] == '.');
+	}
+	if (json_is_string(at))
+		length = snprintf(value, value_bytes, "%s", json_string_value(at));
+	else if (json_is_boolean(at))
+		length = snprintf(value, value_bytes, "%s", json_is_true(at) ? "on" : "off");
+	json_decref(object);
+	return length >= 0 && (size_t)length < value_bytes;
+}
+
+bool args_option(const char *text, const char *key, char *value, size_t value_bytes)
 {
 	size_t length = strlen(key);
 
-	for (const char *at = text; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
-		if (strncmp(at, key, length) != 0 || at[length] != '=')
-			continue;
-		snprintf(value, value_bytes, "%.*s", (int)strcspn(at + length + 1, ","), at + length + 1);
-		return true;
+	if (text[0] == '{')
+		return json_option(text, key, value, value_bytes);
+	for (const char *at = text; *at; at++) {
+		if (strncmp(at, key, length) == 0 && at[length] == '=')
+			return copy_value(at + length + 1, value, value_bytes);
+		while (*at && (at[0] != ',' || at[1] == ','))
+			at += 1 + (at[0] == ',');
+		if (!*at)
+			break;
 	}
 	return false;
 }
@@ -69,14 +111,13 @@ static bool parse_backend(const char *text, struct backend *backend)
 	snprintf(backend->type, sizeof(backend->type), "%.*s", (int)strcspn(text, ","), text);
 	if (strncmp(backend->type, "memory-backend-", 15) != 0)
 		return false;
-	(void)option(text, "id", backend->id, sizeof(backend->id));
-	backend->share = option(text, "share", value, sizeof(value)) && is_on(value);
-	backend->has_path = option(text, "mem-path", value, sizeof(value));
+	(void)args_option(text, "id", backend->id, sizeof(backend->id));
+	backend->share = args_option(text, "share", value, sizeof(value)) && is_on(value);
+	backend->has_path = args_option(text, "mem-path", value, sizeof(value));
 	return true;
 }
 
-/* Whether @word is option @name; QEMU takes one dash or two. */
-static bool is_option(const char *word, const char *name)
+bool args_is(const char *word, const char *name)
 {
 	return strcmp(word + (word[0] == '-' && word[1] == '-'), name) == 0;
 }
@@ -88,9 +129,9 @@ static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 	for (int i = 1; i + 1 < argc; i++) {
 		char value[64];
 
-		if (!is_option(argv[i], "-m"))
+		if (!args_is(argv[i], "-m"))
 			continue;
-		if (!option(argv[i + 1], "size", value, sizeof(value)))
+		if (!args_option(argv[i + 1], "size", value, sizeof(value)))
 			snprintf(value, sizeof(value), "%.*s", (int)strcspn(argv[i + 1], ","), argv[i + 1]);
 		if (value[0] && value[strlen(value) - 1] >= '0' && value[strlen(value) - 1] <= '9')
 			snprintf(size, size_bytes, "%.20sM", value);
@@ -104,12 +145,12 @@ static bool is_used(int argc, char **argv, const char *id)
 {
 	for (int i = 1; i + 1 < argc; i++) {
 		char value[GW_VMM_NAME_BYTES];
-		bool machine = is_option(argv[i], "-machine") || is_option(argv[i], "-M");
+		bool machine = args_is(argv[i], "-machine") || args_is(argv[i], "-M");
 
-		if (machine && option(argv[i + 1], "memory-backend", value, sizeof(value)) && strcmp(value, id) == 0)
+		if (machine && args_option(argv[i + 1], "memory-backend", value, sizeof(value)) && strcmp(value, id) == 0)
 			return true;
-		if ((is_option(argv[i], "-numa") || is_option(argv[i], "-device")) &&
-		    option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
+		if ((args_is(argv[i], "-numa") || args_is(argv[i], "-device")) &&
+		    args_option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
 			return true;
 	}
 	return false;
@@ -144,11 +185,11 @@ int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, siz
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
 		struct backend backend;
 
-		if (is_option(argv[i], "-daemonize")) {
+		if (args_is(argv[i], "-daemonize")) {
 			snprintf(advice, advice_bytes, "leave -daemonize out, and run 'godwit run' itself in the background");
 			return gw_error_set(error, -EINVAL, "-daemonize forks, and the shim's agent does not survive that");
 		}
-		if (!is_option(argv[i], "-object") || !parse_backend(value, &backend))
+		if (!args_is(argv[i], "-object") || !parse_backend(value, &backend))
 			continue;
 		rc = judge_backend(&backend, advice, advice_bytes, error);
 		if (rc < 0)

@@ -45,6 +45,12 @@ GW_MUST_CHECK int gw_vmm_check_args(const char *name, int argc, char **argv, cha
 				    struct gw_error *error);
 
 /*
+ * Makes the images that a VMM on its way to wait for a guest (-incoming) would miss, empty, and says so on standard error.
+ * Return: 0, also when there is nothing to make; or -errno with @error set: no such folder, a format that is not made.
+ */
+GW_MUST_CHECK int gw_vmm_make_images(int argc, char **argv, struct gw_error *error);
+
+/*
  * Becomes the VMM: makes the run folder, takes its lock, adds the QMP sockets to the command line, preloads
  * @shim and executes.  Returns only on failure: -errno with @error set.
  */
@@ -124,12 +130,6 @@ GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tr
 GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error);
 bool gw_vmm_was_running(const struct gw_vmm *vmm);
 
-GW_MUST_CHECK int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error);
-GW_MUST_CHECK int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error);
-/* *state stays the handle's until resume or detach. */
-GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error);
-/* Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s. */
-GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
 /*
  * Keeps each virtual processor from running for @cpu_percent of its time and lets disks be dirtied by no more than
  * @disk_bytes_per_s (0: no limit), until the next call; 0 and 0 lift both, and so does the end of this process.
@@ -137,6 +137,12 @@ GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s,
 				  struct gw_error *error);
 
+GW_MUST_CHECK int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error);
+/* *state stays the handle's until resume or detach. */
+GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error);
+/* Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s. */
+GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
 
 /* Ends the VMM process in good order. */
 GW_MUST_CHECK int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error);

@@ -270,12 +270,87 @@ class Disks(unittest.TestCase):
         a, b = self.image("a.img"), self.image("b.img")
         source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"))
         limits = ("-b", "--bandwidth", "12M", "--rounds", "3", "--downtime", "50")
-        sender, code, _ = self.move(*limits)
+        sender, code, _ = self.move(*limits, "--on-limit", "give-up")
         self.assertEqual((sender.returncode, code), (1, 1))
         self.assertIn("does not converge", sender.stderr)
         self.check_stayed(source)
         end = self.check_arrived(source, destination, *self.move(*limits, "--on-limit", "stop-copy", images=[(a, b)]))
         print(f"  {records(source)} records, {end['round']} rounds, disk {end['disk_put_bytes'] >> 10} KiB")
+
+    def test_a_writer_that_is_too_fast_is_slowed(self):
+        for cache, aio in (("none", "threads"), ("none", "native"), ("none", "io_uring")):
+            with self.subTest(aio=aio):
+                subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
+                a, b = self.image("a.img"), self.image("b.img")
+                source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"), cache=cache, aio=aio)
+                end = self.check_arrived(source, destination, *self.move("-b", "--bandwidth", "12M", "--downtime", "25",
+                                                                         images=[(a, b)]))
+                self.assertGreater(end["throttled_disk_bytes_per_s"], 0)
+                self.assertEqual(end["throttle_disk_bytes_per_s"], 0)
+                print(f"  {aio}: {records(source)} records, {end['round']} rounds, slowed to "
+                      f"{end['throttled_disk_bytes_per_s'] / 1048576:.1f} MiB/s for {end['throttled_ns'] / 1e9:.1f} s, "
+                      f"blackout {(end['blackout']['total_ns'] - end['blackout']['handover_ns']) / 1e6:.0f} ms")
+                self.lab.close()
+                self.lab = vmlab.Lab()
+                self.addCleanup(self.lab.close)
+
+    def test_images_that_are_missing_are_made(self):
+        def blockdev(path, fmt):
+            return ["-blockdev", f"driver=file,filename={path},node-name=file0,cache.direct=on",
+                    "-blockdev", json.dumps({"driver": fmt, "file": "file0", "node-name": "disk0"}),
+                    "-device", "virtio-blk-pci,drive=disk0,id=disk0"]
+
+        for fmt, lines in (("raw", lambda path: drive(path)), ("qcow2", lambda path: drive(path, fmt="qcow2")),
+                           ("qcow2", lambda path: blockdev(path, "qcow2")), ("raw", lambda path: blockdev(path, "raw"))):
+            with self.subTest(format=fmt):
+                subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
+                a, b = self.image("a.img", fmt), self.folder / "b.img"
+                source = self.lab.a.vm(append=WORK, ram_mib=128, extra=lines(a))
+                destination = self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=lines(b))
+                self.assertIn(f"image {b} did not exist", (destination.folder / "log").read_text())
+                vmlab.wait_for(lambda: records(source) >= 60 or source.wrong(), 120 * vmlab.SLOW, "records on the disk")
+                self.check_arrived(source, destination, *self.move("-b", images=[(a, b)]))
+                for vm in (source, destination):
+                    self.assertEqual(vm.qmp("query-block")[0]["inserted"]["image"]["virtual-size"], DISK_MIB << 20)
+                if fmt == "raw":
+                    self.assertEqual(os.stat(a).st_size, os.stat(b).st_size)
+                self.lab.close()
+                subprocess.run(["qemu-img", "check", "-f", fmt, b], check=fmt == "qcow2", capture_output=True)
+                self.lab = vmlab.Lab()
+                self.addCleanup(self.lab.close)
+
+    def test_images_that_cannot_be_made(self):
+        for extra, words in ((drive(self.folder / "no" / "b.img"), "there is no such folder"),
+                             (["-drive", f"file={self.folder}/b.img,if=virtio"], "its format is not said"),
+                             (drive(self.folder / "b.img", fmt="vmdk"), "only raw and qcow2 are made here")):
+            with self.subTest(words):
+                with self.assertRaises(vmlab.LabError):
+                    self.lab.b.vm("waiting", append=WORK, ram_mib=128, incoming=True, extra=extra, patience=1)
+                self.assertIn(words, (self.lab.b.folder / "vm-waiting" / "log").read_text())
+                self.assertFalse((self.folder / "b.img").exists())
+
+    def test_a_smaller_image_there_takes_the_size_of_what_comes(self):
+        a, b = self.image("a.img"), self.image("b.img", mib=4)
+        source, destination = self.pair(a, b)
+        self.check_arrived(source, destination, *self.move("-b", images=[(a, b)]))
+        self.assertEqual(destination.qmp("query-block")[0]["inserted"]["image"]["virtual-size"], DISK_MIB << 20)
+
+    def test_a_disk_goes_where_it_is_told(self):
+        a, b, other = self.image("a.img"), self.image("b.img"), self.image("other.img")
+        source = self.lab.a.vm(append=WORK, ram_mib=128, extra=drive(a))
+        destination = self.lab.b.vm(append=WORK, ram_mib=128, incoming=True,
+                                    extra=["-drive", f"file={b},format=raw,if=virtio,id=another,cache=none"])
+        vmlab.wait_for(lambda: records(source) >= 60 or source.wrong(), 120 * vmlab.SLOW, "records on the disk")
+        for place, words in ((other, f"no disk of the VMM here lies there: its first, 'another', is {b}"),
+                             ("b.img", "begins with '/'")):
+            receiver, port = self.lab.b.receive("guest")
+            sender = self.lab.a.godwit("migrate", "--disk", f"disk0={place}", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+            receiver.kill()
+            receiver.communicate()
+            self.assertNotEqual(sender.returncode, 0)
+            self.assertIn(words, sender.stderr)
+        self.check_stayed(source)
+        self.check_arrived(source, destination, *self.move("--disk", f"disk0={b}", images=[(a, b)]))
 
 
 if __name__ == "__main__":

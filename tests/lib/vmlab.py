@@ -91,7 +91,7 @@ class Vm:
     """One QEMU.  ram: the path of its RAM file."""
 
     def __init__(self, lab, host, name, ram_mib=256, incoming=False, guest=True, paused=False, ram=None,
-                 append="", with_godwit=True, extra=(), share=True, huge=False, prealloc=False):
+                 append="", with_godwit=True, extra=(), share=True, huge=False, prealloc=False, patience=20):
         self.lab, self.host, self.name = lab, host, name
         self.ram = Path(ram) if ram else Path("/dev/shm") / f"gw-{os.getpid()}-{host.name}-{name}.ram"
         self.folder = host.folder / f"vm-{name}"
@@ -119,7 +119,7 @@ class Vm:
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         env=host.env)
         lab.processes.append(self.process)
-        self.qmp = Qmp(self.control)
+        self.qmp = Qmp(self.control, patience)
         lab.vms.append(self)
 
     def lines(self):

@@ -81,7 +81,7 @@ static uint32_t seed_message(unsigned char *buffer)
 	static struct wire_zero zero = { .count = 3, .ranges = { { 0, 4096 }, { 8192, 4096 }, { 65536, 65536 } } };
 	struct gw_error error = { .code = -5, .text = "text" };
 
-	static const struct wire_disks disks = { .count = 2, .images = { { "disk0", 65536 }, { "disk1", 1 } } };
+	static const struct wire_disks disks = { .count = 2, .images = { { "disk0", "", 65536 }, { "disk1", "/a", 1 } } };
 	static const struct wire_disk disk = { .fence = 3, .count = 2, .pieces = { { 0, false, 0, 4096, 0 },
 										   { 1, true, 65536, 1 << 20, 0 } } };
 

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: images that are not there yet
+ *
+ * A VMM that waits for a guest opens its images when it starts, long before anybody knows what comes.  So those of them
+ * that are missing are made before it starts: an empty file for raw, and for qcow2 an image of one MiB, both of which
+ * `godwit receive` replaces, size and all, and which QEMU reads anew when the guest arrives.  An image that says itself
+ * what it is made of, a chain, cannot be guessed: its top is made with qemu-img by whoever knows the base.
+ */
+#include "vmm-shim/args.h"
+#include "vmm-shim/vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PATH_BYTES 1024
+
+struct drive {
+	char path[PATH_BYTES];
+	char format[32]; /* "": not said */
+	bool read_only;
+};
+
+static bool is_on(const char *text, const char *key)
+{
+	char value[16];
+
+	return args_option(text, key, value, sizeof(value)) &&
+	       (strcmp(value, "on") == 0 || strcmp(value, "true") == 0 || strcmp(value, "yes") == 0);
+}
+
+static bool read_drive(const char *text, struct drive *drive)
+{
+	char value[32];
+
+	if (!args_option(text, "file", drive->path, sizeof(drive->path)) &&
+	    !args_option(text, "file.filename", drive->path, sizeof(drive->path)))
+		return false;
+	if (args_option(text, "media", value, sizeof(value)) && strcmp(value, "cdrom") == 0)
+		return false;
+	if (args_option(text, "if", value, sizeof(value)) && strcmp(value, "pflash") == 0)
+		return false;
+	if (!args_option(text, "format", drive->format, sizeof(drive->format)) &&
+	    !args_option(text, "driver", drive->format, sizeof(drive->format)))
+		drive->format[0] = '\0';
+	drive->read_only = is_on(text, "readonly") || is_on(text, "read-only") || is_on(text, "snapshot");
+	return true;
+}
+
+/* The format driver that lies on node @name, or raw when a device uses it as it is. */
+static void find_format(int argc, char **argv, const char *name, struct drive *drive)
+{
+	char value[PATH_BYTES];
+
+	strcpy(drive->format, "raw");
+	for (int i = 1; i + 1 < argc; i++) {
+		if (!args_is(argv[i], "-blockdev") || !args_option(argv[i + 1], "file", value, sizeof(value)) ||
+		    strcmp(value, name) != 0)
+			continue;
+		if (!args_option(argv[i + 1], "driver", drive->format, sizeof(drive->format)))
+			drive->format[0] = '\0';
+		drive->read_only = drive->read_only || is_on(argv[i + 1], "read-only");
+	}
+}
+
+static bool read_blockdev(int argc, char **argv, const char *text, struct drive *drive)
+{
+	char driver[32], name[64];
+
+	if (!args_option(text, "driver", driver, sizeof(driver)))
+		return false;
+	drive->read_only = is_on(text, "read-only");
+	if (strcmp(driver, "file") != 0) {
+		snprintf(drive->format, sizeof(drive->format), "%s", driver);
+		return args_option(text, "file.filename", drive->path, sizeof(drive->path));
+	}
+	if (!args_option(text, "filename", drive->path, sizeof(drive->path)) ||
+	    !args_option(text, "node-name", name, sizeof(name)))
+		return false;
+	find_format(argc, argv, name, drive);
+	return true;
+}
+
+/* Whether a name is that of a file: no "nbd:...", no "json:...", nothing in /dev. */
+static bool is_plain(const char *path)
+{
+	size_t word = strcspn(path, ":/");
+
+	return path[word] != ':' && strncmp(path, "/dev/", 5) != 0;
+}
+
+/* Runs qemu-img.  Return: 0 or -errno. */
+static int make_qcow2(const char *path)
+{
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		execlp("qemu-img", "qemu-img", "create", "-q", "-f", "qcow2", path, "1M", (char *)NULL);
+		_exit(127);
+	}
+	if (child < 0 || waitpid(child, &status, 0) < 0)
+		return -errno;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+		return -ENOENT;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+}
+
+static int make_image(const struct drive *drive, struct gw_error *error)
+{
+	int fd, rc;
+
+	if (strcmp(drive->format, "qcow2") == 0) {
+		rc = make_qcow2(drive->path);
+		if (rc < 0)
+			return gw_error_set(error, rc, "image %s does not exist, and qemu-img cannot make it%s", drive->path,
+					    rc == -ENOENT ? ": it is in package qemu-utils" : "");
+	} else if (strcmp(drive->format, "raw") == 0) {
+		fd = open(drive->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+		if (fd < 0)
+			return gw_error_set(error, -errno, "image %s does not exist and cannot be made: %s", drive->path,
+					    strerror(errno));
+		close(fd);
+	} else {
+		return gw_error_set(error, -EINVAL, "image %s does not exist, and %s: create it with qemu-img, of the source's "
+						    "size", drive->path, drive->format[0] ?
+				    "only raw and qcow2 are made here" : "its format is not said (format=raw or format=qcow2)");
+	}
+	fprintf(stderr, "godwit: image %s did not exist: it is empty now, for the guest that comes to fill\n", drive->path);
+	return 0;
+}
+
+int gw_vmm_make_images(int argc, char **argv, struct gw_error *error)
+{
+	bool waits = false;
+
+	for (int i = 1; i < argc; i++)
+		waits = waits || args_is(argv[i], "-incoming");
+	for (int i = 1; waits && i + 1 < argc; i++) {
+		struct drive drive = { .read_only = false };
+		char folder[PATH_BYTES];
+		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive) :
+			     args_is(argv[i], "-blockdev") ? read_blockdev(argc, argv, argv[i + 1], &drive) : false;
+		int rc;
+
+		if (!found || drive.read_only || !is_plain(drive.path) || access(drive.path, F_OK) == 0 || errno != ENOENT)
+			continue;
+		snprintf(folder, sizeof(folder), "%s", drive.path);
+		if (access(dirname(folder), F_OK) < 0)
+			return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive.path);
+		rc = make_image(&drive, error);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
