@@ -28,6 +28,7 @@ struct disk_source {
 	uint64_t block, run_end, image_bytes;
 	uint64_t known_from, data_first, data_end; /* what next_data() said */
 	bool known;
+	uint64_t looked_ns, waiting, shy_until_ns; /* see look_at_guest() */
 	struct disk_slot slots[GW_DISK_SLOTS];
 	struct wire_disk batch; /* being gathered */
 	uint64_t batch_bytes, batch_zero_bytes;

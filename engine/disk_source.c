@@ -22,6 +22,9 @@
 #define BATCH_BYTES (4u * GW_DISK_SLOT_BYTES)
 #define IO_WAIT_NS (200 * 1000ULL) /* requests under way are looked for so often */
 #define ZERO_ALIGN 128u
+#define LOOK_NS (20 * GW_NS_PER_MS)
+#define SHY_NS (200 * GW_NS_PER_MS)
+#define SHY_SLOTS 8u
 #define ZERO_BYTES (256ULL * 1024 * 1024) /* so much at most is cleared before the receiver shows life */
 
 static int failed(struct gw_session *s, unsigned image, const char *what, int rc)
@@ -118,10 +121,28 @@ void disk_round_begin(struct gw_session *s)
 
 /* --- from the image into slots ---------------------------------------------------------------------------- */
 
+/* A guest that writes shares the device with us: it must not wait behind all that we could put into its queue. */
+static void look_at_guest(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t now = session_now(s), waiting;
+
+	if (now - disk->looked_ns < LOOK_NS)
+		return;
+	waiting = gw_tracker_waiting(disk->tracker);
+	if (waiting > disk->waiting)
+		disk->shy_until_ns = now + SHY_NS;
+	disk->waiting = waiting;
+	disk->looked_ns = now;
+}
+
 static struct disk_slot *slot_in(struct gw_session *s, enum disk_slot_state state)
 {
 	unsigned slots = s->options.disks->slots ? s->options.disks->slots : GW_DISK_SLOTS;
 
+	if (state == SLOT_FREE && session_state(s) != GW_STATE_SWITCHOVER && session_now(s) < s->source.disk.shy_until_ns &&
+	    slots > SHY_SLOTS)
+		slots = SHY_SLOTS;
 	for (unsigned i = 0; i < slots; i++)
 		if (s->source.disk.slots[i].state == state)
 			return &s->source.disk.slots[i];
@@ -419,6 +440,7 @@ int disk_pump(struct gw_session *s)
 	struct disk_source *disk = &s->source.disk;
 	int did = 0;
 
+	look_at_guest(s);
 	for (unsigned i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
 		int rc = parts[i](s);
 

@@ -32,6 +32,16 @@ int64_t gw_tracker_collect(struct gw_tracker *tracker, struct gw_error *error)
 	return tracker->ops->collect(tracker, error);
 }
 
+int gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
+{
+	return tracker->ops->arm ? tracker->ops->arm(tracker, region, first_page, pages, error) : 0;
+}
+
+uint64_t gw_tracker_waiting(const struct gw_tracker *tracker)
+{
+	return tracker->ops->waiting ? tracker->ops->waiting(tracker) : 0;
+}
+
 void gw_tracker_close(struct gw_tracker *tracker)
 {
 	struct gw_bitmap *dirty;

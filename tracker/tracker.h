@@ -34,6 +34,14 @@ struct gw_tracker_ops {
 	/* Adds to tracker->dirty.  Return: pages newly set there, or -errno with @error set. */
 	int64_t (*collect)(struct gw_tracker *tracker, struct gw_error *error);
 	/* Stops tracking and frees the backend, not the bitmaps. */
+	/*
+	 * Before pages that collect named are read, region by region and a stretch at a time: from here on a write to them is
+	 * new.  NULL: collect does it.  A backend that has it names a page again and again until it was armed, and every page
+	 * needs it once.  Return: 0, or -errno with @error set.
+	 */
+	int (*arm)(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
+	/* How many pages wait to be collected, as far as is known without asking anybody.  NULL: it is not known. */
+	uint64_t (*waiting)(const struct gw_tracker *tracker);
 	void (*close)(struct gw_tracker *tracker);
 };
 
@@ -53,6 +61,13 @@ GW_PUBLIC GW_MUST_CHECK int gw_tracker_init(struct gw_tracker *tracker, const st
 GW_PUBLIC GW_MUST_CHECK int64_t gw_tracker_collect(struct gw_tracker *tracker, struct gw_error *error);
 
 /* Stops tracking, frees the bitmaps and the backend.  NULL is fine. */
+/* See "arm" above; nothing to do where there is none. */
+GW_PUBLIC GW_MUST_CHECK int gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
+					   struct gw_error *error);
+
+/* See "waiting" above; 0 where it is not known. */
+GW_PUBLIC uint64_t gw_tracker_waiting(const struct gw_tracker *tracker);
+
 GW_PUBLIC void gw_tracker_close(struct gw_tracker *tracker);
 
 /* Pages now waiting in the bitmaps. */

@@ -146,6 +146,16 @@ static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error
 	return (int64_t)pages;
 }
 
+static uint64_t remote_waiting(const struct gw_tracker *tracker)
+{
+	const struct remote_tracker *remote = (const struct remote_tracker *)tracker;
+	uint64_t pages = 0;
+
+	for (unsigned i = 0; i < tracker->region_count; i++)
+		pages += remote->shared[i].bits - gw_bitmap_unmarked(&remote->shared[i], 0, remote->shared[i].bits);
+	return pages;
+}
+
 static void remote_close(struct gw_tracker *tracker)
 {
 	struct remote_tracker *remote = (struct remote_tracker *)tracker;
@@ -167,6 +177,7 @@ static const struct gw_tracker_ops remote_ops = {
 static const struct gw_tracker_ops blocks_ops = {
 	.name = "blocks",
 	.collect = remote_collect,
+	.waiting = remote_waiting,
 	.close = remote_close,
 };
 

@@ -12,7 +12,8 @@
  * stops for good at the first that is not what it must be.
  *
  * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
- * disk that is written to (default 0: no disk), GW_DISK_RATE.
+ * disk that is written to (default 0: no disk), GW_DISK_RATE; with a GW_DISK_HAMMER=1 it writes 4 KiB blocks at random
+ * places instead, one after the other as fast as it can, and verifies nothing: for measuring.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -115,18 +116,48 @@ static void verify_record(int fd, uint64_t *page, uint64_t n, uint64_t places)
 			disk_wrong("not as written:", n);
 }
 
-static void write_records(uint64_t places, uint64_t rate)
+static uint64_t any(uint64_t *random)
 {
-	struct timespec rest = { .tv_nsec = (long)(1000000000 / rate) };
-	uint64_t *page, random = 88172645463325252ULL;
+	*random ^= *random << 13;
+	*random ^= *random >> 7;
+	*random ^= *random << 17;
+	return *random;
+}
+
+static int open_disk(uint64_t **page)
+{
 	int fd = -1;
 
 	for (int tries = 0; fd < 0 && tries < 100; tries++) {
 		fd = open("/dev/vda", O_RDWR | O_DIRECT);
 		usleep(fd < 0 ? 100000 : 0);
 	}
-	if (fd < 0 || posix_memalign((void **)&page, PAGE, PAGE) != 0)
+	if (fd < 0 || posix_memalign((void **)page, PAGE, PAGE) != 0)
 		disk_wrong("no disk for", 0);
+	return fd;
+}
+
+/* As fio does with rw=randwrite, bs=4k, direct=1, iodepth=1. */
+static void hammer(uint64_t places)
+{
+	uint64_t *page, random = 88172645463325252ULL;
+	int fd = open_disk(&page);
+
+	fill(page, 0, 1);
+	printf("GUEST HAMMERS\n");
+	for (uint64_t n = 1;; n++) {
+		page[0] = n;
+		if (pwrite(fd, page, PAGE, (off_t)(any(&random) % places * PAGE)) != PAGE)
+			disk_wrong("cannot write", n);
+	}
+}
+
+static void write_records(uint64_t places, uint64_t rate)
+{
+	struct timespec rest = { .tv_nsec = (long)(1000000000 / rate) };
+	uint64_t *page, random = 88172645463325252ULL;
+	int fd = open_disk(&page);
+
 	for (uint64_t n = 1;; n++) {
 		uint64_t oldest = n > places ? n - places + 1 : 1;
 
@@ -135,12 +166,8 @@ static void write_records(uint64_t places, uint64_t rate)
 		if (pwrite(fd, page, PAGE, place_of(n, places)) != PAGE || fdatasync(fd) < 0)
 			disk_wrong("cannot write", n);
 		printf("GUEST DISK %llu\n", (unsigned long long)n);
-		for (int i = 0; i < 4; i++) {
-			random ^= random << 13;
-			random ^= random >> 7;
-			random ^= random << 17;
-			verify_record(fd, page, oldest + random % (n - oldest + 1), places);
-		}
+		for (int i = 0; i < 4; i++)
+			verify_record(fd, page, oldest + any(&random) % (n - oldest + 1), places);
 		nanosleep(&rest, NULL);
 	}
 }
@@ -152,8 +179,11 @@ static void start_disk(void)
 	if (places == 0)
 		return;
 	load_modules();
-	if (fork() == 0)
-		write_records(places, rate ? rate : 1);
+	if (fork() != 0)
+		return;
+	if (parameter("GW_DISK_HAMMER", 0))
+		hammer(places);
+	write_records(places, rate ? rate : 1);
 }
 
 int main(void)
