@@ -20,7 +20,7 @@ enum exit_code {
 
 /* --- options ------------------------------------------------------------------------------------ */
 
-#define MAX_OPTIONS 20
+#define MAX_OPTIONS 24
 
 struct option_spec {
 	const char *name;  /* without the dashes */
@@ -83,6 +83,7 @@ int cmd_resume(const struct command *command, int argc, char **argv);
 struct cli_vm {
 	const char *name;
 	struct gw_vmm *vmm;
+	const char *tracker; /* source: how memory is to be tracked; NULL: the best way */
 	const char *hook;  /* receiver: run when all memory is here; NULL: none */
 	bool leave_paused; /* receiver: do not start the guest */
 	struct gw_region regions[GW_VMM_MAX_REGIONS];

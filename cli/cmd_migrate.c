@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 
 struct plan {
-	const char *name, *uri, *fault;
+	const char *name, *uri, *fault, *tracker;
 	enum output output;
 	bool detach, quit;
 	struct cli_disk_plan disks;
@@ -89,6 +89,11 @@ static int make_plan(const struct command *command, const struct given *given, s
 		complain(command, "--on-limit %s: throttle, give-up or stop-copy", policy);
 		return -EINVAL;
 	}
+	plan->tracker = option_value(command, given, "tracker");
+	if (plan->tracker && gw_vmm_check_tracker(plan->tracker) < 0) {
+		complain(command, "--tracker %s: " GW_TRACKERS, plan->tracker);
+		return -EINVAL;
+	}
 	return read_numbers(command, given, plan);
 }
 
@@ -137,7 +142,7 @@ static int open_link(struct gw_link **link, const struct plan *plan, struct gw_e
 
 static int migrate(const struct command *command, struct plan *plan)
 {
-	struct cli_vm vm = { 0 };
+	struct cli_vm vm = { .tracker = plan->tracker };
 	struct gw_link *link = NULL;
 	struct gw_session *session = NULL;
 	struct monitor *monitor = NULL;

@@ -68,7 +68,7 @@ int cmd_run(const struct command *command, int argc, char **argv)
 		complain(command, "%s", error.text);
 		return EXIT_USAGE;
 	}
-	rc = gw_vmm_exec(name, given.count, given.rest, shim, &error);
+	rc = gw_vmm_exec(name, given.count, given.rest, shim, option_value(command, &given, "no-alias") != NULL, &error);
 	complain(command, "%s", error.text);
 	return rc == -EEXIST ? EXIT_NO_VM : EXIT_FAILED;
 }

@@ -11,7 +11,9 @@
 
 static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
-	return gw_vmm_tracker_open(((struct cli_vm *)vm)->vmm, tracker, error);
+	const struct cli_vm *self = vm;
+
+	return gw_vmm_tracker_open(self->vmm, self->tracker, tracker, error);
 }
 
 static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)

@@ -38,6 +38,7 @@ struct cursor {
 	uint64_t data_first, data_end; /* known data; [known_from, data_first) is known to be a hole */
 	uint64_t known_from;
 	bool known;
+	uint64_t armed;                /* pages below it were armed in the tracker */
 	uint64_t hinted;               /* bytes below it were announced to will_read() */
 	uint64_t run_end; /* end of the dirty run that @page is in; <= page when not known */
 	bool scanned; /* everything has been put or noted as zero */

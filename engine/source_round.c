@@ -24,6 +24,7 @@
 #define PUMP_STRETCHES 256 /* a step does so many, then looks at the link again */
 #define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* looked at in one go */
 #define ZERO_RANGE_BYTES (1ULL << 30)           /* sent as soon as it is so long */
+#define ARM_PAGES 4096u
 #define HINT_BYTES (8ULL * 1024 * 1024)
 #define PACE_BURST_NS (20 * GW_NS_PER_MS)
 #define PACE_WAIT_NS (2 * GW_NS_PER_MS)
@@ -243,6 +244,31 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 	return at - offset;
 }
 
+/*
+ * Arms what is read next: so many dirty pages, wherever they are, or a hole, so that few calls do and yet little time passes
+ * between arming a page and reading it.  A hole is armed too, though it is not read: the guest may fill it.
+ */
+static int arm(struct gw_session *s, uint64_t hole_end)
+{
+	struct cursor *cursor = &s->source.cursor;
+	const struct gw_bitmap *dirty = &s->source.tracker->dirty[cursor->region];
+	uint64_t at = cursor->page, first, end, pages = 0;
+	int rc;
+
+	if (!s->source.tracker->ops->arm || at < cursor->armed)
+		return 0;
+	while (pages < ARM_PAGES && gw_bitmap_next_run(dirty, at, &first, &end)) {
+		end = end - first < ARM_PAGES - pages ? end : first + ARM_PAGES - pages;
+		pages += end - first;
+		at = end;
+	}
+	if (at < hole_end)
+		at = hole_end;
+	rc = gw_tracker_arm(s->source.tracker, cursor->region, cursor->page, at - cursor->page, &s->error);
+	cursor->armed = at;
+	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 0;
+}
+
 /* Sends the stretch at the cursor and moves on.  Return: 1, 0 when the link is full, -errno. */
 static int send_stretch(struct gw_session *s)
 {
@@ -252,6 +278,8 @@ static int send_stretch(struct gw_session *s)
 	bool zero = true;
 	int rc = know_data(s, region, offset);
 
+	if (rc == 0)
+		rc = arm(s, (end < cursor->data_first ? end : cursor->data_first) / s->page_bytes);
 	if (rc < 0)
 		return rc;
 	if (offset < cursor->data_first) {
@@ -290,7 +318,7 @@ static bool next_dirty(struct gw_session *s)
 			return true;
 		}
 		cursor->region++;
-		cursor->page = cursor->run_end = cursor->hinted = 0;
+		cursor->page = cursor->run_end = cursor->hinted = cursor->armed = 0;
 		cursor->known = false;
 	}
 	return false;

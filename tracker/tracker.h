@@ -5,9 +5,10 @@
  * A tracker watches one or more regions (guest memory, later disks) and gives back bitmaps of pages.  The
  * contract of every backend:
  *
- *   collect   fetches the pages written since the last collect and re-arms them *before* it returns, so
- *             that a caller who reads a page's bytes after collect either reads the new bytes or will see
- *             the page again.  It may name pages that were not written (a superset); it never misses one.
+ *   collect   fetches the pages written since the last collect and re-arms them *before* it returns, or, for
+ *             a backend that has arm, before that returns; so that a caller who reads a page's bytes after that either
+ *             reads the new bytes or will see the page again.  It may name pages that were not written (a superset); it
+ *             never misses one.
  *   first     pages written before open returned are not reported: a caller copies everything once.
  *   bitmaps   tracker->dirty[i] belongs to the caller: collect only adds bits, the caller clears the ones
  *             it has dealt with.  Bit n is page n of region i, in units of tracker->page_bytes.
@@ -33,7 +34,6 @@ struct gw_tracker_ops {
 	const char *name; /* as godwit status shows it */
 	/* Adds to tracker->dirty.  Return: pages newly set there, or -errno with @error set. */
 	int64_t (*collect)(struct gw_tracker *tracker, struct gw_error *error);
-	/* Stops tracking and frees the backend, not the bitmaps. */
 	/*
 	 * Before pages that collect named are read, region by region and a stretch at a time: from here on a write to them is
 	 * new.  NULL: collect does it.  A backend that has it names a page again and again until it was armed, and every page
@@ -42,6 +42,7 @@ struct gw_tracker_ops {
 	int (*arm)(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
 	/* How many pages wait to be collected, as far as is known without asking anybody.  NULL: it is not known. */
 	uint64_t (*waiting)(const struct gw_tracker *tracker);
+	/* Stops tracking and frees the backend, not the bitmaps. */
 	void (*close)(struct gw_tracker *tracker);
 };
 
@@ -60,7 +61,6 @@ GW_PUBLIC GW_MUST_CHECK int gw_tracker_init(struct gw_tracker *tracker, const st
 /* See "collect" above.  Return: pages newly dirty, or -errno. */
 GW_PUBLIC GW_MUST_CHECK int64_t gw_tracker_collect(struct gw_tracker *tracker, struct gw_error *error);
 
-/* Stops tracking, frees the bitmaps and the backend.  NULL is fine. */
 /* See "arm" above; nothing to do where there is none. */
 GW_PUBLIC GW_MUST_CHECK int gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
 					   struct gw_error *error);
@@ -68,6 +68,7 @@ GW_PUBLIC GW_MUST_CHECK int gw_tracker_arm(struct gw_tracker *tracker, unsigned 
 /* See "waiting" above; 0 where it is not known. */
 GW_PUBLIC uint64_t gw_tracker_waiting(const struct gw_tracker *tracker);
 
+/* Stops tracking, frees the bitmaps and the backend.  NULL is fine. */
 GW_PUBLIC void gw_tracker_close(struct gw_tracker *tracker);
 
 /* Pages now waiting in the bitmaps. */

@@ -14,13 +14,14 @@
 #include "base/cleanup.h"
 #include "base/thread.h"
 #include "tracker/pace.h"
-#include "tracker/wp_async.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/fdpass.h"
 #include "vmm-shim/guard.h"
+#include "vmm-shim/hooks.h"
 #include "vmm-shim/images.h"
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/throttle.h"
+#include "vmm-shim/track.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -37,7 +38,6 @@ struct agent {
 	int client; /* -1: none */
 	bool guarded;
 	struct mappings mappings;
-	struct gw_wp_async *wp; /* NULL: not tracking */
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
 	void *bitmaps; /* the mapping that holds them all */
 	size_t bitmaps_bytes;
@@ -61,8 +61,7 @@ static struct agent_reply new_reply(uint16_t type, int status, const struct gw_e
 
 static void untrack(struct agent *agent)
 {
-	gw_wp_async_close(agent->wp);
-	agent->wp = NULL;
+	track_stop();
 	if (agent->bitmaps)
 		munmap(agent->bitmaps, agent->bitmaps_bytes);
 	agent->bitmaps = NULL;
@@ -71,8 +70,8 @@ static void untrack(struct agent *agent)
 static int answer_regions(struct agent *agent)
 {
 	struct gw_error error = { 0 };
-	int rc = agent->wp ? gw_error_set(&error, -EBUSY, "memory is being tracked") :
-			     mappings_read(&agent->mappings, &error);
+	int rc = track_is_on() ? gw_error_set(&error, -EBUSY, "memory is being tracked") :
+				 mappings_read(&agent->mappings, &error);
 	struct agent_reply reply = new_reply(AGENT_REGIONS, rc, &error);
 
 	reply.count = rc == 0 ? agent->mappings.count : 0;
@@ -147,30 +146,49 @@ static int answer_track(struct agent *agent, const struct agent_request *request
 	struct gw_error error = { 0 };
 	struct agent_reply reply;
 	int fd GW_CLEANUP_CLOSE = -1;
-	int rc = agent->wp ? gw_error_set(&error, -EBUSY, "memory is already being tracked") :
-			     pick_segments(agent, request, segments, &error);
+	int rc = track_is_on() ? gw_error_set(&error, -EBUSY, "memory is already being tracked") :
+				 pick_segments(agent, request, segments, &error);
+
+	if (rc >= 0 && request->value >= AGENT_TRACKERS)
+		rc = gw_error_set(&error, -EINVAL, "no tracker %u", (unsigned)request->value);
 
 	if (rc >= 0) {
 		unsigned count = (unsigned)rc;
 
 		fd = make_bitmaps(agent, request, &error);
-		rc = fd < 0 ? fd : gw_wp_async_open(&agent->wp, segments, count, &error);
+		rc = fd < 0 ? fd : track_start((enum agent_tracker)request->value, segments, count, agent->shared, &error);
 		if (rc < 0)
 			untrack(agent);
 	}
-	reply = new_reply(AGENT_TRACK, rc, &error);
+	reply = new_reply(AGENT_TRACK, rc < 0 ? rc : 0, &error);
 	reply.value = agent->bitmaps_bytes;
+	reply.count = rc < 0 ? 0 : (uint32_t)rc;
 	return fdpass_send(agent->client, &reply, sizeof(reply), rc < 0 ? -1 : fd);
 }
 
 static int answer_collect(const struct agent *agent)
 {
 	struct gw_error error = { 0 };
-	int64_t pages = agent->wp ? gw_wp_async_collect(agent->wp, the_agent.shared, &error) :
-				    gw_error_set(&error, -EINVAL, "memory is not being tracked");
+	int64_t pages = track_is_on() ? track_collect(&error) :
+					gw_error_set(&error, -EINVAL, "memory is not being tracked");
 	struct agent_reply reply = new_reply(AGENT_COLLECT, pages < 0 ? (int)pages : 0, &error);
 
 	reply.value = pages < 0 ? 0 : (uint64_t)pages;
+	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+}
+
+static int answer_arm(const struct agent *agent, const struct agent_request *request)
+{
+	struct gw_error error = { 0 };
+	unsigned region = request->region[0];
+	struct agent_reply reply;
+	int rc;
+
+	if (region >= agent->mappings.count || request->device > agent->shared[region].bits ||
+	    request->inode > agent->shared[region].bits - request->device || !track_is_on())
+		return -EPROTO;
+	rc = track_arm(region, request->device, request->inode, &error);
+	reply = new_reply(AGENT_ARM, rc, &error);
 	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
 }
 
@@ -255,6 +273,8 @@ static int serve(struct agent *agent)
 		return answer_track(agent, &request);
 	case AGENT_COLLECT:
 		return answer_collect(agent);
+	case AGENT_ARM:
+		return answer_arm(agent, &request);
 	case AGENT_IMAGE:
 		return answer_image(agent, &request);
 	case AGENT_WATCH:
@@ -325,6 +345,7 @@ static void *agent_thread(void *argument)
 {
 	struct agent *agent = argument;
 
+	hooks_leave_alone();
 	for (;;) {
 		struct pollfd fds[2] = {
 			{ .fd = agent->listener, .events = POLLIN },

@@ -127,6 +127,7 @@ struct remote_tracker {
 	void *memory;
 	size_t memory_bytes;
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
+	uint8_t regions[AGENT_MAX_REGIONS]; /* the agent's index of each */
 };
 
 static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error)
@@ -168,11 +169,31 @@ static void remote_close(struct gw_tracker *tracker)
 	free(remote);
 }
 
-static const struct gw_tracker_ops remote_ops = {
-	.name = "wp_async",
-	.collect = remote_collect,
-	.close = remote_close,
+static int remote_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
+		      struct gw_error *error)
+{
+	const struct remote_tracker *remote = (const struct remote_tracker *)tracker;
+	struct agent_request request = { .type = AGENT_ARM, .device = first_page, .inode = pages };
+	struct agent_reply reply;
+
+	request.region[0] = remote->regions[region];
+	return agent_call(remote->agent, &request, &reply, NULL, error);
+}
+
+static const struct gw_tracker_ops memory_ops[AGENT_TRACKERS] = {
+	[AGENT_WP_ASYNC] = { "wp_async", remote_collect, NULL, NULL, remote_close },
+	[AGENT_WP_SYNC] = { "wp_sync", remote_collect, NULL, NULL, remote_close },
+	[AGENT_KVM_ASYNC] = { "kvm_log+wp_async", remote_collect, remote_arm, NULL, remote_close },
+	[AGENT_KVM_SYNC] = { "kvm_log+wp_sync", remote_collect, remote_arm, NULL, remote_close },
 };
+
+int agent_tracker_named(const char *name)
+{
+	for (int i = AGENT_BEST + 1; i < AGENT_TRACKERS; i++)
+		if (strcmp(name, memory_ops[i].name) == 0)
+			return i;
+	return -EINVAL;
+}
 
 static const struct gw_tracker_ops blocks_ops = {
 	.name = "blocks",
@@ -223,11 +244,11 @@ err_free:
 	return rc;
 }
 
-int agent_track(const struct agent_client *agent, const uint8_t *regions, const uint64_t *region_bytes, unsigned count,
-		struct gw_tracker **tracker, struct gw_error *error)
+int agent_track(const struct agent_client *agent, enum agent_tracker wanted, const uint8_t *regions,
+		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker, struct gw_error *error)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
-	struct agent_request request = { .type = AGENT_TRACK, .count = count };
+	struct agent_request request = { .type = AGENT_TRACK, .count = count, .value = wanted };
 	struct remote_tracker *remote = calloc(1, sizeof(*remote));
 	uint64_t pages[AGENT_MAX_REGIONS];
 	struct agent_reply reply;
@@ -238,6 +259,7 @@ int agent_track(const struct agent_client *agent, const uint8_t *regions, const 
 		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
 	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_COLLECT, .close = AGENT_UNTRACK };
 	memcpy(request.region, regions, count);
+	memcpy(remote->regions, regions, count);
 	for (unsigned i = 0; i < count; i++)
 		pages[i] = region_bytes[i] / page;
 	rc = agent_call(agent, &request, &reply, &fd, error);
@@ -245,7 +267,11 @@ int agent_track(const struct agent_client *agent, const uint8_t *regions, const 
 		free(remote);
 		return rc;
 	}
-	return open_remote(remote, fd, reply.value, &remote_ops, page, pages, count, tracker, error);
+	if (reply.count <= AGENT_BEST || reply.count >= AGENT_TRACKERS) {
+		free(remote);
+		return agent_gone(error);
+	}
+	return open_remote(remote, fd, reply.value, &memory_ops[reply.count], page, pages, count, tracker, error);
 }
 
 int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,

@@ -23,9 +23,15 @@ int agent_call(const struct agent_client *agent, const struct agent_request *req
 int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd,
 		       struct gw_error *error) GW_MUST_CHECK;
 
-/* Tracks the given mappings.  Return: 0 and *tracker, which must be closed before the client. */
-int agent_track(const struct agent_client *agent, const uint8_t *regions, const uint64_t *region_bytes, unsigned count,
-		struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+/*
+ * Tracks the given mappings, by @wanted; the tracker's name says by what.  Return: 0 and *tracker, which must be closed before
+ * the client.
+ */
+int agent_track(const struct agent_client *agent, enum agent_tracker wanted, const uint8_t *regions,
+		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+
+/* Return: the enum agent_tracker of that name, or -EINVAL. */
+int agent_tracker_named(const char *name) GW_MUST_CHECK;
 
 /* Slows the guest, or lifts that. */
 int agent_throttle(const struct agent_client *agent, const struct agent_throttle *throttle, struct gw_error *error)

@@ -22,11 +22,16 @@
 #define AGENT_GUARD_SOCKET "guard.sock" /* a second QMP socket: the guard's, and that of list and status */
 
 #define AGENT_ENV_DIR "GODWIT_VM_DIR" /* tells the shim its run folder */
+#define AGENT_ENV_NO_ALIAS "GODWIT_NO_ALIAS" /* set: KVM gets its memory slots where the VMM has them */
+
+/* How memory is tracked; see GW_TRACKERS in vmm.h for their names. */
+enum agent_tracker { AGENT_BEST, AGENT_WP_ASYNC, AGENT_WP_SYNC, AGENT_KVM_ASYNC, AGENT_KVM_SYNC, AGENT_TRACKERS };
 
 enum agent_type {
 	AGENT_HELLO = 1,   /* value: the VMM's pid */
 	AGENT_REGIONS = 2, /* count: file mappings found, newly looked up */
-	AGENT_TRACK = 3,   /* region[0..count): indices of the last REGIONS; value: bytes of the bitmaps' file */
+	AGENT_TRACK = 3,   /* region[0..count): indices of the last REGIONS; value: an agent_tracker.  The answer's value: bytes
+			    * of the bitmaps' file; count: the agent_tracker in use */
 	AGENT_COLLECT = 4, /* value: pages marked */
 	AGENT_UNTRACK = 5,
 	AGENT_GUARD = 6, /* value: 1 arm, 0 disarm */
@@ -34,6 +39,7 @@ enum agent_type {
 	AGENT_WATCH = 8, /* count packets of agent_image follow; value: bytes of a block, then of the bitmaps' file */
 	AGENT_SYNC = 9,  /* the bitmaps of images are to be up to date */
 	AGENT_UNWATCH = 10,
+	AGENT_ARM = 12, /* region[0], device: first page, inode: pages: they are about to be read */
 	AGENT_THROTTLE = 11, /* struct agent_throttle follows in a packet of its own */
 };
 

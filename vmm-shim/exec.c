@@ -60,7 +60,7 @@ static int preload(const char *shim, const char *folder)
 	return setenv("LD_PRELOAD", list, 1) < 0 || setenv(AGENT_ENV_DIR, folder, 1) < 0 ? -errno : 0;
 }
 
-int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, struct gw_error *error)
+int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, struct gw_error *error)
 {
 	char folder[192], qmp[256], guard[256];
 	char **all = calloc((size_t)argc + 5, sizeof(*all));
@@ -86,6 +86,8 @@ int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, struc
 	all[argc + 2] = (char[]){ "-qmp" };
 	all[argc + 3] = guard;
 	rc = preload(shim, folder);
+	if (rc == 0 && no_alias)
+		rc = setenv(AGENT_ENV_NO_ALIAS, "1", 1) < 0 ? -errno : 0;
 	if (rc == 0) {
 		execvp(all[0], all);
 		rc = gw_error_set(error, -errno, "'%s' cannot be started: %s", all[0], strerror(errno));

@@ -6,7 +6,7 @@
  * call on.  A write that a call does is reported when the call has returned, well or badly, since part of it may
  * have been done (tracker/blocks.h says why after); writes that a call only submits are noted before.  While no
  * migration watches disks, a synchronous hook costs two loads and a jump.  Writers that are to be slowed wait here,
- * before their write.
+ * before their write.  Calls to KVM about its memory slots and its log go through tracker/kvm.h.
  *
  * errno and return values are those of the real function.  The functions are declared here and not taken from
  * the headers of libaio and liburing: nothing of theirs is needed but the names.
@@ -15,6 +15,7 @@
 
 #include "tracker/blocks.h"
 #include "tracker/inflight.h"
+#include "tracker/kvm.h"
 #include "tracker/pace.h"
 #include "vmm-shim/throttle.h"
 
@@ -22,13 +23,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <scsi/sg.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -53,10 +54,16 @@
 _Static_assert(sizeof(off_t) == 8, "offsets have 64 bits");
 
 static _Atomic bool enabled;
+static __thread bool own_thread; /* no thread of the VMM's */
 
 void hooks_enable(void)
 {
 	atomic_store(&enabled, true);
+}
+
+void hooks_leave_alone(void)
+{
+	own_thread = true;
 }
 
 static void wrote(int fd, off_t offset, size_t bytes)
@@ -208,6 +215,8 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(list, request);
 	argument = va_arg(list, void *);
 	va_end(list);
+	if (gw_kvm_wants(request) && !own_thread && atomic_load_explicit(&enabled, memory_order_relaxed))
+		return gw_kvm_ioctl(fd, request, argument, REAL(ioctl));
 	if (request == KVM_RUN) {
 		throttle_enter();
 		rc = REAL(ioctl)(fd, request, argument);
@@ -226,6 +235,13 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 		errno = kept;
 	}
 	return rc;
+}
+
+EXPORT int munmap(void *addr, size_t bytes)
+{
+	if (atomic_load_explicit(&enabled, memory_order_relaxed))
+		gw_kvm_unmapped((uintptr_t)addr, bytes);
+	return REAL(munmap)(addr, bytes);
 }
 
 /* --- asynchronous writes --------------------------------------------------------------------------------- */

@@ -4,9 +4,12 @@
 #define GODWIT_SHIM_HOOKS_H
 
 /*
- * Only the VMM's asynchronous writes are noted all the time (tracker/inflight.h); in a process that is no VMM, and
+ * Only the VMM's asynchronous writes (tracker/inflight.h) and its memory slots (tracker/kvm.h) are noted all the time; in a process that is no VMM, and
  * before this is called, every hook passes its call on and does nothing else.
  */
 void hooks_enable(void);
+
+/* The calling thread is the shim's own: what it asks of KVM and of the kernel is not the VMM's doing. */
+void hooks_leave_alone(void);
 
 #endif

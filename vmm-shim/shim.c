@@ -9,6 +9,7 @@
  * In a process that is not a VMM (a wrapper script that starts one) it does nothing and stays in the
  * environment, for the VMM to come.
  */
+#include "tracker/kvm.h"
 #include "vmm-shim/agent.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/hooks.h"
@@ -40,6 +41,7 @@ static void leave_environment(void)
 	char kept[4096] = "";
 
 	unsetenv(AGENT_ENV_DIR);
+	unsetenv(AGENT_ENV_NO_ALIAS);
 	for (const char *at = list; at && *at;) {
 		size_t length = strcspn(at, ": ");
 
@@ -63,6 +65,8 @@ __attribute__((constructor)) static void shim_init(void)
 
 	if (!folder || !is_vmm())
 		return;
+	if (getenv(AGENT_ENV_NO_ALIAS))
+		gw_kvm_no_alias();
 	hooks_enable();
 	(void)throttle_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
 	rc = agent_start(folder);

@@ -388,8 +388,14 @@ static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 	return 0;
 }
 
-int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tracker, struct gw_error *error)
+int gw_vmm_check_tracker(const char *wanted)
 {
+	return agent_tracker_named(wanted) < 0 ? -EINVAL : 0;
+}
+
+int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracker **tracker, struct gw_error *error)
+{
+	enum agent_tracker by = wanted ? (enum agent_tracker)agent_tracker_named(wanted) : AGENT_BEST;
 	uint64_t bytes[GW_VMM_MAX_REGIONS];
 	int rc = set_capability(vmm, "events", true, error);
 
@@ -405,7 +411,7 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tracker, struct 
 	memset(vmm->saving.bytes, 0, STATE_BYTES);
 	for (unsigned i = 0; i < vmm->region_count; i++)
 		bytes[i] = vmm->regions[i].bytes;
-	return agent_track(&vmm->agent, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
+	return agent_track(&vmm->agent, by, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
 }
 
 int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error)

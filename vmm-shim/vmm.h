@@ -52,9 +52,10 @@ GW_MUST_CHECK int gw_vmm_make_images(int argc, char **argv, struct gw_error *err
 
 /*
  * Becomes the VMM: makes the run folder, takes its lock, adds the QMP sockets to the command line, preloads
- * @shim and executes.  Returns only on failure: -errno with @error set.
+ * @shim and executes.  @no_alias: KVM gets the guest's memory where the VMM has it (tracker/kvm.h).  Returns only on failure: -errno with @error set.
  */
-GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias,
+			      struct gw_error *error);
 
 /* --- attaching ------------------------------------------------------------------------------------ */
 
@@ -123,8 +124,13 @@ GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_im
 
 /* --- source ---------------------------------------------------------------------------------------- */
 
-/* Makes the VMM ready to save its device state without its RAM, and starts tracking; see tracker.h. */
-GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, struct gw_tracker **tracker, struct gw_error *error);
+/* What @wanted may be, besides NULL: the best that works here. */
+#define GW_TRACKERS "kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync"
+GW_MUST_CHECK int gw_vmm_check_tracker(const char *wanted);
+
+/* Makes the VMM ready to save its device state without its RAM, and starts tracking by @wanted; see tracker.h. */
+GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracker **tracker,
+				      struct gw_error *error);
 
 /* The dead man's switch in the agent; arming it also notes whether the guest runs. */
 GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error);

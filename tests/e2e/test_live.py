@@ -81,6 +81,23 @@ class Live(unittest.TestCase):
                 destination.wait_count(source.count() + 25)
                 self.assertEqual(destination.wrong(), "")
 
+    def test_each_tracker_that_works_without_kvm(self):
+        for tracker in ("wp_sync", "wp_async"):
+            with self.subTest(tracker=tracker), vmlab.Lab() as lab:
+                source, destination = self.pair(lab)
+                hook = f"{COMPARE} {source.ram} {destination.ram}"
+                sender, code, _, err = move(lab, source, destination, "--tracker", tracker, receiver_options=["--hook", hook])
+                self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+                self.assertEqual(vmlab.summary(sender.stdout)["tracker"], tracker)
+                destination.counts_on()
+                self.assertEqual(destination.wrong(), "")
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            sender, code, _, _ = move(lab, source, destination, "--tracker", "kvm_log+wp_async")
+            self.assertEqual((sender.returncode, code), (1, 1))
+            self.assertIn("KVM has no memory slot", sender.stderr)
+            source.counts_on()
+
     def test_a_guest_that_is_too_fast_is_slowed_and_let_go(self):
         """It rewrites some 40 MiB a second, the link has 24, and 25 ms of blackout are allowed."""
         work = "GW_MIB=32 GW_RATE_MIB=40"

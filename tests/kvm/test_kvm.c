@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The union of KVM's log and write protection against a model.
+ *
+ * KVM is played: its slots, flags and bitmaps, by the rules of its documentation.  Memory, aliases and write protection are
+ * real.  A virtual processor writes through the address that a slot was given, the VMM through its own mapping; the
+ * VMM reads and clears its log, changes, deletes and makes slots, all at random, while a copy is made in rounds.
+ *
+ *   - the copy is the memory: no write is lost, by whomever, whenever;
+ *   - after a round in which nothing was written nothing is dirty;
+ *   - the VMM sees in its log what was written since it last cleared it, no more and no less.
+ */
+#include "tracker/kvm.h"
+#include "tracker/wp_sync.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE 4096u
+#define PAGES 600u
+#define SLOTS 4u
+#define WORDS (PAGES / 64 + 1)
+#define VM 77
+
+/* --- KVM, played --------------------------------------------------------------------------------------------- */
+
+struct played {
+	uint64_t gpa, bytes, addr;
+	uint32_t flags;
+	uint64_t dirty[WORDS];
+};
+
+static struct played slots[SLOTS];
+static uint64_t manual;
+static bool has_manual;
+
+static unsigned pages_of(const struct played *slot)
+{
+	return (unsigned)(slot->bytes / PAGE);
+}
+
+static int fail(int code)
+{
+	errno = code;
+	return -1;
+}
+
+static int play_region(const struct kvm_userspace_memory_region *region)
+{
+	struct played *slot = &slots[region->slot];
+	uint32_t was = slot->flags;
+
+	if (region->slot >= SLOTS)
+		return fail(EINVAL);
+	if (region->memory_size == 0) {
+		if (slot->bytes == 0)
+			return fail(EINVAL);
+		memset(slot, 0, sizeof(*slot));
+		return 0;
+	}
+	if (region->memory_size % PAGE || region->userspace_addr % PAGE || region->guest_phys_addr % PAGE)
+		return fail(EINVAL);
+	if (slot->bytes && (slot->bytes != region->memory_size || slot->addr != region->userspace_addr ||
+			    (slot->flags ^ region->flags) & KVM_MEM_READONLY))
+		return fail(EINVAL);
+	slot->gpa = region->guest_phys_addr;
+	slot->bytes = region->memory_size;
+	slot->addr = region->userspace_addr;
+	slot->flags = region->flags;
+	if (was & region->flags & KVM_MEM_LOG_DIRTY_PAGES)
+		return 0; /* the log goes on as it is */
+	memset(slot->dirty, 0, sizeof(slot->dirty));
+	if (region->flags & KVM_MEM_LOG_DIRTY_PAGES && manual & KVM_DIRTY_LOG_INITIALLY_SET)
+		for (unsigned p = 0; p < pages_of(slot); p++)
+			slot->dirty[p / 64] |= 1ULL << p % 64;
+	return 0;
+}
+
+static int play_get(const struct kvm_dirty_log *get)
+{
+	struct played *slot = &slots[get->slot];
+
+	if (get->slot >= SLOTS || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
+		return fail(ENOENT);
+	memcpy(get->dirty_bitmap, slot->dirty, (pages_of(slot) + 63) / 64 * 8);
+	if (!manual)
+		memset(slot->dirty, 0, sizeof(slot->dirty));
+	return 0;
+}
+
+static int play_clear(const struct kvm_clear_dirty_log *clear)
+{
+	struct played *slot = &slots[clear->slot];
+	const uint64_t *mask = clear->dirty_bitmap;
+
+	if (clear->slot >= SLOTS || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
+		return fail(ENOENT);
+	if (clear->first_page % 64 || clear->first_page + clear->num_pages > pages_of(slot) ||
+	    (clear->num_pages % 64 && clear->first_page + clear->num_pages != pages_of(slot)))
+		return fail(EINVAL);
+	for (unsigned p = 0; p < clear->num_pages; p++)
+		if (mask[p / 64] >> p % 64 & 1)
+			slot->dirty[(clear->first_page + p) / 64] &= ~(1ULL << (clear->first_page + p) % 64);
+	return 0;
+}
+
+static int play(int fd, unsigned long request, ...)
+{
+	const struct kvm_enable_cap *cap;
+	void *argument;
+	va_list list;
+
+	va_start(list, request);
+	argument = va_arg(list, void *);
+	va_end(list);
+	if (fd != VM)
+		return fail(EBADF);
+	switch (request) {
+	case KVM_SET_USER_MEMORY_REGION:
+		return play_region(argument);
+	case KVM_GET_DIRTY_LOG:
+		return play_get(argument);
+	case KVM_CLEAR_DIRTY_LOG:
+		return play_clear(argument);
+	case KVM_ENABLE_CAP:
+		cap = argument;
+		if (!has_manual)
+			return fail(EINVAL);
+		manual = cap->args[0];
+		return 0;
+	default:
+		return fail(ENOTTY);
+	}
+}
+
+/* --- the VMM ------------------------------------------------------------------------------------------------- */
+
+struct own { /* what the VMM knows of its slots */
+	unsigned first, pages;
+	bool logs;
+	uint64_t expected[WORDS]; /* what its log must say */
+};
+
+static struct own own[SLOTS];
+static unsigned char *memory, shadow[PAGES * PAGE];
+static uint64_t vmm_manual;
+static unsigned long long seed;
+
+static uint64_t rnd(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+static int ask(unsigned long request, void *argument)
+{
+	return gw_kvm_ioctl(VM, request, argument, play);
+}
+
+static void expect_all(struct own *slot)
+{
+	memset(slot->expected, 0, sizeof(slot->expected));
+	for (unsigned p = 0; p < slot->pages && vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET; p++)
+		slot->expected[p / 64] |= 1ULL << p % 64;
+}
+
+static void set_slot(unsigned id, bool logs)
+{
+	struct own *slot = &own[id];
+	struct kvm_userspace_memory_region region = {
+		.slot = id,
+		.flags = logs ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+		.guest_phys_addr = (uint64_t)id << 32,
+		.memory_size = (uint64_t)slot->pages * PAGE,
+		.userspace_addr = (uintptr_t)memory + (uint64_t)slot->first * PAGE,
+	};
+
+	if (logs && !slot->logs)
+		expect_all(slot);
+	slot->logs = logs;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+}
+
+static void delete_slot(unsigned id)
+{
+	struct kvm_userspace_memory_region region = { .slot = id };
+
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	own[id] = (struct own){ .pages = 0 };
+}
+
+/* A virtual processor writes, through wherever KVM has the slot. */
+static void vcpu_writes(unsigned id)
+{
+	unsigned p = (unsigned)(rnd() % own[id].pages);
+	struct played *slot = &slots[id];
+
+	((unsigned char *)(uintptr_t)slot->addr)[(uint64_t)p * PAGE + rnd() % PAGE] = (unsigned char)rnd();
+	if (slot->flags & KVM_MEM_LOG_DIRTY_PAGES)
+		slot->dirty[p / 64] |= 1ULL << p % 64;
+	if (own[id].logs)
+		own[id].expected[p / 64] |= 1ULL << p % 64;
+}
+
+static void vmm_reads_log(unsigned id)
+{
+	uint64_t seen[WORDS] = { 0 };
+	struct kvm_dirty_log get = { .slot = id, .dirty_bitmap = seen };
+	struct own *slot = &own[id];
+
+	if (!slot->logs) {
+		cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), -1);
+		cr_assert_eq(errno, ENOENT);
+		return;
+	}
+	cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), 0);
+	for (unsigned w = 0; w < (slot->pages + 63) / 64; w++)
+		cr_assert_eq(seen[w], slot->expected[w], "the VMM's log of slot %u, word %u: %lx, not %lx", id, w, seen[w],
+			     slot->expected[w]);
+	if (!vmm_manual)
+		memset(slot->expected, 0, sizeof(slot->expected));
+}
+
+static void vmm_clears_log(unsigned id)
+{
+	struct own *slot = &own[id];
+	unsigned words = (slot->pages + 63) / 64, first = (unsigned)(rnd() % words), count = 1 + (unsigned)(rnd() % (words - first));
+	uint64_t mask[WORDS];
+	struct kvm_clear_dirty_log clear = { .slot = id, .first_page = first * 64, .num_pages = count * 64, .dirty_bitmap = mask };
+
+	if (first + count == words)
+		clear.num_pages = slot->pages - first * 64;
+	for (unsigned w = 0; w < count; w++)
+		mask[w] = slot->expected[first + w] & rnd(); /* of what it has seen */
+	if (!slot->logs)
+		return;
+	cr_assert_eq(ask(KVM_CLEAR_DIRTY_LOG, &clear), 0);
+	for (unsigned w = 0; w < count; w++)
+		slot->expected[first + w] &= ~mask[w];
+}
+
+static void vmm_does_something(bool writing)
+{
+	unsigned id = (unsigned)(rnd() % SLOTS);
+
+	if (own[id].pages == 0) {
+		if (rnd() % 4 == 0) {
+			own[id].first = (unsigned)(rnd() % (PAGES - 1));
+			own[id].pages = 1 + (unsigned)(rnd() % (PAGES - own[id].first));
+			set_slot(id, rnd() % 4 == 0);
+		}
+		return;
+	}
+	switch (rnd() % 16) {
+	case 0:
+		vmm_reads_log(id);
+		break;
+	case 1:
+		if (vmm_manual) {
+			vmm_reads_log(id);
+			vmm_clears_log(id);
+		}
+		break;
+	case 2:
+		if (rnd() % 4 == 0)
+			delete_slot(id);
+		break;
+	case 3:
+		if (rnd() % 2 == 0)
+			set_slot(id, !own[id].logs);
+		break;
+	case 4:
+	case 5:
+		if (writing)
+			memory[rnd() % (PAGES * PAGE)] = (unsigned char)rnd();
+		break;
+	default:
+		if (writing)
+			vcpu_writes(id);
+	}
+}
+
+/* --- the copy ------------------------------------------------------------------------------------------------ */
+
+static struct gw_wp_segment segment;
+static struct gw_bitmap shared, dirty;
+static struct gw_wp_async *wp;
+
+static uint64_t collect(void)
+{
+	struct gw_error error = { 0 };
+
+	cr_assert_geq(gw_kvm_log_collect(&error), 0, "%s", error.text);
+	cr_assert_geq(gw_wp_async_collect(wp, &shared, &error), 0, "%s", error.text);
+	return gw_bitmap_take(&shared, &dirty);
+}
+
+/* Copies what is dirty, in stretches; the others go on meanwhile. */
+static void copy_round(bool writing, int doings)
+{
+	uint64_t at = 0, first, end;
+	struct gw_error error = { 0 };
+
+	while (gw_bitmap_next_run(&dirty, at, &first, &end)) {
+		if (end - first > 100)
+			end = first + 100;
+		cr_assert_eq(gw_kvm_log_arm(0, first, end - first, &error), 0, "%s", error.text);
+		for (int n = 0; n < doings; n++)
+			vmm_does_something(writing);
+		memcpy(shadow + first * PAGE, memory + first * PAGE, (end - first) * PAGE);
+		gw_bitmap_clear_range(&dirty, first, end - first);
+		at = end;
+	}
+}
+
+static void one_migration(void)
+{
+	struct gw_error error = { 0 };
+	int logged;
+
+	for (int n = 0; n < 40; n++)
+		vmm_does_something(true);
+	logged = gw_kvm_log_start(&segment, 1, &shared, &error);
+	cr_assert_geq(logged, 0, "%s", error.text);
+	cr_assert_eq(gw_wp_async_open(&wp, &segment, 1, &error), 0, "%s", error.text);
+	if (logged > 0) {
+		gw_bitmap_set_range(&dirty, 0, PAGES);
+		for (int round = 0; round < 4; round++) {
+			copy_round(true, 5);
+			for (int n = 0; n < 60; n++)
+				vmm_does_something(true);
+			(void)collect();
+		}
+		copy_round(false, 5);
+		(void)collect(); /* slots that went or came meanwhile */
+		copy_round(false, 0);
+		cr_assert_eq(memcmp(memory, shadow, sizeof(shadow)), 0, "the copy differs");
+		cr_assert_eq(collect(), 0, "nothing was written, and something is dirty");
+	}
+	gw_wp_async_close(wp);
+	gw_kvm_log_stop();
+	memset(shared.words, 0, gw_bitmap_bytes(PAGES));
+	cr_assert_eq(manual, vmm_manual, "the VMM's choice is as it was");
+	for (unsigned id = 0; id < SLOTS; id++)
+		cr_assert_eq(!(slots[id].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[id].logs, "a log was left on");
+	for (int n = 0; n < 40; n++) /* and what it was not told yet it is told afterwards */
+		vmm_does_something(true);
+}
+
+static void begin(unsigned long long number, bool kvm_has_manual, uint64_t vmm_chooses)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = { vmm_chooses } };
+	int fd = memfd_create("kvm", MFD_CLOEXEC);
+
+	seed = number * 0x9E3779B97F4A7C15ULL + 1;
+	has_manual = kvm_has_manual;
+	vmm_manual = vmm_chooses;
+	if (has_manual)
+		cr_assert_eq(ask(KVM_ENABLE_CAP, &cap), 0);
+	cr_assert(fd >= 0 && ftruncate(fd, PAGES * PAGE) == 0);
+	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	cr_assert_neq(memory, MAP_FAILED);
+	close(fd);
+	segment = (struct gw_wp_segment){ .addr = (uintptr_t)memory, .bytes = PAGES * PAGE };
+	cr_assert_eq(gw_bitmap_new(&shared, PAGES), 0);
+	cr_assert_eq(gw_bitmap_new(&dirty, PAGES), 0);
+	if (gw_wp_async_open(&wp, &segment, 1, NULL) < 0)
+		cr_skip_test("no WP_ASYNC here");
+	gw_wp_async_close(wp);
+}
+
+static void end(void)
+{
+	for (unsigned id = 0; id < SLOTS; id++)
+		if (own[id].pages)
+			delete_slot(id);
+	munmap(memory, PAGES * PAGE);
+	gw_bitmap_free(&shared);
+	gw_bitmap_free(&dirty);
+}
+
+static void many(bool kvm_has_manual, uint64_t vmm_chooses)
+{
+	for (unsigned long long number = 1; number <= 200; number++) {
+		begin(number, kvm_has_manual, vmm_chooses);
+		one_migration();
+		one_migration();
+		end();
+	}
+}
+
+TestSuite(kvm, .timeout = 120);
+
+Test(kvm, a_vmm_that_chose_nothing)
+{
+	many(true, 0);
+}
+
+Test(kvm, a_vmm_that_clears_by_hand)
+{
+	many(true, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+}
+
+Test(kvm, a_vmm_whose_log_begins_full_as_qemus_does)
+{
+	many(true, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+}
+
+Test(kvm, a_kernel_that_clears_by_reading_only)
+{
+	many(false, 0);
+}
+
+Test(kvm, slots_that_make_no_sense_get_kvms_answer)
+{
+	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 4096, .userspace_addr = 123 };
+
+	begin(1, true, 0);
+	cr_assert(ask(KVM_SET_USER_MEMORY_REGION, &region) == -1 && errno == EINVAL);
+	region = (struct kvm_userspace_memory_region){ .slot = 0, .memory_size = UINT64_MAX - 4095,
+						       .userspace_addr = (uintptr_t)memory };
+	(void)ask(KVM_SET_USER_MEMORY_REGION, &region);
+	region = (struct kvm_userspace_memory_region){ .slot = 0 };
+	(void)ask(KVM_SET_USER_MEMORY_REGION, &region);
+	cr_assert(ask(KVM_SET_USER_MEMORY_REGION, &region) == -1 && errno == EINVAL);
+	cr_assert(gw_kvm_ioctl(5, KVM_SET_USER_MEMORY_REGION, &region, play) == -1 && errno == EBADF);
+	own[1] = (struct own){ .first = 3, .pages = 70 };
+	set_slot(1, false);
+	region = (struct kvm_userspace_memory_region){ .slot = 1, .memory_size = 71 * PAGE,
+						       .userspace_addr = (uintptr_t)memory + 3 * PAGE };
+	cr_assert(ask(KVM_SET_USER_MEMORY_REGION, &region) == -1 && errno == EINVAL);
+	end();
+}
+
+Test(kvm, memory_that_is_not_shared_has_no_alias)
+{
+	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 16 * PAGE };
+	void *private = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	begin(1, true, 0);
+	region.userspace_addr = (uintptr_t)private;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_eq(slots[0].addr, (uintptr_t)private);
+	region.memory_size = 0;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	end();
+}
+
+Test(kvm, unmapping_unmaps_the_alias_too)
+{
+	unsigned char vector;
+
+	begin(1, true, 0);
+	own[0] = (struct own){ .first = 0, .pages = 100 };
+	set_slot(0, false);
+	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
+	gw_kvm_unmapped((uintptr_t)memory + 50 * PAGE, PAGE);
+	cr_assert(mincore((void *)(uintptr_t)(slots[0].addr + 50 * PAGE), PAGE, &vector) == -1 && errno == ENOMEM);
+	cr_assert_eq(mincore((void *)(uintptr_t)(slots[0].addr + 51 * PAGE), PAGE, &vector), 0);
+	end();
+}
+
+Test(kvm, the_dirty_ring_and_guest_memfd_are_named)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_DIRTY_LOG_RING, .args = { 4096 } };
+	struct gw_error error = { 0 };
+
+	begin(1, true, 0);
+	cr_assert_eq(ask(KVM_ENABLE_CAP, &cap), 0);
+	manual = vmm_manual;
+	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), -EOPNOTSUPP);
+	cr_assert(strstr(error.text, "dirty ring"));
+	end();
+}
+
+/* --- write protection with a thread, for older kernels ------------------------------------------------------- */
+
+static void *keep_writing(void *argument)
+{
+	uint64_t random = 7;
+
+	while (!__atomic_load_n((bool *)argument, __ATOMIC_ACQUIRE)) {
+		random ^= random << 13;
+		random ^= random >> 7;
+		random ^= random << 17;
+		__atomic_fetch_add((uint64_t *)(uintptr_t)(memory + random % PAGES * PAGE + random % 64 * 8), 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+Test(kvm, wp_sync_misses_nothing_and_comes_to_rest)
+{
+	struct gw_wp_sync *sync;
+	struct gw_error error = { 0 };
+	pthread_t writers[2];
+	bool stop = false;
+	uint64_t at, pages;
+
+	begin(3, true, 0);
+	memset(memory, 5, PAGES * PAGE / 2);
+	if (gw_wp_sync_open(&sync, &segment, 1, &error) < 0)
+		cr_skip_test("%s", error.text);
+	memcpy(shadow, memory, sizeof(shadow));
+	for (int i = 0; i < 2; i++)
+		cr_assert_eq(pthread_create(&writers[i], NULL, keep_writing, &stop), 0);
+	for (int round = 0; round < 40; round++) {
+		usleep(2000);
+		if (round == 39) {
+			__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+			for (int i = 0; i < 2; i++)
+				pthread_join(writers[i], NULL);
+		}
+		if (round == 10) /* a page that is given back, and comes again */
+			cr_assert_eq(madvise(memory + 9 * PAGE, PAGE, MADV_REMOVE), 0);
+		cr_assert_geq(gw_wp_sync_collect(sync, &shared, &error), 0, "%s", error.text);
+		gw_bitmap_take(&shared, &dirty);
+		for (at = 0; gw_bitmap_next_run(&dirty, at, &at, &pages); at = pages)
+			memcpy(shadow + at * PAGE, memory + at * PAGE, (pages - at) * PAGE);
+		gw_bitmap_clear_range(&dirty, 0, PAGES);
+	}
+	cr_assert_eq(memcmp(memory, shadow, sizeof(shadow)), 0, "the copy differs");
+	pages = (uint64_t)gw_wp_sync_collect(sync, &shared, &error);
+	cr_assert_eq(pages, 0, "nothing was written, and %lu pages are dirty", pages);
+	memory[7 * PAGE] = 99;
+	cr_assert_eq(gw_wp_sync_collect(sync, &shared, &error), 1);
+	cr_assert(gw_bitmap_test(&shared, 7));
+	gw_wp_sync_close(sync);
+	memory[8 * PAGE] = 1; /* nobody protects it any more */
+	end();
+}

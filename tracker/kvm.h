@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvm_log: what virtual processors write, from KVM's own dirty log, beside a VMM that may read that log too.
+ *
+ * It lives inside the VMM, whose ioctls to KVM pass through gw_kvm_ioctl().  KVM's log knows the writes of virtual
+ * processors and of KVM itself, but not the VMM's own; write protection (wp_async.h) knows those, but is dear for what
+ * a virtual processor writes.  So each memory slot over shared memory is given to KVM at an alias, a second mapping of
+ * the same pages: write protection of the VMM's own mapping then never meets a virtual processor, and the two
+ * together miss nothing.
+ *
+ * The VMM's readers of the log (a display, its own migration, a dirty-rate meter) lose no bit and see none that is not
+ * theirs: KVM clears a bit for one of the two, so it is kept for the other.
+ *
+ * Logging is switched on for as long as somebody tracks, and no longer.  A slot that the VMM deletes, or that can only be
+ * changed by doing so, is reported as written from end to end: nobody can ask KVM what was written to it last.
+ *
+ * Sources: Documentation/virt/kvm/api.rst (4.8, 4.117, 4.35, 7.18), mremap(2) on an old size of 0.
+ * Threads: any for gw_kvm_ioctl() and gw_kvm_unmapped(), which wait for each other and for the rest; one for the rest.
+ */
+#ifndef GODWIT_TRACKER_KVM_H
+#define GODWIT_TRACKER_KVM_H
+
+#include "tracker/wp_async.h"
+
+#include <linux/kvm.h>
+#include <linux/userfaultfd.h>
+#include <stdbool.h>
+
+typedef int gw_kvm_real(int fd, unsigned long request, ...);
+
+#ifndef KVM_SET_USER_MEMORY_REGION2 /* Linux 6.8 */
+#define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct gw_kvm_region2)
+#define KVM_MEM_GUEST_MEMFD (1u << 2)
+#endif
+struct gw_kvm_region2 {
+	uint32_t slot, flags;
+	uint64_t guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset;
+	uint32_t guest_memfd, pad1;
+	uint64_t pad2[14];
+};
+
+/* Whether an ioctl must pass through gw_kvm_ioctl(). */
+static inline bool gw_kvm_wants(unsigned long request)
+{
+	switch (request) {
+	case KVM_SET_USER_MEMORY_REGION:
+	case KVM_SET_USER_MEMORY_REGION2:
+	case KVM_GET_DIRTY_LOG:
+	case KVM_CLEAR_DIRTY_LOG:
+	case KVM_ENABLE_CAP:
+	case UFFDIO_REGISTER:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * Does what the VMM asks for, by way of @real.  Return and errno are what KVM gives, or would have given had nobody come
+ * between.  A VMM that watches guest memory with a userfaultfd of its own gets its slots back where it put them.
+ */
+int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real);
+
+/* Before the VMM unmaps memory: an alias of it goes too. */
+void gw_kvm_unmapped(uint64_t addr, uint64_t bytes);
+
+/* From now on slots are given to KVM as they come. */
+void gw_kvm_no_alias(void);
+
+/*
+ * Starts logging for all slots over the given mappings of regions; what is written is marked in shared[region], by pages of
+ * 4 KiB counted from the region's start.  Every page must be armed once (gw_kvm_log_arm()) before it is known to be clean.
+ * Return: how many slots are logged, 0 when there is none with an alias; -EOPNOTSUPP with @error saying why a log cannot
+ * be had (the VMM uses KVM's dirty ring, or guest_memfd); another -errno.
+ */
+GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
+				   struct gw_error *error);
+
+/* Whether an address lies in the alias of a slot that is logged. */
+bool gw_kvm_is_logged(uint64_t addr);
+
+/*
+ * Marks what was written since it was last armed.  Return: pages marked, or -errno with @error set: then pages may
+ * be missing for good.
+ */
+GW_MUST_CHECK int64_t gw_kvm_log_collect(struct gw_error *error);
+
+/*
+ * Before pages that were marked are read: from here on a write to them is new.  Pages that are not armed are marked again
+ * by each collect.  Return: 0 or -errno with @error set.
+ */
+GW_MUST_CHECK int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
+
+/* The VMM's own logging goes on as it was. */
+void gw_kvm_log_stop(void);
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What kvm_slots.c and kvm_log.c share.  Internal to tracker. */
+#ifndef GODWIT_TRACKER_KVM_INTERNAL_H
+#define GODWIT_TRACKER_KVM_INTERNAL_H
+
+#include "tracker/kvm.h"
+
+#include <pthread.h>
+
+/* A virtual machine, by its descriptor. */
+struct kvm_vm {
+	int fd;
+	uint64_t manual;     /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2's argument as KVM has it */
+	uint64_t vmm_manual; /* as the VMM set it */
+	bool ring;           /* the VMM reads KVM's dirty ring */
+	bool memfd;          /* some of its memory is private to the guest */
+};
+
+struct kvm_slot {
+	struct kvm_vm *vm;
+	uint32_t id, flags; /* as the VMM set them */
+	uint64_t gpa, bytes, hva;
+	uint64_t alias; /* where KVM has it; 0: at hva */
+	struct gw_bitmap for_vmm; /* cleared in KVM, not yet known to the VMM; words NULL: nothing */
+
+	bool logged; /* the rest is for then */
+	unsigned region;
+	uint64_t first_page;     /* of the region */
+	struct gw_bitmap log;    /* as KVM gave it, and scratch */
+	struct gw_bitmap marked; /* set in KVM and reported, not armed */
+};
+
+/* Under kvm.lock. */
+struct kvm {
+	pthread_mutex_t lock;
+	gw_kvm_real *real;
+	struct kvm_vm vms[8];
+	unsigned vm_count;
+	struct kvm_slot *slots;
+	unsigned slot_count, slot_room;
+	bool no_alias;
+
+	bool logging; /* the rest is for then */
+	const struct gw_wp_segment *segments;
+	unsigned segment_count;
+	struct gw_bitmap *shared;
+	uint32_t page_bytes;
+	int failure; /* a slot could not be logged */
+};
+
+extern struct kvm kvm;
+
+static inline bool slot_logs_for_vmm(const struct kvm_slot *slot)
+{
+	return slot->flags & KVM_MEM_LOG_DIRTY_PAGES;
+}
+
+/* Sets a slot in KVM as it is, with @flags.  Return: as ioctl(2). */
+int kvm_set_slot(const struct kvm_slot *slot, uint32_t flags, uint64_t addr, uint64_t bytes);
+
+/* Whether a slot lies over a region that is tracked, and may be written to; then slot->region and first_page are set. */
+bool log_covers(struct kvm_slot *slot);
+/* A slot begins to be logged, whose flags KVM has: with @fresh the log was off until now.  Return: 0 or -errno. */
+int log_begin(struct kvm_slot *slot, bool fresh);
+void log_end(struct kvm_slot *slot);
+/* A slot that goes: all of it is marked. */
+void log_lost(const struct kvm_slot *slot);
+/* The VMM switches its own log of a logged slot on. */
+int log_vmm_begins(struct kvm_slot *slot);
+/* The VMM's own calls for a slot that is or was logged.  Return: as ioctl(2). */
+int log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted);
+int log_clear_for_vmm(struct kvm_slot *slot, struct kvm_clear_dirty_log *wanted);
+
+#endif

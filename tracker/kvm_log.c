@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: one log, two readers
+ *
+ * KVM keeps one bitmap a slot.  Where it can, its bits are cleared by hand (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2), with all
+ * set in the beginning: switching the log on then protects nothing, and each stretch of memory is protected just
+ * before it is read, so that a page that is written before that costs no fault.  Where the VMM has chosen the manual
+ * way or not, its choice holds for what it sees; for itself this file uses the manual way while it logs.
+ *
+ * A bit of KVM's is cleared
+ *   - by us, when we arm: it is put into for_vmm first, if the VMM logs the slot too;
+ *   - by the VMM: it is marked for us, as it was set, or may just have been, for all we know.
+ * What the VMM is given is what KVM has and what is kept for it.
+ */
+#include "tracker/kvm_internal.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CLEAR_PAGES (64u * 1024) /* so many at a time: KVM holds its lock meanwhile */
+
+static uint64_t pages_of(const struct kvm_slot *slot)
+{
+	return slot->bytes / (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void add_words(struct gw_bitmap *to, const struct gw_bitmap *from)
+{
+	for (uint64_t w = 0; w * 64 < to->bits; w++)
+		to->words[w] |= from->words[w];
+}
+
+/* Return: 0, or -ENOMEM. */
+static int want_for_vmm(struct kvm_slot *slot)
+{
+	return slot->for_vmm.words ? 0 : gw_bitmap_new(&slot->for_vmm, pages_of(slot));
+}
+
+static int get(const struct kvm_slot *slot, void *bitmap)
+{
+	struct kvm_dirty_log get = { .slot = slot->id, .dirty_bitmap = bitmap };
+
+	return kvm.real(slot->vm->fd, KVM_GET_DIRTY_LOG, &get) < 0 ? -errno : 0;
+}
+
+/* Clears in KVM the bits that are set in slot->log, in the words [first, end).  Return: 0 or -errno. */
+static int clear(struct kvm_slot *slot, uint64_t first, uint64_t end)
+{
+	uint64_t words = (pages_of(slot) + 63) / 64;
+
+	while (first < end) {
+		uint64_t last = first, most = first + CLEAR_PAGES / 64 < end ? first + CLEAR_PAGES / 64 : end;
+		struct kvm_clear_dirty_log clear = { .slot = slot->id, .first_page = first * 64 };
+
+		if (!slot->log.words[first]) {
+			first++;
+			continue;
+		}
+		for (uint64_t w = first; w < most; w++)
+			if (slot->log.words[w])
+				last = w + 1;
+		clear.num_pages = (uint32_t)(last == words ? pages_of(slot) - first * 64 : (last - first) * 64);
+		clear.dirty_bitmap = slot->log.words + first;
+		if (kvm.real(slot->vm->fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
+			return -errno;
+		first = last;
+	}
+	return 0;
+}
+
+/* Marks slot->log's bits for us.  Return: how many there are. */
+static uint64_t mark(const struct kvm_slot *slot)
+{
+	struct gw_bitmap *shared = &kvm.shared[slot->region];
+	uint64_t at = 0, end, pages = 0;
+
+	while (gw_bitmap_next_run(&slot->log, at, &at, &end)) {
+		gw_bitmap_mark_range(shared, slot->first_page + at, end - at);
+		pages += end - at;
+		at = end;
+	}
+	return pages;
+}
+
+/* --- beginning and end ----------------------------------------------------------------------------------- */
+
+bool log_covers(struct kvm_slot *slot)
+{
+	uint64_t page = kvm.page_bytes;
+
+	for (unsigned i = 0; i < kvm.segment_count && !(slot->flags & KVM_MEM_READONLY); i++) {
+		const struct gw_wp_segment *segment = &kvm.segments[i];
+
+		if (slot->hva < segment->addr || slot->hva + slot->bytes > segment->addr + segment->bytes)
+			continue;
+		slot->region = segment->region;
+		slot->first_page = segment->first_page + (slot->hva - segment->addr) / page;
+		return true;
+	}
+	return false;
+}
+
+int log_begin(struct kvm_slot *slot, bool fresh)
+{
+	bool all_set = fresh && (slot->vm->manual & KVM_DIRTY_LOG_INITIALLY_SET);
+	int rc = gw_bitmap_new(&slot->log, pages_of(slot));
+
+	if (rc == 0)
+		rc = gw_bitmap_new(&slot->marked, pages_of(slot));
+	slot->logged = true;
+	if (rc == 0 && all_set)
+		gw_bitmap_set_range(&slot->marked, 0, pages_of(slot));
+	if (rc < 0 || !slot_logs_for_vmm(slot))
+		return rc;
+	if (fresh)
+		return log_vmm_begins(slot);
+	/* The VMM has been reading: what is there is its own. */
+	rc = want_for_vmm(slot);
+	if (rc == 0)
+		rc = get(slot, slot->log.words);
+	if (rc == 0 && slot->vm->manual)
+		add_words(&slot->marked, &slot->log);
+	if (rc == 0)
+		add_words(&slot->for_vmm, &slot->log);
+	return rc;
+}
+
+void log_end(struct kvm_slot *slot)
+{
+	slot->logged = false;
+	gw_bitmap_free(&slot->log);
+	gw_bitmap_free(&slot->marked);
+}
+
+void log_lost(const struct kvm_slot *slot)
+{
+	gw_bitmap_mark_range(&kvm.shared[slot->region], slot->first_page, pages_of(slot));
+}
+
+/* The manual way for us, if KVM has it and the VMM has not chosen it. */
+static void go_manual(struct kvm_vm *vm, uint64_t manual)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = { manual } };
+
+	if (vm->manual != manual && kvm.real(vm->fd, KVM_ENABLE_CAP, &cap) == 0)
+		vm->manual = manual;
+}
+
+static int check_vms(struct gw_error *error)
+{
+	for (unsigned i = 0; i < kvm.vm_count; i++) {
+		if (kvm.vms[i].memfd)
+			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot be "
+								"read, and so not be moved");
+		if (kvm.vms[i].ring)
+			return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
+	}
+	return 0;
+}
+
+static int start_slot(struct kvm_slot *slot, struct gw_error *error)
+{
+	bool fresh = !slot_logs_for_vmm(slot);
+	int rc = 0;
+
+	if (!slot->vm->vmm_manual && fresh)
+		go_manual(slot->vm, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	if (fresh)
+		rc = kvm_set_slot(slot, slot->flags | KVM_MEM_LOG_DIRTY_PAGES, slot->alias, slot->bytes) < 0 ? -errno : 0;
+	if (rc == 0)
+		rc = log_begin(slot, fresh);
+	if (rc < 0)
+		gw_error_set(error, rc, "KVM's log of slot %u (%llu MiB): %s", slot->id, (unsigned long long)slot->bytes >> 20,
+			     strerror(-rc));
+	return rc;
+}
+
+static void stop(void)
+{
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		struct kvm_slot *slot = &kvm.slots[i];
+
+		if (!slot->logged)
+			continue;
+		if (!slot_logs_for_vmm(slot))
+			(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes); /* a VM that is gone logs no more */
+		log_end(slot);
+	}
+	for (unsigned i = 0; i < kvm.vm_count; i++)
+		go_manual(&kvm.vms[i], kvm.vms[i].vmm_manual);
+	kvm.logging = false;
+}
+
+int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared, struct gw_error *error)
+{
+	int logged = 0, rc;
+
+	GW_LOCK_SCOPE(&kvm.lock);
+	rc = check_vms(error);
+	if (rc < 0)
+		return rc;
+	kvm.segments = segments;
+	kvm.segment_count = count;
+	kvm.shared = shared;
+	kvm.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	kvm.failure = 0;
+	kvm.logging = true;
+	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++) {
+		if (!kvm.slots[i].alias || !log_covers(&kvm.slots[i]))
+			continue;
+		rc = start_slot(&kvm.slots[i], error);
+		logged++;
+	}
+	if (rc < 0 || logged == 0)
+		stop();
+	return rc < 0 ? rc : logged;
+}
+
+void gw_kvm_log_stop(void)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	if (kvm.logging)
+		stop();
+}
+
+bool gw_kvm_is_logged(uint64_t addr)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		const struct kvm_slot *slot = &kvm.slots[i];
+
+		if (slot->logged && addr >= slot->alias && addr < slot->alias + slot->bytes)
+			return true;
+	}
+	return false;
+}
+
+/* --- our reading ------------------------------------------------------------------------------------------- */
+
+int64_t gw_kvm_log_collect(struct gw_error *error)
+{
+	uint64_t pages = 0;
+
+	GW_LOCK_SCOPE(&kvm.lock);
+	if (kvm.failure)
+		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerror(-kvm.failure));
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		struct kvm_slot *slot = &kvm.slots[i];
+		int rc = slot->logged ? get(slot, slot->log.words) : 0;
+
+		if (rc < 0)
+			return gw_error_set(error, rc, "KVM's log of slot %u: %s", slot->id, strerror(-rc));
+		if (!slot->logged)
+			continue;
+		pages += mark(slot);
+		if (slot->vm->manual)
+			add_words(&slot->marked, &slot->log);
+		else if (slot_logs_for_vmm(slot))
+			add_words(&slot->for_vmm, &slot->log);
+	}
+	return (int64_t)pages;
+}
+
+/* Arms the marked pages of [first, end) of a slot. */
+static int arm_slot(struct kvm_slot *slot, uint64_t first, uint64_t end)
+{
+	uint64_t from_word = first / 64, end_word = (end + 63) / 64;
+	bool any = false;
+	int rc;
+
+	for (uint64_t w = from_word; w < end_word; w++) {
+		uint64_t mask = ~0ULL;
+
+		if (w == first / 64)
+			mask &= ~0ULL << (first % 64);
+		if (w == end / 64)
+			mask &= (1ULL << (end % 64)) - 1;
+		slot->log.words[w] = slot->marked.words[w] & mask;
+		any = any || slot->log.words[w];
+	}
+	if (!any)
+		return 0;
+	for (uint64_t w = from_word; slot_logs_for_vmm(slot) && w < end_word; w++)
+		slot->for_vmm.words[w] |= slot->log.words[w];
+	rc = clear(slot, from_word, end_word);
+	for (uint64_t w = from_word; w < end_word; w++)
+		slot->marked.words[w] &= ~slot->log.words[w];
+	return rc;
+}
+
+int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		struct kvm_slot *slot = &kvm.slots[i];
+		uint64_t from = first_page > slot->first_page ? first_page : slot->first_page, to = first_page + pages;
+		int rc = 0;
+
+		if (!slot->logged || slot->region != region || !slot->vm->manual)
+			continue;
+		if (to > slot->first_page + pages_of(slot))
+			to = slot->first_page + pages_of(slot);
+		if (from < to)
+			rc = arm_slot(slot, from - slot->first_page, to - slot->first_page);
+		if (rc < 0)
+			return gw_error_set(error, rc, "KVM's log of slot %u cannot be cleared: %s", slot->id, strerror(-rc));
+	}
+	return 0;
+}
+
+/* --- the VMM's reading --------------------------------------------------------------------------------------- */
+
+int log_vmm_begins(struct kvm_slot *slot)
+{
+	int rc = want_for_vmm(slot);
+
+	/* What KVM has by now is ours: taken out, it is not seen by the VMM. */
+	if (rc == 0)
+		rc = get(slot, slot->log.words);
+	if (rc < 0)
+		return rc;
+	(void)mark(slot);
+	if (slot->vm->manual)
+		rc = clear(slot, 0, (pages_of(slot) + 63) / 64);
+	gw_bitmap_clear_range(&slot->marked, 0, pages_of(slot));
+	if (slot->vm->vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET)
+		gw_bitmap_set_range(&slot->for_vmm, 0, pages_of(slot));
+	return rc;
+}
+
+static int refuse(int code)
+{
+	errno = code;
+	return -1;
+}
+
+int log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
+{
+	struct gw_bitmap given = { wanted->dirty_bitmap, pages_of(slot) };
+
+	if (!slot_logs_for_vmm(slot))
+		return refuse(ENOENT);
+	if (kvm.real(slot->vm->fd, KVM_GET_DIRTY_LOG, wanted) < 0)
+		return -1;
+	if (slot->logged) {
+		memcpy(slot->log.words, given.words, gw_bitmap_bytes(given.bits));
+		if (!slot->vm->vmm_manual) {
+			/* The VMM expects them to be cleared by this.  For us they are new. */
+			(void)mark(slot);
+			if (slot->vm->manual && clear(slot, 0, (pages_of(slot) + 63) / 64) < 0)
+				kvm.failure = -EIO;
+			for (uint64_t w = 0; w * 64 < given.bits; w++)
+				slot->marked.words[w] &= ~slot->log.words[w];
+		}
+	}
+	if (slot->for_vmm.words) {
+		add_words(&given, &slot->for_vmm);
+		if (!slot->vm->vmm_manual)
+			gw_bitmap_clear_range(&slot->for_vmm, 0, given.bits);
+	}
+	return 0;
+}
+
+int log_clear_for_vmm(struct kvm_slot *slot, struct kvm_clear_dirty_log *wanted)
+{
+	const uint64_t *mask = wanted->dirty_bitmap;
+	uint64_t first = wanted->first_page / 64;
+
+	if (!slot_logs_for_vmm(slot))
+		return refuse(ENOENT);
+	if (kvm.real(slot->vm->fd, KVM_CLEAR_DIRTY_LOG, wanted) < 0)
+		return -1;
+	if (slot->logged)
+		memset(slot->log.words, 0, gw_bitmap_bytes(slot->log.bits));
+	for (uint64_t w = 0; w * 64 < wanted->num_pages; w++) {
+		if (slot->for_vmm.words)
+			slot->for_vmm.words[first + w] &= ~mask[w];
+		if (slot->logged) {
+			slot->log.words[first + w] = mask[w];
+			slot->marked.words[first + w] &= ~mask[w];
+		}
+	}
+	if (slot->logged)
+		(void)mark(slot);
+	return 0;
+}

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: memory slots and their aliases
+ *
+ * What the VMM does to its slots is done, at another address where that can be, and written down.  An alias is made by
+ * mremap() with an old size of 0, which maps the same pages once more and refuses memory that is not shared; it
+ * needs no descriptor, and the new mapping has the flags of the old one.  It lies at an address congruent to the VMM's, so
+ * that huge pages stay huge.  It lives as long as its slot.
+ *
+ * One lock is held from before KVM is asked until what it did is written down.
+ */
+#include "tracker/kvm_internal.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define HUGE_BYTES (2ULL << 20)
+#define GIANT_BYTES (1ULL << 30)
+
+struct kvm kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
+static _Atomic unsigned aliases; /* how many there are: the short way out of gw_kvm_unmapped() */
+
+/* What the VMM points at may be no memory at all: KVM would say EFAULT, and so do we.  Return: whether it could be read. */
+static bool read_argument(void *to, const void *from, size_t bytes)
+{
+	struct iovec local = { to, bytes }, remote = { (void *)(uintptr_t)from, bytes };
+
+	return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)bytes;
+}
+
+/* --- the tables ------------------------------------------------------------------------------------------ */
+
+static struct kvm_vm *find_vm(int fd)
+{
+	for (unsigned i = 0; i < kvm.vm_count; i++)
+		if (kvm.vms[i].fd == fd)
+			return &kvm.vms[i];
+	if (kvm.vm_count == sizeof(kvm.vms) / sizeof(kvm.vms[0]))
+		return NULL;
+	kvm.vms[kvm.vm_count] = (struct kvm_vm){ .fd = fd };
+	return &kvm.vms[kvm.vm_count++];
+}
+
+static struct kvm_slot *find_slot(int fd, uint32_t id)
+{
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		if (kvm.slots[i].id == id && kvm.slots[i].vm->fd == fd)
+			return &kvm.slots[i];
+	return NULL;
+}
+
+static struct kvm_slot *add_slot(const struct kvm_slot *slot)
+{
+	if (kvm.slot_count == kvm.slot_room) {
+		unsigned room = kvm.slot_room ? kvm.slot_room * 2 : 64;
+		struct kvm_slot *more = realloc(kvm.slots, room * sizeof(*more));
+
+		if (!more)
+			return NULL;
+		kvm.slots = more;
+		kvm.slot_room = room;
+	}
+	kvm.slots[kvm.slot_count] = *slot;
+	return &kvm.slots[kvm.slot_count++];
+}
+
+/* --- aliases --------------------------------------------------------------------------------------------- */
+
+/* Past the hooks: this is not the VMM's memory. */
+static void unmap(uint64_t addr, uint64_t bytes)
+{
+	if (bytes > 0)
+		(void)syscall(SYS_munmap, addr, bytes);
+}
+
+/* Return: where the same pages are mapped once more, or 0 where that cannot be. */
+static uint64_t make_alias(uint64_t hva, uint64_t bytes)
+{
+	uint64_t align = bytes >= GIANT_BYTES ? GIANT_BYTES : bytes >= HUGE_BYTES ? HUGE_BYTES : (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t room, at, end;
+	void *got;
+
+	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0)
+		return 0;
+	got = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (got == MAP_FAILED)
+		return 0;
+	room = (uint64_t)(uintptr_t)got;
+	end = room + bytes + align;
+	at = room + (hva - room) % align;
+	got = mremap((void *)(uintptr_t)hva, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at);
+	if (got == MAP_FAILED) {
+		unmap(room, bytes + align);
+		return 0;
+	}
+	unmap(room, at - room);
+	unmap(at + bytes, end - (at + bytes));
+	(void)madvise(got, bytes, MADV_DONTDUMP);
+	(void)madvise(got, bytes, MADV_DONTFORK);
+	atomic_fetch_add(&aliases, 1);
+	return at;
+}
+
+static void drop_alias(uint64_t alias, uint64_t bytes)
+{
+	if (!alias)
+		return;
+	unmap(alias, bytes);
+	atomic_fetch_sub(&aliases, 1);
+}
+
+void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
+{
+	if (atomic_load(&aliases) == 0 || bytes == 0)
+		return;
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		const struct kvm_slot *slot = &kvm.slots[i];
+		uint64_t from = addr > slot->hva ? addr : slot->hva;
+		uint64_t to = addr + bytes < slot->hva + slot->bytes ? addr + bytes : slot->hva + slot->bytes;
+
+		if (slot->alias && from < to)
+			unmap(slot->alias + (from - slot->hva), to - from);
+	}
+}
+
+void gw_kvm_no_alias(void)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	kvm.no_alias = true;
+}
+
+/* --- what the VMM does to its slots ------------------------------------------------------------------------ */
+
+int kvm_set_slot(const struct kvm_slot *slot, uint32_t flags, uint64_t addr, uint64_t bytes)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot->id,
+		.flags = flags,
+		.guest_phys_addr = slot->gpa,
+		.memory_size = bytes,
+		.userspace_addr = addr,
+	};
+
+	return kvm.real(slot->vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+static void forget_slot(struct kvm_slot *slot)
+{
+	if (slot->logged) {
+		log_lost(slot);
+		log_end(slot);
+	}
+	gw_bitmap_free(&slot->for_vmm);
+	drop_alias(slot->alias, slot->bytes);
+	*slot = kvm.slots[--kvm.slot_count];
+}
+
+/* A slot that was not there.  Return: as ioctl(2). */
+static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_region2 *wanted)
+{
+	struct kvm_slot slot = {
+		.vm = vm,
+		.id = wanted->slot,
+		.flags = wanted->flags,
+		.gpa = wanted->guest_phys_addr,
+		.bytes = wanted->memory_size,
+		.hva = wanted->userspace_addr,
+		.alias = make_alias(wanted->userspace_addr, wanted->memory_size),
+	};
+	struct kvm_slot *added;
+	bool covered = slot.alias && kvm.logging && log_covers(&slot);
+	int rc;
+
+	if (slot.alias)
+		wanted->userspace_addr = slot.alias;
+	if (covered)
+		wanted->flags |= KVM_MEM_LOG_DIRTY_PAGES;
+	rc = kvm.real(vm->fd, request, wanted);
+	added = rc < 0 ? NULL : add_slot(&slot);
+	if (rc < 0) {
+		int kept = errno;
+
+		drop_alias(slot.alias, slot.bytes);
+		errno = kept;
+	} else if (covered && (!added || log_begin(added, true) < 0)) {
+		kvm.failure = -ENOMEM;
+	}
+	return rc;
+}
+
+/* A slot that is there: moved, or its flags changed; anything else KVM refuses.  Return: as ioctl(2). */
+static int change_slot(struct kvm_slot *slot, unsigned long request, struct gw_kvm_region2 *wanted)
+{
+	uint32_t flags = wanted->flags;
+	bool begins = flags & ~slot->flags & KVM_MEM_LOG_DIRTY_PAGES;
+	int rc;
+
+	if (wanted->userspace_addr == slot->hva && slot->alias)
+		wanted->userspace_addr = slot->alias;
+	if (slot->logged)
+		wanted->flags |= KVM_MEM_LOG_DIRTY_PAGES;
+	rc = kvm.real(slot->vm->fd, request, wanted);
+	if (rc < 0)
+		return rc;
+	slot->gpa = wanted->guest_phys_addr;
+	slot->flags = flags;
+	if (slot->logged && begins && log_vmm_begins(slot) < 0)
+		kvm.failure = -EIO;
+	if (!(flags & KVM_MEM_LOG_DIRTY_PAGES))
+		gw_bitmap_free(&slot->for_vmm);
+	return rc;
+}
+
+static int set_region(int fd, unsigned long request, void *argument)
+{
+	struct gw_kvm_region2 wanted = { 0 };
+	size_t bytes = request == KVM_SET_USER_MEMORY_REGION ? sizeof(struct kvm_userspace_memory_region) : sizeof(wanted);
+	struct kvm_vm *vm = find_vm(fd);
+	struct kvm_slot *slot;
+	int rc;
+
+	if (!vm || !read_argument(&wanted, argument, bytes))
+		return kvm.real(fd, request, argument);
+	slot = find_slot(fd, wanted.slot);
+	if (wanted.memory_size > 0 && slot)
+		return change_slot(slot, request, &wanted);
+	if (wanted.memory_size > 0 && !(request == KVM_SET_USER_MEMORY_REGION2 && wanted.flags & KVM_MEM_GUEST_MEMFD))
+		return create_slot(vm, request, &wanted);
+	rc = kvm.real(fd, request, argument);
+	if (rc == 0 && slot)
+		forget_slot(slot);
+	else if (rc == 0 && wanted.memory_size > 0)
+		vm->memfd = true;
+	return rc;
+}
+
+static int get_log(int fd, void *argument)
+{
+	struct kvm_dirty_log wanted;
+	struct kvm_slot *slot = read_argument(&wanted, argument, sizeof(wanted)) ? find_slot(fd, wanted.slot) : NULL;
+
+	if (!slot || (!slot->logged && !slot->for_vmm.words))
+		return kvm.real(fd, KVM_GET_DIRTY_LOG, argument);
+	return log_get_for_vmm(slot, &wanted);
+}
+
+static int clear_log(int fd, void *argument)
+{
+	struct kvm_clear_dirty_log wanted;
+	struct kvm_slot *slot = read_argument(&wanted, argument, sizeof(wanted)) ? find_slot(fd, wanted.slot) : NULL;
+
+	if (!slot || (!slot->logged && !slot->for_vmm.words))
+		return kvm.real(fd, KVM_CLEAR_DIRTY_LOG, argument);
+	return log_clear_for_vmm(slot, &wanted);
+}
+
+static int enable_cap(int fd, void *argument)
+{
+	struct kvm_enable_cap wanted;
+	struct kvm_vm *vm;
+	int rc = kvm.real(fd, KVM_ENABLE_CAP, argument);
+
+	/* The same request is a virtual processor's too, with other capabilities. */
+	if (rc < 0 || !read_argument(&wanted, argument, sizeof(wanted)))
+		return rc;
+	if (wanted.cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 && wanted.cap != KVM_CAP_DIRTY_LOG_RING &&
+	    wanted.cap != KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
+		return rc;
+	vm = find_vm(fd);
+	if (vm && wanted.cap == KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) {
+		vm->manual = vm->vmm_manual = wanted.args[0];
+		if (kvm.logging)
+			kvm.failure = -EBUSY; /* the rules have changed under the log */
+	} else if (vm) {
+		vm->ring = true;
+	}
+	return rc;
+}
+
+/* The VMM's own userfaultfd has to see what virtual processors touch: its slots go back to where it put them. */
+static int register_uffd(int fd, void *argument)
+{
+	struct uffdio_register wanted;
+	int rc = kvm.real(fd, UFFDIO_REGISTER, argument);
+
+	if (rc < 0 || !read_argument(&wanted, argument, sizeof(wanted)))
+		return rc;
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		struct kvm_slot *slot = &kvm.slots[i];
+		bool apart = wanted.range.start >= slot->hva + slot->bytes ||
+			     slot->hva >= wanted.range.start + wanted.range.len;
+
+		if (!slot->alias || slot->logged || apart)
+			continue;
+		if (kvm_set_slot(slot, slot->flags, 0, 0) < 0 || kvm_set_slot(slot, slot->flags, slot->hva, slot->bytes) < 0)
+			continue; /* KVM took it once at another address; if it does not now, nobody can tell why */
+		drop_alias(slot->alias, slot->bytes);
+		slot->alias = 0;
+	}
+	errno = 0;
+	return rc;
+}
+
+int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	kvm.real = real;
+	switch (request) {
+	case KVM_SET_USER_MEMORY_REGION:
+	case KVM_SET_USER_MEMORY_REGION2:
+		return set_region(fd, request, argument);
+	case KVM_GET_DIRTY_LOG:
+		return get_log(fd, argument);
+	case KVM_CLEAR_DIRTY_LOG:
+		return clear_log(fd, argument);
+	case KVM_ENABLE_CAP:
+		return enable_cap(fd, argument);
+	case UFFDIO_REGISTER:
+		return register_uffd(fd, argument);
+	default:
+		return real(fd, request, argument);
+	}
+}

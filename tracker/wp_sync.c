@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * All pages are protected.  A write to one faults; the thread notes the page, lifts its protection, and the writer
+ * goes on.  Collecting protects the noted pages again before it reports them.  Note and lift, and protect and report, each
+ * happen under the lock: otherwise a page could be protected between a fault's note and its lift, and stay open.
+ *
+ * A page that was given back to the file system and comes again is not protected, and nobody faults.  So collecting also
+ * reads the page map for pages that are present and open: they are taken for written.
+ */
+#include "tracker/wp_sync.h"
+
+#include "base/cleanup.h"
+#include "base/thread.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define WP_FEATURE_HUGETLBFS_SHMEM (1ULL << 12)
+#define EVENTS 64
+#define MAP_ENTRIES 8192u
+#define MAP_PRESENT (1ULL << 63)
+#define MAP_PROTECTED (1ULL << 57) /* by a userfaultfd */
+
+struct watched {
+	struct gw_wp_segment segment;
+	uint64_t unit_bytes;   /* of the pages it is mapped with */
+	struct gw_bitmap open; /* by small pages: written, and not protected since */
+};
+
+struct gw_wp_sync {
+	int uffd, pagemap, stop;
+	uint32_t page_bytes;
+	pthread_t thread;
+	bool thread_runs;
+	pthread_mutex_t lock; /* guards the bitmaps and what is protected */
+	int failure;          /* of the thread */
+	unsigned count;
+	struct watched *watched;
+	uint64_t map[MAP_ENTRIES];
+};
+
+static int protect(const struct gw_wp_sync *wp, uint64_t addr, uint64_t bytes, bool on)
+{
+	struct uffdio_writeprotect range = {
+		.range = { .start = addr, .len = bytes },
+		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	while (ioctl(wp->uffd, UFFDIO_WRITEPROTECT, &range) < 0)
+		if (errno != EAGAIN)
+			return -errno;
+	return 0;
+}
+
+/* --- the thread ------------------------------------------------------------------------------------------ */
+
+static void note_write(struct gw_wp_sync *wp, uint64_t addr)
+{
+	for (unsigned i = 0; i < wp->count; i++) {
+		struct watched *watched = &wp->watched[i];
+		uint64_t at = addr - watched->segment.addr, unit = watched->unit_bytes;
+		int rc;
+
+		if (addr < watched->segment.addr || at >= watched->segment.bytes)
+			continue;
+		at -= at % unit;
+		pthread_mutex_lock(&wp->lock);
+		gw_bitmap_set_range(&watched->open, at / wp->page_bytes, unit / wp->page_bytes);
+		rc = protect(wp, watched->segment.addr + at, unit, false);
+		if (rc < 0 && rc != -ENOENT) /* unmapped meanwhile: nobody waits any more */
+			wp->failure = rc;
+		pthread_mutex_unlock(&wp->lock);
+		return;
+	}
+}
+
+static void *resolve(void *argument)
+{
+	struct gw_wp_sync *wp = argument;
+	struct uffd_msg events[EVENTS];
+
+	for (;;) {
+		struct pollfd fds[2] = { { .fd = wp->uffd, .events = POLLIN }, { .fd = wp->stop, .events = POLLIN } };
+		ssize_t n;
+
+		if (poll(fds, 2, -1) < 0)
+			continue;
+		if (fds[1].revents)
+			return NULL;
+		n = read(wp->uffd, events, sizeof(events));
+		for (ssize_t i = 0; i < n / (ssize_t)sizeof(events[0]); i++)
+			if (events[i].event == UFFD_EVENT_PAGEFAULT)
+				note_write(wp, events[i].arg.pagefault.address);
+	}
+}
+
+/* --- opening ------------------------------------------------------------------------------------------------ */
+
+static int open_uffd(struct gw_error *error)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | WP_FEATURE_HUGETLBFS_SHMEM,
+	};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return gw_error_set(error, -errno, "userfaultfd cannot be opened: %s%s", strerror(errno),
+				    errno == EPERM ? " (run the VMM as root, or 'sysctl vm.unprivileged_userfaultfd=1')" : "");
+	if (ioctl(fd, UFFDIO_API, &api) < 0) {
+		close(fd);
+		return gw_error_set(error, -ENOSYS, "this kernel cannot write-protect shared memory: Linux 5.19 or newer is needed");
+	}
+	return fd;
+}
+
+/* Registers a segment and protects it.  Return: 0 or -errno. */
+static int watch(struct gw_wp_sync *wp, struct watched *watched, struct gw_error *error)
+{
+	static const uint64_t units[] = { 0, 2ULL << 20, 1ULL << 30 };
+	struct uffdio_register reg = {
+		.range = { .start = watched->segment.addr, .len = watched->segment.bytes },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	int rc = gw_bitmap_new(&watched->open, watched->segment.bytes / wp->page_bytes);
+
+	if (rc == 0 && ioctl(wp->uffd, UFFDIO_REGISTER, &reg) < 0)
+		rc = -errno;
+	/* Of huge pages only whole ones can be protected: the first size that is taken is theirs. */
+	for (unsigned i = 0; rc == 0 && i < sizeof(units) / sizeof(units[0]); i++) {
+		watched->unit_bytes = units[i] ? units[i] : wp->page_bytes;
+		if (watched->unit_bytes <= watched->segment.bytes &&
+		    protect(wp, watched->segment.addr, watched->unit_bytes, true) == 0)
+			break;
+	}
+	if (rc == 0)
+		rc = protect(wp, watched->segment.addr, watched->segment.bytes, true);
+	if (rc < 0)
+		gw_error_set(error, rc, "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
+			     (unsigned long long)watched->segment.addr, (unsigned long long)watched->segment.bytes,
+			     strerror(-rc));
+	return rc;
+}
+
+int gw_wp_sync_open(struct gw_wp_sync **out, const struct gw_wp_segment *segments, unsigned segment_count,
+		    struct gw_error *error)
+{
+	struct gw_wp_sync *wp = calloc(1, sizeof(*wp));
+	int rc;
+
+	if (!wp)
+		return gw_error_set(error, -ENOMEM, "no memory for the write tracker");
+	pthread_mutex_init(&wp->lock, NULL);
+	wp->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	wp->uffd = open_uffd(error);
+	wp->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	wp->stop = eventfd(0, EFD_CLOEXEC);
+	wp->watched = calloc(segment_count, sizeof(*wp->watched));
+	rc = wp->uffd < 0 ? wp->uffd : 0;
+	if (rc == 0 && (wp->pagemap < 0 || wp->stop < 0 || !wp->watched))
+		rc = gw_error_set(error, -ENOMEM, "no page map, or no memory for the write tracker");
+	if (rc == 0) {
+		rc = gw_thread_start(&wp->thread, "godwit-faults", resolve, wp);
+		wp->thread_runs = rc == 0;
+	}
+	for (unsigned i = 0; rc == 0 && i < segment_count; i++) {
+		wp->watched[i].segment = segments[i];
+		wp->count = i + 1;
+		rc = watch(wp, &wp->watched[i], error);
+	}
+	if (rc < 0) {
+		gw_error_set(error, rc, "write tracking: %s", strerror(-rc));
+		gw_wp_sync_close(wp);
+		return rc;
+	}
+	*out = wp;
+	return 0;
+}
+
+void gw_wp_sync_close(struct gw_wp_sync *wp)
+{
+	uint64_t one = 1;
+
+	if (!wp)
+		return;
+	/* Closing the descriptor lifts all protection and wakes who waits; the thread must not read it by then. */
+	if (wp->thread_runs && write(wp->stop, &one, sizeof(one)) == sizeof(one))
+		pthread_join(wp->thread, NULL);
+	if (wp->uffd >= 0)
+		close(wp->uffd);
+	if (wp->pagemap >= 0)
+		close(wp->pagemap);
+	if (wp->stop >= 0)
+		close(wp->stop);
+	for (unsigned i = 0; i < wp->count; i++)
+		gw_bitmap_free(&wp->watched[i].open);
+	free(wp->watched);
+	pthread_mutex_destroy(&wp->lock);
+	free(wp);
+}
+
+/* --- collecting ----------------------------------------------------------------------------------------------- */
+
+/* Under the lock: adds pages that are present and open.  Return: 0 or -errno. */
+static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
+{
+	uint64_t pages = watched->segment.bytes / wp->page_bytes, from = watched->segment.addr / wp->page_bytes;
+
+	for (uint64_t at = 0; at < pages;) {
+		uint64_t want = pages - at < MAP_ENTRIES ? pages - at : MAP_ENTRIES;
+		ssize_t got = pread(wp->pagemap, wp->map, want * 8, (off_t)((from + at) * 8));
+
+		if (got <= 0 || got % 8 != 0)
+			return got < 0 ? -errno : -EIO;
+		for (uint64_t i = 0; i < (uint64_t)got / 8; i++)
+			if ((wp->map[i] & (MAP_PRESENT | MAP_PROTECTED)) == MAP_PRESENT)
+				gw_bitmap_set_range(&watched->open, at + i, 1);
+		at += (uint64_t)got / 8;
+	}
+	return 0;
+}
+
+/* Under the lock: protects the open pages and reports them.  Return: how many, or -errno. */
+static int64_t take(struct gw_wp_sync *wp, struct watched *watched, struct gw_bitmap *shared)
+{
+	uint64_t at = 0, end, taken = 0, page = wp->page_bytes, unit = watched->unit_bytes / page;
+	int rc = add_unprotected(wp, watched);
+
+	while (rc == 0 && gw_bitmap_next_run(&watched->open, at, &at, &end)) {
+		at -= at % unit;
+		end += (unit - end % unit) % unit;
+		rc = protect(wp, watched->segment.addr + at * page, (end - at) * page, true);
+		gw_bitmap_mark_range(&shared[watched->segment.region], watched->segment.first_page + at, end - at);
+		taken += end - at;
+		at = end;
+	}
+	gw_bitmap_clear_range(&watched->open, 0, watched->open.bits);
+	return rc < 0 ? rc : (int64_t)taken;
+}
+
+int64_t gw_wp_sync_collect(struct gw_wp_sync *wp, struct gw_bitmap *shared, struct gw_error *error)
+{
+	int64_t pages = 0;
+
+	GW_LOCK_SCOPE(&wp->lock);
+	if (wp->failure)
+		return gw_error_set(error, wp->failure, "a write fault could not be resolved: %s", strerror(-wp->failure));
+	for (unsigned i = 0; i < wp->count; i++) {
+		int64_t n = take(wp, &wp->watched[i], shared);
+
+		if (n < 0)
+			return gw_error_set(error, (int)n, "guest memory at 0x%llx cannot be protected again: %s (was it unmapped?)",
+					    (unsigned long long)wp->watched[i].segment.addr, strerror((int)-n));
+		pages += n;
+	}
+	return pages;
+}
