@@ -13,6 +13,16 @@
 
 #define SKIP(...) (printf("SKIPPED: " __VA_ARGS__), putchar('\n'), exit(77))
 
+/* The same without a word when it is so: for what is asked a thousand times. */
+#define ENSURE(condition, ...)                                                                                         \
+	do {                                                                                                           \
+		if (!(condition)) {                                                                                    \
+			printf("NOT SO: " __VA_ARGS__);                                                                \
+			printf(" (%s:%d, %s)\n", __FILE__, __LINE__, strerror(errno));                                 \
+			exit(1);                                                                                       \
+		}                                                                                                      \
+	} while (0)
+
 #define ASSUME(condition, ...)                                                                                         \
 	do {                                                                                                           \
 		if (!(condition)) {                                                                                    \

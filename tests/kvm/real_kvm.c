@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The union on the real KVM: random writes of a virtual processor and of the VMM, random collects, a copy made in rounds,
+ * while the VMM reads its log too.  Then the slot is made anew, its log read by a VMM that clears by hand, as QEMU does.
+ */
+#include "tests/kvm/micro.h"
+
+#include "tracker/wp_async.h"
+
+#define PAGES 240u
+#define FIRST 16u /* pages below are the guest's code */
+
+static struct micro micro;
+static struct gw_wp_segment segment = { .bytes = PAGES * MICRO_PAGE };
+static struct gw_bitmap shared, dirty;
+static struct gw_wp_async *wp;
+static struct gw_error error;
+static unsigned char shadow[PAGES * MICRO_PAGE];
+static uint64_t random_state = 88172645463325252ULL;
+
+static unsigned any(unsigned below)
+{
+	random_state ^= random_state << 13;
+	random_state ^= random_state >> 7;
+	random_state ^= random_state << 17;
+	return (unsigned)(random_state % below);
+}
+
+static uint64_t collect(void)
+{
+	ENSURE(gw_kvm_log_collect(&error) >= 0, "KVM gives its log (%s)", error.text);
+	ENSURE(gw_wp_async_collect(wp, &shared, &error) >= 0, "the scan works (%s)", error.text);
+	return gw_bitmap_take(&shared, &dirty);
+}
+
+static void copy_round(void)
+{
+	uint64_t at = 0, first, end;
+
+	while (gw_bitmap_next_run(&dirty, at, &first, &end)) {
+		ENSURE(gw_kvm_log_arm(0, first, end - first, &error) == 0, "KVM clears its log (%s)", error.text);
+		memcpy(shadow + first * MICRO_PAGE, micro.memory + first * MICRO_PAGE, (end - first) * MICRO_PAGE);
+		gw_bitmap_clear_range(&dirty, first, end - first);
+		at = end;
+	}
+}
+
+static void write_something(unsigned round)
+{
+	unsigned first = FIRST + any(PAGES - FIRST), step = 1 + any(3), most = (PAGES - first + step - 1) / step;
+
+	micro_write(&micro, first, step, 1 + any(most), round + any(60000));
+	for (unsigned n = any(4); n > 0; n--) {
+		unsigned page = FIRST + any(PAGES - FIRST);
+
+		micro.memory[page * MICRO_PAGE + 100 + any(3000)] = (unsigned char)round;
+	}
+}
+
+/* What the VMM's log says must be what the guest wrote since it was last read. */
+static void check_vmm_log(unsigned first, unsigned count)
+{
+	uint64_t log[PAGES / 64 + 1] = { 0 };
+	struct kvm_dirty_log get = { .dirty_bitmap = log };
+
+	ENSURE(micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG, &get) == 0, "the VMM reads its log");
+	for (unsigned p = 0; p < PAGES; p++)
+		ENSURE((log[p / 64] >> p % 64 & 1) == (p >= first && p < first + count), "page %u is in the VMM's log, or not, "
+		       "as it was written or not", p);
+}
+
+static void set_flags(uint32_t flags)
+{
+	struct kvm_userspace_memory_region slot = { .flags = flags, .memory_size = PAGES * MICRO_PAGE,
+						    .userspace_addr = (uintptr_t)micro.memory };
+
+	ENSURE(micro_ioctl(micro.vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0, "the VMM changes its slot's flags");
+}
+
+static void start(void)
+{
+	int logged = gw_kvm_log_start(&segment, 1, &shared, &error);
+
+	ENSURE(logged == 1, "one slot is logged (%d, %s)", logged, error.text);
+	if (gw_wp_async_open(&wp, &segment, 1, &error) < 0)
+		SKIP("%s", error.text);
+	gw_bitmap_set_range(&dirty, 0, PAGES);
+}
+
+static void stop(void)
+{
+	gw_wp_async_close(wp);
+	gw_kvm_log_stop();
+}
+
+int main(void)
+{
+	micro_open(&micro, PAGES, 20);
+	segment.addr = (uintptr_t)micro.memory;
+	if (gw_bitmap_new(&shared, PAGES) < 0 || gw_bitmap_new(&dirty, PAGES) < 0)
+		return 1;
+
+	start();
+	for (unsigned round = 1; round < 300; round++) {
+		copy_round();
+		write_something(round);
+		(void)collect();
+		if (any(2))
+			write_something(round);
+	}
+	(void)collect();
+	copy_round();
+	ASSUME(memcmp(shadow, micro.memory, sizeof(shadow)) == 0, "no write is lost in 300 rounds");
+	ASSUME(collect() == 0, "after an idle round nothing is dirty");
+	micro_write(&micro, 100, 1, 7, 1);
+	micro.memory[200 * MICRO_PAGE] = 2;
+	ASSUME(collect() == 8, "what is collected is what was written, and no more");
+
+	/* The VMM begins to log while we do: it sees its own, we lose nothing. */
+	set_flags(KVM_MEM_LOG_DIRTY_PAGES);
+	copy_round();
+	micro_write(&micro, 50, 1, 9, 3);
+	(void)collect();
+	copy_round(); /* the bits are cleared in KVM, and kept for the VMM */
+	check_vmm_log(50, 9);
+	micro_write(&micro, 70, 1, 5, 4);
+	check_vmm_log(70, 5); /* cleared in KVM by the VMM, and kept for us */
+	ASSUME(collect() == 5, "what the VMM has taken is still there for us");
+	copy_round();
+	micro_write(&micro, 90, 1, 3, 5);
+	stop();
+	check_vmm_log(90, 3); /* our end leaves the VMM's log as it was */
+	ENSURE(memcmp(shadow, micro.memory, 80 * MICRO_PAGE) == 0, "the copy is right up to there");
+	set_flags(0);
+
+	start();
+	set_flags(0);
+	stop();
+	printf("the union missed nothing on this KVM\n");
+	return 0;
+}
