@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 
 struct plan {
-	const char *name, *uri, *fault, *tracker;
+	const char *name, *uri, *fault, *tracker, *untracked;
 	enum output output;
 	bool detach, quit;
 	struct cli_disk_plan disks;
@@ -89,6 +89,7 @@ static int make_plan(const struct command *command, const struct given *given, s
 		complain(command, "--on-limit %s: throttle, give-up or stop-copy", policy);
 		return -EINVAL;
 	}
+	plan->untracked = option_value(command, given, "allow-untracked");
 	plan->tracker = option_value(command, given, "tracker");
 	if (plan->tracker && gw_vmm_check_tracker(plan->tracker) < 0) {
 		complain(command, "--tracker %s: " GW_TRACKERS, plan->tracker);
@@ -155,6 +156,8 @@ static int migrate(const struct command *command, struct plan *plan)
 	rc = cli_vm_open(&vm, plan->name, false, &error);
 	if (rc == 0)
 		rc = check_movable(&vm, &error);
+	if (rc == 0)
+		rc = gw_vmm_check_devices(vm.vmm, plan->untracked, &error);
 	if (rc == 0)
 		rc = cli_disks_open(&vm, &plan->disks, &error);
 	plan->session.disks = vm.disks;

@@ -47,6 +47,8 @@ static void print_status(const char *name, const char *run_state, const json_t *
 		       number(s, "memory_bytes") / 1048576, number(s, "put_bytes") / 1048576,
 		       number(s, "sent_bytes_per_s") / 1048576, number(s, "dirty_bytes_per_s") / 1048576,
 		       number(s, "predicted_blackout_ns") / 1e6);
+	if (live && json_object_get(s, "tracker"))
+		printf(", tracked by %s", json_string_value(json_object_get(s, "tracker")));
 	if (live && number(s, "throttle_percent") > 0)
 		printf(", slowed by %.0f %%", number(s, "throttle_percent"));
 	if (live && number(s, "throttle_disk_bytes_per_s") > 0)

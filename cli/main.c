@@ -54,6 +54,7 @@ const struct command commands[] = {
 	    { "max-time", 0, "S", "most seconds of copying; default none" },
 	    { "on-limit", 0, "POLICY", "for a guest that writes too fast: throttle (default) slows it, give-up, stop-copy" },
 	    { "tracker", 0, "NAME", "track memory by kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync; default: the best" },
+	    { "allow-untracked", 0, "DEVICE,...", "move the guest although these devices may write to its memory unseen" },
 	    { "as", 0, "GUEST", "the guest's name at the receiver; default: NAME" },
 	    { "quit", 0, NULL, "end the source's VMM after success; default: leave it paused" },
 	    { "zero-copy", 'z', NULL, "send pages by reference, for a fast network card; slower on loopback" },

@@ -32,6 +32,17 @@ static json_t *blackout_json(const struct gw_blackout *b)
 			 (json_int_t)b->start_ns, "rest_ns", (json_int_t)b->rest_ns);
 }
 
+/* The dirty rate of each region of memory. */
+static void add_regions(json_t *object, const struct gw_status *s)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < s->region_count; i++)
+		json_array_append_new(list, json_pack("{s:s, s:f}", "name", s->regions[i].name, "dirty_bytes_per_s",
+						      s->regions[i].dirty_bytes_per_s));
+	json_object_set_new(object, "regions", list);
+}
+
 json_t *status_json(const struct gw_status *s, const char *name)
 {
 	json_t *object = json_pack(
@@ -54,6 +65,8 @@ json_t *status_json(const struct gw_status *s, const char *name)
 							 (int)s->throttled.cpu_percent, "throttled_disk_bytes_per_s",
 							 (json_int_t)s->throttled.disk_bytes_per_s, "throttled_ns",
 							 (json_int_t)s->throttled_ns));
+	if (object && s->region_count)
+		add_regions(object, s);
 	if (object && s->disk_bytes)
 		json_object_update_new(object, json_pack("{s:I, s:I, s:I}", "disk_bytes", (json_int_t)s->disk_bytes,
 							 "disk_put_bytes", (json_int_t)s->disk_put_bytes,

@@ -26,6 +26,8 @@ static int vm_guard(void *vm, bool armed, struct gw_error *error)
 	struct cli_vm *self = vm;
 	int rc = armed ? cli_disks_recheck(self, error) : 0;
 
+	if (rc == 0 && armed)
+		rc = gw_vmm_recheck_memory(self->vmm, error);
 	if (rc == 0)
 		rc = gw_vmm_guard(self->vmm, armed, error);
 

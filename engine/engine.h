@@ -192,6 +192,11 @@ struct gw_status {
 	uint64_t disk_zero_bytes; /* source: of images, sent as "zero" */
 	uint64_t last_round_bytes;
 	double dirty_bytes_per_s, sent_bytes_per_s;
+	unsigned region_count; /* source */
+	struct {
+		char name[GW_NAME_BYTES];
+		double dirty_bytes_per_s;
+	} regions[GW_LINK_MAX_REGIONS];
 	enum gw_limit_policy on_limit;
 	struct gw_throttle throttle; /* now */
 	struct gw_throttle throttled; /* by how much it ever was: the highest percentage, the lowest limit */

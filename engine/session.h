@@ -59,6 +59,7 @@ struct source_half {
 	uint64_t round_bytes;  /* put in it */
 	uint64_t last_left_bytes;
 	struct gw_rate dirty_rate, disk_rate; /* of memory and disks; of disks alone */
+	struct gw_rate region_rate[GW_LINK_MAX_REGIONS];
 	uint64_t throttled_from_ns; /* slowed since then; 0: it is not slowed */
 	uint64_t pace_ns, pace_bytes; /* bandwidth limit: bytes put since pace_ns */
 	enum switch_step step;

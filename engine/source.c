@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 /* What a switch-over costs beside the last round, before one was measured: stop, device state, start. */
 #define FIXED_BLACKOUT_NS (15 * GW_NS_PER_MS)
@@ -47,6 +48,11 @@ static int begin_copy(struct gw_session *s)
 	s->status.tracker = source->tracker->ops->name;
 	gw_rate_add(&source->dirty_rate, session_now(s), 0);
 	gw_rate_add(&source->disk_rate, session_now(s), 0);
+	s->status.region_count = s->region_count;
+	for (unsigned i = 0; i < s->region_count; i++) {
+		memcpy(s->status.regions[i].name, s->regions[i].name, GW_NAME_BYTES);
+		gw_rate_add(&source->region_rate[i], session_now(s), 0);
+	}
 	rc = round_init(s);
 	if (rc < 0)
 		return rc;
@@ -93,13 +99,29 @@ int source_bulk(struct gw_session *s)
 	return session_enter(s, GW_STATE_ROUNDS) < 0 ? s->error.code : 1;
 }
 
+/* After a collect: which region how many dirty pages were added to.  @before: how many there were. */
+static void note_region_rates(struct gw_session *s, const uint64_t *before)
+{
+	for (unsigned i = 0; i < s->region_count; i++) {
+		uint64_t pages = gw_bitmap_count(&s->source.tracker->dirty[i]) - before[i];
+
+		gw_rate_add(&s->source.region_rate[i], session_now(s), pages * s->page_bytes);
+		s->status.regions[i].dirty_bytes_per_s = s->source.region_rate[i].bytes_per_s;
+	}
+}
+
 static int collect(struct gw_session *s)
 {
-	int64_t pages = gw_tracker_collect(s->source.tracker, &s->error);
-	uint64_t blocks_bytes;
+	uint64_t before[GW_LINK_MAX_REGIONS], blocks_bytes;
+	int64_t pages;
+
+	for (unsigned i = 0; i < s->region_count; i++)
+		before[i] = gw_bitmap_count(&s->source.tracker->dirty[i]);
+	pages = gw_tracker_collect(s->source.tracker, &s->error);
 
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
+	note_region_rates(s, before);
 	blocks_bytes = disk_left_bytes(s);
 	if (round_find_discarded(s) < 0 || disk_collect(s) < 0)
 		return s->error.code;

@@ -8,10 +8,10 @@
  * as runs of addresses and protects each again while it holds the page table lock, so no write falls
  * between the two.
  *
- * Opening arms by the same scan with no output vector.  That protects what is populated and leaves page
- * tables of holes unmade: a page that is populated later appears without protection, and so as written,
- * which is what a tracker wants.  UFFDIO_WRITEPROTECT over the whole range would install a marker for
- * every hole, 2 MiB of page tables for each GiB of sparse guest.
+ * Opening arms by the same scan with no output vector.  In holes of shared memory the kernel leaves markers (seen
+ * with Linux 6.18: 2 MiB of page tables for each GiB of hole), which it needs: an entry without one is taken for written, and
+ * rightly, as it may be that of a page that was written and then swapped out.  So the scan must not be narrowed to
+ * pages that are present, though for a hole that would be thirty times as fast: a write would be lost.
  *
  * No fault ever reaches us, therefore no handler thread, and UFFD_USER_MODE_ONLY does no harm: an
  * unprivileged process may open the descriptor that way whatever vm.unprivileged_userfaultfd says.

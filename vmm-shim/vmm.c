@@ -247,6 +247,32 @@ static int ignore_shared(struct gw_vmm *vmm, bool on, struct gw_error *error)
 	return rc;
 }
 
+int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *error)
+{
+	json_t *list;
+	int rc = qmp_command(vmm->qmp, "query-memdev", NULL, -1, &list, error);
+
+	if (rc < 0)
+		return rc;
+	if (json_array_size(list) != vmm->region_count)
+		rc = gw_error_set(error, -EBUSY, "memory was plugged in or out in mid-migration: migrate again");
+	for (size_t i = 0; rc == 0 && i < vmm->region_count; i++) {
+		const json_t *memdev = json_array_get(list, i);
+		const char *id = json_string_value(json_object_get(memdev, "id"));
+		uint64_t bytes = (uint64_t)json_integer_value(json_object_get(memdev, "size"));
+		unsigned k = 0;
+
+		while (k < vmm->region_count &&
+		       (!id || strcmp(vmm->regions[k].name, id) != 0 || vmm->regions[k].bytes != bytes))
+			k++;
+		if (k == vmm->region_count)
+			rc = gw_error_set(error, -EBUSY, "memory '%s' was plugged in or resized in mid-migration: migrate again",
+					  id ? id : "?");
+	}
+	json_decref(list);
+	return rc;
+}
+
 static void end_saving(struct gw_vmm *vmm)
 {
 	struct saving *saving = &vmm->saving;

@@ -124,6 +124,15 @@ GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_im
 
 /* --- source ---------------------------------------------------------------------------------------- */
 
+/*
+ * Looks for devices that write to guest memory where no tracker sees it: VFIO, vDPA, vhost-user, ivshmem.  @allowed:
+ * "NAME,NAME" of those that the user vouches for, or NULL.  Return: 0, or -EOPNOTSUPP with @error naming one and why.
+ */
+GW_MUST_CHECK int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error);
+
+/* Whether the VM's memory is what it was when it was attached to.  Return: 0, or -EBUSY with @error saying what changed. */
+GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *error);
+
 /* What @wanted may be, besides NULL: the best that works here. */
 #define GW_TRACKERS "kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync"
 GW_MUST_CHECK int gw_vmm_check_tracker(const char *wanted);

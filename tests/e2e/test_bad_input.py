@@ -137,6 +137,52 @@ class Destinations(unittest.TestCase):
             self.assertEqual(receiver.wait(timeout=10), 0)
             destination.counts_on()
 
+    def test_devices_that_write_unseen(self):
+        with vmlab.Lab() as lab:
+            image, sock = lab.folder / "vub.img", lab.folder / "vub.sock"
+            with open(image, "wb") as file:
+                file.truncate(16 << 20)
+            server = subprocess.Popen(["qemu-storage-daemon", "--blockdev", f"driver=file,filename={image},node-name=disk",
+                                       "--export", f"type=vhost-user-blk,id=e,node-name=disk,writable=on,addr.type=unix,"
+                                       f"addr.path={sock}"])
+            lab.processes.append(server)
+            vmlab.wait_for(sock.exists, 20, "the back end")
+            shared = f"/dev/shm/gw-{os.getpid()}-shared.ram"
+            lab.files.append(Path(shared))
+            devices = ["-chardev", f"socket,id=c,path={sock}", "-device", "vhost-user-blk-pci,chardev=c,id=far"]
+            source = lab.a.vm(append="GW_MIB=16", extra=devices)
+            source.wait_count(3)
+            self.refused(lab, source, "127.0.0.1:1", "device 'far' (vhost-user-blk-pci)", code=5)
+            done = lab.a.godwit("migrate", "--allow-untracked", "other,far", "guest", "127.0.0.1:1")
+            self.assertNotIn("far", done.stderr)
+            self.assertEqual(done.returncode, 1, "it got as far as connecting")
+        with vmlab.Lab() as lab:
+            lab.files.append(Path(shared))
+            source = lab.a.vm(append="GW_MIB=16", extra=[
+                "-object", f"memory-backend-file,id=shm,share=on,mem-path={shared},size=1M", "-device",
+                "ivshmem-plain,memdev=shm,id=window"])
+            source.wait_count(3)
+            self.refused(lab, source, "127.0.0.1:1", "device 'window' (ivshmem-plain)", code=5)
+
+    def test_memory_that_is_plugged_in_meanwhile(self):
+        more = f"/dev/shm/gw-{os.getpid()}-plugged.ram"
+        with vmlab.Lab() as lab:
+            lab.files.append(Path(more))
+            source = lab.a.vm(append="GW_MIB=32", extra=["-m", "256M,slots=2,maxmem=1G"])
+            lab.b.vm(append="GW_MIB=32", incoming=True, extra=["-m", "256M,slots=2,maxmem=1G"])
+            source.wait_count(3)
+            receiver, port = lab.b.receive()
+            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "20M", "guest", f"127.0.0.1:{port}")
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 10, "bulk")
+            source.qmp("object-add", **{"qom-type": "memory-backend-file", "id": "more", "size": 128 << 20, "mem-path": more,
+                                        "share": True})
+            source.qmp("device_add", driver="pc-dimm", id="dimm", memdev="more")
+            _, err = sender.communicate(timeout=120)
+            receiver.communicate(timeout=60)
+            self.assertEqual(sender.returncode, 1)
+            self.assertIn("memory was plugged in or out in mid-migration", err)
+            source.counts_on()
+
     def test_destination_out_of_memory(self):
         with vmlab.Lab() as lab:
             small = lab.folder / "small"

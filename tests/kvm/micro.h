@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest of a few real-mode instructions under the real KVM, which every KVM runs: each time it is run it writes a word
- * to each of so many pages in turn and halts.
+ * A guest of a few instructions under the real KVM: each time it is run it writes a word to each of so many pages in turn
+ * and halts.  In 64-bit mode with paging, so that it runs as guests do and not in KVM's emulator, where KVM lets it; its
+ * memory is mapped one to one by pages of 2 MiB, up to 1 GiB.
  */
 #ifndef GODWIT_TESTS_MICRO_H
 #define GODWIT_TESTS_MICRO_H
@@ -10,6 +11,8 @@
 #include "tracker/kvm.h"
 
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -18,6 +21,8 @@
 
 #define MICRO_PAGE 4096u
 #define MICRO_CODE 0x1000u
+#define MICRO_TABLES 0x2000u /* three pages */
+#define MICRO_FIRST 16u /* pages below are the guest's own */
 
 struct micro {
 	int kvm, vm, vcpu;
@@ -26,11 +31,8 @@ struct micro {
 	unsigned pages;
 };
 
-/*
- * mov ds, ax; mov [0], dx; add ax, bx; loop; hlt.  AX: the segment of the first page; BX: how much further the next one
- * is; CX: how many; DX: what is written.  Without protected mode that reaches 1 MiB.
- */
-static const unsigned char micro_code[] = { 0x8e, 0xd8, 0x89, 0x16, 0x00, 0x00, 0x01, 0xd8, 0xe2, 0xf6, 0xf4 };
+/* l: mov [rdi], edx; add rdi, rbx; dec rcx; jnz l; hlt */
+static const unsigned char micro_code[] = { 0x89, 0x17, 0x48, 0x01, 0xdf, 0x48, 0xff, 0xc9, 0x75, 0xf6, 0xf4 };
 
 static void micro_too_long(int number)
 {
@@ -47,11 +49,43 @@ static inline int micro_ioctl(int fd, unsigned long request, void *argument)
 	return gw_kvm_wants(request) ? gw_kvm_ioctl(fd, request, argument, ioctl) : ioctl(fd, request, argument);
 }
 
-static inline void micro_open(struct micro *micro, unsigned pages, unsigned seconds)
+/* One to one, and never to be marked accessed or dirty by the processor: what is written is what the guest writes. */
+static inline void micro_map(struct micro *micro)
+{
+	uint64_t *table = (uint64_t *)(void *)(micro->memory + MICRO_TABLES);
+
+	table[0] = (MICRO_TABLES + 0x1000) | 0x63;
+	table[512] = (MICRO_TABLES + 0x2000) | 0x63;
+	for (uint64_t i = 0; i < 512; i++)
+		table[1024 + i] = i << 21 | 0xe3;
+}
+
+static inline void micro_start(struct micro *micro)
+{
+	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1 };
+	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1 };
+	struct kvm_sregs sregs;
+
+	micro->vcpu = ioctl(micro->vm, KVM_CREATE_VCPU, 0);
+	micro->run = mmap(NULL, (size_t)ioctl(micro->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
+			  micro->vcpu, 0);
+	if (micro->vcpu < 0 || micro->run == MAP_FAILED || ioctl(micro->vcpu, KVM_GET_SREGS, &sregs) < 0)
+		SKIP("a vCPU cannot be made: %s", strerror(errno));
+	sregs.cs = code;
+	sregs.ds = sregs.es = sregs.ss = sregs.fs = sregs.gs = data;
+	sregs.cr0 = 0x80000011;
+	sregs.cr3 = MICRO_TABLES;
+	sregs.cr4 = 0x20;
+	sregs.efer = 0x500;
+	if (ioctl(micro->vcpu, KVM_SET_SREGS, &sregs) < 0)
+		SKIP("a vCPU cannot be set up: %s", strerror(errno));
+}
+
+/* @hooked: through the shim's eyes.  Gives up after so many seconds in all. */
+static inline void micro_open(struct micro *micro, unsigned pages, unsigned seconds, bool hooked)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = (uint64_t)pages * MICRO_PAGE };
 	int fd = memfd_create("micro", MFD_CLOEXEC);
-	struct kvm_sregs sregs;
 
 	micro->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	micro->vm = micro->kvm < 0 ? -1 : ioctl(micro->kvm, KVM_CREATE_VM, 0);
@@ -65,23 +99,19 @@ static inline void micro_open(struct micro *micro, unsigned pages, unsigned seco
 	micro->memory = mmap(NULL, (size_t)pages * MICRO_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd); /* the alias needs no descriptor */
 	memcpy(micro->memory + MICRO_CODE, micro_code, sizeof(micro_code));
+	micro_map(micro);
 	slot.userspace_addr = (uintptr_t)micro->memory;
-	if (micro_ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+	if ((hooked ? micro_ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot) :
+		      ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot)) < 0)
 		SKIP("a memory slot cannot be set: %s", strerror(errno));
-	micro->vcpu = ioctl(micro->vm, KVM_CREATE_VCPU, 0);
-	micro->run = mmap(NULL, (size_t)ioctl(micro->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
-			  micro->vcpu, 0);
-	if (micro->vcpu < 0 || micro->run == MAP_FAILED || ioctl(micro->vcpu, KVM_GET_SREGS, &sregs) < 0)
-		SKIP("a vCPU cannot be made: %s", strerror(errno));
-	sregs.cs.base = sregs.cs.selector = 0;
-	if (ioctl(micro->vcpu, KVM_SET_SREGS, &sregs) < 0)
-		SKIP("a vCPU cannot be set up: %s", strerror(errno));
+	micro_start(micro);
 }
 
 /* Has the guest write @value to @count pages from @first on, every @step-th. */
 static inline void micro_write(const struct micro *micro, unsigned first, unsigned step, unsigned count, unsigned value)
 {
-	struct kvm_regs regs = { .rip = MICRO_CODE, .rflags = 2, .rax = first << 8, .rbx = step << 8, .rcx = count, .rdx = value };
+	struct kvm_regs regs = { .rip = MICRO_CODE, .rflags = 2, .rdi = (uint64_t)first * MICRO_PAGE,
+				 .rbx = (uint64_t)step * MICRO_PAGE, .rcx = count, .rdx = value };
 
 	if (ioctl(micro->vcpu, KVM_SET_REGS, &regs) < 0)
 		SKIP("KVM_SET_REGS: %s", strerror(errno));

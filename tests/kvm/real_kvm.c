@@ -8,7 +8,7 @@
 #include "tracker/wp_async.h"
 
 #define PAGES 240u
-#define FIRST 16u /* pages below are the guest's code */
+#define FIRST MICRO_FIRST
 
 static struct micro micro;
 static struct gw_wp_segment segment = { .bytes = PAGES * MICRO_PAGE };
@@ -95,7 +95,7 @@ static void stop(void)
 
 int main(void)
 {
-	micro_open(&micro, PAGES, 20);
+	micro_open(&micro, PAGES, 20, true);
 	segment.addr = (uintptr_t)micro.memory;
 	if (gw_bitmap_new(&shared, PAGES) < 0 || gw_bitmap_new(&dirty, PAGES) < 0)
 		return 1;

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: devices that write to guest memory unseen
+ *
+ * A tracker sees what the VMM's process and KVM write.  A device given to the guest (VFIO, vDPA) writes by DMA, a
+ * vhost-user back end and whoever else maps an ivshmem are other processes: none of it shows.  Such devices are found by
+ * their QOM types, and back ends of network cards, which are no devices, by what the monitor tells of them.
+ */
+#include "vmm-shim/vmm_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+	const char *prefix, *why;
+} kinds[] = {
+	{ "vfio-", "writes to the guest's memory by DMA" },
+	{ "vhost-vdpa", "writes to the guest's memory by DMA" },
+	{ "vhost-user", "is served by another process, which writes to the guest's memory" },
+	{ "ivshmem", "is memory that other processes write to" },
+};
+
+/* Whether @name is one of "NAME,NAME,...". */
+static bool is_allowed(const char *allowed, const char *name)
+{
+	size_t length = strlen(name);
+
+	while (allowed && *allowed) {
+		size_t one = strcspn(allowed, ",");
+
+		if (one == length && strncmp(allowed, name, length) == 0)
+			return true;
+		allowed += one + (allowed[one] == ',');
+	}
+	return false;
+}
+
+static int judge(const char *name, const char *type, const char *allowed, struct gw_error *error)
+{
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (strncmp(type, kinds[i].prefix, strlen(kinds[i].prefix)) == 0 && !is_allowed(allowed, name))
+			return gw_error_set(error, -EOPNOTSUPP, "device '%s' (%s) %s, and nobody can tell what: unplug it, or, if it is "
+								"known to be idle, say --allow-untracked %s", name, type,
+					    kinds[i].why, name);
+	return 0;
+}
+
+/* The devices below one QOM path. */
+static int judge_devices(struct gw_vmm *vmm, const char *path, const char *allowed, struct gw_error *error)
+{
+	json_t *list, *one;
+	size_t i;
+	int rc = qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", path), -1, &list, error);
+
+	if (rc < 0)
+		return rc;
+	json_array_foreach (list, i, one) {
+		const char *name = json_string_value(json_object_get(one, "name"));
+		const char *type = json_string_value(json_object_get(one, "type"));
+		char kind[64];
+
+		if (rc < 0 || !name || !type || sscanf(type, "child<%63[^>]>", kind) != 1)
+			continue;
+		rc = judge(name, kind, allowed, error);
+	}
+	json_decref(list);
+	return rc;
+}
+
+/* The monitor's lines of network back ends: " \ NAME: index=0,type=vhost-user,..." */
+static int judge_networks(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
+{
+	json_t *text;
+	char *rest, *line, *copy;
+	int rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), -1, &text,
+			     error);
+
+	if (rc < 0)
+		return rc;
+	rest = copy = strdup(json_is_string(text) ? json_string_value(text) : "");
+	json_decref(text);
+	while (rest && (line = strsep(&rest, "\n")) && rc == 0) {
+		char name[64], type[64];
+		const char *at = strstr(line, "type=");
+
+		line += strspn(line, " \\");
+		if (at && sscanf(line, "%63[^:]:", name) == 1 && sscanf(at, "type=%63[^,\r]", type) == 1)
+			rc = judge(name, type, allowed, error);
+	}
+	free(copy);
+	return rc;
+}
+
+int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
+{
+	int rc = judge_devices(vmm, "/machine/peripheral", allowed, error);
+
+	if (rc == 0)
+		rc = judge_devices(vmm, "/machine/peripheral-anon", allowed, error);
+	return rc == 0 ? judge_networks(vmm, allowed, error) : rc;
+}
