@@ -52,7 +52,7 @@ static uint64_t collect_as_vmm(void)
 
 	ENSURE(ioctl(plain.vm, KVM_GET_DIRTY_LOG, &get) == 0, "the log is read");
 	ENSURE(ioctl(plain.vm, KVM_CLEAR_DIRTY_LOG, &clear) == 0, "the log is cleared");
-	return gw_bitmap_count(&log);
+	return micro_count(&log);
 }
 
 static uint64_t collect(enum how how)
@@ -74,7 +74,8 @@ static uint64_t collect(enum how how)
 		return 0;
 	}
 	gw_bitmap_clear_range(&dirty, 0, dirty.bits);
-	return gw_bitmap_take(&shared, &dirty);
+	(void)gw_bitmap_take(&shared, &dirty);
+	return micro_count(&dirty);
 }
 
 static void begin(enum how how)

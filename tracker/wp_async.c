@@ -11,7 +11,8 @@
  * Opening arms by the same scan with no output vector.  In holes of shared memory the kernel leaves markers (seen
  * with Linux 6.18: 2 MiB of page tables for each GiB of hole), which it needs: an entry without one is taken for written, and
  * rightly, as it may be that of a page that was written and then swapped out.  So the scan must not be narrowed to
- * pages that are present, though for a hole that would be thirty times as fast: a write would be lost.
+ * pages that are present, though for a hole that would be thirty times as fast: a write would be lost.  Holes of the
+ * file are another matter: nothing can be written there without their ceasing to be holes.
  *
  * No fault ever reaches us, therefore no handler thread, and UFFD_USER_MODE_ONLY does no harm: an
  * unprivileged process may open the descriptor that way whatever vm.unprivileged_userfaultfd says.
@@ -27,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -67,6 +69,7 @@ struct pm_scan_arg {
 
 /* Runs fetched by one scan call: 24 KiB, made at open, so that collect allocates nothing. */
 #define SCAN_RUNS 1024
+#define SPARSE 8 /* less than one page in so many is there */
 
 struct gw_wp_async {
 	int uffd;
@@ -141,11 +144,11 @@ static long scan(const struct gw_wp_async *wp, uint64_t *at, uint64_t end, struc
 	return n;
 }
 
-/* Scans a segment to its end; marks what is found, or only arms when @shared is NULL. */
-static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *segment, struct gw_bitmap *shared,
-			    struct gw_error *error)
+/* Scans a part of a segment; marks what is found, or only arms when @shared is NULL. */
+static int64_t scan_part(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
+			 struct gw_bitmap *shared, struct gw_error *error)
 {
-	uint64_t at = segment->addr, end = segment->addr + segment->bytes, last, pages = 0;
+	uint64_t last, pages = 0;
 
 	while (at < end) {
 		long n;
@@ -166,6 +169,45 @@ static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *
 		}
 	}
 	return (int64_t)pages;
+}
+
+/* Finding out where data is takes time for each page that is there: it pays where there are few. */
+static bool is_sparse(const struct gw_wp_segment *segment)
+{
+	struct stat st;
+
+	return segment->has_file && fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 < segment->bytes / SPARSE;
+}
+
+/*
+ * Scans a segment.  What is a hole of the file has not been written to, or not yet when we look: then it is data at the
+ * next scan, unprotected, and found.
+ */
+static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *segment, struct gw_bitmap *shared,
+			    struct gw_error *error)
+{
+	uint64_t end = segment->addr + segment->bytes, page = wp->page_bytes;
+	off_t data = (off_t)segment->offset, hole, last = (off_t)(segment->offset + segment->bytes);
+	int64_t pages = 0;
+
+	if (!is_sparse(segment))
+		return scan_part(wp, segment, segment->addr, end, shared, error);
+	while (data < last && (data = lseek(segment->fd, data, SEEK_DATA)) >= 0 && data < last) {
+		uint64_t from, to;
+		int64_t n;
+
+		hole = lseek(segment->fd, data, SEEK_HOLE);
+		if (hole < 0 || hole > last)
+			hole = last;
+		from = segment->addr + ((uint64_t)data - segment->offset) / page * page;
+		to = segment->addr + ((uint64_t)hole - segment->offset + page - 1) / page * page;
+		n = scan_part(wp, segment, from, to < end ? to : end, shared, error);
+		if (n < 0)
+			return n;
+		pages += n;
+		data = hole;
+	}
+	return pages;
 }
 
 int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segments, unsigned segment_count,

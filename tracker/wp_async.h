@@ -14,6 +14,7 @@
 #include "base/bitmap.h"
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A piece of a region as it is mapped in this process. */
@@ -22,6 +23,9 @@ struct gw_wp_segment {
 	uint64_t bytes;      /* a multiple of the page size */
 	uint64_t first_page; /* index, in its region, of the page at addr */
 	unsigned region;
+	bool has_file; /* the file is known: where it is mostly holes only its data is looked at */
+	int fd;        /* the caller's; its position is moved */
+	uint64_t offset; /* in it, of addr */
 };
 
 struct gw_wp_async;

@@ -24,6 +24,7 @@
 #include "vmm-shim/track.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct agent {
 	bool guarded;
 	struct mappings mappings;
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
+	int files[AGENT_MAX_REGIONS]; /* while tracking: of the regions, opened anew; -1: none */
 	void *bitmaps; /* the mapping that holds them all */
 	size_t bitmaps_bytes;
 };
@@ -62,6 +64,10 @@ static struct agent_reply new_reply(uint16_t type, int status, const struct gw_e
 static void untrack(struct agent *agent)
 {
 	track_stop();
+	for (unsigned i = 0; i < AGENT_MAX_REGIONS; i++)
+		if (agent->files[i] >= 0)
+			close(agent->files[i]);
+	memset(agent->files, -1, sizeof(agent->files));
 	if (agent->bitmaps)
 		munmap(agent->bitmaps, agent->bitmaps_bytes);
 	agent->bitmaps = NULL;
@@ -121,8 +127,19 @@ err_close:
 	return error->code;
 }
 
+/* The file of a region, with a position of its own, which is nobody else's to mind. */
+static void open_file(struct agent *agent, unsigned region)
+{
+	int fd GW_CLEANUP_CLOSE = mappings_open(&agent->mappings.files[region]);
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (agent->files[region] < 0 && fd >= 0)
+		agent->files[region] = open(path, O_RDONLY | O_CLOEXEC);
+}
+
 /* The segments of the regions asked for.  Return: their number, or -EINVAL for a region that is not there. */
-static int pick_segments(const struct agent *agent, const struct agent_request *request,
+static int pick_segments(struct agent *agent, const struct agent_request *request,
 			 struct gw_wp_segment *segments, struct gw_error *error)
 {
 	int count = 0;
@@ -133,9 +150,15 @@ static int pick_segments(const struct agent *agent, const struct agent_request *
 	for (unsigned i = 0; i < request->count; i++) {
 		if (request->region[i] >= agent->mappings.count)
 			return gw_error_set(error, -EINVAL, "no region %u", request->region[i]);
-		for (unsigned k = 0; k < agent->mappings.segment_count; k++)
-			if (agent->mappings.segments[k].region == request->region[i])
-				segments[count++] = agent->mappings.segments[k];
+		open_file(agent, request->region[i]);
+		for (unsigned k = 0; k < agent->mappings.segment_count; k++) {
+			if (agent->mappings.segments[k].region != request->region[i])
+				continue;
+			segments[count] = agent->mappings.segments[k];
+			segments[count].fd = agent->files[request->region[i]];
+			segments[count].has_file = segments[count].fd >= 0;
+			count++;
+		}
 	}
 	return count;
 }
@@ -373,6 +396,7 @@ int agent_start(const char *folder)
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, AGENT_SOCKET);
 	unlink(address.sun_path);
 	agent->client = -1;
+	memset(agent->files, -1, sizeof(agent->files));
 	agent->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (agent->listener < 0)
 		return -errno;

@@ -75,6 +75,7 @@ static int add_line(struct mappings *mappings, const struct line *line)
 		.addr = line->start,
 		.bytes = line->end - line->start,
 		.first_page = line->offset / page,
+		.offset = line->offset,
 		.region = i,
 	};
 	return 0;

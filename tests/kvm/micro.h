@@ -122,4 +122,14 @@ static inline void micro_write(const struct micro *micro, unsigned first, unsign
 	ENSURE(micro->run->exit_reason == KVM_EXIT_HLT, "the guest ran to its hlt");
 }
 
+/* How many of these pages are the ones that the guest writes to: with some processors walking a page table is a write to it. */
+static inline uint64_t micro_count(const struct gw_bitmap *bitmap)
+{
+	uint64_t count = gw_bitmap_count(bitmap);
+
+	for (unsigned p = 0; p < MICRO_FIRST; p++)
+		count -= gw_bitmap_test(bitmap, p);
+	return count;
+}
+
 #endif

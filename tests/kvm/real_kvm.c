@@ -30,7 +30,8 @@ static uint64_t collect(void)
 {
 	ENSURE(gw_kvm_log_collect(&error) >= 0, "KVM gives its log (%s)", error.text);
 	ENSURE(gw_wp_async_collect(wp, &shared, &error) >= 0, "the scan works (%s)", error.text);
-	return gw_bitmap_take(&shared, &dirty);
+	(void)gw_bitmap_take(&shared, &dirty);
+	return micro_count(&dirty);
 }
 
 static void copy_round(void)
@@ -64,7 +65,7 @@ static void check_vmm_log(unsigned first, unsigned count)
 	struct kvm_dirty_log get = { .dirty_bitmap = log };
 
 	ENSURE(micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG, &get) == 0, "the VMM reads its log");
-	for (unsigned p = 0; p < PAGES; p++)
+	for (unsigned p = FIRST; p < PAGES; p++)
 		ENSURE((log[p / 64] >> p % 64 & 1) == (p >= first && p < first + count), "page %u is in the VMM's log, or not, "
 		       "as it was written or not", p);
 }

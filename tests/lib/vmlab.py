@@ -91,7 +91,8 @@ class Vm:
     """One QEMU.  ram: the path of its RAM file."""
 
     def __init__(self, lab, host, name, ram_mib=256, incoming=False, guest=True, paused=False, ram=None,
-                 append="", with_godwit=True, extra=(), share=True, huge=False, prealloc=False, patience=20):
+                 append="", with_godwit=True, extra=(), share=True, huge=False, prealloc=False, patience=20,
+                 run=()):
         self.lab, self.host, self.name = lab, host, name
         self.ram = Path(ram) if ram else Path("/dev/shm") / f"gw-{os.getpid()}-{host.name}-{name}.ram"
         self.folder = host.folder / f"vm-{name}"
@@ -115,7 +116,7 @@ class Vm:
             args += ["-S"]
         args += list(extra)
         if with_godwit:
-            args = [str(GODWIT), "run", "--name", name, "--"] + args
+            args = [str(GODWIT), "run", "--name", name, *run, "--"] + args
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         env=host.env)
         lab.processes.append(self.process)

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Tracking by KVM's own dirty log, in a real QEMU with a Linux guest under nested KVM; for the full lab, on one host.
+
+Each migration compares the RAM of both sides byte by byte when all of it is there, and the guest checks its own.
+"""
+
+import os
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import vmlab  # noqa: E402
+
+COMPARE = vmlab.BUILD / "perf" / "ramcmp"
+WORK = "GW_MIB=8 GW_RATE_MIB=2 GW_DISK_MIB=4 GW_DISK_RATE=20"
+
+
+class Kvm(unittest.TestCase):
+    def devices(self, side):
+        """A virtio disk, on shared storage as godwit sees it; a display; a network card, by vhost where there is one."""
+        image = Path(f"/var/tmp/kvm-{side}.img")
+        with open(image, "wb") as file:
+            file.truncate(16 << 20)
+        self.addCleanup(lambda: image.unlink(missing_ok=True))
+        tap = f"gwtap{side}"
+        made = subprocess.run(["ip", "tuntap", "add", tap, "mode", "tap"], capture_output=True).returncode == 0
+        self.addCleanup(subprocess.run, ["ip", "link", "del", tap], capture_output=True)
+        vhost = "on" if Path("/dev/vhost-net").exists() else "off"
+        net = f"tap,id=net0,ifname={tap},script=no,downscript=no,vhost={vhost}" if made else "user,id=net0"
+        return ["-vga", "std", "-netdev", net, "-device", "virtio-net-pci,netdev=net0", "-drive",
+                f"file={image},format=raw,if=virtio,id=disk0,cache=writeback"]
+
+    def check_move(self, lab, scheme, *options, run=(), devices=True, work=WORK):
+        extra = {side: self.devices(side) if devices else () for side in "ab"}
+        source = lab.a.vm(append=work, ram_mib=128, extra=extra["a"], run=run)
+        destination = lab.b.vm(append=work, ram_mib=128, incoming=True, extra=extra["b"], run=run)
+        source.wait_count(3, timeout=240)
+        if devices:
+            vmlab.wait_for(lambda: any(line.startswith("GUEST DISK") for line in source.lines()), 240, "records")
+        hook = f"{COMPARE} {source.ram} {destination.ram}"
+        receiver, port = lab.b.receive("guest", "--hook", hook, "--overwrite")
+        sender = lab.a.godwit("migrate", "--json", *(["-b"] if devices else []), *options, "guest",
+                              f"{scheme}{vmlab.ADDRESS}:{port}", timeout=300)
+        _, err = receiver.communicate(timeout=60)
+        self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
+        destination.wait_count(source.count() + 10, timeout=120)
+        self.assertEqual(destination.wrong(), "")
+        end = vmlab.summary(sender.stdout)
+        print(f"  {end['tracker']}, {end['link']}: {end['elapsed_ns'] / 1e9:.2f} s, {end['round']} rounds, slowed by "
+              f"{end['throttled_percent']} %, last round {end['last_round_bytes'] >> 10} KiB", flush=True)
+        return end
+
+    def test_the_union_over_rdma_and_tcp(self):
+        for scheme in ("rdma:", "tcp:"):
+            with self.subTest(scheme), vmlab.Lab() as lab:
+                self.assertEqual(self.check_move(lab, scheme)["tracker"], "kvm_log+wp_async")
+                self.doCleanups()
+
+    def test_the_other_unions(self):
+        for tracker in ("wp_async", "wp_sync", "kvm_log+wp_sync"):
+            with self.subTest(tracker), vmlab.Lab() as lab:
+                self.assertEqual(self.check_move(lab, "tcp:", "--tracker", tracker)["tracker"], tracker)
+                self.doCleanups()
+
+    def test_without_the_alias(self):
+        with vmlab.Lab() as lab:
+            self.assertEqual(self.check_move(lab, "tcp:", run=["--no-alias"])["tracker"], "wp_async")
+
+    def test_a_guest_that_is_too_fast_is_slowed(self):
+        with vmlab.Lab() as lab:
+            end = self.check_move(lab, "tcp:", "--bandwidth", "8M", "--downtime", "60", devices=False,
+                                  work="GW_MIB=16 GW_RATE_MIB=16")
+            self.assertGreater(end["throttled_percent"], 0)
+
+    def test_qemus_own_migrate_and_dirty_rate(self):
+        """QEMU reads KVM's log itself, after a migration of ours that was cancelled, with slots at aliases."""
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(append=WORK.split(" GW_DISK")[0], ram_mib=128)
+            destination = lab.b.vm(append=WORK.split(" GW_DISK")[0], ram_mib=128, incoming=True)
+            source.wait_count(3, timeout=240)
+            third = lab.b.vm("third", append=WORK.split(" GW_DISK")[0], ram_mib=128, incoming=True)
+            receiver, port = lab.b.receive("third", "--guest", "guest")
+            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "2M", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
+            # Both read the log at the same time.
+            source.qmp("calc-dirty-rate", **{"calc-time": 1, "mode": "dirty-bitmap"})
+            vmlab.wait_for(lambda: source.qmp("query-dirty-rate")["status"] == "measured", 60, "QEMU's dirty rate")
+            rate = source.qmp("query-dirty-rate")["dirty-rate"]
+            self.assertGreaterEqual(rate, 1, "the guest rewrites 2 MiB a second")
+            self.assertEqual(lab.a.godwit("cancel", "guest").returncode, 0)
+            sender.communicate(timeout=60)
+            receiver.communicate(timeout=60)
+            third.kill()
+            sock = lab.folder / "ram.sock"
+            destination.qmp("migrate-incoming", uri=f"unix:{sock}")
+            source.qmp("migrate", uri=f"unix:{sock}")
+            vmlab.wait_for(lambda: source.qmp("query-migrate").get("status") in ("completed", "failed"), 240, "QEMU's migrate")
+            self.assertEqual(source.qmp("query-migrate")["status"], "completed")
+            destination.wait_count(source.count() + 10, timeout=120)
+            self.assertEqual(destination.wrong(), "")
+            print(f"  QEMU's own dirty rate beside ours: {rate} MiB/s", flush=True)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
