@@ -32,6 +32,30 @@ static void tell(struct probe *probe, const char *key, const char *label, bool g
 		json_array_append_new(probe->advice, json_sprintf("%s: %s", label, value));
 }
 
+/* What a guest's memory can be tracked by, the best first. */
+static void tell_trackers(struct probe *probe)
+{
+	struct gw_error error = { 0 }, no_async = { 0 };
+	bool async = gw_vmm_probe_wp_async(&no_async) == 0, sync = gw_vmm_probe_wp_sync(&error) == 0;
+	bool kvm = gw_vmm_probe_kvm(&error) == 0;
+	char text[128];
+
+	if (!async && !sync) {
+		tell(probe, "trackers", "tracking", false, no_async.text);
+		return;
+	}
+	snprintf(text, sizeof(text), "%s%s%s%s%s", kvm ? async ? "kvm_log+wp_async" : "kvm_log+wp_sync" : "",
+		 kvm ? ", " : "", async ? "wp_async" : "", async && sync ? ", " : "", sync ? "wp_sync" : "");
+	tell(probe, "trackers", "tracking", true, text);
+	if (!kvm)
+		return;
+	gw_error_clear(&error);
+	tell(probe, "kvm_log", "KVM's log", true, gw_vmm_probe_kvm_log(&error) > 0 ? "cleared by hand, a stretch at a time" :
+										    error.text);
+	tell(probe, "kvm_ring", "KVM's ring", true, "not used: it cannot be hidden from the VMM, whose KVM_RUN it ends when full and "
+						    "whose KVM_GET_DIRTY_LOG it takes away");
+}
+
 static void tell_host(struct probe *probe)
 {
 	struct gw_error error = { 0 };
@@ -46,11 +70,7 @@ static void tell_host(struct probe *probe)
 		tell(probe, "kvm", "KVM", true, "/dev/kvm");
 	else
 		tell(probe, "kvm", "KVM", false, error.text);
-	gw_error_clear(&error);
-	if (gw_vmm_probe_wp_async(&error) == 0)
-		tell(probe, "trackers", "tracking", true, "wp_async");
-	else
-		tell(probe, "trackers", "tracking", false, error.text);
+	tell_trackers(probe);
 }
 
 static void tell_memlock(struct probe *probe)

@@ -32,6 +32,7 @@
 
 #define ENTRIES 64u
 #define DIRECT_ALIGN 4096u
+#define SOURCE_LOCK 0x676f647769740000 /* a place for a lock, not for bytes */
 
 struct image_fds {
 	int fd, direct; /* direct -1: none */
@@ -305,13 +306,27 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 
 /*
  * QEMU says by shared locks on bytes 100 to 199 of an image what it does with it, while it may (QEMU's
- * block/file-posix.c); a VMM that waits for a guest holds none.
+ * block/file-posix.c); a VMM that waits for a guest holds none.  It may have been told not to; so a source locks a byte of
+ * its own, far behind any end, in what it sends: a receiver that finds that lock looks at the very same file.
  */
-static bool is_in_use(const struct image_fds *fds)
+static bool is_locked(const struct image_fds *fds, off_t first, off_t bytes)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 100 };
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = first, .l_len = bytes };
 
 	return fcntl(fds->fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+static bool is_in_use(const struct image_fds *fds)
+{
+	return is_locked(fds, 100, 100) || is_locked(fds, SOURCE_LOCK, 1);
+}
+
+/* A file system that knows no locks has none to offer. */
+static void lock_as_source(const struct image_fds *fds)
+{
+	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = SOURCE_LOCK, .l_len = 1 };
+
+	(void)fcntl(fds->fd, F_OFD_SETLK, &lock);
 }
 
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
@@ -400,8 +415,10 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 		return gw_error_set(error, -errno, "disk '%s': %s", file->name, strerror(errno));
 	close(fds->fd);
 	fds->fd = own;
-	if (!images->writable)
+	if (!images->writable) {
 		(void)!posix_fadvise(own, 0, 0, POSIX_FADV_RANDOM);
+		lock_as_source(fds);
+	}
 	rc = size_of(fds, &image->bytes);
 	return rc < 0 ? gw_error_set(error, rc, "disk '%s': %s", file->name, strerror(-rc)) : 0;
 }

@@ -3,7 +3,7 @@
 #include "vmm-shim/vmm.h"
 
 #include "base/cleanup.h"
-#include "tracker/wp_async.h"
+#include "tracker/wp_sync.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,12 +26,26 @@ int gw_vmm_probe_kvm(struct gw_error *error)
 	return version == KVM_API_VERSION ? 0 : gw_error_set(error, -ENOTSUP, "/dev/kvm speaks version %d", version);
 }
 
-int gw_vmm_probe_wp_async(struct gw_error *error)
+int gw_vmm_probe_kvm_log(struct gw_error *error)
+{
+	int fd GW_CLEANUP_CLOSE = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int manual;
+
+	if (fd < 0)
+		return gw_error_set(error, -errno, "no KVM, no log");
+	manual = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+	return manual > 0 ? manual : gw_error_set(error, -ENOTSUP, "KVM clears its log by reading it only: it is used, but each "
+								    "collect protects all that was written at once");
+}
+
+/* Tries one way of write protection on a little memory of our own. */
+static int try_protection(bool async, struct gw_error *error)
 {
 	size_t bytes = 1024 * 1024;
 	int fd GW_CLEANUP_CLOSE = memfd_create("probe", MFD_CLOEXEC), rc = -errno;
 	struct gw_wp_segment segment = { .bytes = bytes };
-	struct gw_wp_async *wp;
+	struct gw_wp_async *by_async = NULL;
+	struct gw_wp_sync *by_sync = NULL;
 	void *map;
 
 	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
@@ -40,9 +54,22 @@ int gw_vmm_probe_wp_async(struct gw_error *error)
 	if (map == MAP_FAILED)
 		return gw_error_set(error, -errno, "no mapping: %s", strerror(errno));
 	segment.addr = (uintptr_t)map;
-	rc = gw_wp_async_open(&wp, &segment, 1, error);
-	if (rc == 0)
-		gw_wp_async_close(wp);
+	if (async)
+		rc = gw_wp_async_open(&by_async, &segment, 1, error);
+	else
+		rc = gw_wp_sync_open(&by_sync, &segment, 1, error);
+	gw_wp_async_close(by_async);
+	gw_wp_sync_close(by_sync);
 	munmap(map, bytes);
 	return rc;
+}
+
+int gw_vmm_probe_wp_async(struct gw_error *error)
+{
+	return try_protection(true, error);
+}
+
+int gw_vmm_probe_wp_sync(struct gw_error *error)
+{
+	return try_protection(false, error);
 }

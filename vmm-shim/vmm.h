@@ -176,5 +176,8 @@ GW_MUST_CHECK int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error);
 /* Return: 0, or -errno with @error saying what mends it. */
 GW_MUST_CHECK int gw_vmm_probe_kvm(struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_probe_wp_async(struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_probe_wp_sync(struct gw_error *error);
+/* Return: > 0 when KVM's log can be cleared by hand; -errno with @error saying what that means. */
+GW_MUST_CHECK int gw_vmm_probe_kvm_log(struct gw_error *error);
 
 #endif

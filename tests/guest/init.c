@@ -13,7 +13,8 @@
  *
  * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
  * disk that is written to (default 0: no disk), GW_DISK_RATE; with a GW_DISK_HAMMER=1 it writes 4 KiB blocks at random
- * places instead, one after the other as fast as it can, and verifies nothing: for measuring.
+ * places instead, one after the other as fast as it can, and verifies nothing: for measuring.  With GW_TOUCH=1 the area's
+ * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -186,6 +187,28 @@ static void start_disk(void)
 	write_records(places, rate ? rate : 1);
 }
 
+/* Dirties so many pages a tick, and says that it is alive at each. */
+static void touch(uint64_t *memory, uint64_t pages, uint64_t rate_mib)
+{
+	struct timespec next;
+	uint64_t at = 0, due = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &next);
+	for (uint64_t tick = 1;; tick++) {
+		for (due += rate_mib * 256; due >= 100; due -= 100) {
+			memory[at * WORDS] = tick;
+			at = at + 1 < pages ? at + 1 : 0;
+		}
+		printf("GUEST TICK %llu\n", (unsigned long long)tick);
+		next.tv_nsec += 10000000;
+		if (next.tv_nsec >= 1000000000) {
+			next.tv_nsec -= 1000000000;
+			next.tv_sec++;
+		}
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+	}
+}
+
 int main(void)
 {
 	uint64_t pages, rate, at = 0, ticks = 0, passes = 0, *generation, *memory;
@@ -203,6 +226,8 @@ int main(void)
 	}
 	for (uint64_t p = 0; p < pages; p++)
 		fill(memory, p, 0);
+	if (parameter("GW_TOUCH", 0))
+		touch(memory, pages, parameter("GW_RATE_MIB", 8));
 	printf("GUEST READY: %llu MiB, rewriting %llu MiB/s\n", (unsigned long long)pages / 256,
 	       (unsigned long long)rate * TICKS_PER_S / 256);
 	clock_gettime(CLOCK_MONOTONIC, &next);

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define PAGE 4096u
@@ -451,6 +452,22 @@ Test(kvm, memory_that_is_not_shared_has_no_alias)
 	cr_assert_eq(slots[0].addr, (uintptr_t)private);
 	region.memory_size = 0;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	end();
+}
+
+Test(kvm, without_room_for_an_alias_there_is_none)
+{
+	struct rlimit limit = { 0, RLIM_INFINITY };
+	struct gw_error error = { 0 };
+
+	begin(1, true, 0);
+	own[0] = (struct own){ .first = 0, .pages = 100 };
+	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+	set_slot(0, false);
+	limit.rlim_cur = RLIM_INFINITY;
+	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "KVM has it where the VMM put it");
+	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 0, "and write protection is all there is");
 	end();
 }
 

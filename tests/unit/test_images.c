@@ -185,6 +185,25 @@ Test(images, what_is_not_blank_is_not_overwritten_unless_told)
 	close(fd);
 }
 
+Test(images, the_sources_own_image_is_never_overwritten)
+{
+	struct gw_error error = { 0 };
+	struct gw_disks *source, *receiver;
+	struct stat st;
+
+	write_pattern(0);
+	source = open_images(0, false, false, 0);
+	receiver = open_images(0, true, true, 0); /* shared storage, no lock of QEMU's, and --overwrite */
+	cr_assert_eq(receiver->ops->prepare(receiver, 0, BYTES, &error), -EBUSY);
+	gw_images_close(receiver);
+	gw_images_close(source);
+	cr_assert_eq(stat(paths[0], &st), 0);
+	cr_assert_eq(st.st_size, BYTES);
+	receiver = open_images(0, true, true, 0); /* nobody sends it any more */
+	cr_assert_eq(receiver->ops->prepare(receiver, 0, BYTES, &error), 0, "%s", error.text);
+	gw_images_close(receiver);
+}
+
 Test(images, half_a_copy_is_cut_to_nothing)
 {
 	struct gw_error error = { 0 };
