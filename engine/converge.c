@@ -4,8 +4,9 @@
  *
  * The blackout is a fixed part (stopping, device state, starting) and the time to send what is left.  The
  * fixed part cannot be helped, so once what is left would take less than a small share of it another round
- * gains nothing: switch over.  Otherwise go on as long as rounds shrink what is left by a fifth or more.
- * When they do not, what is left has come as low as this guest and this link let it: switch over if that
+ * gains nothing: switch over.  Otherwise go on as long as rounds shrink what is left: by a twentieth or more while the
+ * blackout would be longer than half of what is allowed, so that a guest that dirties nine tenths of what the link carries
+ * gets there too; by a fifth or more once it is shorter, since then little is to be gained.  When they do not, what is left has come as low as this guest and this link let it: switch over if that
  * is within what the user allows.  If it is not, slow the guest, where the user lets us; without that a burst may
  * pass, so go on until a limit in rounds or time, and then do what the user chose.
  *
@@ -16,10 +17,9 @@
  */
 #include "engine/converge.h"
 
-#define SHRINK_NUMERATOR 4 /* go on while left <= 4/5 of the last */
-#define SHRINK_DENOMINATOR 5
 #define SMALL_NS (1 * GW_NS_PER_MS) /* sending for less than this is not worth a round */
 
+#define OUTRUN 0.95 /* of what rounds carry: who dirties less is overtaken in time, were it not for an odd round */
 #define STEP_PERCENT 10
 #define MOST_PERCENT 99
 #define LITTLE 0.05 /* of the allowed rate: whoever dirties no more is let be */
@@ -45,10 +45,15 @@ static bool is_allowed(const struct converge_input *input)
 	return converge_predict_ns(input) <= input->downtime_ns;
 }
 
+/* Whether the last round left at most so many hundredths of what the one before did. */
+static bool has_left(const struct converge_input *input, unsigned hundredths)
+{
+	return input->previous_left_bytes == 0 || input->left_bytes <= input->previous_left_bytes / 100 * hundredths;
+}
+
 static bool is_shrinking(const struct converge_input *input)
 {
-	return input->previous_left_bytes == 0 ||
-	       input->left_bytes <= input->previous_left_bytes / SHRINK_DENOMINATOR * SHRINK_NUMERATOR;
+	return has_left(input, converge_predict_ns(input) > input->downtime_ns / 2 ? 95 : 80);
 }
 
 enum converge_verdict converge(const struct converge_input *input)
@@ -68,7 +73,10 @@ enum converge_verdict converge(const struct converge_input *input)
 
 bool converge_is_stuck(const struct converge_input *input)
 {
-	return input->left_bytes > 0 && !is_allowed(input) && !is_shrinking(input);
+	bool outrun = input->memory_bytes_per_s + input->disk_bytes_per_s >= known(input->copied_bytes_per_s) * OUTRUN;
+	bool late = input->rounds >= input->max_rounds / 2;
+
+	return input->left_bytes > 0 && !is_allowed(input) && !is_shrinking(input) && (outrun || late);
 }
 
 struct gw_throttle converge_throttle(const struct converge_input *input)

@@ -29,7 +29,10 @@ uint64_t converge_predict_ns(const struct converge_input *input);
 
 enum converge_verdict converge(const struct converge_input *input);
 
-/* Whether rounds no longer shrink what is left, although it is too much: a policy of throttling acts then. */
+/*
+ * Whether rounds no longer shrink what is left, although it is too much, and the guest does dirty as much as they carry, or the
+ * limit in rounds comes near: a policy of throttling acts then.
+ */
 bool converge_is_stuck(const struct converge_input *input);
 
 /*

@@ -49,8 +49,14 @@ struct cursor {
 /* The steps inside the switch-over of the source, in order. */
 enum switch_step { SWITCH_PAUSE, SWITCH_SEND, SWITCH_SAVE, SWITCH_CHECK, SWITCH_ACK, SWITCH_STATE };
 
+/* See hot.c; a region's. */
+struct hot {
+	struct gw_bitmap last, held;
+};
+
 struct source_half {
 	struct gw_tracker *tracker;
+	struct hot *hot;
 	struct gw_bitmap *given; /* a bitmap a region: pages that the receiver holds as data, not as zeros */
 	struct cursor cursor;
 	uint64_t fence;        /* last fence asked for */
@@ -60,6 +66,7 @@ struct source_half {
 	uint64_t last_left_bytes;
 	struct gw_rate dirty_rate, disk_rate; /* of memory and disks; of disks alone */
 	struct gw_rate region_rate[GW_LINK_MAX_REGIONS];
+	unsigned stuck_rounds;      /* in a row, that did not shrink what is too much */
 	uint64_t throttled_from_ns; /* slowed since then; 0: it is not slowed */
 	uint64_t pace_ns, pace_bytes; /* bandwidth limit: bytes put since pace_ns */
 	enum switch_step step;
@@ -151,6 +158,17 @@ bool round_is_sent(const struct gw_session *s);
 bool round_may_send(struct gw_session *s, uint32_t bytes);
 void round_sent(struct gw_session *s, uint32_t bytes);
 int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
+
+/*
+ * hot.c: holds back what is written to all the time.  After each collect hot_collected() finds what is hot, and gives back
+ * what was held; hot_hold() then takes the hot pages out of a round that begins, or hot_release() gives up all that is
+ * known of them, and everything is sent.
+ */
+int hot_init(struct gw_session *s) GW_MUST_CHECK; /* once the tracker is open */
+void hot_fini(struct gw_session *s);
+void hot_collected(struct gw_session *s);
+int hot_hold(struct gw_session *s) GW_MUST_CHECK;
+void hot_release(struct gw_session *s);
 
 /* throttle.c: slows the guest by what converge_throttle() says; lifts it, which never fails. */
 int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_MUST_CHECK;

@@ -25,6 +25,7 @@
 #define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* looked at in one go */
 #define ZERO_RANGE_BYTES (1ULL << 30)           /* sent as soon as it is so long */
 #define ARM_PAGES 4096u
+#define NEWEST_WEIGHT 0.4 /* of a round's rate */
 #define HINT_BYTES (8ULL * 1024 * 1024)
 #define PACE_BURST_NS (20 * GW_NS_PER_MS)
 #define PACE_WAIT_NS (2 * GW_NS_PER_MS)
@@ -378,7 +379,11 @@ int round_acknowledged(struct gw_session *s, const struct wire_round *ack)
 		return gw_error_set(&s->error, -EPROTO, "the destination acknowledged a round that was not sent");
 	source->round_open = false;
 	/* A tiny round measures latency, not the link. */
-	if (source->round_bytes >= 1024 * 1024 && took_ns > 0)
-		s->status.sent_bytes_per_s = (double)source->round_bytes * (double)GW_NS_PER_S / (double)took_ns;
+	if (source->round_bytes >= 1024 * 1024 && took_ns > 0) {
+		double rate = (double)source->round_bytes * (double)GW_NS_PER_S / (double)took_ns, known = s->status.sent_bytes_per_s;
+
+		/* Small rounds vary; the bulk alone stands for itself. */
+		s->status.sent_bytes_per_s = known > 0 && s->status.round > 1 ? known + NEWEST_WEIGHT * (rate - known) : rate;
+	}
 	return 0;
 }

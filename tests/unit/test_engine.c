@@ -50,6 +50,20 @@ Test(converge, what_no_longer_shrinks_switches_within_the_allowance)
 	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
 }
 
+Test(converge, a_slow_shrink_is_worth_it_down_to_half_the_allowance)
+{
+	struct converge_input in = base();
+
+	in.left_bytes = 200 << 20; /* 215 ms of 300 */
+	in.previous_left_bytes = 220 << 20;
+	cr_assert_eq(converge(&in), CONVERGE_GO_ON);
+	in.previous_left_bytes = 205 << 20;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+	in.left_bytes = 100 << 20;
+	in.previous_left_bytes = 110 << 20;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
 Test(converge, a_millisecond_is_not_worth_a_round)
 {
 	struct converge_input in = base();
@@ -83,6 +97,11 @@ Test(converge, a_stuck_guest_is_slowed_to_half_of_what_the_link_carries)
 	in.left_bytes = in.previous_left_bytes = 1 << 30;
 	in.memory_bytes_per_s = 2000 * MIB;
 	cr_assert(converge_is_stuck(&in));
+	in.memory_bytes_per_s = 900 * MIB;
+	cr_assert_not(converge_is_stuck(&in), "an odd round");
+	in.rounds = 25;
+	cr_assert(converge_is_stuck(&in), "too many of them");
+	in.memory_bytes_per_s = 2000 * MIB;
 	throttle = converge_throttle(&in);
 	cr_assert_eq(throttle.cpu_percent, 75);
 	cr_assert_eq(throttle.disk_bytes_per_s, 0, "its disks do nothing");
