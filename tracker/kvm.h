@@ -68,6 +68,13 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes);
 void gw_kvm_no_alias(void);
 
 /*
+ * How to find the file that is mapped at an address: the kernel maps huge pages once more by their file only.
+ * @find: return: a descriptor, which is closed again, with *offset that of @addr in the file; or -errno.
+ */
+typedef int gw_kvm_file(uint64_t addr, uint64_t *offset);
+void gw_kvm_find_files(gw_kvm_file *find);
+
+/*
  * Starts logging for all slots over the given mappings of regions; what is written is marked in shared[region], by pages of
  * 4 KiB counted from the region's start.  Every page must be armed once (gw_kvm_log_arm()) before it is known to be clean.
  * Return: how many slots are logged, 0 when there is none with an alias; -EOPNOTSUPP with @error saying why a log cannot
@@ -76,7 +83,7 @@ void gw_kvm_no_alias(void);
 GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
 				   struct gw_error *error);
 
-/* Whether an address lies in the alias of a slot that is logged. */
+/* Whether an address lies in the mapping made for the alias of a slot that is logged. */
 bool gw_kvm_is_logged(uint64_t addr);
 
 /*

@@ -21,6 +21,7 @@ struct kvm_slot {
 	uint32_t id, flags; /* as the VMM set them */
 	uint64_t gpa, bytes, hva;
 	uint64_t alias; /* where KVM has it; 0: at hva */
+	uint64_t map_addr, map_bytes; /* the mapping that alias lies in: of whole huge pages */
 	struct gw_bitmap for_vmm; /* cleared in KVM, not yet known to the VMM; words NULL: nothing */
 
 	bool logged; /* the rest is for then */
@@ -39,6 +40,7 @@ struct kvm {
 	struct kvm_slot *slots;
 	unsigned slot_count, slot_room;
 	bool no_alias;
+	gw_kvm_file *find_file;
 
 	bool logging; /* the rest is for then */
 	const struct gw_wp_segment *segments;
@@ -67,7 +69,9 @@ void log_end(struct kvm_slot *slot);
 void log_lost(const struct kvm_slot *slot);
 /* The VMM switches its own log of a logged slot on. */
 int log_vmm_begins(struct kvm_slot *slot);
-/* The VMM's own calls for a slot that is or was logged.  Return: as ioctl(2). */
+/* The same of a slot that we do not log, while the VM's log is cleared by hand for our sake. */
+int log_begins_elsewhere(const struct kvm_slot *slot);
+/* The VMM's own calls for a slot that is or was logged, or that log_begins_elsewhere() is about.  Return: as ioctl(2). */
 int log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted);
 int log_clear_for_vmm(struct kvm_slot *slot, struct kvm_clear_dirty_log *wanted);
 

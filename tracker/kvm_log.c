@@ -47,8 +47,8 @@ static int get(const struct kvm_slot *slot, void *bitmap)
 	return kvm.real(slot->vm->fd, KVM_GET_DIRTY_LOG, &get) < 0 ? -errno : 0;
 }
 
-/* Clears in KVM the bits that are set in slot->log, in the words [first, end).  Return: 0 or -errno. */
-static int clear(struct kvm_slot *slot, uint64_t first, uint64_t end)
+/* Clears in KVM the bits that are set in @bits, in the words [first, end).  Return: 0 or -errno. */
+static int clear_bits(const struct kvm_slot *slot, uint64_t *bits, uint64_t first, uint64_t end)
 {
 	uint64_t words = (pages_of(slot) + 63) / 64;
 
@@ -56,20 +56,25 @@ static int clear(struct kvm_slot *slot, uint64_t first, uint64_t end)
 		uint64_t last = first, most = first + CLEAR_PAGES / 64 < end ? first + CLEAR_PAGES / 64 : end;
 		struct kvm_clear_dirty_log clear = { .slot = slot->id, .first_page = first * 64 };
 
-		if (!slot->log.words[first]) {
+		if (!bits[first]) {
 			first++;
 			continue;
 		}
 		for (uint64_t w = first; w < most; w++)
-			if (slot->log.words[w])
+			if (bits[w])
 				last = w + 1;
 		clear.num_pages = (uint32_t)(last == words ? pages_of(slot) - first * 64 : (last - first) * 64);
-		clear.dirty_bitmap = slot->log.words + first;
+		clear.dirty_bitmap = bits + first;
 		if (kvm.real(slot->vm->fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
 			return -errno;
 		first = last;
 	}
 	return 0;
+}
+
+static int clear(struct kvm_slot *slot, uint64_t first, uint64_t end)
+{
+	return clear_bits(slot, slot->log.words, first, end);
 }
 
 /* Marks slot->log's bits for us.  Return: how many there are. */
@@ -233,7 +238,7 @@ bool gw_kvm_is_logged(uint64_t addr)
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		const struct kvm_slot *slot = &kvm.slots[i];
 
-		if (slot->logged && addr >= slot->alias && addr < slot->alias + slot->bytes)
+		if (slot->logged && addr >= slot->map_addr && addr < slot->map_addr + slot->map_bytes)
 			return true;
 	}
 	return false;
@@ -332,6 +337,22 @@ int log_vmm_begins(struct kvm_slot *slot)
 	return rc;
 }
 
+int log_begins_elsewhere(const struct kvm_slot *slot)
+{
+	struct gw_bitmap all;
+	int rc;
+
+	if (!(slot->vm->manual & ~slot->vm->vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET))
+		return 0;
+	rc = gw_bitmap_new(&all, pages_of(slot));
+	if (rc < 0)
+		return rc;
+	gw_bitmap_set_range(&all, 0, all.bits);
+	rc = clear_bits(slot, all.words, 0, (all.bits + 63) / 64);
+	gw_bitmap_free(&all);
+	return rc;
+}
+
 static int refuse(int code)
 {
 	errno = code;
@@ -356,6 +377,9 @@ int log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
 			for (uint64_t w = 0; w * 64 < given.bits; w++)
 				slot->marked.words[w] &= ~slot->log.words[w];
 		}
+	} else if (slot->vm->manual && !slot->vm->vmm_manual) {
+		/* A slot that we do not log, of a VM whose log we have made one to be cleared by hand. */
+		(void)clear_bits(slot, given.words, 0, (given.bits + 63) / 64);
 	}
 	if (slot->for_vmm.words) {
 		add_words(&given, &slot->for_vmm);

@@ -4,8 +4,9 @@
  *
  * What the VMM does to its slots is done, at another address where that can be, and written down.  An alias is made by
  * mremap() with an old size of 0, which maps the same pages once more and refuses memory that is not shared; it
- * needs no descriptor, and the new mapping has the flags of the old one.  It lies at an address congruent to the VMM's, so
- * that huge pages stay huge.  It lives as long as its slot.
+ * needs no descriptor, and the new mapping has the flags of the old one.  Huge pages (hugetlbfs) it refuses too: these are
+ * mapped by their file.  An alias lies at an address congruent to the VMM's, so that huge pages stay huge.  It lives as
+ * long as its slot.
  *
  * One lock is held from before KVM is asked until what it did is written down.
  */
@@ -14,12 +15,14 @@
 #include "base/cleanup.h"
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define HUGE_BYTES (2ULL << 20)
@@ -81,40 +84,70 @@ static void unmap(uint64_t addr, uint64_t bytes)
 		(void)syscall(SYS_munmap, addr, bytes);
 }
 
-/* Return: where the same pages are mapped once more, or 0 where that cannot be. */
-static uint64_t make_alias(uint64_t hva, uint64_t bytes)
+/* Maps the pages at @hva once more, at @at.  Return: whether that could be done. */
+static bool map_again(uint64_t hva, uint64_t bytes, uint64_t at)
 {
-	uint64_t align = bytes >= GIANT_BYTES ? GIANT_BYTES : bytes >= HUGE_BYTES ? HUGE_BYTES : (uint64_t)sysconf(_SC_PAGESIZE);
-	uint64_t room, at, end;
-	void *got;
-
-	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0)
-		return 0;
-	got = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (got == MAP_FAILED)
-		return 0;
-	room = (uint64_t)(uintptr_t)got;
-	end = room + bytes + align;
-	at = room + (hva - room) % align;
-	got = mremap((void *)(uintptr_t)hva, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at);
-	if (got == MAP_FAILED) {
-		unmap(room, bytes + align);
-		return 0;
-	}
-	unmap(room, at - room);
-	unmap(at + bytes, end - (at + bytes));
-	(void)madvise(got, bytes, MADV_DONTDUMP);
-	(void)madvise(got, bytes, MADV_DONTFORK);
-	atomic_fetch_add(&aliases, 1);
-	return at;
+	return mremap((void *)(uintptr_t)hva, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at) != MAP_FAILED;
 }
 
-static void drop_alias(uint64_t alias, uint64_t bytes)
+/*
+ * The same by the file, for huge pages, of which only whole ones can be mapped: so more may be mapped than asked for, but
+ * nothing outside of [room, end).
+ */
+static bool map_huge(struct kvm_slot *slot, uint64_t at, uint64_t room, uint64_t end)
 {
-	if (!alias)
+	uint64_t offset, before, huge_bytes;
+	int fd GW_CLEANUP_CLOSE = kvm.find_file ? kvm.find_file(slot->hva, &offset) : -1;
+	struct statfs fs;
+
+	if (fd < 0 || fstatfs(fd, &fs) < 0 || fs.f_type != HUGETLBFS_MAGIC)
+		return false;
+	huge_bytes = (uint64_t)fs.f_bsize;
+	before = offset % huge_bytes;
+	slot->map_addr = at - before;
+	slot->map_bytes = (before + slot->bytes + huge_bytes - 1) / huge_bytes * huge_bytes;
+	return at >= room + before && slot->map_bytes <= end - slot->map_addr && slot->map_addr % huge_bytes == 0 &&
+	       mmap((void *)(uintptr_t)slot->map_addr, slot->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+		    (off_t)(offset - before)) != MAP_FAILED;
+}
+
+/* Maps the slot's pages once more, if that can be: then slot->alias is where. */
+static void make_alias(struct kvm_slot *slot)
+{
+	uint64_t hva = slot->hva, bytes = slot->bytes, align, room, at, end;
+	void *got;
+
+	align = bytes >= GIANT_BYTES ? GIANT_BYTES : HUGE_BYTES;
+	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0)
 		return;
-	unmap(alias, bytes);
+	/* Room on both sides, for what is left of the huge pages at its ends. */
+	got = mmap(NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (got == MAP_FAILED)
+		return;
+	room = (uint64_t)(uintptr_t)got;
+	end = room + bytes + 3 * align;
+	at = room + align + (hva - room) % align;
+	slot->map_addr = at;
+	slot->map_bytes = bytes;
+	if (!map_again(hva, bytes, at) && !map_huge(slot, at, room, end)) {
+		unmap(room, end - room);
+		return;
+	}
+	unmap(room, slot->map_addr - room);
+	unmap(slot->map_addr + slot->map_bytes, end - (slot->map_addr + slot->map_bytes));
+	(void)madvise((void *)(uintptr_t)slot->map_addr, slot->map_bytes, MADV_DONTDUMP);
+	(void)madvise((void *)(uintptr_t)slot->map_addr, slot->map_bytes, MADV_DONTFORK);
+	atomic_fetch_add(&aliases, 1);
+	slot->alias = at;
+}
+
+static void drop_alias(struct kvm_slot *slot)
+{
+	if (!slot->alias)
+		return;
+	unmap(slot->map_addr, slot->map_bytes);
 	atomic_fetch_sub(&aliases, 1);
+	slot->alias = 0;
 }
 
 void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
@@ -130,6 +163,12 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 		if (slot->alias && from < to)
 			unmap(slot->alias + (from - slot->hva), to - from);
 	}
+}
+
+void gw_kvm_find_files(gw_kvm_file *find)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	kvm.find_file = find;
 }
 
 void gw_kvm_no_alias(void)
@@ -160,7 +199,7 @@ static void forget_slot(struct kvm_slot *slot)
 		log_end(slot);
 	}
 	gw_bitmap_free(&slot->for_vmm);
-	drop_alias(slot->alias, slot->bytes);
+	drop_alias(slot);
 	*slot = kvm.slots[--kvm.slot_count];
 }
 
@@ -174,12 +213,13 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 		.gpa = wanted->guest_phys_addr,
 		.bytes = wanted->memory_size,
 		.hva = wanted->userspace_addr,
-		.alias = make_alias(wanted->userspace_addr, wanted->memory_size),
 	};
 	struct kvm_slot *added;
-	bool covered = slot.alias && kvm.logging && log_covers(&slot);
+	bool covered;
 	int rc;
 
+	make_alias(&slot);
+	covered = slot.alias && kvm.logging && log_covers(&slot);
 	if (slot.alias)
 		wanted->userspace_addr = slot.alias;
 	if (covered)
@@ -189,10 +229,12 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 	if (rc < 0) {
 		int kept = errno;
 
-		drop_alias(slot.alias, slot.bytes);
+		drop_alias(&slot);
 		errno = kept;
 	} else if (covered && (!added || log_begin(added, true) < 0)) {
 		kvm.failure = -ENOMEM;
+	} else if (!covered && slot_logs_for_vmm(&slot) && log_begins_elsewhere(&slot) < 0) {
+		kvm.failure = -EIO;
 	}
 	return rc;
 }
@@ -213,7 +255,7 @@ static int change_slot(struct kvm_slot *slot, unsigned long request, struct gw_k
 		return rc;
 	slot->gpa = wanted->guest_phys_addr;
 	slot->flags = flags;
-	if (slot->logged && begins && log_vmm_begins(slot) < 0)
+	if (begins && (slot->logged ? log_vmm_begins(slot) : log_begins_elsewhere(slot)) < 0)
 		kvm.failure = -EIO;
 	if (!(flags & KVM_MEM_LOG_DIRTY_PAGES))
 		gw_bitmap_free(&slot->for_vmm);
@@ -248,7 +290,7 @@ static int get_log(int fd, void *argument)
 	struct kvm_dirty_log wanted;
 	struct kvm_slot *slot = read_argument(&wanted, argument, sizeof(wanted)) ? find_slot(fd, wanted.slot) : NULL;
 
-	if (!slot || (!slot->logged && !slot->for_vmm.words))
+	if (!slot || (!slot->logged && !slot->for_vmm.words && slot->vm->manual == slot->vm->vmm_manual))
 		return kvm.real(fd, KVM_GET_DIRTY_LOG, argument);
 	return log_get_for_vmm(slot, &wanted);
 }
@@ -303,8 +345,7 @@ static int register_uffd(int fd, void *argument)
 			continue;
 		if (kvm_set_slot(slot, slot->flags, 0, 0) < 0 || kvm_set_slot(slot, slot->flags, slot->hva, slot->bytes) < 0)
 			continue; /* KVM took it once at another address; if it does not now, nobody can tell why */
-		drop_alias(slot->alias, slot->bytes);
-		slot->alias = 0;
+		drop_alias(slot);
 	}
 	errno = 0;
 	return rc;

@@ -147,3 +147,25 @@ int mappings_open(const struct agent_mapping *file)
 	closedir(folder);
 	return found;
 }
+
+int mappings_find(uint64_t addr, uint64_t *offset)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	struct agent_mapping file = { .bytes = 0 };
+	char text[1024];
+	struct line line;
+	int found = -ENOENT;
+
+	while (maps && found < 0 && fgets(text, sizeof(text), maps)) {
+		if (!parse_line(text, &line) || addr < line.start || addr >= line.end)
+			continue;
+		file.device = line.device;
+		file.inode = line.inode;
+		*offset = line.offset + (addr - line.start);
+		found = mappings_open(&file);
+		break;
+	}
+	if (maps)
+		fclose(maps);
+	return found;
+}

@@ -13,6 +13,7 @@
 #include "vmm-shim/agent.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/hooks.h"
+#include "vmm-shim/mappings.h"
 #include "vmm-shim/throttle.h"
 
 #include <stdio.h>
@@ -67,6 +68,7 @@ __attribute__((constructor)) static void shim_init(void)
 		return;
 	if (getenv(AGENT_ENV_NO_ALIAS))
 		gw_kvm_no_alias();
+	gw_kvm_find_files(mappings_find);
 	hooks_enable();
 	(void)throttle_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
 	rc = agent_start(folder);

@@ -7,6 +7,8 @@
 
 #include "tracker/wp_async.h"
 
+#include <sys/wait.h>
+
 #define PAGES 240u
 #define FIRST MICRO_FIRST
 
@@ -96,6 +98,8 @@ static void stop(void)
 
 int main(void)
 {
+	pid_t child;
+
 	micro_open(&micro, PAGES, 20, true);
 	segment.addr = (uintptr_t)micro.memory;
 	if (gw_bitmap_new(&shared, PAGES) < 0 || gw_bitmap_new(&dirty, PAGES) < 0)
@@ -133,6 +137,14 @@ int main(void)
 	check_vmm_log(90, 3); /* our end leaves the VMM's log as it was */
 	ENSURE(memcmp(shadow, micro.memory, 80 * MICRO_PAGE) == 0, "the copy is right up to there");
 	set_flags(0);
+
+	/* A VMM that forks: the child's calls are its own affair. */
+	child = fork();
+	if (child == 0) {
+		(void)micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG, &(struct kvm_dirty_log){ .dirty_bitmap = shared.words });
+		_exit(0);
+	}
+	ENSURE(child > 0 && waitpid(child, NULL, 0) == child, "a child lives and dies");
 
 	/* What a VMM may do to itself fails the migration, and nothing else. */
 	start();

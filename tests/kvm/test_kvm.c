@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -144,7 +145,8 @@ static int play(int fd, unsigned long request, ...)
 
 struct own { /* what the VMM knows of its slots */
 	unsigned first, pages;
-	bool logs;
+	bool logs, read_only;
+	uint64_t gpa;
 	uint64_t expected[WORDS]; /* what its log must say */
 };
 
@@ -178,8 +180,8 @@ static void set_slot(unsigned id, bool logs)
 	struct own *slot = &own[id];
 	struct kvm_userspace_memory_region region = {
 		.slot = id,
-		.flags = logs ? KVM_MEM_LOG_DIRTY_PAGES : 0,
-		.guest_phys_addr = (uint64_t)id << 32,
+		.flags = (logs ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (slot->read_only ? KVM_MEM_READONLY : 0),
+		.guest_phys_addr = slot->gpa,
 		.memory_size = (uint64_t)slot->pages * PAGE,
 		.userspace_addr = (uintptr_t)memory + (uint64_t)slot->first * PAGE,
 	};
@@ -204,6 +206,10 @@ static void vcpu_writes(unsigned id)
 	unsigned p = (unsigned)(rnd() % own[id].pages);
 	struct played *slot = &slots[id];
 
+	if (own[id].read_only) { /* KVM hands it to the VMM, which may write for it */
+		memory[(uint64_t)(own[id].first + p) * PAGE] ^= 1;
+		return;
+	}
 	((unsigned char *)(uintptr_t)slot->addr)[(uint64_t)p * PAGE + rnd() % PAGE] = (unsigned char)rnd();
 	if (slot->flags & KVM_MEM_LOG_DIRTY_PAGES)
 		slot->dirty[p / 64] |= 1ULL << p % 64;
@@ -256,6 +262,8 @@ static void vmm_does_something(bool writing)
 		if (rnd() % 4 == 0) {
 			own[id].first = (unsigned)(rnd() % (PAGES - 1));
 			own[id].pages = 1 + (unsigned)(rnd() % (PAGES - own[id].first));
+			own[id].read_only = rnd() % 8 == 0;
+			own[id].gpa = (uint64_t)id << 32;
 			set_slot(id, rnd() % 4 == 0);
 		}
 		return;
@@ -277,6 +285,10 @@ static void vmm_does_something(bool writing)
 	case 3:
 		if (rnd() % 2 == 0)
 			set_slot(id, !own[id].logs);
+		break;
+	case 6: /* moved; resized is deleted and made anew */
+		own[id].gpa += PAGE;
+		set_slot(id, own[id].logs);
 		break;
 	case 4:
 	case 5:
@@ -496,6 +508,51 @@ Test(kvm, the_dirty_ring_and_guest_memfd_are_named)
 	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), -EOPNOTSUPP);
 	cr_assert(strstr(error.text, "dirty ring"));
 	end();
+}
+
+/* --- huge pages ------------------------------------------------------------------------------------------------- */
+
+#define HUGE (2ULL << 20)
+static int huge_fd;
+static unsigned char *huge;
+
+static int find_huge(uint64_t addr, uint64_t *offset)
+{
+	*offset = addr - (uintptr_t)huge;
+	return dup(huge_fd);
+}
+
+Test(kvm, huge_pages_have_an_alias_by_their_file)
+{
+	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 192 * 1024 };
+	FILE *pool = fopen("/proc/sys/vm/nr_hugepages", "r+");
+	unsigned before = 0;
+
+	if (!pool || fscanf(pool, "%u", &before) != 1 || fseek(pool, 0, SEEK_SET) != 0 ||
+	    fprintf(pool, "%u\n", before + 3) < 0 || fflush(pool) != 0)
+		cr_skip_test("huge pages cannot be had here");
+	huge_fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+	huge = huge_fd < 0 || ftruncate(huge_fd, 3 * HUGE) < 0 ? MAP_FAILED :
+	       mmap(NULL, 3 * HUGE, PROT_READ | PROT_WRITE, MAP_SHARED, huge_fd, 0);
+	rewind(pool);
+	if (huge == MAP_FAILED) {
+		(void)fprintf(pool, "%u\n", before);
+		fclose(pool);
+		cr_skip_test("huge pages cannot be had here");
+	}
+	gw_kvm_find_files(find_huge);
+	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU has below 1 MiB: no whole page */
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_neq(slots[0].addr, region.userspace_addr);
+	cr_assert_eq(slots[0].addr % HUGE, region.userspace_addr % HUGE, "huge pages stay huge");
+	*(unsigned char *)(uintptr_t)(slots[0].addr + 4096) = 77;
+	cr_assert_eq(huge[HUGE + 640 * 1024 + 4096], 77, "it is the same memory");
+	region.memory_size = 0;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	munmap(huge, 3 * HUGE);
+	close(huge_fd);
+	(void)fprintf(pool, "%u\n", before);
+	fclose(pool);
 }
 
 /* --- write protection with a thread, for older kernels ------------------------------------------------------- */
