@@ -181,4 +181,7 @@ Test(sparse, a_terabyte_moves_in_seconds, .timeout = 120)
 	gw_session_free(receiver);
 	gw_link_close(link_a);
 	gw_link_close(link_b);
+	gw_region_close_file(&a.region);
+	gw_region_close_file(&b.region);
+	gw_bitmap_free(&a.marks);
 }
