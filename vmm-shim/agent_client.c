@@ -140,8 +140,6 @@ static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error
 
 	if (rc < 0)
 		return rc;
-	if (remote->collect == AGENT_COLLECT && reply.value == 0)
-		return 0;
 	for (unsigned i = 0; i < tracker->region_count; i++)
 		pages += gw_bitmap_take(&remote->shared[i], &tracker->dirty[i]);
 	return (int64_t)pages;

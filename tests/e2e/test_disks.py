@@ -283,7 +283,7 @@ class Disks(unittest.TestCase):
                 subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
                 a, b = self.image("a.img"), self.image("b.img")
                 source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"), cache=cache, aio=aio)
-                end = self.check_arrived(source, destination, *self.move("-b", "--bandwidth", "12M", "--downtime", "25",
+                end = self.check_arrived(source, destination, *self.move("-b", "--bandwidth", "6M", "--downtime", "25",
                                                                          images=[(a, b)]))
                 self.assertGreater(end["throttled_disk_bytes_per_s"], 0)
                 self.assertEqual(end["throttle_disk_bytes_per_s"], 0)

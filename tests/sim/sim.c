@@ -50,7 +50,6 @@
 static const unsigned region_pages[REGIONS] = { MAX_PAGES, MAX_PAGES / 4 };
 
 static unsigned throttled; /* times that a guest was slowed */
-static uint64_t held;      /* bytes that were held back */
 
 /* One side's guest and VMM. */
 struct guest {
@@ -552,6 +551,10 @@ static struct outcome migrate(const struct scenario *scenario)
 #endif
 	options.max_rounds = 1 + (unsigned)(rnd(&sim.random) % 12);
 	options.on_limit = (enum gw_limit_policy)(rnd(&sim.random) % 3);
+#ifdef SIM_VERBS
+	if (options.on_limit == GW_LIMIT_THROTTLE) /* how fast a lab is must not decide how a migration ends */
+		options.on_limit = GW_LIMIT_STOP_COPY;
+#endif
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
 	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
 	if (options.on_limit == GW_LIMIT_THROTTLE) { /* a guest too busy for what is allowed */
@@ -584,7 +587,6 @@ static struct outcome migrate(const struct scenario *scenario)
 		gw_session_status(a, &source);
 		gw_session_status(b, &receiver);
 		check_end(&sim, scenario, &source, &receiver);
-		held += source.held_bytes;
 		outcome.source = source.state;
 		outcome.receiver = receiver.state;
 		outcome.error = source.error ? source.error->code : 0;
@@ -751,10 +753,9 @@ int main(int argc, char **argv)
 		campaign_disks(seed);
 		campaign_moments(seed, good.steps + 5);
 	}
-	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times, %llu KiB held back; %u broke a promise\n", runs,
-	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], throttled,
-	       (unsigned long long)held >> 10, broken);
+	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times; %u broke a promise\n", runs,
+	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], throttled, broken);
 	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
-	return broken || failed_disks < 20 || ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
+	return broken || failed_disks < 20 || (throttled < 20 && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
 	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
 }
