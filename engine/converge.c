@@ -20,6 +20,7 @@
 #define SMALL_NS (1 * GW_NS_PER_MS) /* sending for less than this is not worth a round */
 
 #define OUTRUN 0.95 /* of what rounds carry: who dirties less is overtaken in time, were it not for an odd round */
+#define ODD_ROUNDS 3 /* in a row: then it is no accident, whatever the rates say */
 #define STEP_PERCENT 10
 #define MOST_PERCENT 99
 #define LITTLE 0.05 /* of the allowed rate: whoever dirties no more is let be */
@@ -74,9 +75,9 @@ enum converge_verdict converge(const struct converge_input *input)
 bool converge_is_stuck(const struct converge_input *input)
 {
 	bool outrun = input->memory_bytes_per_s + input->disk_bytes_per_s >= known(input->copied_bytes_per_s) * OUTRUN;
-	bool late = input->rounds >= input->max_rounds / 2;
+	bool patient = !outrun && input->stuck_rounds < ODD_ROUNDS && input->rounds < input->max_rounds / 2;
 
-	return input->left_bytes > 0 && !is_allowed(input) && !is_shrinking(input) && (outrun || late);
+	return input->left_bytes > 0 && !is_allowed(input) && !is_shrinking(input) && !patient;
 }
 
 struct gw_throttle converge_throttle(const struct converge_input *input)
@@ -99,4 +100,9 @@ struct gw_throttle converge_throttle(const struct converge_input *input)
 		next.disk_bytes_per_s = (uint64_t)(limit > LEAST_DISK_BYTES_PER_S ? limit : LEAST_DISK_BYTES_PER_S);
 	}
 	return next;
+}
+
+bool converge_shrinks(const struct converge_input *input)
+{
+	return input->left_bytes == 0 || is_allowed(input) || is_shrinking(input);
 }

@@ -18,6 +18,7 @@ struct converge_input {
 	uint64_t fixed_ns;            /* blackout that does not depend on what is left */
 	uint64_t downtime_ns;         /* allowed */
 	unsigned rounds, max_rounds;  /* done, allowed */
+	unsigned stuck_rounds;        /* of them, in a row until now: for which converge_shrinks() said no */
 	uint64_t elapsed_ns, max_time_ns;
 	enum gw_limit_policy on_limit;
 };
@@ -29,9 +30,12 @@ uint64_t converge_predict_ns(const struct converge_input *input);
 
 enum converge_verdict converge(const struct converge_input *input);
 
+/* Whether what is left is little enough, or less than before. */
+bool converge_shrinks(const struct converge_input *input);
+
 /*
- * Whether rounds no longer shrink what is left, although it is too much, and the guest does dirty as much as they carry, or the
- * limit in rounds comes near: a policy of throttling acts then.
+ * Whether rounds no longer shrink what is left, although it is too much, and the guest does dirty as much as they carry, or several
+ * rounds in a row did not, or the limit in rounds comes near: a policy of throttling acts then.
  */
 bool converge_is_stuck(const struct converge_input *input);
 

@@ -166,6 +166,7 @@ static int decide(struct gw_session *s)
 		.fixed_ns = FIXED_BLACKOUT_NS,
 		.downtime_ns = s->options.downtime_ns,
 		.rounds = s->status.round,
+		.stuck_rounds = s->source.stuck_rounds,
 		.max_rounds = s->options.max_rounds,
 		.elapsed_ns = session_now(s) - s->begun_ns,
 		.max_time_ns = s->options.max_time_ns,
@@ -176,10 +177,10 @@ static int decide(struct gw_session *s)
 	switch (converge(&input)) {
 	case CONVERGE_GO_ON:
 		/* One round may be odd; once the guest is slowed, each that does not shrink says that it is not enough. */
-		s->source.stuck_rounds = converge_is_stuck(&input) ? s->source.stuck_rounds + 1 : 0;
-		if (input.on_limit == GW_LIMIT_THROTTLE && s->source.stuck_rounds > !s->source.throttled_from_ns &&
-		    throttle_raise(s, &input) < 0)
+		if (input.on_limit == GW_LIMIT_THROTTLE && converge_is_stuck(&input) &&
+		    (input.stuck_rounds > 0 || s->source.throttled_from_ns) && throttle_raise(s, &input) < 0)
 			return s->error.code;
+		s->source.stuck_rounds = converge_shrinks(&input) ? 0 : s->source.stuck_rounds + 1;
 		s->status.round++;
 		round_begin(s);
 		s->source.last_left_bytes = input.left_bytes;

@@ -99,6 +99,9 @@ Test(converge, a_stuck_guest_is_slowed_to_half_of_what_the_link_carries)
 	cr_assert(converge_is_stuck(&in));
 	in.memory_bytes_per_s = 900 * MIB;
 	cr_assert_not(converge_is_stuck(&in), "an odd round");
+	in.stuck_rounds = 3;
+	cr_assert(converge_is_stuck(&in), "too many in a row");
+	in.stuck_rounds = 0;
 	in.rounds = 25;
 	cr_assert(converge_is_stuck(&in), "too many of them");
 	in.memory_bytes_per_s = 2000 * MIB;
