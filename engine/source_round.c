@@ -247,7 +247,8 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 
 /*
  * Arms what is read next: so many dirty pages, wherever they are, or a hole, so that few calls do and yet little time passes
- * between arming a page and reading it.  A hole is armed too, though it is not read: the guest may fill it.
+ * between arming a page and reading it.  A hole is armed too, though it is not read: the guest may fill it; whether it still is
+ * one must be asked again afterwards.  Return: 1 when something was armed, 0, -errno.
  */
 static int arm(struct gw_session *s, uint64_t hole_end)
 {
@@ -267,7 +268,7 @@ static int arm(struct gw_session *s, uint64_t hole_end)
 		at = hole_end;
 	rc = gw_tracker_arm(s->source.tracker, cursor->region, cursor->page, at - cursor->page, &s->error);
 	cursor->armed = at;
-	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 0;
+	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 1;
 }
 
 /* Sends the stretch at the cursor and moves on.  Return: 1, 0 when the link is full, -errno. */
@@ -281,8 +282,14 @@ static int send_stretch(struct gw_session *s)
 
 	if (rc == 0)
 		rc = arm(s, (end < cursor->data_first ? end : cursor->data_first) / s->page_bytes);
+	if (rc > 0) { /* what was a hole before that may have been filled, and arming has forgotten it */
+		cursor->known = false;
+		rc = know_data(s, region, offset);
+	}
 	if (rc < 0)
 		return rc;
+	if (s->source.tracker->ops->arm && end > cursor->armed * s->page_bytes)
+		end = cursor->armed * s->page_bytes;
 	if (offset < cursor->data_first) {
 		bytes = (end < cursor->data_first ? end : cursor->data_first) - offset;
 	} else {
