@@ -6,9 +6,10 @@
  * fixed part cannot be helped, so once what is left would take less than a small share of it another round
  * gains nothing: switch over.  Otherwise go on as long as rounds shrink what is left: by a twentieth or more while the
  * blackout would be longer than half of what is allowed, so that a guest that dirties nine tenths of what the link carries
- * gets there too; by a fifth or more once it is shorter, since then little is to be gained.  When they do not, what is left has come as low as this guest and this link let it: switch over if that
- * is within what the user allows.  If it is not, slow the guest, where the user lets us; without that a burst may
- * pass, so go on until a limit in rounds or time, and then do what the user chose.
+ * gets there too; by a fifth or more once it is shorter, since then little is to be gained.  When they do not, what is
+ * left has come as low as this guest and this link let it: switch over if that is within what the user allows.  If it is
+ * not, slow the guest, where the user lets us; without that a burst may pass, so go on until a limit in rounds or time,
+ * and then do what the user chose.
  *
  * A guest that dirties D bytes a second at full speed and is kept from running for a part p of its time dirties
  * D (1 - p).  With half of what the link carries each round is half of the one before; so 1 - p is to be half the
@@ -46,15 +47,11 @@ static bool is_allowed(const struct converge_input *input)
 	return converge_predict_ns(input) <= input->downtime_ns;
 }
 
-/* Whether the last round left at most so many hundredths of what the one before did. */
-static bool has_left(const struct converge_input *input, unsigned hundredths)
-{
-	return input->previous_left_bytes == 0 || input->left_bytes <= input->previous_left_bytes / 100 * hundredths;
-}
-
 static bool is_shrinking(const struct converge_input *input)
 {
-	return has_left(input, converge_predict_ns(input) > input->downtime_ns / 2 ? 95 : 80);
+	unsigned hundredths = converge_predict_ns(input) > input->downtime_ns / 2 ? 95 : 80;
+
+	return input->previous_left_bytes == 0 || input->left_bytes <= input->previous_left_bytes / 100 * hundredths;
 }
 
 enum converge_verdict converge(const struct converge_input *input)
@@ -72,12 +69,17 @@ enum converge_verdict converge(const struct converge_input *input)
 	return input->on_limit == GW_LIMIT_STOP_COPY ? CONVERGE_SWITCH : CONVERGE_GIVE_UP;
 }
 
+bool converge_shrinks(const struct converge_input *input)
+{
+	return input->left_bytes == 0 || is_allowed(input) || is_shrinking(input);
+}
+
 bool converge_is_stuck(const struct converge_input *input)
 {
 	bool outrun = input->memory_bytes_per_s + input->disk_bytes_per_s >= known(input->copied_bytes_per_s) * OUTRUN;
 	bool patient = !outrun && input->stuck_rounds < ODD_ROUNDS && input->rounds < input->max_rounds / 2;
 
-	return input->left_bytes > 0 && !is_allowed(input) && !is_shrinking(input) && !patient;
+	return !converge_shrinks(input) && !patient;
 }
 
 struct gw_throttle converge_throttle(const struct converge_input *input)
@@ -100,9 +102,4 @@ struct gw_throttle converge_throttle(const struct converge_input *input)
 		next.disk_bytes_per_s = (uint64_t)(limit > LEAST_DISK_BYTES_PER_S ? limit : LEAST_DISK_BYTES_PER_S);
 	}
 	return next;
-}
-
-bool converge_shrinks(const struct converge_input *input)
-{
-	return input->left_bytes == 0 || is_allowed(input) || is_shrinking(input);
 }

@@ -118,7 +118,6 @@ static int collect(struct gw_session *s)
 	for (unsigned i = 0; i < s->region_count; i++)
 		before[i] = gw_bitmap_count(&s->source.tracker->dirty[i]);
 	pages = gw_tracker_collect(s->source.tracker, &s->error);
-
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
 	note_region_rates(s, before);

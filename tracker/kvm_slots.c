@@ -347,7 +347,6 @@ static int register_uffd(int fd, void *argument)
 			continue; /* KVM took it once at another address; if it does not now, nobody can tell why */
 		drop_alias(slot);
 	}
-	errno = 0;
 	return rc;
 }
 

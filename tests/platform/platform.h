@@ -25,11 +25,7 @@
 
 #define ASSUME(condition, ...)                                                                                         \
 	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			printf("NOT SO: " __VA_ARGS__);                                                                \
-			printf(" (%s:%d, %s)\n", __FILE__, __LINE__, strerror(errno));                                 \
-			exit(1);                                                                                       \
-		}                                                                                                      \
+		ENSURE(condition, __VA_ARGS__);                                                                        \
 		printf("so: " __VA_ARGS__);                                                                            \
 		putchar('\n');                                                                                         \
 	} while (0)
