@@ -167,7 +167,7 @@ void gw_blocks_unwatch(void)
 
 int gw_blocks_sync(void)
 {
-	int rc = gw_inflight_reap();
+	int rc = gw_inflight_reap(GW_INFLIGHT_WRITES);
 
 	if (rc == 0 && atomic_load(&blocks.distrusted))
 		return -EOPNOTSUPP;

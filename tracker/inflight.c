@@ -2,23 +2,28 @@
 /*
  * Theory of operation
  *
- * For each ring there is a list of writes under way, by the key that their completion will carry (user_data, or
+ * For each ring there is a list of requests under way, by the key that their completion will carry (user_data, or
  * the address of the iocb), and the place in the completion ring up to which we have looked.  A submission first
  * looks at what has completed, then notes what it adds: a key that is used again was seen complete before.
  * Collecting looks too.  Nothing completes twice, and no entry is overwritten before it was looked at: a
  * completion ring has room for all that can be under way, and more gets under way only through here.  Should it
- * not hold (the ring turned more than once), every write of the list is marked now and at each later look.
+ * not hold (the ring turned more than once), every request of the list is marked now and at each later look.
  *
- * This runs whether or not files are watched, since what is submitted now may be under way when they are.
+ * A write is remembered by its place in the file, a read by its buffers, of which a copy is kept: a vector need not outlive
+ * its submission.
+ *
+ * This runs whether or not files or memory are watched, since what is submitted now may be under way when they are.
  */
 #include "tracker/inflight.h"
 
 #include "tracker/blocks.h"
 #include "tracker/pace.h"
+#include "tracker/reads.h"
 
 #include "base/cleanup.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <string.h>
@@ -26,19 +31,26 @@
 
 #define MAX_RINGS 128
 #define AIO_RING_MAGIC 0xa10a10a1
+#define FEW 3
 
 struct flight {
-	uint64_t key, offset, bytes;
-	int fd;
-	int file;      /* the index of a watched file, or -1 */
+	uint64_t key;
 	bool doubtful; /* its completion may have been missed */
+	/* a write */
+	int fd;
+	int file; /* the index of a watched file, or -1 */
+	uint64_t offset, bytes;
+	/* a read */
+	unsigned buffer_count;
+	struct iovec few[FEW], *many; /* its buffers: many, unless that is NULL */
 };
 
 struct ring {
 	const void *id; /* NULL: a free place */
 	bool is_uring;
 	unsigned seen; /* completions looked at: a counter (io_uring), a place (libaio) */
-	int failure;   /* it cannot be followed */
+	int failure;   /* it cannot be followed; or */
+	int unknown_file; /* its writes cannot */
 	struct flight *flights;
 	unsigned count, room;
 };
@@ -54,18 +66,33 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* before the one of bl
 static struct ring rings[MAX_RINGS];
 static bool too_many;
 
+static void mark(const struct flight *flight)
+{
+	const struct iovec *buffers = flight->many ? flight->many : flight->few;
+
+	if (flight->file >= 0)
+		gw_blocks_mark(flight->file, flight->offset, flight->bytes);
+	for (unsigned i = 0; i < flight->buffer_count; i++)
+		gw_reads_mark((uintptr_t)buffers[i].iov_base, buffers[i].iov_len);
+}
+
+static struct flight *find_flight(const struct ring *ring, uint64_t key)
+{
+	for (unsigned i = 0; i < ring->count; i++)
+		if (ring->flights[i].key == key)
+			return &ring->flights[i];
+	return NULL;
+}
+
 static void complete(struct ring *ring, uint64_t key)
 {
-	for (unsigned i = 0; i < ring->count; i++) {
-		struct flight *flight = &ring->flights[i];
+	struct flight *flight = find_flight(ring, key);
 
-		if (flight->key != key)
-			continue;
-		if (flight->file >= 0)
-			gw_blocks_mark(flight->file, flight->offset, flight->bytes);
-		*flight = ring->flights[--ring->count];
+	if (!flight)
 		return;
-	}
+	mark(flight);
+	free(flight->many);
+	*flight = ring->flights[--ring->count];
 }
 
 static void doubt(struct ring *ring)
@@ -105,8 +132,8 @@ static void reap(struct ring *ring)
 	else
 		reap_aio(ring);
 	for (unsigned i = 0; i < ring->count; i++)
-		if (ring->flights[i].doubtful && ring->flights[i].file >= 0)
-			gw_blocks_mark(ring->flights[i].file, ring->flights[i].offset, ring->flights[i].bytes);
+		if (ring->flights[i].doubtful)
+			mark(&ring->flights[i]);
 }
 
 static struct ring *find_ring(const void *id)
@@ -135,39 +162,104 @@ static struct ring *use_ring(const void *id, bool is_uring, unsigned now_at)
 	return ring;
 }
 
-/* What goes to no watched file is noted too: that file may be watched before the write ends. */
-static void note(struct ring *ring, uint64_t key, int fd, uint64_t offset, uint64_t bytes)
+/* A place in the list for a request, the old one if the kernel had not taken it and it is submitted again; or NULL. */
+static struct flight *add(struct ring *ring, uint64_t key)
 {
-	struct flight flight = { .key = key, .fd = fd, .offset = offset, .bytes = bytes, .file = gw_blocks_find(fd) };
+	struct flight *flight = find_flight(ring, key);
 
-	if (gw_pace_is_on() && flight.file >= 0)
-		gw_blocks_owe(flight.file, offset, bytes);
-	for (unsigned i = 0; i < ring->count; i++)
-		if (ring->flights[i].key == key) { /* the kernel had not taken it, and it is submitted again */
-			ring->flights[i] = flight;
-			return;
-		}
-	if (ring->count == ring->room) {
+	if (flight) {
+		free(flight->many);
+	} else if (ring->count < ring->room) {
+		flight = &ring->flights[ring->count++];
+	} else {
 		unsigned room = ring->room ? ring->room * 2 : 64;
 		struct flight *more = realloc(ring->flights, room * sizeof(*more));
 
 		if (!more) {
 			ring->failure = -ENOMEM;
-			return;
+			return NULL;
 		}
 		ring->flights = more;
 		ring->room = room;
+		flight = &ring->flights[ring->count++];
 	}
-	ring->flights[ring->count++] = flight;
+	*flight = (struct flight){ .key = key, .file = -1 };
+	return flight;
+}
+
+/* What goes to no watched file is noted too: that file may be watched before the write ends. */
+static void note_write(struct ring *ring, uint64_t key, int fd, uint64_t offset, uint64_t bytes)
+{
+	struct flight *flight = add(ring, key);
+
+	if (!flight)
+		return;
+	flight->fd = fd;
+	flight->file = gw_blocks_find(fd);
+	flight->offset = offset;
+	flight->bytes = bytes;
+	if (gw_pace_is_on() && flight->file >= 0)
+		gw_blocks_owe(flight->file, offset, bytes);
+}
+
+static void note_read(struct ring *ring, uint64_t key, const struct iovec *buffers, uint64_t count)
+{
+	struct flight *flight = count <= IOV_MAX ? add(ring, key) : NULL;
+	struct iovec *copy;
+
+	if (!flight)
+		return;
+	flight->fd = -1;
+	if (count > FEW) {
+		flight->many = malloc(count * sizeof(*buffers));
+		if (!flight->many) {
+			ring->failure = -ENOMEM;
+			return;
+		}
+	}
+	copy = flight->many ? flight->many : flight->few;
+	memcpy(copy, buffers, count * sizeof(*buffers));
+	flight->buffer_count = (unsigned)count;
+}
+
+static void note_read_one(struct ring *ring, uint64_t key, uint64_t addr, uint64_t bytes)
+{
+	struct iovec buffer = { (void *)(uintptr_t)addr, bytes };
+
+	note_read(ring, key, &buffer, 1);
 }
 
 static uint64_t vector_bytes(const struct iovec *vector, uint64_t count)
 {
 	uint64_t bytes = 0;
 
-	for (uint64_t i = 0; i < count; i++)
+	for (uint64_t i = 0; i < count && count <= IOV_MAX; i++) /* more the kernel refuses */
 		bytes += vector[i].iov_len;
 	return bytes;
+}
+
+static void note_iocb(struct ring *ring, const struct iocb *request)
+{
+	uint64_t key = (uintptr_t)request, offset = (uint64_t)request->aio_offset;
+	const struct iovec *vector = (const void *)(uintptr_t)request->aio_buf;
+	int fd = (int)request->aio_fildes;
+
+	switch (request->aio_lio_opcode) {
+	case IOCB_CMD_PWRITE:
+		note_write(ring, key, fd, offset, request->aio_nbytes);
+		break;
+	case IOCB_CMD_PWRITEV:
+		note_write(ring, key, fd, offset, vector_bytes(vector, request->aio_nbytes));
+		break;
+	case IOCB_CMD_PREAD:
+		note_read_one(ring, key, request->aio_buf, request->aio_nbytes);
+		break;
+	case IOCB_CMD_PREADV:
+		note_read(ring, key, vector, request->aio_nbytes);
+		break;
+	default:
+		break;
+	}
 }
 
 void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list)
@@ -181,40 +273,44 @@ void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list
 		return;
 	if (shared->magic != AIO_RING_MAGIC)
 		ring->failure = -EOPNOTSUPP;
-	for (long i = 0; i < count && !ring->failure; i++) {
-		const struct iocb *request = list[i];
-		uint64_t key = (uintptr_t)request, offset = (uint64_t)request->aio_offset;
+	for (long i = 0; i < count && !ring->failure; i++)
+		note_iocb(ring, list[i]);
+}
 
-		if (request->aio_lio_opcode == IOCB_CMD_PWRITE)
-			note(ring, key, (int)request->aio_fildes, offset, request->aio_nbytes);
-		else if (request->aio_lio_opcode == IOCB_CMD_PWRITEV)
-			note(ring, key, (int)request->aio_fildes, offset,
-			     vector_bytes((const void *)(uintptr_t)request->aio_buf, request->aio_nbytes));
-	}
+/* Which file a fixed one is only the kernel knows. */
+static void note_uring_write(struct ring *ring, const struct io_uring_sqe *sqe, uint64_t bytes)
+{
+	if (sqe->flags & IOSQE_FIXED_FILE)
+		ring->unknown_file = -EOPNOTSUPP;
+	else
+		note_write(ring, sqe->user_data, sqe->fd, sqe->off, bytes);
 }
 
 static void note_sqe(struct ring *ring, const struct io_uring_sqe *sqe)
 {
-	uint64_t bytes;
+	const struct iovec *vector = (const void *)(uintptr_t)sqe->addr;
 
 	switch (sqe->opcode) {
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITE_FIXED:
-		bytes = sqe->len;
+		note_uring_write(ring, sqe, sqe->len);
 		break;
 	case IORING_OP_WRITEV:
-		bytes = vector_bytes((const void *)(uintptr_t)sqe->addr, sqe->len);
+		note_uring_write(ring, sqe, vector_bytes(vector, sqe->len));
 		break;
 	case IORING_OP_FALLOCATE:
-		bytes = sqe->addr;
+		note_uring_write(ring, sqe, sqe->addr);
+		break;
+	case IORING_OP_READ:
+	case IORING_OP_READ_FIXED:
+		note_read_one(ring, sqe->user_data, sqe->addr, sqe->len);
+		break;
+	case IORING_OP_READV:
+		note_read(ring, sqe->user_data, vector, sqe->len);
 		break;
 	default:
-		return;
+		break;
 	}
-	if (sqe->flags & IOSQE_FIXED_FILE)
-		ring->failure = -EOPNOTSUPP; /* which file that is, only the kernel knows */
-	else
-		note(ring, sqe->user_data, sqe->fd, sqe->off, bytes);
 }
 
 void gw_inflight_uring(const struct io_uring *uring)
@@ -242,11 +338,13 @@ void gw_inflight_drop(const void *id)
 	if (!ring)
 		return;
 	reap(ring);
+	for (unsigned i = 0; i < ring->count; i++)
+		free(ring->flights[i].many);
 	free(ring->flights);
 	*ring = (struct ring){ 0 };
 }
 
-int gw_inflight_reap(void)
+int gw_inflight_reap(enum gw_inflight_kind kind)
 {
 	int rc = 0;
 
@@ -257,6 +355,8 @@ int gw_inflight_reap(void)
 		reap(&rings[i]);
 		if (rings[i].failure)
 			rc = rings[i].failure;
+		else if (kind == GW_INFLIGHT_WRITES && rings[i].unknown_file)
+			rc = rings[i].unknown_file;
 	}
 	return too_many ? -EOPNOTSUPP : rc;
 }
@@ -270,6 +370,7 @@ void gw_inflight_resolve(void)
 		if (ring->id)
 			reap(ring);
 		for (unsigned k = 0; k < ring->count; k++)
-			ring->flights[k].file = gw_blocks_find(ring->flights[k].fd);
+			if (ring->flights[k].fd >= 0)
+				ring->flights[k].file = gw_blocks_find(ring->flights[k].fd);
 	}
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Asynchronous writes under way, for blocks.h: noted when they are submitted, reported when their completion
- * stands in the ring that kernel and VMM share, which we read without taking anything from it.
+ * Asynchronous writes and reads under way, for blocks.h and reads.h: noted when they are submitted, reported when their
+ * completion stands in the ring that kernel and VMM share, which we read without taking anything from it.
  *
  * Source: io_uring(7), liburing's struct io_uring, io_submit(2); the completion ring of libaio is struct aio_ring
  * of the kernel's fs/aio.c, which programs map and whose layout QEMU relies on too.
@@ -17,17 +17,19 @@
 
 struct io_uring;
 
-/* Before io_submit() of @count requests: notes those that write.  What they owe (pace.h) is the caller's to pay. */
+/* Before io_submit() of @count requests: notes those that write or read.  What they owe (pace.h) is the caller's to pay. */
 void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
 
-/* Before io_uring_submit(): notes those of the requests that are not submitted yet that write. */
+/* Before io_uring_submit(): notes those of the requests that are not submitted yet that write or read. */
 void gw_inflight_uring(const struct io_uring *ring);
 
 /* Before a ring is destroyed: all that was submitted to it has ended or never will. */
 void gw_inflight_drop(const void *ring);
 
-/* Marks what has ended since it was last looked.  Return: 0, or -errno when a ring could not be followed. */
-GW_MUST_CHECK int gw_inflight_reap(void);
+enum gw_inflight_kind { GW_INFLIGHT_READS, GW_INFLIGHT_WRITES };
+
+/* Marks what has ended since it was last looked.  Return: 0, or -errno when one of this kind could not be followed. */
+GW_MUST_CHECK int gw_inflight_reap(enum gw_inflight_kind kind);
 
 /* Files have come to be watched: finds out which of them the writes under way go to. */
 void gw_inflight_resolve(void);

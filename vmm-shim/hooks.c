@@ -17,11 +17,13 @@
 #include "tracker/inflight.h"
 #include "tracker/kvm.h"
 #include "tracker/pace.h"
+#include "tracker/reads.h"
 #include "vmm-shim/throttle.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <pthread.h>
 #include <scsi/sg.h>
@@ -65,6 +67,8 @@ void hooks_leave_alone(void)
 {
 	own_thread = true;
 }
+
+/* --- writes ------------------------------------------------------------------------------------------------- */
 
 static void wrote(int fd, off_t offset, size_t bytes)
 {
@@ -205,6 +209,75 @@ EXPORT ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *
 	return rc;
 }
 
+/* --- reads -------------------------------------------------------------------------------------------------- */
+
+static void have_read(const struct iovec *vector, int count)
+{
+	for (int i = 0; i < count && count <= IOV_MAX; i++)
+		gw_reads_mark((uintptr_t)vector[i].iov_base, vector[i].iov_len);
+}
+
+EXPORT ssize_t read(int fd, void *buffer, size_t bytes)
+{
+	ssize_t rc = REAL(read)(fd, buffer, bytes);
+
+	if (gw_reads_watching())
+		gw_reads_mark((uintptr_t)buffer, bytes);
+	return rc;
+}
+
+EXPORT ssize_t readv(int fd, const struct iovec *vector, int count)
+{
+	ssize_t rc = REAL(readv)(fd, vector, count);
+
+	if (gw_reads_watching())
+		have_read(vector, count);
+	return rc;
+}
+
+EXPORT ssize_t pread(int fd, void *buffer, size_t bytes, off_t offset)
+{
+	ssize_t rc = REAL(pread)(fd, buffer, bytes, offset);
+
+	if (gw_reads_watching())
+		gw_reads_mark((uintptr_t)buffer, bytes);
+	return rc;
+}
+ALSO(pread) ssize_t pread64(int fd, void *buffer, size_t bytes, off64_t offset);
+
+EXPORT ssize_t preadv(int fd, const struct iovec *vector, int count, off_t offset)
+{
+	ssize_t rc = REAL(preadv)(fd, vector, count, offset);
+
+	if (gw_reads_watching())
+		have_read(vector, count);
+	return rc;
+}
+ALSO(preadv) ssize_t preadv64(int fd, const struct iovec *vector, int count, off64_t offset);
+
+EXPORT ssize_t preadv2(int fd, const struct iovec *vector, int count, off_t offset, int flags)
+{
+	ssize_t rc = REAL(preadv2)(fd, vector, count, offset, flags);
+
+	if (gw_reads_watching())
+		have_read(vector, count);
+	return rc;
+}
+ALSO(preadv2) ssize_t preadv64v2(int fd, const struct iovec *vector, int count, off64_t offset, int flags);
+
+/* SG_IO: the kernel lets the device write to the buffer itself. */
+static void have_read_sg(const struct sg_io_hdr *header)
+{
+	if (header->dxfer_direction == SG_DXFER_TO_DEV || header->dxfer_direction == SG_DXFER_NONE)
+		return;
+	if (header->iovec_count)
+		have_read(header->dxferp, header->iovec_count);
+	else
+		gw_reads_mark((uintptr_t)header->dxferp, header->dxfer_len);
+}
+
+/* --- ioctl and memory --------------------------------------------------------------------------------------- */
+
 EXPORT int ioctl(int fd, unsigned long request, ...)
 {
 	const uint64_t *range;
@@ -234,6 +307,8 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 		gw_blocks_distrust(fd);
 		errno = kept;
 	}
+	if (gw_reads_watching() && request == SG_IO)
+		have_read_sg(argument);
 	return rc;
 }
 
@@ -244,7 +319,7 @@ EXPORT int munmap(void *addr, size_t bytes)
 	return REAL(munmap)(addr, bytes);
 }
 
-/* --- asynchronous writes --------------------------------------------------------------------------------- */
+/* --- what is only submitted --------------------------------------------------------------------------------- */
 
 int io_submit(aio_context_t context, long count, struct iocb **list);
 int io_destroy(aio_context_t context);

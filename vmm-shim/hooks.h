@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The functions that the shim interposes, so that no disk write of the VMM goes unseen.  Internal to vmm-shim. */
+/* The functions that the shim interposes, so that no disk read or write of the VMM goes unseen.  Internal to vmm-shim. */
 #ifndef GODWIT_SHIM_HOOKS_H
 #define GODWIT_SHIM_HOOKS_H
 
 /*
- * Only the VMM's asynchronous writes (tracker/inflight.h) and its memory slots (tracker/kvm.h) are noted all the time; in a process that is no VMM, and
- * before this is called, every hook passes its call on and does nothing else.
+ * Only the VMM's asynchronous reads and writes (tracker/inflight.h) and its memory slots (tracker/kvm.h) are noted all the
+ * time; in a process that is no VMM, and before this is called, every hook passes its call on and does nothing else.
  */
 void hooks_enable(void);
 

@@ -4,11 +4,13 @@
  *
  * The union that misses nothing (tracker/kvm.h): KVM's log for the slots that have an alias, and write protection for
  * every other mapping of the same files, the VMM's own among them.  Without KVM, or without its log, all mappings are
- * write-protected, the aliases too.
+ * write-protected, the aliases too.  What a device writes into the buffer of a read that is under way neither sees:
+ * tracker/reads.h.
  */
 #include "vmm-shim/track.h"
 
 #include "tracker/kvm.h"
+#include "tracker/reads.h"
 #include "tracker/wp_sync.h"
 
 #include <errno.h>
@@ -72,6 +74,7 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 		track_stop();
 		return rc;
 	}
+	gw_reads_watch(track.segments, track.count, track.shared);
 	if (track.kvm)
 		return track.async ? AGENT_KVM_ASYNC : AGENT_KVM_SYNC;
 	return track.async ? AGENT_WP_ASYNC : AGENT_WP_SYNC;
@@ -84,8 +87,13 @@ bool track_is_on(void)
 
 int64_t track_collect(struct gw_error *error)
 {
-	int64_t by_kvm = track.kvm ? gw_kvm_log_collect(error) : 0, by_wp;
+	int64_t by_kvm, by_wp;
+	int rc = gw_reads_sync();
 
+	if (rc < 0)
+		return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s",
+				    strerror(-rc));
+	by_kvm = track.kvm ? gw_kvm_log_collect(error) : 0;
 	if (by_kvm < 0)
 		return by_kvm;
 	by_wp = track.async ? gw_wp_async_collect(track.async, track.shared, error) :
@@ -100,6 +108,7 @@ int track_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_er
 
 void track_stop(void)
 {
+	gw_reads_unwatch();
 	gw_kvm_log_stop();
 	gw_wp_async_close(track.async);
 	gw_wp_sync_close(track.sync);

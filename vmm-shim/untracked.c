@@ -3,7 +3,8 @@
  * Theory of operation: devices that write to guest memory unseen
  *
  * A tracker sees what the VMM's process and KVM write.  A device given to the guest (VFIO, vDPA) writes by DMA, a
- * vhost-user back end and whoever else maps an ivshmem are other processes: none of it shows.  Such devices are found by
+ * vhost-user back end and whoever else maps an ivshmem are other processes, the kernel's SCSI target reads past the page
+ * tables: none of it shows.  Such devices are found by
  * their QOM types, and back ends of network cards, which are no devices, by what the monitor tells of them.
  */
 #include "vmm-shim/vmm_internal.h"
@@ -18,6 +19,8 @@ static const struct {
 	{ "vfio-", "writes to the guest's memory by DMA" },
 	{ "vhost-vdpa", "writes to the guest's memory by DMA" },
 	{ "vhost-user", "is served by another process, which writes to the guest's memory" },
+	{ "vhost-scsi", "has the kernel read disks into the guest's memory" },
+	{ "pvrdma", "has network cards write to the guest's memory" },
 	{ "ivshmem", "is memory that other processes write to" },
 };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A library between the hooks and libc whose writes can be made slow: while slow_ms is set, pwrite() sleeps
- * before and after the real one, and io_submit() answers at once but lets the kernel have the requests later.
+ * A library between the hooks and libc whose reads and writes can be made slow: while slow_ms is set, pwrite() sleeps
+ * before and after the real one, and io_submit() answers at once but lets the kernel have the requests later; with
+ * slow_read_ms pread() sleeps so.
  */
 #include "tests/blocks/slow.h"
 
@@ -14,11 +15,21 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-_Atomic unsigned slow_ms;
+_Atomic unsigned slow_ms, slow_read_ms;
 
 static void doze(void)
 {
 	usleep(slow_ms * 1000);
+}
+
+ssize_t pread(int fd, void *buffer, size_t bytes, off_t offset)
+{
+	ssize_t rc;
+
+	usleep(slow_read_ms * 1000);
+	rc = syscall(SYS_pread64, fd, buffer, bytes, offset);
+	usleep(slow_read_ms * 1000);
+	return rc;
 }
 
 ssize_t pwrite(int fd, const void *buffer, size_t bytes, off_t offset)
