@@ -13,7 +13,8 @@
  *
  * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
  * disk that is written to (default 0: no disk), GW_DISK_RATE; with a GW_DISK_HAMMER=1 it writes 4 KiB blocks at random
- * places instead, one after the other as fast as it can, and verifies nothing: for measuring.  With GW_TOUCH=1 the area's
+ * places instead, one after the other as fast as it can, and verifies nothing: for measuring.  With GW_DISK_READ=1 it reads
+ * all the time, and writes nothing: whoever compares the memory sees whether the disk's bytes are in it.  With GW_TOUCH=1 the area's
  * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.
  */
 #include <fcntl.h>
@@ -31,6 +32,8 @@
 #define PAGE 4096u
 #define WORDS (PAGE / 8)
 #define TICKS_PER_S 10
+#define READ_BYTES (256u * 1024)
+#define READ_PARTS 61u
 
 static uint64_t word_of(uint64_t page, uint64_t generation, unsigned i)
 {
@@ -130,7 +133,7 @@ static int open_disk(uint64_t **page)
 	int fd = -1;
 
 	for (int tries = 0; fd < 0 && tries < 100; tries++) {
-		fd = open("/dev/vda", O_RDWR | O_DIRECT);
+		fd = open("/dev/vda", (parameter("GW_DISK_READ", 0) ? O_RDONLY : O_RDWR) | O_DIRECT);
 		usleep(fd < 0 ? 100000 : 0);
 	}
 	if (fd < 0 || posix_memalign((void **)page, PAGE, PAGE) != 0)
@@ -150,6 +153,21 @@ static void hammer(uint64_t places)
 		page[0] = n;
 		if (pwrite(fd, page, PAGE, (off_t)(any(&random) % places * PAGE)) != PAGE)
 			disk_wrong("cannot write", n);
+	}
+}
+
+/* Each part of the buffer holds another part of the disk in each turn. */
+static void read_on(uint64_t places)
+{
+	uint64_t *page, parts = places * PAGE / READ_BYTES;
+	int fd = open_disk(&page);
+	char *buffer = mmap(NULL, READ_BYTES * READ_PARTS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	for (uint64_t n = 1;; n++) {
+		if (buffer == MAP_FAILED ||
+		    pread(fd, buffer + n % READ_PARTS * READ_BYTES, READ_BYTES, (off_t)(n % parts * READ_BYTES)) != READ_BYTES)
+			disk_wrong("cannot read", n);
+		printf("GUEST READ %llu\n", (unsigned long long)n);
 	}
 }
 
@@ -184,6 +202,8 @@ static void start_disk(void)
 		return;
 	if (parameter("GW_DISK_HAMMER", 0))
 		hammer(places);
+	if (parameter("GW_DISK_READ", 0))
+		read_on(places);
 	write_records(places, rate ? rate : 1);
 }
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Linux guest under KVM moves with its disk: over rxe, and from block device to block device; for the full lab.
 
-The block devices are null_blk's, which keep what is written in memory and fail where they are told to.
+The block devices are null_blk's, which keep what is written in memory and fail where they are told to; before one stands
+the device mapper, which lets each read wait.
 """
 
 import os
@@ -19,9 +20,9 @@ COMPARE = vmlab.BUILD / "perf" / "ramcmp"
 CONFIG = Path("/sys/kernel/config/nullb")
 
 
-def records(vm):
-    """The number of the last record that the guest saw synced."""
-    return max((int(line.split()[2]) for line in vm.lines() if line.startswith("GUEST DISK") and len(line.split()) == 3),
+def records(vm, kind="DISK"):
+    """The number of the last record that the guest saw synced, or of the last part that it READ."""
+    return max((int(line.split()[2]) for line in vm.lines() if line.startswith(f"GUEST {kind}") and len(line.split()) == 3),
                default=0)
 
 
@@ -127,6 +128,39 @@ class Disks(unittest.TestCase):
             self.lab.close()
             for device in devices:
                 device.close()
+
+
+    def test_a_read_under_way_is_not_lost(self):
+        """The device writes to pages that were pinned when the read began: see tracker/reads.h."""
+        device, slow = NullBlk(4, 32), Path("/dev/mapper/slow")
+        try:
+            with open(device.path, "r+b") as file:
+                file.write(os.urandom(32 << 20))
+            subprocess.run(["dmsetup", "create", slow.name, "--table", f"0 {32 << 11} delay {device.path} 0 100"], check=True)
+            for engine in ("native", "io_uring", "threads"):
+                with self.subTest(aio=engine):
+                    self.read_and_move(slow, engine)
+        finally:
+            self.lab.close()
+            subprocess.run(["dmsetup", "remove", "--retry", slow.name], check=False)
+            device.close()
+
+    def read_and_move(self, path, engine):
+        drive = ["-drive", f"file={path},format=raw,if=virtio,id=disk0,cache=none,readonly=on,aio={engine}"]
+        work = "GW_MIB=8 GW_RATE_MIB=2 GW_DISK_MIB=32 GW_DISK_READ=1"
+        source = self.lab.a.vm(engine, append=work, ram_mib=128, extra=drive)
+        destination = self.lab.b.vm(engine, append=work, ram_mib=128, incoming=True, extra=drive)
+        vmlab.wait_for(lambda: records(source, "READ") >= 10 or source.wrong(), 240, "parts of the disk read")
+        receiver, port = self.lab.b.receive(engine, "--hook", f"{COMPARE} {source.ram} {destination.ram}")
+        sender = self.lab.a.godwit("migrate", "--json", engine, f"tcp:{vmlab.ADDRESS}:{port}", timeout=300)
+        _, err = receiver.communicate(timeout=60)
+        self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
+        left_at = records(source, "READ")
+        vmlab.wait_for(lambda: records(destination, "READ") > left_at + 5 or destination.wrong(), 120, "parts read there")
+        self.assertEqual(destination.wrong(), "")
+        print(f"  aio={engine}: {left_at} parts of 256 KiB read, {vmlab.summary(sender.stdout)['round']} rounds", flush=True)
+        source.kill()
+        destination.kill()
 
 
 if __name__ == "__main__":

@@ -120,7 +120,10 @@ class Vm:
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         env=host.env)
         lab.processes.append(self.process)
-        self.qmp = Qmp(self.control, patience)
+        try:
+            self.qmp = Qmp(self.control, patience)
+        except (OSError, LabError) as why:
+            raise LabError(f"{why}: {(self.folder / 'log').read_text()}") from why
         lab.vms.append(self)
 
     def lines(self):
