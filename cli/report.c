@@ -57,9 +57,10 @@ json_t *status_json(const struct gw_status *s, const char *name)
 		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
 
 	if (object && s->is_source)
-		json_object_update_new(object, json_pack("{s:s, s:I, s:i, s:I, s:i, s:I, s:I}", "on_limit",
+		json_object_update_new(object, json_pack("{s:s, s:I, s:I, s:i, s:I, s:i, s:I, s:I}", "on_limit",
 							 gw_limit_policy_name(s->on_limit), "last_round_bytes",
-							 (json_int_t)s->last_round_bytes, "throttle_percent",
+							 (json_int_t)s->last_round_bytes, "held_bytes",
+							 (json_int_t)s->held_bytes, "throttle_percent",
 							 (int)s->throttle.cpu_percent, "throttle_disk_bytes_per_s",
 							 (json_int_t)s->throttle.disk_bytes_per_s, "throttled_percent",
 							 (int)s->throttled.cpu_percent, "throttled_disk_bytes_per_s",
@@ -237,6 +238,9 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 		       gw_format_size(memory, sizeof(memory), s->disk_bytes),
 		       gw_format_size(put, sizeof(put), s->disk_put_bytes),
 		       gw_format_size(zero, sizeof(zero), s->disk_zero_bytes));
+	if (s->held_bytes)
+		printf("  held back   %s of pages that were written to in every round\n",
+		       gw_format_size(put, sizeof(put), s->held_bytes));
 	print_policy(s);
 	print_rails(s);
 	printf("  rate        %.0f MiB/s, %.2f Gbit/s\n", mib(rate), rate * 8 / 1e9);

@@ -185,6 +185,7 @@ struct gw_status {
 	uint64_t left_bytes;    /* known to be still to send */
 	uint64_t put_bytes;     /* guest memory sent as bytes; at the receiver with what came of images */
 	uint64_t zero_bytes;    /* guest memory sent as "zero" */
+	uint64_t held_bytes;    /* source: hot pages that a round did not send, summed over the rounds */
 	uint64_t wire_bytes;    /* everything, headers and messages too */
 	uint64_t device_bytes;  /* device state */
 	uint64_t disk_bytes;      /* all images that are moved, with their holes */

@@ -230,6 +230,7 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
 	disk_source_end(s);
+	hot_fini(s);
 	round_fini(s);
 	return session_enter(s, GW_STATE_DONE);
 }

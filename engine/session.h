@@ -49,8 +49,14 @@ struct cursor {
 /* The steps inside the switch-over of the source, in order. */
 enum switch_step { SWITCH_PAUSE, SWITCH_SEND, SWITCH_SAVE, SWITCH_CHECK, SWITCH_ACK, SWITCH_STATE };
 
+/* See hot.c; a region's. */
+struct hot {
+	struct gw_bitmap last, held;
+};
+
 struct source_half {
 	struct gw_tracker *tracker;
+	struct hot *hot;
 	struct gw_bitmap *given; /* a bitmap a region: pages that the receiver holds as data, not as zeros */
 	struct cursor cursor;
 	uint64_t fence;        /* last fence asked for */
@@ -152,6 +158,17 @@ bool round_is_sent(const struct gw_session *s);
 bool round_may_send(struct gw_session *s, uint32_t bytes);
 void round_sent(struct gw_session *s, uint32_t bytes);
 int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
+
+/*
+ * hot.c: holds back what is written to all the time.  After each collect hot_collected() finds what is hot, and gives back
+ * what was held; hot_hold() then takes the hot pages out of a round that begins, or hot_release() gives up all that is
+ * known of them, and everything is sent.
+ */
+int hot_init(struct gw_session *s) GW_MUST_CHECK; /* once the tracker is open */
+void hot_fini(struct gw_session *s);
+void hot_collected(struct gw_session *s);
+int hot_hold(struct gw_session *s) GW_MUST_CHECK;
+void hot_release(struct gw_session *s);
 
 /* throttle.c: slows the guest by what converge_throttle() says; lifts it, which never fails. */
 int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_MUST_CHECK;

@@ -54,6 +54,8 @@ static int begin_copy(struct gw_session *s)
 		gw_rate_add(&source->region_rate[i], session_now(s), 0);
 	}
 	rc = round_init(s);
+	if (rc == 0)
+		rc = hot_init(s);
 	if (rc < 0)
 		return rc;
 	s->status.begun = true;
@@ -121,6 +123,7 @@ static int collect(struct gw_session *s)
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
 	note_region_rates(s, before);
+	hot_collected(s);
 	blocks_bytes = disk_left_bytes(s);
 	if (round_find_discarded(s) < 0 || disk_collect(s) < 0)
 		return s->error.code;
@@ -181,6 +184,8 @@ static int decide(struct gw_session *s)
 			return s->error.code;
 		s->source.stuck_rounds = converge_shrinks(&input) ? 0 : s->source.stuck_rounds + 1;
 		s->status.round++;
+		if (hot_hold(s) < 0)
+			return s->error.code;
 		round_begin(s);
 		s->source.last_left_bytes = input.left_bytes;
 		return 1;
@@ -249,6 +254,7 @@ void source_abandon(struct gw_session *s, enum gw_state end)
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
 	disk_source_end(s);
+	hot_fini(s);
 	round_fini(s);
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
 	if (session_enter(s, end) < 0)

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: pages that are hot
+ *
+ * A page that the guest wrote to in each of the last two rounds it will write to in the next, and sending it now is in
+ * vain.  It is held back, until it was not written to for a round, or the guest is paused; then all go.  What is held
+ * counts as left, so that no decision is made without it.  Where most of what is dirty is hot, nothing is held: the guest
+ * goes through all of its memory, and what was written twice is no more likely to be written again than the rest.
+ *
+ *   fresh    what the last collect found: dirty, as all that was dirty before has been sent
+ *   last     what the collect before that found
+ *   hot      in both; held back in the round that begins
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define ARM_RUNS 256
+
+static uint64_t words_of(const struct gw_bitmap *bitmap)
+{
+	return (bitmap->bits + 63) / 64;
+}
+
+int hot_init(struct gw_session *s)
+{
+	struct source_half *source = &s->source;
+
+	source->hot = calloc(s->region_count, sizeof(*source->hot));
+	for (unsigned i = 0; i < s->region_count && source->hot; i++) {
+		uint64_t bits = source->tracker->dirty[i].bits;
+
+		if (gw_bitmap_new(&source->hot[i].last, bits) < 0 || gw_bitmap_new(&source->hot[i].held, bits) < 0)
+			return gw_error_set(&s->error, -ENOMEM, "no memory for bitmaps");
+	}
+	return source->hot ? 0 : gw_error_set(&s->error, -ENOMEM, "no memory for bitmaps");
+}
+
+void hot_fini(struct gw_session *s)
+{
+	for (unsigned i = 0; i < s->region_count && s->source.hot; i++) {
+		gw_bitmap_free(&s->source.hot[i].last);
+		gw_bitmap_free(&s->source.hot[i].held);
+	}
+	free(s->source.hot);
+	s->source.hot = NULL;
+}
+
+void hot_collected(struct gw_session *s)
+{
+	for (unsigned i = 0; i < s->region_count; i++) {
+		struct gw_bitmap *dirty = &s->source.tracker->dirty[i];
+		struct hot *hot = &s->source.hot[i];
+
+		for (uint64_t w = 0; w < words_of(dirty); w++) {
+			uint64_t fresh = dirty->words[w], held = hot->held.words[w];
+
+			if (!(fresh | held | hot->last.words[w]))
+				continue;
+			dirty->words[w] |= held;
+			hot->held.words[w] = fresh & hot->last.words[w];
+			hot->last.words[w] = fresh;
+		}
+	}
+}
+
+/* What is held is armed too, or it would be called written for ever.  Few stretches one by one, many at one go. */
+static int arm_held(struct gw_session *s, unsigned region)
+{
+	const struct gw_bitmap *held = &s->source.hot[region].held;
+	uint64_t at = 0, first, end;
+	int rc = 0;
+
+	for (unsigned n = 0; rc == 0 && gw_bitmap_next_run(held, at, &first, &end); n++, at = end) {
+		if (n == ARM_RUNS)
+			end = held->bits;
+		rc = gw_tracker_arm(s->source.tracker, region, first, end - first, &s->error);
+	}
+	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 0;
+}
+
+/* Whether the hot pages are few among the dirty ones. */
+static bool is_worth_it(const struct gw_session *s)
+{
+	uint64_t hot = 0;
+
+	for (unsigned i = 0; i < s->region_count; i++)
+		hot += gw_bitmap_count(&s->source.hot[i].held);
+	return hot > 0 && 2 * hot <= gw_tracker_dirty_pages(s->source.tracker);
+}
+
+int hot_hold(struct gw_session *s)
+{
+	uint64_t pages = 0;
+
+	if (!is_worth_it(s)) {
+		hot_release(s);
+		return 0;
+	}
+	for (unsigned i = 0; i < s->region_count; i++) {
+		struct gw_bitmap *dirty = &s->source.tracker->dirty[i], *held = &s->source.hot[i].held;
+
+		for (uint64_t w = 0; w < words_of(dirty); w++) {
+			held->words[w] &= dirty->words[w];
+			dirty->words[w] &= ~held->words[w];
+			pages += (uint64_t)__builtin_popcountll(held->words[w]);
+		}
+	}
+	s->status.held_bytes += pages * s->page_bytes;
+	for (unsigned i = 0; i < s->region_count && pages > 0 && s->source.tracker->ops->arm; i++)
+		if (arm_held(s, i) < 0)
+			return s->error.code;
+	return 0;
+}
+
+void hot_release(struct gw_session *s)
+{
+	for (unsigned i = 0; i < s->region_count; i++) {
+		struct gw_bitmap *dirty = &s->source.tracker->dirty[i], *held = &s->source.hot[i].held;
+
+		for (uint64_t w = 0; w < words_of(dirty); w++) {
+			dirty->words[w] |= held->words[w];
+			held->words[w] = 0;
+		}
+	}
+}
