@@ -14,7 +14,10 @@
  * Logging is switched on for as long as somebody tracks, and no longer.  A slot that the VMM deletes, or that can only be
  * changed by doing so, is reported as written from end to end: nobody can ask KVM what was written to it last.
  *
- * Sources: Documentation/virt/kvm/api.rst (4.8, 4.117, 4.35, 7.18), mremap(2) on an old size of 0.
+ * Virtual processors need not be known one by one: what slows them is in their KVM_RUN (vmm-shim/throttle.h).  Nor does
+ * KVM_RESET_DIRTY_RINGS pass through here: a VMM with a dirty ring is not logged.
+ *
+ * Sources: Documentation/virt/kvm/api.rst (4.2, 4.8, 4.117, 4.35, 7.18), mremap(2) on an old size of 0.
  * Threads: any for gw_kvm_ioctl() and gw_kvm_unmapped(), which wait for each other and for the rest; one for the rest.
  */
 #ifndef GODWIT_TRACKER_KVM_H
@@ -43,6 +46,7 @@ struct gw_kvm_region2 {
 static inline bool gw_kvm_wants(unsigned long request)
 {
 	switch (request) {
+	case KVM_CREATE_VM:
 	case KVM_SET_USER_MEMORY_REGION:
 	case KVM_SET_USER_MEMORY_REGION2:
 	case KVM_GET_DIRTY_LOG:
@@ -75,10 +79,16 @@ typedef int gw_kvm_file(uint64_t addr, uint64_t *offset);
 void gw_kvm_find_files(gw_kvm_file *find);
 
 /*
+ * Whether the guest's memory can be seen at all, by whatever tracker.  Return: 0, or -EOPNOTSUPP with @error set: some
+ * of it is private to the guest (guest_memfd).
+ */
+GW_MUST_CHECK int gw_kvm_check(struct gw_error *error);
+
+/*
  * Starts logging for all slots over the given mappings of regions; what is written is marked in shared[region], by pages of
  * 4 KiB counted from the region's start.  Every page must be armed once (gw_kvm_log_arm()) before it is known to be clean.
  * Return: how many slots are logged, 0 when there is none with an alias; -EOPNOTSUPP with @error saying why a log cannot
- * be had (the VMM uses KVM's dirty ring, or guest_memfd); another -errno.
+ * be had (the VMM uses KVM's dirty ring); another -errno.
  */
 GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
 				   struct gw_error *error);

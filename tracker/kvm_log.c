@@ -155,15 +155,21 @@ static void go_manual(struct kvm_vm *vm, uint64_t manual)
 		vm->manual = manual;
 }
 
-static int check_vms(struct gw_error *error)
+int gw_kvm_check(struct gw_error *error)
 {
-	for (unsigned i = 0; i < kvm.vm_count; i++) {
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.vm_count; i++)
 		if (kvm.vms[i].memfd)
 			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot be "
 								"read, and so not be moved");
+	return 0;
+}
+
+static int check_rings(struct gw_error *error)
+{
+	for (unsigned i = 0; i < kvm.vm_count; i++)
 		if (kvm.vms[i].ring)
 			return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
-	}
 	return 0;
 }
 
@@ -205,7 +211,7 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	int logged = 0, rc;
 
 	GW_LOCK_SCOPE(&kvm.lock);
-	rc = check_vms(error);
+	rc = check_rings(error);
 	if (rc < 0)
 		return rc;
 	kvm.segments = segments;

@@ -285,6 +285,21 @@ static int set_region(int fd, unsigned long request, void *argument)
 	return rc;
 }
 
+/* A new VM's descriptor may be the number of one that was closed: nobody told us, and its slots went with it. */
+static int create_vm(int fd, void *type)
+{
+	int vm = kvm.real(fd, KVM_CREATE_VM, type), kept = errno;
+
+	for (unsigned i = kvm.slot_count; vm >= 0 && i-- > 0;)
+		if (kvm.slots[i].vm->fd == vm)
+			forget_slot(&kvm.slots[i]);
+	for (unsigned i = 0; vm >= 0 && i < kvm.vm_count; i++)
+		if (kvm.vms[i].fd == vm)
+			kvm.vms[i] = (struct kvm_vm){ .fd = vm };
+	errno = kept;
+	return vm;
+}
+
 static int get_log(int fd, void *argument)
 {
 	struct kvm_dirty_log wanted;
@@ -355,6 +370,8 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 	GW_LOCK_SCOPE(&kvm.lock);
 	kvm.real = real;
 	switch (request) {
+	case KVM_CREATE_VM:
+		return create_vm(fd, argument);
 	case KVM_SET_USER_MEMORY_REGION:
 	case KVM_SET_USER_MEMORY_REGION2:
 		return set_region(fd, request, argument);

@@ -55,8 +55,10 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	bool may_async = wanted != AGENT_WP_SYNC && wanted != AGENT_KVM_SYNC;
 	bool may_sync = wanted != AGENT_WP_ASYNC && wanted != AGENT_KVM_ASYNC;
 	struct gw_error refused = { 0 };
-	int rc = 0;
+	int rc = gw_kvm_check(error);
 
+	if (rc < 0)
+		return rc;
 	memcpy(track.segments, segments, count * sizeof(*segments));
 	track.count = count;
 	track.shared = shared;
@@ -64,7 +66,7 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	if (want_kvm || wanted == AGENT_BEST)
 		rc = gw_kvm_log_start(track.segments, count, shared, &refused);
 	track.kvm = rc > 0;
-	/* The log that cannot be had is no failure as long as something else may do; guest_memfd is one. */
+	/* The log that cannot be had is no failure as long as something else may do. */
 	if (want_kvm && !track.kvm)
 		rc = gw_error_set(error, rc < 0 ? rc : -EOPNOTSUPP, "%s", rc < 0 ? refused.text :
 				  "KVM has no memory slot of this guest at an alias");
@@ -88,8 +90,11 @@ bool track_is_on(void)
 int64_t track_collect(struct gw_error *error)
 {
 	int64_t by_kvm, by_wp;
-	int rc = gw_reads_sync();
+	int rc = gw_kvm_check(error);
 
+	if (rc < 0)
+		return rc;
+	rc = gw_reads_sync();
 	if (rc < 0)
 		return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s",
 				    strerror(-rc));

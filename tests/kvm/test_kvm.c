@@ -121,10 +121,16 @@ static int play(int fd, unsigned long request, ...)
 	va_start(list, request);
 	argument = va_arg(list, void *);
 	va_end(list);
+	if (request == KVM_CREATE_VM) { /* the VM that was there is gone */
+		memset(slots, 0, sizeof(slots));
+		manual = 0;
+		return VM;
+	}
 	if (fd != VM)
 		return fail(EBADF);
 	switch (request) {
 	case KVM_SET_USER_MEMORY_REGION:
+	case KVM_SET_USER_MEMORY_REGION2: /* it begins as the other; what more it says is not played */
 		return play_region(argument);
 	case KVM_GET_DIRTY_LOG:
 		return play_get(argument);
@@ -497,7 +503,7 @@ Test(kvm, unmapping_unmaps_the_alias_too)
 	end();
 }
 
-Test(kvm, the_dirty_ring_and_guest_memfd_are_named)
+Test(kvm, the_dirty_ring_is_named)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_DIRTY_LOG_RING, .args = { 4096 } };
 	struct gw_error error = { 0 };
@@ -507,6 +513,56 @@ Test(kvm, the_dirty_ring_and_guest_memfd_are_named)
 	manual = vmm_manual;
 	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), -EOPNOTSUPP);
 	cr_assert(strstr(error.text, "dirty ring"));
+	cr_assert_eq(gw_kvm_check(&error), 0, "another tracker does");
+	end();
+}
+
+Test(kvm, guest_memfd_is_named)
+{
+	struct gw_kvm_region2 region = { .slot = 0, .flags = KVM_MEM_GUEST_MEMFD, .memory_size = 16 * PAGE };
+	struct gw_error error = { 0 };
+
+	begin(1, true, 0);
+	region.userspace_addr = (uintptr_t)memory;
+	cr_assert_eq(gw_kvm_check(&error), 0);
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION2, &region), 0);
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "such a slot stays where it is");
+	cr_assert_eq(gw_kvm_check(&error), -EOPNOTSUPP);
+	cr_assert(strstr(error.text, "guest_memfd"));
+	end();
+}
+
+Test(kvm, the_longer_request_for_a_slot_has_an_alias_too)
+{
+	struct gw_kvm_region2 region = { .slot = 0, .memory_size = 16 * PAGE };
+
+	begin(1, true, 0);
+	region.userspace_addr = (uintptr_t)memory;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION2, &region), 0);
+	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
+	*(unsigned char *)(uintptr_t)slots[0].addr = 77;
+	cr_assert_eq(memory[0], 77);
+	end();
+}
+
+Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
+{
+	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 16 * PAGE };
+	struct gw_error error = { 0 };
+	uint64_t stale;
+
+	begin(1, true, 0);
+	region.userspace_addr = (uintptr_t)memory;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	stale = slots[0].addr;
+	cr_assert_eq(gw_kvm_ioctl(3, KVM_CREATE_VM, NULL, play), VM);
+	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 0, "no slot is left to log");
+	region.userspace_addr = (uintptr_t)memory + 32 * PAGE;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 32 * PAGE);
+	*(unsigned char *)(uintptr_t)slots[0].addr = 78;
+	cr_assert_eq(memory[32 * PAGE], 78, "the alias is of what the new VM asked for");
+	cr_assert(msync((void *)(uintptr_t)stale, PAGE, MS_ASYNC) < 0 || slots[0].addr == stale, "the old alias is gone");
 	end();
 }
 
