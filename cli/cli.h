@@ -84,6 +84,7 @@ struct cli_vm {
 	const char *name;
 	struct gw_vmm *vmm;
 	const char *tracker; /* source: how memory is to be tracked; NULL: the best way */
+	const char *untracked; /* source: devices that may write unseen, "NAME,..."; NULL: none */
 	const char *hook;  /* receiver: run when all memory is here; NULL: none */
 	bool leave_paused; /* receiver: do not start the guest */
 	struct gw_region regions[GW_VMM_MAX_REGIONS];

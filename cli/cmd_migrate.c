@@ -143,7 +143,7 @@ static int open_link(struct gw_link **link, const struct plan *plan, struct gw_e
 
 static int migrate(const struct command *command, struct plan *plan)
 {
-	struct cli_vm vm = { .tracker = plan->tracker };
+	struct cli_vm vm = { .tracker = plan->tracker, .untracked = plan->untracked };
 	struct gw_link *link = NULL;
 	struct gw_session *session = NULL;
 	struct monitor *monitor = NULL;
@@ -157,7 +157,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc == 0)
 		rc = check_movable(&vm, &error);
 	if (rc == 0)
-		rc = gw_vmm_check_devices(vm.vmm, plan->untracked, &error);
+		rc = gw_vmm_check_devices(vm.vmm, vm.untracked, &error);
 	if (rc == 0)
 		rc = cli_disks_open(&vm, &plan->disks, &error);
 	plan->session.disks = vm.disks;

@@ -27,6 +27,8 @@ static int vm_guard(void *vm, bool armed, struct gw_error *error)
 	int rc = armed ? cli_disks_recheck(self, error) : 0;
 
 	if (rc == 0 && armed)
+		rc = gw_vmm_check_devices(self->vmm, self->untracked, error);
+	if (rc == 0 && armed)
 		rc = gw_vmm_recheck_memory(self->vmm, error);
 	if (rc == 0)
 		rc = gw_vmm_guard(self->vmm, armed, error);

@@ -164,6 +164,27 @@ class Destinations(unittest.TestCase):
             source.wait_count(3)
             self.refused(lab, source, "127.0.0.1:1", "device 'window' (ivshmem-plain)", code=5)
 
+    def test_a_device_that_writes_unseen_is_plugged_in_meanwhile(self):
+        with vmlab.Lab() as lab:
+            def port(side):
+                shared = Path(f"/dev/shm/gw-{os.getpid()}-window-{side}.ram")
+                lab.files.append(shared)
+                return ["-device", "pcie-root-port,id=rp0,slot=1", "-object",
+                        f"memory-backend-file,id=shm,share=on,mem-path={shared},size=1M"]
+
+            source = lab.a.vm(append="GW_MIB=32", extra=port("a"))
+            lab.b.vm(append="GW_MIB=32", incoming=True, extra=port("b"))
+            source.wait_count(3)
+            receiver, number = lab.b.receive()
+            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "20M", "guest", f"127.0.0.1:{number}")
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 10, "bulk")
+            source.qmp("device_add", driver="ivshmem-plain", id="window", memdev="shm", bus="rp0")
+            _, err = sender.communicate(timeout=120)
+            receiver.communicate(timeout=60)
+            self.assertEqual(sender.returncode, 1)
+            self.assertIn("device 'window' (ivshmem-plain)", err)
+            source.counts_on()
+
     def test_memory_that_is_plugged_in_meanwhile(self):
         more = f"/dev/shm/gw-{os.getpid()}-plugged.ram"
         with vmlab.Lab() as lab:
