@@ -29,6 +29,30 @@ static double number(const json_t *object, const char *key)
 	return json_number_value(json_object_get(object, key));
 }
 
+/* How a migration goes that is under way, seen from its source. */
+static void print_progress(const json_t *s)
+{
+	json_t *regions = json_object_get(s, "regions"), *one;
+	size_t i;
+
+	printf(": round %.0f, %.0f of %.0f MiB left, sent %.0f MiB at %.0f MiB/s", number(s, "round"),
+	       number(s, "left_bytes") / 1048576, (number(s, "memory_bytes") + number(s, "disk_bytes")) / 1048576,
+	       (number(s, "put_bytes") + number(s, "disk_put_bytes")) / 1048576, number(s, "sent_bytes_per_s") / 1048576);
+	if (number(s, "round") > 0)
+		printf(", dirty %.0f MiB/s, blackout would be %.0f ms", number(s, "dirty_bytes_per_s") / 1048576,
+		       number(s, "predicted_blackout_ns") / 1e6);
+	if (json_object_get(s, "tracker"))
+		printf(", tracked by %s", json_string_value(json_object_get(s, "tracker")));
+	if (number(s, "throttle_percent") > 0)
+		printf(", slowed by %.0f %%", number(s, "throttle_percent"));
+	if (number(s, "throttle_disk_bytes_per_s") > 0)
+		printf(", disks slowed to %.0f MiB/s", number(s, "throttle_disk_bytes_per_s") / 1048576);
+	if (number(s, "round") > 0 && json_array_size(regions) > 1)
+		json_array_foreach (regions, i, one)
+			printf("\n  %s: dirty %.0f MiB/s", json_string_value(json_object_get(one, "name")),
+			       number(one, "dirty_bytes_per_s") / 1048576);
+}
+
 static void print_status(const char *name, const char *run_state, const json_t *s, bool live)
 {
 	const char *state = json_string_value(json_object_get(s, "state"));
@@ -42,17 +66,9 @@ static void print_status(const char *name, const char *run_state, const json_t *
 	}
 	printf("%s %s of a migration, %s", live ? "it is the" : "it was the", role, state);
 	if (live && strcmp(role, "source") == 0)
-		printf(": round %.0f, %.0f of %.0f MiB left, sent %.0f MiB at %.0f MiB/s, dirty %.0f MiB/s, blackout would "
-		       "be %.0f ms", number(s, "round"), number(s, "left_bytes") / 1048576,
-		       number(s, "memory_bytes") / 1048576, number(s, "put_bytes") / 1048576,
-		       number(s, "sent_bytes_per_s") / 1048576, number(s, "dirty_bytes_per_s") / 1048576,
-		       number(s, "predicted_blackout_ns") / 1e6);
-	if (live && json_object_get(s, "tracker"))
+		print_progress(s);
+	else if (live && json_object_get(s, "tracker"))
 		printf(", tracked by %s", json_string_value(json_object_get(s, "tracker")));
-	if (live && number(s, "throttle_percent") > 0)
-		printf(", slowed by %.0f %%", number(s, "throttle_percent"));
-	if (live && number(s, "throttle_disk_bytes_per_s") > 0)
-		printf(", disks slowed to %.0f MiB/s", number(s, "throttle_disk_bytes_per_s") / 1048576);
 	printf("\n");
 	if (!live && strcmp(state, "uncertain") == 0)
 		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"

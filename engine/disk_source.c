@@ -441,6 +441,8 @@ int disk_pump(struct gw_session *s)
 	int did = 0;
 
 	look_at_guest(s);
+	if (round_is_late(s))
+		disk->scanned = true;
 	for (unsigned i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
 		int rc = parts[i](s);
 

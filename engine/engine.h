@@ -192,7 +192,8 @@ struct gw_status {
 	uint64_t disk_put_bytes;  /* source: of images, sent as bytes */
 	uint64_t disk_zero_bytes; /* source: of images, sent as "zero" */
 	uint64_t last_round_bytes;
-	double dirty_bytes_per_s, sent_bytes_per_s;
+	double dirty_bytes_per_s; /* 0 until the bulk is over */
+	double sent_bytes_per_s;  /* of the rounds so far, in the bulk of it so far */
 	unsigned region_count; /* source */
 	struct {
 		char name[GW_NAME_BYTES];
@@ -202,7 +203,7 @@ struct gw_status {
 	struct gw_throttle throttle; /* now */
 	struct gw_throttle throttled; /* by how much it ever was: the highest percentage, the lowest limit */
 	uint64_t throttled_ns;       /* for how long, in all */
-	uint64_t predicted_ns; /* blackout if it switched over now */
+	uint64_t predicted_ns; /* blackout if it switched over now; 0 until the bulk is over */
 	struct gw_blackout blackout;
 	const char *tracker;
 	const char *link;  /* what carries the memory, for people; the link's own */

@@ -334,7 +334,9 @@ void gw_session_status(const struct gw_session *s, struct gw_status *status)
 	status->owns_guest = s->owns_guest;
 	if (!gw_sm_is_final(&s->sm))
 		status->elapsed_ns = session_now(s) - s->begun_ns;
-	status->dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s;
+	if (status->state == GW_STATE_BULK && s->source.round_open && session_now(s) > s->source.round_ns)
+		status->sent_bytes_per_s = (double)s->source.round_bytes * (double)GW_NS_PER_S /
+					   (double)(session_now(s) - s->source.round_ns);
 	gw_link_counters(s->link, &counters);
 	status->wire_bytes = counters.wire_bytes;
 	status->link = gw_link_note(s->link);

@@ -157,6 +157,7 @@ bool round_is_sent(const struct gw_session *s);
 /* Whether the bandwidth limit lets @bytes go now; that they went. */
 bool round_may_send(struct gw_session *s, uint32_t bytes);
 void round_sent(struct gw_session *s, uint32_t bytes);
+bool round_is_late(const struct gw_session *s); /* no more is to be sent in this round: converge() is to decide */
 int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
 
 /*

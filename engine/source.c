@@ -130,6 +130,7 @@ static int collect(struct gw_session *s)
 	blocks_bytes = disk_left_bytes(s) - blocks_bytes;
 	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes + blocks_bytes);
 	gw_rate_add(&s->source.disk_rate, session_now(s), blocks_bytes);
+	s->status.dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s; /* stays when a throttle lets the rate be forgotten */
 	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
 	return 0;
 }

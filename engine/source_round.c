@@ -11,7 +11,8 @@
  *
  * A round of disks comes first (disk_source.c): both are one round to the rest of the engine.
  *
- * When the link is full the cursor stays where it is; the next step goes on from there.
+ * When the link is full the cursor stays where it is; the next step goes on from there.  When the time allowed for copying
+ * is over the round ends where it is: what it did not send stays dirty, and converge() decides.
  */
 #include "engine/page.h"
 #include "engine/session.h"
@@ -354,12 +355,20 @@ static int close_round(struct gw_session *s)
 	return 1;
 }
 
+bool round_is_late(const struct gw_session *s)
+{
+	return s->options.max_time_ns && session_state(s) != GW_STATE_SWITCHOVER &&
+	       session_now(s) - s->begun_ns >= s->options.max_time_ns;
+}
+
 int round_pump(struct gw_session *s)
 {
 	struct cursor *cursor = &s->source.cursor;
 
 	if (s->source.disk.round_open)
 		return disk_pump(s);
+	if (round_is_late(s))
+		cursor->scanned = true;
 	for (unsigned n = 0; n < PUMP_STRETCHES && !cursor->scanned; n++) {
 		int rc;
 

@@ -142,6 +142,46 @@ class Live(unittest.TestCase):
             print(f"  {end['round']} rounds, slowed by {end['throttled_percent']} % for {end['throttled_ns'] / 1e9:.1f} s, "
                   f"blackout {end['blackout']['total_ns'] / 1e6:.0f} ms, last round {end['last_round_bytes'] >> 10} KiB")
 
+    def test_status_says_how_it_goes_and_the_time_is_kept(self):
+        work = "GW_MIB=32 GW_RATE_MIB=40"
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(append=work)
+            destination = lab.b.vm(append=work, incoming=True)
+            source.wait_count(5)
+            receiver, port = lab.b.receive("guest")
+            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "10M", "--downtime", "1", "--rounds", "1000", "guest",
+                                 f"127.0.0.1:{port}")
+            vmlab.wait_for(lambda: lab.a.status().get("put_bytes", 0) > 4 << 20, 20, "some of the bulk")
+            bulk, text = lab.a.status(), lab.a.godwit("status", "guest").stdout
+            self.assertEqual(bulk["state"], "bulk")
+            self.assertTrue(5 << 20 < bulk["sent_bytes_per_s"] < 15 << 20, bulk["sent_bytes_per_s"])
+            self.assertRegex(text, r"round 0, \d+ of 256 MiB left, sent [1-9]\d* MiB at [1-9]\d* MiB/s, tracked by ")
+            vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
+            rounds, text = lab.a.status(), lab.a.godwit("status", "guest").stdout
+            self.assertGreater(rounds["dirty_bytes_per_s"], 1 << 20, rounds)
+            self.assertGreater(rounds["regions"][0]["dirty_bytes_per_s"], 1 << 20)
+            self.assertGreater(rounds["predicted_blackout_ns"], 1e6)
+            self.assertRegex(text, r"dirty [1-9]\d* MiB/s, blackout would be [1-9]\d* ms, tracked by wp_\w+, slowed by \d+ %")
+            self.assertEqual(lab.a.godwit("cancel", "guest").returncode, 0)
+            sender.communicate(timeout=60)
+            receiver.communicate(timeout=60)
+            destination.kill()
+            # In the bulk too: half of it would take four seconds.
+            for policy, codes in (("give-up", (1, 1)), ("stop-copy", (0, 0))):
+                destination = lab.b.vm(append=work, incoming=True)
+                sender, code, _, _ = move(lab, source, destination, "--bandwidth", "10M", "--downtime", "1", "--max-time", "1",
+                                          "--on-limit", policy)
+                self.assertEqual((sender.returncode, code), codes, sender.stderr)
+                if policy == "give-up":
+                    self.assertIn("does not converge", sender.stderr)
+                    source.counts_on()
+                    destination.kill()
+            end = vmlab.summary(sender.stdout)
+            self.assertLess(end["elapsed_ns"], 3e9)
+            self.assertGreater(end["last_round_bytes"], 8 << 20, "the rest of the bulk goes in the blackout")
+            destination.counts_on()
+            self.assertEqual(destination.wrong(), "")
+
     def test_detached_with_status_and_list(self):
         with vmlab.Lab() as lab:
             source, destination = self.pair(lab)

@@ -646,6 +646,7 @@ static struct outcome migrate(const struct scenario *scenario)
 #endif
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
 	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
+	options.max_time_ns = rnd(&sim.random) % 4 ? 0 : (1 + rnd(&sim.random) % 40) * GW_NS_PER_MS;
 	if (options.on_limit == GW_LIMIT_THROTTLE) { /* a guest too busy for what is allowed */
 		options.downtime_ns = 15 * GW_NS_PER_MS + rnd(&sim.random) % (2 * GW_NS_PER_MS);
 		sim.writes_per_step += rnd(&sim.random) % 8;
