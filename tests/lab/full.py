@@ -23,7 +23,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parents[1]
-CACHE = Path(os.environ.get("GODWIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "godwit")
 MEMORY = os.environ.get("LAB_MEMORY", "3G")
 TIMEOUT = int(os.environ.get("LAB_TIMEOUT", "1200"))
 BROKE_DOWN = -1
@@ -170,10 +169,9 @@ def run(image, job, args):
     (job / "environment").write_text("".join(f"{key}={quote(value)}\n" for key, value in {
         "LAB_COMMAND": " ".join(args.command), "LAB_FOLDER": os.getcwd(), "LAB_TOP": TOP, "LAB_TESTS": TOP / "tests",
         "GODWIT_BUILD": os.environ.get("GODWIT_BUILD", TOP / "build")}.items()))
-    guest_images = CACHE / "guest"
-    for name in ("vmlinuz", "initrd"):
-        if (guest_images / name).exists():
-            shutil.copy(guest_images / name, job)
+    made = subprocess.run([TOP / "tests/guest/make-guest"], stdout=subprocess.PIPE, text=True)
+    for name in ("vmlinuz", "initrd") if made.returncode == 0 else ():
+        shutil.copy(Path(made.stdout.strip().splitlines()[-1]) / name, job)
     accel, ports, guests = accelerators(image), free_ports(3), []
     try:
         for number in range(1, args.hosts + 1):
