@@ -8,8 +8,9 @@
  * stops for good.  A migration that loses, mixes up or repeats a page is found by the guest itself.
  *
  * With a disk, a second process writes numbered records to it, GW_DISK_RATE a second (default 50), each where the
- * one of a whole turn before was, waits until each is on the disk, prints its number, and reads back others: it too
- * stops for good at the first that is not what it must be.
+ * one of a whole turn before was, waits until each is on the disk, prints its number, and reads back others, from the oldest to
+ * the newest and again, and prints "GUEST VERIFIED" after each pass: it too stops for good at the first that is not what it
+ * must be.
  *
  * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
  * disk that is written to (default 0: no disk), GW_DISK_RATE; with a GW_DISK_HAMMER=1 it writes 4 KiB blocks at random
@@ -32,6 +33,7 @@
 #define PAGE 4096u
 #define WORDS (PAGE / 8)
 #define TICKS_PER_S 10
+#define VERIFIED_AT_ONCE 4
 #define READ_BYTES (256u * 1024)
 #define READ_PARTS 61u
 
@@ -174,7 +176,7 @@ static void read_on(uint64_t places)
 static void write_records(uint64_t places, uint64_t rate)
 {
 	struct timespec rest = { .tv_nsec = (long)(1000000000 / rate) };
-	uint64_t *page, random = 88172645463325252ULL;
+	uint64_t *page, next = 1;
 	int fd = open_disk(&page);
 
 	for (uint64_t n = 1;; n++) {
@@ -185,8 +187,14 @@ static void write_records(uint64_t places, uint64_t rate)
 		if (pwrite(fd, page, PAGE, place_of(n, places)) != PAGE || fdatasync(fd) < 0)
 			disk_wrong("cannot write", n);
 		printf("GUEST DISK %llu\n", (unsigned long long)n);
-		for (int i = 0; i < 4; i++)
-			verify_record(fd, page, oldest + any(&random) % (n - oldest + 1), places);
+		for (int i = 0; i < VERIFIED_AT_ONCE && n > VERIFIED_AT_ONCE; i++) {
+			next = next < oldest ? oldest : next;
+			verify_record(fd, page, next, places);
+			if (next++ < n)
+				continue;
+			printf("GUEST VERIFIED %llu records\n", (unsigned long long)(n - oldest + 1));
+			next = oldest;
+		}
 		nanosleep(&rest, NULL);
 	}
 }

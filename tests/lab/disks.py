@@ -69,6 +69,7 @@ class Disks(unittest.TestCase):
         self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
         left_at = records(source)
         vmlab.wait_for(lambda: records(destination) > left_at + 40 or destination.wrong(), 120, "records there")
+        destination.wait_verified(120)
         self.assertEqual(destination.wrong(), "")
         self.assertEqual(records(source), left_at, "the source went on")
         return vmlab.summary(sender.stdout)
@@ -76,6 +77,7 @@ class Disks(unittest.TestCase):
     def check_stayed(self, source):
         before = records(source)
         vmlab.wait_for(lambda: records(source) > before + 20 or source.wrong(), 120, "records here")
+        source.wait_verified(120)
         self.assertEqual(source.wrong(), "")
 
     def test_a_disk_moves_over_rdma(self):

@@ -99,7 +99,8 @@ def demo(lab, incremental):
     destination.wait_count(left_at + 10 * 64 // 8 + 5)
     print(f"   b| {counted(destination)}   (every page checked)")
     vmlab.wait_for(lambda: records(destination) > last_record + 200 or destination.wrong(), 60, "records at host b")
-    print(f"   b| record {records(destination)} is on the disk; {last_record} was the last one at host a")
+    destination.wait_verified()
+    print(f"   b| record {records(destination)} is on the disk; {last_record} was the last one at host a; it has read them all")
     if destination.wrong() or source.count() != left_at or records(source) != last_record:
         raise vmlab.LabError(destination.wrong() or "the guest runs twice")
     if not (lab.folder / "compared").exists():

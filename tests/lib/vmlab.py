@@ -143,6 +143,13 @@ class Vm:
         """What the guest complains of, or an empty string."""
         return "\n".join(line for line in self.lines() if "WRONG" in line or "panic" in line)
 
+    def wait_verified(self, timeout=60):
+        """Until the guest has read all records on its disk, from the first to the last."""
+        def passes():
+            return sum(line.startswith("GUEST VERIFIED") for line in self.lines())
+        before = passes()
+        wait_for(lambda: passes() > before + 1 or self.wrong(), timeout, "all records verified")
+
     def wait_count(self, at_least, timeout=60):
         def counted():
             if self.wrong():
