@@ -77,8 +77,8 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 		return gw_error_set(&s->error, -EINVAL, "disk '%s' cannot be received: %s", theirs->images[0].name,
 				    s->options.no_disks);
 	if (!ours || ours->count == 0)
-		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', and the VMM here has no disk: start it "
-							"with the same -drive or -blockdev lines", theirs->images[0].name);
+		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', and the VMM here has no disk that may "
+							"be written to: start it with the same -drive or -blockdev lines", theirs->images[0].name);
 	for (unsigned i = 0; i < theirs->count; i++) {
 		unsigned k = find_ours(s, theirs, theirs->images[i].name);
 

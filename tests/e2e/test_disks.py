@@ -95,9 +95,7 @@ class Disks(unittest.TestCase):
                 try:
                     self.move_once(fmt, cache, aio)
                 finally: # the next must not meet this one's guests
-                    self.lab.close()
-                    self.lab = vmlab.Lab()
-                    self.addCleanup(self.lab.close)
+                    self.new_lab()
 
     def move_once(self, fmt, cache, aio):
         subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
@@ -236,45 +234,102 @@ class Disks(unittest.TestCase):
                                           "file": {"driver": "file", "filename": str(self.image("more.img"))}})
             source.qmp("device_add", driver="scsi-hd", drive="more", id="plugged", bus="scsi0.0")
 
-        for change, words in ((resize, "was resized"), (plug, "disk 'plugged' was plugged in")):
-            subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
-            a, b = self.image("a.img"), self.image("b.img")
-            source, _ = self.pair(a, b, devices=["-device", "virtio-scsi-pci,id=scsi0"])
-            receiver, port = self.lab.b.receive("guest")
-            sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "16M", "guest",
-                                      f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
-            vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 256 << 10, 60, "some of the disk")
-            change(source)
-            _, err = sender.communicate(timeout=120)
-            receiver.communicate(timeout=60)
-            self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
-            self.assertIn(words, err)
-            self.check_stayed(source)
-            self.lab.close()
-            self.lab = vmlab.Lab()
-            self.addCleanup(self.lab.close)
+        def unplug(source):
+            source.qmp("device_del", id="second")
+
+        for change, words, fmt in ((resize, "disk 'disk0' was ", "raw"), (resize, "disk 'disk0' was ", "qcow2"),
+                                   (plug, "disk 'plugged' was plugged in", "raw"),
+                                   (unplug, "disk 'two' was unplugged", "raw")):
+            with self.subTest(change=change.__name__, format=fmt):
+                subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
+                a, b = self.image(f"a.{fmt}", fmt), self.image(f"b.{fmt}", fmt)
+                source, _ = self.pair_with_two(a, b, fmt)
+                sender, receiver = self.begin("--bandwidth", "16M")
+                vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 256 << 10, 60, "some of the disk")
+                change(source)
+                _, err = sender.communicate(timeout=120)
+                receiver.communicate(timeout=60)
+                self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
+                self.assertIn(words, err)
+                self.check_stayed(source)
+                self.new_lab()
+
+    def new_lab(self):
+        self.lab.close()
+        self.lab = vmlab.Lab()
+        self.addCleanup(self.lab.close)
+
+    def pair_with_two(self, a, b, fmt="raw"):
+        """The guests have a second disk, which they do not write to: second-a.img, second-b.img."""
+        def more(side):
+            return [*drive(a if side == "a" else b, fmt=fmt), "-device", "virtio-scsi-pci,id=scsi0", "-drive",
+                    f"file={self.image(f'second-{side}.img', mib=4)},format=raw,if=none,id=two,cache=none", "-device",
+                    "scsi-hd,drive=two,id=second,bus=scsi0.0"]
+
+        source = self.lab.a.vm(append=WORK, ram_mib=128, extra=more("a"))
+        destination = self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=more("b"))
+        vmlab.wait_for(lambda: records(source) >= 60 or source.wrong(), 120 * vmlab.SLOW, "records on the disk")
+        return source, destination
+
+    def begin(self, *options, receive=()):
+        """Starts a migration with the disks.  Return: sender, receiver."""
+        receiver, port = self.lab.b.receive("guest", *receive)
+        sender = self.lab.a.start("migrate", "--quiet", "-b", *options, "guest",
+                                  f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
+        return sender, receiver
+
+    def test_one_of_two_disks_is_chosen(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        source, destination = self.pair_with_two(a, b)
+        with open(self.folder / "second-a.img", "r+b") as file:
+            file.write(b"not to be moved")
+        self.check_arrived(source, destination, *self.move("-b", "--disk", "disk0", images=[(a, b)]))
+        self.assertEqual((self.folder / "second-b.img").read_bytes()[:15], bytes(15))
+
+    def test_a_disk_that_is_read_only_there(self):
+        a, b = self.image("a.img"), self.image("b.img")
+        source = self.lab.a.vm(append=WORK, ram_mib=128, extra=drive(a))
+        self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=drive(b, readonly="on"))
+        vmlab.wait_for(lambda: records(source) >= 60 or source.wrong(), 120 * vmlab.SLOW, "records on the disk")
+        sender, code, _ = self.move("-b")
+        self.assertEqual((sender.returncode, code), (1, 1))
+        self.assertIn("disk 'disk0'", sender.stderr)
+        self.assertIn("may be written to", sender.stderr)
+        self.check_stayed(source)
+
+    def hold(self, phase):
+        """A migration that stays in a phase for a while.  Return: source, destination, sender, receiver."""
+        subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
+        a, b = self.image("a.qcow2", "qcow2"), self.image("b.qcow2", "qcow2")
+        source, destination = self.pair(a, b, fmt="qcow2")
+        options = {"disks": ["--bandwidth", "16M"], "blackout": [],
+                   "rounds": ["--bandwidth", "40M", "--downtime", "1", "--rounds", "100000", "--on-limit", "stop-copy"]}
+        hook = ["--hook", "sleep 6"] if phase == "blackout" else []
+        sender, receiver = self.begin(*options[phase], receive=hook)
+        if phase == "disks":
+            vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 512 << 10, 60, phase)
+        elif phase == "rounds":
+            vmlab.wait_for(lambda: self.lab.a.status().get("round", 0) > 3, 60, phase)
+        else:
+            vmlab.wait_for(lambda: source.status() in ("paused", "postmigrate", "finish-migrate"), 60, phase)
+            time.sleep(0.3)  # into the hook
+        return source, destination, sender, receiver
 
     def test_either_side_is_killed(self):
-        for who in ("sender", "receiver"):
-            for after in ("disk_put_bytes", "put_bytes"):
-                with self.subTest(who=who, after=after):
-                    subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
-                    a, b = self.image("a.qcow2", "qcow2"), self.image("b.qcow2", "qcow2")
-                    source, _ = self.pair(a, b, fmt="qcow2")
-                    receiver, port = self.lab.b.receive("guest")
-                    sender = self.lab.a.start("migrate", "--quiet", "-b", "--bandwidth", "16M", "guest",
-                                              f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
-                    vmlab.wait_for(lambda: self.lab.a.status().get(after, 0) > 512 << 10, 60, after)
-                    {"sender": sender, "receiver": receiver}[who].kill()
+        for phase in ("disks", "rounds", "blackout"):
+            for who in ("sender", "receiver", "destination"):
+                with self.subTest(who=who, phase=phase):
+                    source, destination, sender, receiver = self.hold(phase)
+                    {"sender": sender, "receiver": receiver, "destination": destination}[who].kill()
                     sender.communicate(timeout=60)
                     receiver.communicate(timeout=60)
+                    vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
                     self.check_stayed(source)
                     source.qmp("quit")
                     source.process.wait(30)
-                    subprocess.run(["qemu-img", "check", "-f", "qcow2", a], check=True, capture_output=True)
-                    self.lab.close()
-                    self.lab = vmlab.Lab()
-                    self.addCleanup(self.lab.close)
+                    subprocess.run(["qemu-img", "check", "-f", "qcow2", self.folder / "a.qcow2"], check=True,
+                                   capture_output=True)
+                    self.new_lab()
 
     def test_a_guest_that_writes_faster_than_the_link(self):
         """Scattered records cost a block each: some 30 MiB/s of blocks, and the link has 12."""
