@@ -50,7 +50,7 @@ class Guest:
             "qemu-system-x86_64", *accel, "-machine", "q35", "-m", MEMORY, "-nodefaults", "-display", "none",
             "-no-reboot", "-serial", "stdio", "-qmp", f"unix:{self.monitor},server=on,wait=off",
             "-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd"),
-            "-append", "root=/dev/vda rw init=/full-init console=ttyS0 quiet loglevel=1 mitigations=off",
+            "-append", "root=/dev/vda rw init=/full-init console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off",
             "-drive", f"file={image / 'disk.img'},if=virtio,snapshot=on,format=raw",
             "-virtfs", f"local,path={TOP},mount_tag=tree,security_model=none,readonly=on",
             "-virtfs", f"local,path={shared},mount_tag=job,security_model=none",
