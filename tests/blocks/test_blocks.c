@@ -3,6 +3,7 @@
 #include "tests/blocks/slow.h"
 #include "tracker/blocks.h"
 #include "tracker/pace.h"
+#include "tracker/reads.h"
 #include "vmm-shim/hooks.h"
 
 #include <criterion/criterion.h>
@@ -112,6 +113,8 @@ Test(blocks, each_call_marks_what_it_writes)
 	expect_run(34, 35, "pwritev2 at the file's position");
 	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 5 * BLOCK, BLOCK) == 0)
 		expect_run(5, 6, "fallocate");
+	if (fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 7 * BLOCK, BLOCK) == 0)
+		expect_run(7, 8, "fallocate to zeros");
 	if (copy_file_range(fd, &from, fd, &to, BLOCK, 0) == BLOCK)
 		expect_run(40, 41, "copy_file_range");
 	cr_assert_eq(ftruncate(fd, (BLOCKS - 2) * BLOCK), 0);
@@ -286,6 +289,71 @@ Test(blocks, a_write_under_way_when_watching_begins_is_marked)
 		gw_blocks_unwatch();
 		slow_ms = 0;
 	}
+}
+
+/* --- the other ways to submit --------------------------------------------------------------------------------- */
+
+static void expect_done(int (*submit)(struct io_uring *), uint64_t first, uint64_t end_block, const char *what)
+{
+	struct io_uring_cqe *cqe;
+
+	cr_assert_eq(submit(&ring), 1, "%s", what);
+	cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
+	cr_assert_geq(cqe->res, 0, "%s: %s", what, strerror(-cqe->res));
+	io_uring_cqe_seen(&ring, cqe);
+	expect_run(first, end_block, what);
+}
+
+static int submit_and_wait(struct io_uring *which)
+{
+	return io_uring_submit_and_wait(which, 1);
+}
+
+static int submit_and_wait_timeout(struct io_uring *which)
+{
+	struct __kernel_timespec long_time = { .tv_sec = 10 };
+	struct io_uring_cqe *cqe;
+
+	return io_uring_submit_and_wait_timeout(which, &cqe, 1, &long_time, NULL) < 0 ? -1 : 1;
+}
+
+Test(blocks, each_request_and_each_way_to_submit_it)
+{
+	char *bytes = aligned(2 * BLOCK, 9);
+	struct iovec two[2] = { { bytes, BLOCK }, { bytes + BLOCK, BLOCK } };
+
+	watch();
+	cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	io_uring_prep_writev(io_uring_get_sqe(&ring), fd, two, 2, 3 * BLOCK);
+	expect_done(submit_and_wait, 3, 5, "writev, submit and wait");
+	io_uring_prep_writev2(io_uring_get_sqe(&ring), fd, two, 1, 7 * BLOCK, 0);
+	expect_done(submit_and_wait_timeout, 7, 8, "writev, with a timeout");
+	io_uring_prep_fallocate(io_uring_get_sqe(&ring), fd, FALLOC_FL_KEEP_SIZE, 11 * BLOCK, 2 * BLOCK);
+	expect_done(io_uring_submit, 11, 13, "fallocate");
+	cr_assert_eq(io_uring_register_buffers(&ring, two, 2), 0);
+	io_uring_prep_write_fixed(io_uring_get_sqe(&ring), fd, bytes, BLOCK, 20 * BLOCK, 0);
+	expect_done(io_uring_submit, 20, 21, "from a fixed buffer");
+	io_uring_queue_exit(&ring);
+	free(bytes);
+}
+
+Test(blocks, a_fixed_file_cannot_be_followed)
+{
+	char *bytes = aligned(BLOCK, 9);
+	struct io_uring_sqe *sqe;
+
+	watch();
+	cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	cr_assert_eq(io_uring_register_files(&ring, &fd, 1), 0);
+	sqe = io_uring_get_sqe(&ring);
+	io_uring_prep_write(sqe, 0, bytes, BLOCK, 0);
+	sqe->flags |= IOSQE_FIXED_FILE;
+	cr_assert_eq(io_uring_submit(&ring), 1);
+	cr_assert_eq(gw_blocks_sync(), -EOPNOTSUPP);
+	cr_assert_eq(gw_reads_sync(), 0, "guest memory is not concerned");
+	io_uring_queue_exit(&ring);
+	cr_assert_eq(gw_blocks_sync(), 0);
+	free(bytes);
 }
 
 /* --- everything at once ------------------------------------------------------------------------------------ */
