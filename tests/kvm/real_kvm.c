@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The union on the real KVM: random writes of a virtual processor and of the VMM, random collects, a copy made in rounds,
- * while the VMM reads its log too.  Then the slot is made anew, its log read by a VMM that clears by hand, as QEMU does.
+ * while the VMM reads its log too.  Then the slot is made anew, its log read by the VMM again.
  */
 #include "tests/kvm/micro.h"
 
