@@ -5,9 +5,10 @@
  * For each ring there is a list of requests under way, by the key that their completion will carry (user_data, or
  * the address of the iocb), and the place in the completion ring up to which we have looked.  A submission first
  * looks at what has completed, then notes what it adds: a key that is used again was seen complete before.
- * Collecting looks too.  Nothing completes twice, and no entry is overwritten before it was looked at: a
- * completion ring has room for all that can be under way, and more gets under way only through here.  Should it
- * not hold (the ring turned more than once), every request of the list is marked now and at each later look.
+ * Collecting looks too.  Nothing completes twice, and mostly no entry is overwritten before it was looked at.  But io_uring lets
+ * more get under way than its completion ring has room for: when that has turned more than once since the last look,
+ * every request of the list is in doubt, and marked now and at each later look, until the ring is seen idle: the kernel
+ * has taken all that was noted, and completed as many as it has taken.
  *
  * A write is remembered by its place in the file, a read by its buffers, of which a copy is kept: a vector need not outlive
  * its submission.
@@ -51,6 +52,8 @@ struct ring {
 	unsigned seen; /* completions looked at: a counter (io_uring), a place (libaio) */
 	int failure;   /* it cannot be followed; or */
 	int unknown_file; /* its writes cannot */
+	unsigned noted_to; /* io_uring: where its submission queue ended when it was last noted */
+	bool uneven;       /* some of its requests may complete never, or more than once */
 	struct flight *flights;
 	unsigned count, room;
 };
@@ -101,6 +104,23 @@ static void doubt(struct ring *ring)
 		ring->flights[i].doubtful = true;
 }
 
+/* Once as many have completed, by @tail, as the kernel has taken, and it has taken all that were noted, all have ended. */
+static void forget_doubtful(struct ring *ring, unsigned tail)
+{
+	unsigned taken = __atomic_load_n(((const struct io_uring *)ring->id)->sq.khead, __ATOMIC_ACQUIRE);
+	bool any = false;
+
+	for (unsigned i = 0; i < ring->count; i++)
+		any = any || ring->flights[i].doubtful;
+	if (!any || ring->uneven || taken != tail || taken != ring->noted_to)
+		return;
+	for (unsigned i = 0; i < ring->count; i++) {
+		mark(&ring->flights[i]);
+		free(ring->flights[i].many);
+	}
+	ring->count = 0;
+}
+
 static void reap_uring(struct ring *ring)
 {
 	const struct io_uring_cq *cq = &((const struct io_uring *)ring->id)->cq;
@@ -112,6 +132,7 @@ static void reap_uring(struct ring *ring)
 	}
 	for (; ring->seen != tail; ring->seen++)
 		complete(ring, cq->cqes[ring->seen & mask].user_data);
+	forget_doubtful(ring, tail);
 }
 
 static void reap_aio(struct ring *ring)
@@ -290,6 +311,8 @@ static void note_sqe(struct ring *ring, const struct io_uring_sqe *sqe)
 {
 	const struct iovec *vector = (const void *)(uintptr_t)sqe->addr;
 
+	if (sqe->flags & (IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS))
+		ring->uneven = true;
 	switch (sqe->opcode) {
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITE_FIXED:
@@ -308,7 +331,11 @@ static void note_sqe(struct ring *ring, const struct io_uring_sqe *sqe)
 	case IORING_OP_READV:
 		note_read(ring, sqe->user_data, vector, sqe->len);
 		break;
-	default:
+	case IORING_OP_NOP:
+	case IORING_OP_FSYNC:
+		break;
+	default: /* poll, timeouts, sockets: who knows */
+		ring->uneven = true;
 		break;
 	}
 }
@@ -327,6 +354,7 @@ void gw_inflight_uring(const struct io_uring *uring)
 		ring->failure = -EOPNOTSUPP;
 	for (unsigned at = sq->sqe_head; at != sq->sqe_tail && !ring->failure; at++)
 		note_sqe(ring, &sq->sqes[at & mask]);
+	ring->noted_to = sq->sqe_tail;
 }
 
 void gw_inflight_drop(const void *id)

@@ -316,6 +316,35 @@ Test(reads, a_read_under_way_when_watching_begins_is_marked)
 	}
 }
 
+/* More reads than the completion ring has room for end at once, and the VMM takes their completions without submitting. */
+Test(reads, a_ring_that_was_overrun_comes_to_rest)
+{
+	int pipes[2];
+	char bytes[40] = { 0 };
+	struct io_uring_cqe *cqe;
+
+	gw_reads_watch(segments, 2, &marks);
+	cr_assert_eq(pipe(pipes), 0);
+	cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	for (unsigned i = 0; i < 40; i++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
+
+		io_uring_prep_read(sqe, pipes[0], page_at(60 + i), 1, -1);
+		sqe->user_data = i;
+		cr_assert_eq(io_uring_submit(&ring), 1);
+	}
+	cr_assert_eq(take(), 0, "none has ended");
+	cr_assert_eq(write(pipes[1], bytes, 40), 40);
+	for (unsigned i = 0; i < 40; i++) {
+		cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
+		cr_assert_eq(cqe->res, 1);
+		io_uring_cqe_seen(&ring, cqe);
+	}
+	expect_run(60, 100, "all of them");
+	cr_assert_eq(take(), 0, "the ring is idle: nothing is in doubt any more");
+	io_uring_queue_exit(&ring);
+}
+
 /* Why all this: write protection alone does not see what is read into pages that were pinned before it was set. */
 Test(reads, write_protection_does_not_see_a_pinned_page)
 {
