@@ -268,7 +268,8 @@ ALSO(preadv2) ssize_t preadv64v2(int fd, const struct iovec *vector, int count, 
 /* SG_IO: the kernel lets the device write to the buffer itself. */
 static void have_read_sg(const struct sg_io_hdr *header)
 {
-	if (header->dxfer_direction == SG_DXFER_TO_DEV || header->dxfer_direction == SG_DXFER_NONE)
+	if (header->interface_id != 'S' || header->dxfer_direction == SG_DXFER_TO_DEV ||
+	    header->dxfer_direction == SG_DXFER_NONE)
 		return;
 	if (header->iovec_count)
 		have_read(header->dxferp, header->iovec_count);
@@ -307,7 +308,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 		gw_blocks_distrust(fd);
 		errno = kept;
 	}
-	if (gw_reads_watching() && request == SG_IO)
+	if (gw_reads_watching() && request == SG_IO && (rc >= 0 || errno != EFAULT))
 		have_read_sg(argument);
 	return rc;
 }
