@@ -65,7 +65,7 @@ struct aio_ring {
 	struct io_event io_events[];
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* before the one of blocks.c */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* before those of blocks.c and reads.c */
 static struct ring rings[MAX_RINGS];
 static bool too_many;
 

@@ -4,8 +4,8 @@
  *
  * A tracker sees what the VMM's process and KVM write.  A device given to the guest (VFIO, vDPA) writes by DMA, a
  * vhost-user back end and whoever else maps an ivshmem are other processes, the kernel's SCSI target reads past the page
- * tables: none of it shows.  Such devices are found by
- * their QOM types, and back ends of network cards, which are no devices, by what the monitor tells of them.
+ * tables: none of it shows.  Such devices are found by their QOM types, and back ends of network cards, which are no
+ * devices, by what the monitor tells of them.
  */
 #include "vmm-shim/vmm_internal.h"
 

@@ -266,7 +266,6 @@ static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_erro
 
 	if (rc == 0 && guest->by_hand)
 		return hand_open(guest, tracker);
-
 	for (unsigned r = 0; r < REGIONS && rc == 0; r++)
 		memset(guest->marks[r].words, 0, gw_bitmap_bytes(guest->marks[r].bits));
 	return rc < 0 ? rc : gw_marks_open(tracker, guest->marks, REGIONS, PAGE);
