@@ -62,7 +62,7 @@ struct pair {
 	struct end source, receiver;
 	uint64_t random;
 	unsigned eager; /* a poll delivers fewer puts than this: 8 is a fast network, 2 a slow one */
-	uint64_t fence_reported;
+	uint64_t fence_asked, fence_reported;
 	struct queue queues[GW_LINK_MAX_CHANNELS];
 };
 
@@ -96,6 +96,8 @@ static int mem_put(struct gw_link *link, uint32_t region, uint64_t offset, uint3
 		return gw_error_set(&link->error, -EPIPE, "the peer closed the session");
 	if (!range_is_inside(end, region, offset, bytes))
 		return -EINVAL;
+	if (end->pair->fence_reported < end->pair->fence_asked)
+		return gw_error_set(&link->error, -EINVAL, "a put was made before the last fence was seen");
 	if (queue->count >= QUEUE_PUTS) {
 		end->wants_room = true;
 		return -EAGAIN;
@@ -116,6 +118,7 @@ static int mem_fence(struct gw_link *link, uint64_t fence)
 			return gw_error_set(&link->error, -EINVAL, "a fence was asked for before the last was seen");
 		queue->entries[(queue->head + queue->count++) % (QUEUE_PUTS + 2)] = (struct entry){ .fence = fence };
 	}
+	end->pair->fence_asked = fence;
 	return 0;
 }
 
