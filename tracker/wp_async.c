@@ -14,6 +14,9 @@
  * pages that are present, though for a hole that would be thirty times as fast: a write would be lost.  Holes of the
  * file are another matter: nothing can be written there without their ceasing to be holes.
  *
+ * The scan's time is the walk over the page table, 0.9 ns an entry, written to or not, and one of them falls into the blackout:
+ * much memory is walked by several threads, which share nothing but the bitmap, whose marks are atomic.
+ *
  * No fault ever reaches us, therefore no handler thread, and UFFD_USER_MODE_ONLY does no harm: an
  * unprivileged process may open the descriptor that way whatever vm.unprivileged_userfaultfd says.
  *
@@ -22,9 +25,12 @@
  */
 #include "tracker/wp_async.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -67,9 +73,22 @@ struct pm_scan_arg {
 #define PM_SCAN_CHECK_WPASYNC (1 << 1)
 #endif
 
-/* Runs fetched by one scan call: 24 KiB, made at open, so that collect allocates nothing. */
+/* Runs fetched by one scan call: 24 KiB a thread, made at open, so that collect allocates nothing. */
 #define SCAN_RUNS 1024
 #define SPARSE 8 /* less than one page in so many is there */
+#define MAX_THREADS 8
+#define THREAD_BYTES (256ULL << 20) /* worth a thread, whose start costs some 20 us: 60 us to walk */
+
+/* What one thread scans, and what came of it. */
+struct part {
+	struct gw_wp_async *wp;
+	const struct gw_wp_segment *segment;
+	uint64_t at, end;
+	struct gw_bitmap *shared; /* NULL: it is only armed */
+	int64_t pages;            /* marked, or -errno */
+	struct gw_error error;
+	struct page_region runs[SCAN_RUNS];
+};
 
 struct gw_wp_async {
 	int uffd;
@@ -77,7 +96,8 @@ struct gw_wp_async {
 	uint32_t page_bytes;
 	unsigned segment_count;
 	struct gw_wp_segment *segments;
-	struct page_region runs[SCAN_RUNS];
+	unsigned part_count; /* one for each processor */
+	struct part *parts;
 };
 
 static int open_uffd(struct gw_error *error)
@@ -144,31 +164,80 @@ static long scan(const struct gw_wp_async *wp, uint64_t *at, uint64_t end, struc
 	return n;
 }
 
-/* Scans a part of a segment; marks what is found, or only arms when @shared is NULL. */
-static int64_t scan_part(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
-			 struct gw_bitmap *shared, struct gw_error *error)
+/* Scans a part; marks what is found. */
+static int64_t scan_part(struct part *part)
 {
-	uint64_t last, pages = 0;
+	const struct gw_wp_segment *segment = part->segment;
+	uint32_t page_bytes = part->wp->page_bytes;
+	uint64_t at = part->at, last, pages = 0;
 
-	while (at < end) {
+	while (at < part->end) {
 		long n;
 
 		last = at;
-		n = scan(wp, &at, end, shared ? wp->runs : NULL);
+		n = scan(part->wp, &at, part->end, part->shared ? part->runs : NULL);
 		if (n < 0 || at <= last)
-			return gw_error_set(error, n < 0 ? (int)n : -EIO,
+			return gw_error_set(&part->error, n < 0 ? (int)n : -EIO,
 					    "PAGEMAP_SCAN of guest memory at 0x%llx failed: %s (was it unmapped?)",
 					    (unsigned long long)last, strerror(n < 0 ? (int)-n : EIO));
 		for (long i = 0; i < n; i++) {
-			const struct page_region *run = &wp->runs[i];
-			uint64_t first = segment->first_page + (run->start - segment->addr) / wp->page_bytes;
-			uint64_t count = (run->end - run->start) / wp->page_bytes;
+			const struct page_region *run = &part->runs[i];
+			uint64_t first = segment->first_page + (run->start - segment->addr) / page_bytes;
+			uint64_t count = (run->end - run->start) / page_bytes;
 
-			gw_bitmap_mark_range(&shared[segment->region], first, count);
+			gw_bitmap_mark_range(&part->shared[segment->region], first, count);
 			pages += count;
 		}
 	}
 	return (int64_t)pages;
+}
+
+static void *scan_thread(void *argument)
+{
+	struct part *part = argument;
+
+	part->pages = scan_part(part);
+	return NULL;
+}
+
+/* Scans [at, end) of a segment, by several threads if it is worth it.  A thread that cannot be had is done without. */
+static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
+			  struct gw_bitmap *shared, struct gw_error *error)
+{
+	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, share;
+	bool started[MAX_THREADS] = { false };
+	pthread_t threads[MAX_THREADS];
+	int64_t pages = 0;
+
+	if (count > wp->part_count)
+		count = wp->part_count;
+	share = count ? (end - at) / count / wp->page_bytes * wp->page_bytes : 0;
+	for (uint64_t i = count; i-- > 0;) {
+		struct part *part = &wp->parts[i];
+
+		part->wp = wp;
+		part->segment = segment;
+		part->shared = shared;
+		part->error.code = 0;
+		part->at = at + i * share;
+		part->end = i == count - 1 ? end : part->at + share;
+		started[i] = i > 0 && gw_thread_start(&threads[i], "gw-scan", scan_thread, part) == 0;
+		if (!started[i])
+			part->pages = scan_part(part);
+	}
+	for (uint64_t i = 0; i < count; i++) {
+		const struct part *part = &wp->parts[i];
+
+		if (started[i])
+			pthread_join(threads[i], NULL);
+		if (part->pages < 0 && pages >= 0) {
+			*error = part->error;
+			pages = part->pages;
+		} else if (pages >= 0) {
+			pages += part->pages;
+		}
+	}
+	return pages;
 }
 
 /* Finding out where data is takes time for each page that is there: it pays where there are few. */
@@ -191,7 +260,7 @@ static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *
 	int64_t pages = 0;
 
 	if (!is_sparse(segment))
-		return scan_part(wp, segment, segment->addr, end, shared, error);
+		return scan_range(wp, segment, segment->addr, end, shared, error);
 	while (data < last && (data = lseek(segment->fd, data, SEEK_DATA)) >= 0 && data < last) {
 		uint64_t from, to;
 		int64_t n;
@@ -201,13 +270,21 @@ static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *
 			hole = last;
 		from = segment->addr + ((uint64_t)data - segment->offset) / page * page;
 		to = segment->addr + ((uint64_t)hole - segment->offset + page - 1) / page * page;
-		n = scan_part(wp, segment, from, to < end ? to : end, shared, error);
+		n = scan_range(wp, segment, from, to < end ? to : end, shared, error);
 		if (n < 0)
 			return n;
 		pages += n;
 		data = hole;
 	}
 	return pages;
+}
+
+static unsigned usable_processors(void)
+{
+	cpu_set_t set;
+	int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+
+	return count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : (unsigned)count;
 }
 
 int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segments, unsigned segment_count,
@@ -220,6 +297,7 @@ int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segme
 		return gw_error_set(error, -ENOMEM, "no memory for the write tracker");
 	wp->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	wp->pagemap = -1;
+	wp->part_count = usable_processors();
 	rc = wp->uffd = open_uffd(error);
 	if (rc < 0)
 		goto err_close;
@@ -229,8 +307,9 @@ int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segme
 		goto err_close;
 	}
 	wp->segments = calloc(segment_count, sizeof(*segments));
-	if (!wp->segments) {
-		rc = gw_error_set(error, -ENOMEM, "no memory for %u segments", segment_count);
+	wp->parts = calloc(wp->part_count, sizeof(*wp->parts));
+	if (!wp->segments || !wp->parts) {
+		rc = gw_error_set(error, -ENOMEM, "no memory to watch %u segments", segment_count);
 		goto err_close;
 	}
 	memcpy(wp->segments, segments, segment_count * sizeof(*segments));
@@ -274,5 +353,6 @@ void gw_wp_async_close(struct gw_wp_async *wp)
 	if (wp->pagemap >= 0)
 		close(wp->pagemap);
 	free(wp->segments);
+	free(wp->parts);
 	free(wp);
 }
