@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/log.h"
 
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static _Atomic int log_level = GW_LOG_WARN;
 static gw_log_sink *log_sink;
@@ -19,6 +21,15 @@ void gw_log_set_sink(gw_log_sink *sink, void *context)
 	log_context = context;
 }
 
+/* Some lines are said while a guest stands: they are lost rather than waited for, be it a pipe that nobody reads. */
+static void to_stderr(const char *name, const char *line)
+{
+	struct pollfd out = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	if (poll(&out, 1, 0) != 0)
+		fprintf(stderr, "godwit: %s: %s\n", name, line);
+}
+
 void gw_log(enum gw_log_level level, const char *format, ...)
 {
 	static const char *const names[] = { "error", "warning", "info", "debug" };
@@ -33,5 +44,5 @@ void gw_log(enum gw_log_level level, const char *format, ...)
 	if (log_sink)
 		log_sink(log_context, level, line);
 	else
-		fprintf(stderr, "godwit: %s: %s\n", names[level], line);
+		to_stderr(names[level], line);
 }

@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -151,6 +152,17 @@ static bool in_blackout(enum gw_state state)
 	return state == GW_STATE_SWITCHOVER || state == GW_STATE_DEVICE || state == GW_STATE_COMMIT;
 }
 
+/*
+ * A pipe that nobody reads, or a terminal that was stopped, would hold up the session that it tells of.  What is left out is told by
+ * the next line that fits, and the summary comes when there is nothing left to hold up.
+ */
+static bool would_block(void)
+{
+	struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+
+	return poll(&out, 1, 0) == 0;
+}
+
 void report_progress(struct report *report, const struct gw_status *status)
 {
 	uint64_t now = gw_now_ns(&gw_clock_real);
@@ -159,6 +171,8 @@ void report_progress(struct report *report, const struct gw_status *status)
 	if (report->output == OUTPUT_QUIET || in_blackout(status->state))
 		return;
 	if (!moved && now - report->last_ns < (report->terminal ? TERMINAL_NS : JSON_NS))
+		return;
+	if (would_block())
 		return;
 	if (report->output == OUTPUT_JSON)
 		print_json("progress", status, report->name);

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people get wrong: a clear error, the guest untouched, nothing lost."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -136,6 +137,23 @@ class Destinations(unittest.TestCase):
             self.assertEqual(sender.wait(timeout=60), 0)
             self.assertEqual(receiver.wait(timeout=10), 0)
             destination.counts_on()
+
+    def test_nobody_reads_what_is_said(self):
+        """A full pipe holds up neither end: lines are left out, the summary comes when somebody reads."""
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(append="GW_MIB=16")
+            destination = lab.b.vm(append="GW_MIB=16", incoming=True)
+            source.wait_count(3)
+            receiver, port = lab.b.receive()
+            sender = lab.a.start("migrate", "--json", "-v", "--bandwidth", "20M", "guest", f"127.0.0.1:{port}")
+            for pipe in (sender.stdout, sender.stderr, receiver.stdout, receiver.stderr):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+            vmlab.wait_for(lambda: destination.status() == "running", 60, "the guest over there")
+            destination.counts_on()
+            out, _ = sender.communicate(timeout=10)
+            self.assertEqual((sender.returncode, vmlab.summary(out)["state"]), (0, "done"))
+            receiver.communicate(timeout=10)
+            self.assertEqual(receiver.returncode, 0)
 
     def test_devices_that_write_unseen(self):
         with vmlab.Lab() as lab:
