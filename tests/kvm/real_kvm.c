@@ -138,13 +138,21 @@ int main(void)
 	ENSURE(memcmp(shadow, micro.memory, 80 * MICRO_PAGE) == 0, "the copy is right up to there");
 	set_flags(0);
 
-	/* A VMM that forks: the child's calls are its own affair. */
+	/* A VMM that forks in mid-migration: the child's calls are its own affair, and its parent is tracked on. */
+	start();
+	(void)collect();
+	copy_round();
+	micro_write(&micro, 30, 1, 4, 6);
 	child = fork();
 	if (child == 0) {
 		(void)micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG, &(struct kvm_dirty_log){ .dirty_bitmap = shared.words });
 		_exit(0);
 	}
 	ENSURE(child > 0 && waitpid(child, NULL, 0) == child, "a child lives and dies");
+	micro.memory[210 * MICRO_PAGE] = 3;
+	ASSUME(collect() >= 5 && gw_bitmap_test(&dirty, 30) && gw_bitmap_test(&dirty, 33) && gw_bitmap_test(&dirty, 210),
+	       "a VMM that forks is tracked on");
+	stop();
 
 	/* What a VMM may do to itself fails the migration, and nothing else. */
 	start();
