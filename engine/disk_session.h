@@ -32,6 +32,8 @@ struct disk_source {
 	struct disk_slot slots[GW_DISK_SLOTS];
 	struct wire_disk batch; /* being gathered */
 	uint64_t batch_bytes, batch_zero_bytes;
+	uint64_t left_bytes;   /* of this round, in no slot and no batch yet */
+	uint64_t beside_bytes; /* of pages, put since the last fence */
 	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
 	unsigned batches_out; /* sent, not yet in the receiver's images */
 };
@@ -64,6 +66,9 @@ uint64_t disk_left_bytes(const struct gw_session *s);
 void disk_round_begin(struct gw_session *s);
 /* Return: 1 did something, 0 must wait, -errno; the round has ended when round_open is false. */
 int disk_pump(struct gw_session *s) GW_MUST_CHECK;
+/* Whether pages may go beside the disks now, when disk_pump() waits; that they went. */
+bool disk_leaves_room(struct gw_session *s);
+void disk_note_beside(struct gw_session *s, uint32_t bytes);
 int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 int disk_done(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 /* Stops tracking.  Reads may still be under way: whoever closes the disks waits for them. */

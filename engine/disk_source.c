@@ -12,6 +12,10 @@
  * promise (tracker/blocks.h) does the rest.  Holes are not read, blocks of zeros not sent: both go as pieces
  * without bytes.  A round ends when all of it is in the images, with DISK_END: how large the images are now, and
  * the order to sync them, which the receiver does meanwhile.  So no two writes to one block are ever under way.
+ *
+ * While the images are waited for the link is idle, and pages go (source_round.c): as much between two fences as a
+ * batch has at most, so that no block waits long behind them, and while the guest runs never so early that the disks
+ * have more than DISKS_AHEAD times as much left as memory, for pages that went early are written again meanwhile.
  */
 #include "engine/page.h"
 #include "engine/session.h"
@@ -25,6 +29,7 @@
 #define LOOK_NS (20 * GW_NS_PER_MS)
 #define SHY_NS (200 * GW_NS_PER_MS)
 #define SHY_SLOTS 8u
+#define DISKS_AHEAD 4u /* see disk_leaves_room() */
 #define ZERO_BYTES (256ULL * 1024 * 1024) /* so much at most is cleared before the receiver shows life */
 
 static int failed(struct gw_session *s, unsigned image, const char *what, int rc)
@@ -117,6 +122,8 @@ void disk_round_begin(struct gw_session *s)
 	disk->scanned = disk->known = false;
 	disk->image = 0;
 	disk->block = disk->run_end = disk->image_bytes = 0;
+	disk->left_bytes = disk_left_bytes(s);
+	disk->beside_bytes = 0;
 }
 
 /* --- from the image into slots ---------------------------------------------------------------------------- */
@@ -226,6 +233,20 @@ static void pass_blocks(struct gw_session *s, uint64_t bytes)
 
 	gw_bitmap_clear_range(dirty_of(s), disk->block, blocks);
 	disk->block += blocks;
+	disk->left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
+	s->status.left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
+}
+
+/* Their request could not begin: they are dirty again. */
+static void step_back(struct gw_session *s, uint64_t bytes)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
+
+	disk->block -= blocks;
+	gw_bitmap_set_range(dirty_of(s), disk->block, blocks);
+	disk->left_bytes += blocks * GW_DISK_BLOCK_BYTES;
+	s->status.left_bytes += blocks * GW_DISK_BLOCK_BYTES;
 }
 
 /* Takes the stretch at the cursor.  Return: 1, 0 when there is no room for it, -errno. */
@@ -267,9 +288,7 @@ static int take_stretch(struct gw_session *s)
 	pass_blocks(s, request.bytes); /* before it is read: what is written from here on is marked anew */
 	rc = disks->ops->begin(disks, &request);
 	if (rc == -EAGAIN) {
-		disk->block = offset / GW_DISK_BLOCK_BYTES;
-		gw_bitmap_set_range(dirty_of(s), disk->block,
-				    (request.bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES);
+		step_back(s, request.bytes);
 		return 0;
 	}
 	if (rc < 0)
@@ -409,7 +428,7 @@ static int close_batch(struct gw_session *s)
 	disk->fence_out = s->source.fence = disk->batch.fence;
 	disk->batches_out++;
 	disk->batch.count = 0;
-	disk->batch_bytes = disk->batch_zero_bytes = 0;
+	disk->batch_bytes = disk->batch_zero_bytes = disk->beside_bytes = 0;
 	return 1;
 }
 
@@ -434,6 +453,29 @@ static int end_round(struct gw_session *s)
 	return 1;
 }
 
+/* Nothing of this round is left to be put: the receiver writes the last of it. */
+static bool all_put(struct gw_session *s)
+{
+	const struct disk_source *disk = &s->source.disk;
+
+	return disk->scanned && disk->batch.count == 0 && !slot_in(s, SLOT_READING) && !slot_in(s, SLOT_READY);
+}
+
+bool disk_leaves_room(struct gw_session *s)
+{
+	const struct disk_source *disk = &s->source.disk;
+	uint64_t memory_left_bytes = s->status.left_bytes - disk->left_bytes;
+
+	if (disk->fence_out || (disk->beside_bytes >= BATCH_BYTES && !all_put(s)))
+		return false;
+	return session_state(s) == GW_STATE_SWITCHOVER || disk->left_bytes / DISKS_AHEAD <= memory_left_bytes;
+}
+
+void disk_note_beside(struct gw_session *s, uint32_t bytes)
+{
+	s->source.disk.beside_bytes += bytes;
+}
+
 int disk_pump(struct gw_session *s)
 {
 	static int (*const parts[])(struct gw_session *) = { take_read, fill_slots, send_ready, close_batch };
@@ -450,11 +492,9 @@ int disk_pump(struct gw_session *s)
 			return rc;
 		did |= rc;
 	}
-	s->status.left_bytes = disk_left_bytes(s) + gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes;
 	if (did)
 		return 1;
-	if (disk->scanned && disk->batch.count == 0 && disk->batches_out == 0 && !slot_in(s, SLOT_READING) &&
-	    !slot_in(s, SLOT_READY))
+	if (disk->batches_out == 0 && all_put(s))
 		return end_round(s);
 	if (slot_in(s, SLOT_READING) && s->wait_ns > IO_WAIT_NS)
 		s->wait_ns = IO_WAIT_NS;

@@ -9,7 +9,8 @@
  * once a round, its bit is cleared, and the round ends with a fence and ROUND_END, to which the receiver
  * answers when all of it is placed.
  *
- * A round of disks comes first (disk_source.c): both are one round to the rest of the engine.
+ * Disks have their round at the same time (disk_source.c), and the first claim on the link: pages go while it waits for images,
+ * and the round's end when it is over.  Both are one round to the rest of the engine.
  *
  * When the link is full the cursor stays where it is; the next step goes on from there.  When the time allowed for copying
  * is over the round ends where it is: what it did not send stays dirty, and converge() decides.
@@ -192,6 +193,7 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 	round_sent(s, bytes);
+	disk_note_beside(s, bytes);
 	s->status.put_bytes += bytes;
 	return 1;
 }
@@ -238,7 +240,7 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 	uint64_t most;
 
 	*zero = page_is_zero(base + offset, s->page_bytes);
-	most = *zero ? ZERO_STRETCH_BYTES : s->options.chunk_bytes;
+	most = *zero && !s->source.disk.round_open ? ZERO_STRETCH_BYTES : s->options.chunk_bytes;
 	if (end - offset > most)
 		end = offset + most;
 	while (at < end && page_is_zero(base + at, s->page_bytes) == *zero)
@@ -361,27 +363,37 @@ bool round_is_late(const struct gw_session *s)
 	       session_now(s) - s->begun_ns >= s->options.max_time_ns;
 }
 
-int round_pump(struct gw_session *s)
+/* Sends so many stretches.  Return: 1 when any went, 0, -errno. */
+static int pump_pages(struct gw_session *s, unsigned stretches)
 {
 	struct cursor *cursor = &s->source.cursor;
+	int rc = 1, did = 0;
 
-	if (s->source.disk.round_open)
-		return disk_pump(s);
 	if (round_is_late(s))
 		cursor->scanned = true;
-	for (unsigned n = 0; n < PUMP_STRETCHES && !cursor->scanned; n++) {
-		int rc;
-
+	for (unsigned n = 0; n < stretches && !cursor->scanned && rc > 0; n++) {
 		if (!next_dirty(s)) {
 			cursor->scanned = true;
 			break;
 		}
 		rc = send_stretch(s);
-		if (rc <= 0)
-			return rc;
+		did |= rc > 0;
 	}
-	if (!cursor->scanned)
-		return 1;
+	return rc < 0 ? rc : did;
+}
+
+int round_pump(struct gw_session *s)
+{
+	struct cursor *cursor = &s->source.cursor;
+	int did;
+
+	if (s->source.disk.round_open) {
+		did = disk_pump(s);
+		return did || !disk_leaves_room(s) ? did : pump_pages(s, 1);
+	}
+	did = pump_pages(s, PUMP_STRETCHES);
+	if (did < 0 || !cursor->scanned)
+		return did;
 	return cursor->fenced ? 0 : close_round(s);
 }
 
