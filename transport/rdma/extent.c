@@ -5,7 +5,9 @@
  * Registration pins pages and is slow (some 60 ms a GiB), so threads of their own do it, several at a time,
  * while what is registered already is being sent.
  *
- * The source's registration asks for no right to write: pages are pinned as they are and not marked dirty.
+ * The source's registration asks for no right to write: pages are pinned as they are and not marked dirty.  Linux before
+ * 6.2, Debian 12's, pins for writing all the same and says EFAULT of a shared mapping that is for reading; such a kernel gets
+ * a writable mapping of the file, which nobody writes through.
  * The receiver's is for remote writes, with relaxed ordering where the platform has it, since these are bulk
  * bytes that nobody polls.  It allocates the pages too: populating them first costs a second walk.  Only
  * when it fails are they populated, to hear why: of a full file system ibv_reg_mr() says EFAULT.
@@ -17,9 +19,12 @@
 #include "base/thread.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
@@ -77,10 +82,33 @@ void extent_table_free(struct extent_table *table)
 	*table = (struct extent_table){ 0 };
 }
 
-static int register_here(const struct rdma *rdma, struct extent *extent)
+/* Where @region is mapped for registration; with @writable, if need be, anew, writable.  Return: NULL when it cannot be. */
+static char *map_of(struct rdma *rdma, uint16_t id, bool writable)
 {
-	const struct gw_link_region *region = &rdma->regions[extent->region];
-	char *base = rdma->own_map[extent->region] ? rdma->own_map[extent->region] : region->base;
+	const struct gw_link_region *region = &rdma->regions[id];
+	char path[40], *base;
+	int fd;
+
+	pthread_mutex_lock(&rdma->lock);
+	base = rdma->own_map[id];
+	if (!base && !writable) {
+		base = region->base;
+	} else if (!base && region->fd >= 0) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", region->fd); /* ours may be open for reading alone */
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		base = fd < 0 ? MAP_FAILED : mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		base = base == MAP_FAILED ? NULL : base;
+		rdma->own_map[id] = base;
+		if (fd >= 0)
+			close(fd);
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	return base;
+}
+
+static int register_here(struct rdma *rdma, struct extent *extent)
+{
+	char *base = map_of(rdma, extent->region, false);
 	size_t bytes = extent->end - extent->first;
 	int access = 0, rc;
 
@@ -89,6 +117,8 @@ static int register_here(const struct rdma *rdma, struct extent *extent)
 	if (!rdma->is_source)
 		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING;
 	extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
+	if (!extent->mr && errno == EFAULT && rdma->is_source && (base = map_of(rdma, extent->region, true)))
+		extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
 	if (extent->mr)
 		return 0;
 	rc = -errno;

@@ -173,7 +173,7 @@ struct rdma {
 	bool is_source;
 	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 	uint64_t put_regions, fenced_regions; /* source, a bit each: something was put of it, before a fence */
-	void *own_map[GW_LINK_MAX_REGIONS]; /* receiver: for registration; NULL: region->base serves */
+	void *own_map[GW_LINK_MAX_REGIONS]; /* for registration, see add_region() and extent.c; NULL: region->base serves */
 	struct extent_table extents[GW_LINK_MAX_REGIONS]; /* link thread only */
 	unsigned rail_count;
 	struct rail rails[RDMA_MAX_RAILS];

@@ -170,10 +170,8 @@ static struct rail_qp *free_qp(struct rail *rail)
 static int write_put(struct rail *rail, const struct put_entry *entry, bool last)
 {
 	const struct extent *extent = entry->extent;
-	char *from = (char *)rail->rdma->regions[extent->region].base + entry->offset;
 	struct request request = {
 		.qp = free_qp(rail),
-		.local = (uintptr_t)from,
 		.remote = extent->remote_addr + (entry->offset - extent->first),
 		.bytes = entry->bytes,
 		.rkey = extent->rkey,
@@ -187,10 +185,11 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 
 		if (!copy)
 			return 0;
-		memcpy(copy, from, entry->bytes);
+		memcpy(copy, (char *)rail->rdma->regions[extent->region].base + entry->offset, entry->bytes);
 		request.local = (uintptr_t)copy;
 		request.lkey = rail->memory_mr->lkey;
 	} else {
+		request.local = (uintptr_t)extent->mr->addr + (entry->offset - extent->first);
 		request.lkey = extent->mr->lkey;
 	}
 	rc = post_request(&request, last);
