@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Boots the full lab: one or two guests of Debian 13 with real QEMU, nested KVM and rxe, and runs a command in each.
+"""Boots the full lab: one or two guests of Debian 13, or 12, with real QEMU, nested KVM and rxe, and runs a command in each.
 
-    full.py --hosts N [--shell] COMMAND
+    full.py --hosts N [--debian 12] [--shell] COMMAND
 
 The tree is seen in the guests at its own path, read only; each guest's output is printed (the second's with "host 2: "
 in front), and the exit status is the first's that is not 0.  Two hosts are joined by three networks; a guest cuts one by
@@ -203,12 +203,13 @@ def run(image, job, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--debian", default="13")
     parser.add_argument("--shell", action="store_true")
     parser.add_argument("command", nargs="*")
     args = parser.parse_args()
     if not shutil.which("qemu-system-x86_64"):
         skip("qemu-system-x86_64 is not installed")
-    made = subprocess.run([HERE / "make-full"], stdout=subprocess.PIPE, text=True)
+    made = subprocess.run([HERE / "make-full", args.debian], stdout=subprocess.PIPE, text=True)
     if made.returncode:
         skip("the full lab's image cannot be made (see above)")
     image = Path(made.stdout.strip().splitlines()[-1])
