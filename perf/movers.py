@@ -30,7 +30,7 @@ def run_godwit(lab, source, destination, scheme, options):
     return {"total_s": wall, "session_s": end["elapsed_ns"] / 1e9, "bulk_s": end["bulk_ns"] / 1e9,
             "cpu_source_s": cpu_a + qemu[0], "cpu_destination_s": cpu_b + qemu[1],
             "blackout_ms": end["blackout"]["total_ns"] / 1e6, "wire_bytes": end["wire_bytes"],
-            "moved_bytes": end["put_bytes"], "link": end.get("link", ""), "blackout_parts": end["blackout"]}
+            "moved_bytes": end["put_bytes"], "disk_bytes": end.get("disk_put_bytes", 0), "link": end.get("link", ""), "blackout_parts": end["blackout"]}
 
 
 def run_qemu(source, destination, uri, channels=1, capabilities=()):
