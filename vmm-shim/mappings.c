@@ -140,9 +140,11 @@ int mappings_open(const struct agent_mapping *file)
 
 		if (entry->d_name[0] == '.' || fstat(fd, &st) < 0)
 			continue;
-		if (st.st_ino == file->inode && st.st_dev == file->device &&
-		    (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
-			found = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (st.st_ino != file->inode || st.st_dev != file->device || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+			continue;
+		found = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (found < 0)
+			found = -errno;
 	}
 	closedir(folder);
 	return found;

@@ -159,7 +159,9 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		    !is_file_of(files[i].mapping.path, mem_path, id))
 			continue;
 		if (files[i].fd < 0)
-			break;
+			return gw_error_set(error, -EMFILE, "the file of RAM '%s' (%s) cannot be had from the VMM: it holds no "
+							    "descriptor of it, or has too many files open (prlimit --nofile)",
+					    id, mem_path);
 		snprintf(region->name, sizeof(region->name), "%.63s", id);
 		region->bytes = bytes;
 		region->fd = files[i].fd;

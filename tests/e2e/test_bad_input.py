@@ -4,6 +4,7 @@
 
 import fcntl
 import os
+import resource
 import subprocess
 import sys
 import unittest
@@ -154,6 +155,33 @@ class Destinations(unittest.TestCase):
             self.assertEqual((sender.returncode, vmlab.summary(out)["state"]), (0, "done"))
             receiver.communicate(timeout=10)
             self.assertEqual(receiver.returncode, 0)
+
+    def test_a_vmm_with_no_room_for_files(self):
+        """One descriptor more each time, until it is enough: an error each time before, and the guest untouched."""
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(append="GW_MIB=16")
+            destination = lab.b.vm(append="GW_MIB=16", incoming=True)
+            source.wait_count(3)
+            pid, codes = source.process.pid, []
+            _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+            free = [n for n in range(len(used) + 20) if n not in used]
+            for limit in free[2:14]:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+                receiver, port = lab.b.receive()
+                done = lab.a.godwit("migrate", "--quiet", "guest", f"127.0.0.1:{port}", timeout=60)
+                codes.append(done.returncode)
+                if done.returncode == 0:
+                    break
+                self.assertRegex(done.stderr, "[Tt]oo many (open files|files open)")
+                receiver.kill()
+                receiver.wait()
+                source.counts_on()
+            self.assertGreater(len(codes), 3)
+            self.assertEqual(codes[-1], 0)
+            receiver.communicate(timeout=20)
+            destination.counts_on()
+            self.assertEqual(destination.wrong(), "")
 
     def test_devices_that_write_unseen(self):
         with vmlab.Lab() as lab:
