@@ -146,11 +146,26 @@ class Disks(unittest.TestCase):
             file.seek(41 << 20)
             file.write(b"x")
         a, b = self.image("a.qcow2", "qcow2", base=base), self.image("b.qcow2", "qcow2", base=there)
-        source, _ = self.pair(a, b, fmt="qcow2")
+        source, destination = self.pair(a, b, fmt="qcow2")
         sender, code, err = self.move("-i")
         self.assertEqual((sender.returncode, code), (1, 1), err)
         self.assertIn("the base of disk 'disk0' is another one here", sender.stderr)
+        shorter = self.image("shorter.img", mib=DISK_MIB // 2)
+        for name, top, what in (("short", self.image("short.qcow2", "qcow2", base=shorter), "is another one here"),
+                                ("flat", self.image("flat.qcow2", "qcow2"), "has fewer layers here")):
+            with self.subTest(name):
+                other = self.lab.b.vm(name, append=WORK, ram_mib=128, incoming=True, extra=drive(top, fmt="qcow2"))
+                receiver, port = self.lab.b.receive(name, "--guest", "guest")
+                sender = self.lab.a.godwit("migrate", "--quiet", "-i", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+                _, err = receiver.communicate(timeout=60)
+                self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
+                self.assertIn(what, sender.stderr)
+                other.kill()
         self.check_stayed(source)
+        with open(there, "r+b") as file:  # mended: the hash that was computed once does not count any more
+            file.seek(41 << 20)
+            file.write(b"\0")
+        self.check_arrived(source, destination, *self.move("-i"))
 
     def test_a_chain_moves_whole(self):
         base, there = self.image("base.img"), self.image("there.img")

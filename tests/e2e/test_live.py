@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
@@ -54,6 +55,19 @@ class Live(unittest.TestCase):
             again = lab.a.godwit("migrate", "guest", "127.0.0.1:1")
             self.assertEqual(again.returncode, 5, "a guest that is elsewhere must not be moved again")
             self.assertIn("handed its state over", again.stderr)
+
+    def test_a_vmm_that_a_script_becomes(self):
+        """As distributions and libvirt's users wrap QEMU: the process that godwit starts execs it."""
+        with vmlab.Lab() as lab, unittest.mock.patch("vmlab.QEMU", str(lab.folder / "qemu")):
+            (lab.folder / "qemu").write_text('#!/bin/sh\nexec qemu-system-x86_64 "$@"\n')
+            (lab.folder / "qemu").chmod(0o755)
+            source = lab.a.vm(append="GW_MIB=16")
+            destination = lab.b.vm(append="GW_MIB=16", incoming=True)
+            source.wait_count(3)
+            receiver, port = lab.b.receive()
+            sender = lab.a.godwit("migrate", "--quiet", "guest", f"127.0.0.1:{port}")
+            self.assertEqual((sender.returncode, receiver.wait(timeout=10)), (0, 0), sender.stderr)
+            destination.counts_on()
 
     def test_there_and_back_again(self):
         with vmlab.Lab() as lab:
