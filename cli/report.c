@@ -70,9 +70,10 @@ json_t *status_json(const struct gw_status *s, const char *name)
 	if (object && s->region_count)
 		add_regions(object, s);
 	if (object && s->disk_bytes)
-		json_object_update_new(object, json_pack("{s:I, s:I, s:I}", "disk_bytes", (json_int_t)s->disk_bytes,
+		json_object_update_new(object, json_pack("{s:I, s:I, s:I, s:I}", "disk_bytes", (json_int_t)s->disk_bytes,
 							 "disk_put_bytes", (json_int_t)s->disk_put_bytes,
-							 "disk_zero_bytes", (json_int_t)s->disk_zero_bytes));
+							 "disk_zero_bytes", (json_int_t)s->disk_zero_bytes, "beside_bytes",
+							 (json_int_t)s->beside_bytes));
 	if (object && s->link && s->link[0])
 		json_object_set_new(object, "link", json_string(s->link));
 	if (object && s->link && strncmp(s->link, "RDMA", 4) == 0) {

@@ -16,6 +16,8 @@
  * While the images are waited for the link is idle, and pages go (source_round.c): as much between two fences as a
  * batch has at most, so that no block waits long behind them, and while the guest runs never so early that the disks
  * have more than DISKS_AHEAD times as much left as memory, for pages that went early are written again meanwhile.
+ * Where what is put is registered first, in the bulk, and many fences would make that many small registrations, they
+ * wait until all blocks are put.
  */
 #include "engine/page.h"
 #include "engine/session.h"
@@ -466,7 +468,12 @@ bool disk_leaves_room(struct gw_session *s)
 	const struct disk_source *disk = &s->source.disk;
 	uint64_t memory_left_bytes = s->status.left_bytes - disk->left_bytes;
 
-	if (disk->fence_out || (disk->beside_bytes >= BATCH_BYTES && !all_put(s)))
+	if (disk->fence_out)
+		return false;
+	if (all_put(s))
+		return true;
+	if (disk->beside_bytes >= BATCH_BYTES || (s->options.bandwidth_bytes_per_s && slot_in(s, SLOT_READY)) ||
+	    (s->link->fences_cost && session_state(s) == GW_STATE_BULK))
 		return false;
 	return session_state(s) == GW_STATE_SWITCHOVER || disk->left_bytes / DISKS_AHEAD <= memory_left_bytes;
 }
@@ -474,6 +481,8 @@ bool disk_leaves_room(struct gw_session *s)
 void disk_note_beside(struct gw_session *s, uint32_t bytes)
 {
 	s->source.disk.beside_bytes += bytes;
+	if (s->source.disk.round_open)
+		s->status.beside_bytes += bytes;
 }
 
 int disk_pump(struct gw_session *s)

@@ -191,6 +191,7 @@ struct gw_status {
 	uint64_t disk_bytes;      /* all images that are moved, with their holes */
 	uint64_t disk_put_bytes;  /* source: of images, sent as bytes */
 	uint64_t disk_zero_bytes; /* source: of images, sent as "zero" */
+	uint64_t beside_bytes;    /* source: of put_bytes, what went while the disks had their round */
 	uint64_t last_round_bytes;
 	double dirty_bytes_per_s; /* 0 until the bulk is over */
 	double sent_bytes_per_s;  /* of the rounds so far, in the bulk of it so far */

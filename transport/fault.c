@@ -188,6 +188,7 @@ int gw_fault_wrap(struct gw_link **link, struct gw_link *inner, const struct gw_
 		return -ENOMEM;
 	fault->link.ops = &fault_ops;
 	fault->link.channels = inner->channels;
+	fault->link.fences_cost = inner->fences_cost;
 	memcpy(fault->link.peer, inner->peer, sizeof(inner->peer));
 	memcpy(fault->link.note, inner->note, sizeof(inner->note));
 	fault->inner = inner;

@@ -102,6 +102,7 @@ struct gw_link_ops {
 struct gw_link {
 	const struct gw_link_ops *ops;
 	unsigned channels;
+	bool fences_cost; /* what is put between two fences goes better the more it is: it has to be registered first */
 	struct gw_error error;
 	char peer[64];  /* who is at the other end, for people */
 	char note[256]; /* what carries the puts, and why, for people */

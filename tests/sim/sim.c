@@ -51,6 +51,7 @@ static const unsigned region_pages[REGIONS] = { MAX_PAGES, MAX_PAGES / 4 };
 
 static unsigned throttled; /* times that a guest was slowed */
 static uint64_t held;      /* bytes that were held back */
+static uint64_t beside;    /* bytes of pages that went while blocks did */
 
 /* One side's guest and VMM. */
 struct guest {
@@ -677,6 +678,7 @@ static struct outcome migrate(const struct scenario *scenario)
 		gw_session_status(b, &receiver);
 		check_end(&sim, scenario, &source, &receiver);
 		held += source.held_bytes;
+		beside += source.beside_bytes;
 		outcome.source = source.state;
 		outcome.receiver = receiver.state;
 		outcome.error = source.error ? source.error->code : 0;
@@ -843,10 +845,11 @@ int main(int argc, char **argv)
 		campaign_disks(seed);
 		campaign_moments(seed, good.steps + 5);
 	}
-	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times, %llu KiB held back; %u broke a promise\n", runs,
+	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times, %llu KiB held back, "
+	       "%llu went beside disks; %u broke a promise\n", runs,
 	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], throttled,
-	       (unsigned long long)held >> 10, broken);
+	       (unsigned long long)held >> 10, (unsigned long long)beside >> 10, broken);
 	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
-	return broken || failed_disks < 20 || ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
+	return broken || failed_disks < 20 || beside == 0 || ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
 	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
 }

@@ -20,10 +20,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -82,6 +84,15 @@ void extent_table_free(struct extent_table *table)
 	*table = (struct extent_table){ 0 };
 }
 
+/* A file that is in memory alone.  Another would be written back to its disk, all of it, after a mapping was pinned for writing. */
+static bool is_memory(int fd)
+{
+	struct statfs fs;
+
+	return fd >= 0 && fstatfs(fd, &fs) == 0 &&
+	       ((unsigned long)fs.f_type == TMPFS_MAGIC || (unsigned long)fs.f_type == HUGETLBFS_MAGIC);
+}
+
 /* Where @region is mapped for registration; with @writable, if need be, anew, writable.  Return: NULL when it cannot be. */
 static char *map_of(struct rdma *rdma, uint16_t id, bool writable)
 {
@@ -93,7 +104,7 @@ static char *map_of(struct rdma *rdma, uint16_t id, bool writable)
 	base = rdma->own_map[id];
 	if (!base && !writable) {
 		base = region->base;
-	} else if (!base && region->fd >= 0) {
+	} else if (!base && is_memory(region->fd)) {
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", region->fd); /* ours may be open for reading alone */
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		base = fd < 0 ? MAP_FAILED : mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -278,6 +278,7 @@ struct rdma *rdma_new(bool is_source, struct gw_link *inner)
 		return NULL;
 	rdma->link.ops = &rdma_ops;
 	rdma->link.channels = inner->channels;
+	rdma->link.fences_cost = true;
 	memcpy(rdma->link.peer, inner->peer, sizeof(rdma->link.peer));
 	rdma->inner = inner;
 	rdma->is_source = is_source;
