@@ -9,8 +9,9 @@
 /*
  * Starts a thread that takes no signal (they are the main thread's business, and inside a VMM the VMM's) and is
  * called @name, at most 15 characters, in top -H and perf.  Return: 0 and *thread to be joined or detached, or
- * -errno and nothing.
+ * -errno and nothing.  A small one has 128 KiB of stack: in a VMM whose memory is locked every page of it is taken at once.
  */
+int gw_thread_start_small(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
 int gw_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
 
 #endif

@@ -77,6 +77,7 @@ struct pm_scan_arg {
 #define SCAN_RUNS 1024
 #define SPARSE 8 /* less than one page in so many is there */
 #define MAX_THREADS 8
+#define HUGE_BYTES (2ULL << 20)
 #define THREAD_BYTES (256ULL << 20) /* worth a thread, whose start costs some 20 us: 60 us to walk */
 
 /* What one thread scans, and what came of it. */
@@ -96,7 +97,7 @@ struct gw_wp_async {
 	uint32_t page_bytes;
 	unsigned segment_count;
 	struct gw_wp_segment *segments;
-	unsigned part_count; /* one for each processor */
+	unsigned part_count; /* in use: one for each processor */
 	struct part *parts;
 };
 
@@ -200,28 +201,42 @@ static void *scan_thread(void *argument)
 	return NULL;
 }
 
+/*
+ * Parts meet where no huge page has its middle: half of one cannot be protected, and a scan that ends in it fails, or has
+ * the kernel take it out of the page table with what it knew.
+ */
+static uint64_t huge_page_bytes(const struct gw_wp_segment *segment)
+{
+	struct stat st;
+
+	if (segment->has_file && fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blksize > HUGE_BYTES)
+		return (uint64_t)st.st_blksize;
+	return HUGE_BYTES;
+}
+
 /* Scans [at, end) of a segment, by several threads if it is worth it.  A thread that cannot be had is done without. */
 static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
 			  struct gw_bitmap *shared, struct gw_error *error)
 {
-	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, share;
+	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, seam = huge_page_bytes(segment), to = end;
 	bool started[MAX_THREADS] = { false };
 	pthread_t threads[MAX_THREADS];
 	int64_t pages = 0;
 
 	if (count > wp->part_count)
 		count = wp->part_count;
-	share = count ? (end - at) / count / wp->page_bytes * wp->page_bytes : 0;
 	for (uint64_t i = count; i-- > 0;) {
 		struct part *part = &wp->parts[i];
+		uint64_t from = i == 0 ? at : (at + (end - at) / count * i) / seam * seam;
 
 		part->wp = wp;
 		part->segment = segment;
 		part->shared = shared;
 		part->error.code = 0;
-		part->at = at + i * share;
-		part->end = i == count - 1 ? end : part->at + share;
-		started[i] = i > 0 && gw_thread_start(&threads[i], "gw-scan", scan_thread, part) == 0;
+		part->at = from < at ? at : from;
+		part->end = to;
+		to = part->at;
+		started[i] = i > 0 && gw_thread_start_small(&threads[i], "gw-scan", scan_thread, part) == 0;
 		if (!started[i])
 			part->pages = scan_part(part);
 	}
@@ -307,7 +322,7 @@ int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segme
 		goto err_close;
 	}
 	wp->segments = calloc(segment_count, sizeof(*segments));
-	wp->parts = calloc(wp->part_count, sizeof(*wp->parts));
+	wp->parts = calloc(MAX_THREADS, sizeof(*wp->parts));
 	if (!wp->segments || !wp->parts) {
 		rc = gw_error_set(error, -ENOMEM, "no memory to watch %u segments", segment_count);
 		goto err_close;
@@ -341,6 +356,11 @@ int64_t gw_wp_async_collect(struct gw_wp_async *wp, struct gw_bitmap *shared, st
 		pages += n;
 	}
 	return pages;
+}
+
+void gw_wp_async_use_threads(struct gw_wp_async *wp, unsigned threads)
+{
+	wp->part_count = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
 }
 
 void gw_wp_async_close(struct gw_wp_async *wp)

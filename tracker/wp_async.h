@@ -47,6 +47,9 @@ GW_PUBLIC GW_MUST_CHECK int gw_wp_async_open(struct gw_wp_async **wp, const stru
 GW_PUBLIC GW_MUST_CHECK int64_t gw_wp_async_collect(struct gw_wp_async *wp, struct gw_bitmap *shared,
 						    struct gw_error *error);
 
+/* Scans with so many threads at most from now on, 1 to 8; by itself it takes one for each processor.  For tests and measurements. */
+GW_PUBLIC void gw_wp_async_use_threads(struct gw_wp_async *wp, unsigned threads);
+
 /* Lifts the protection and frees.  NULL is fine. */
 GW_PUBLIC void gw_wp_async_close(struct gw_wp_async *wp);
 

@@ -38,28 +38,33 @@ static long blocks(int fd)
 /* So much that several threads walk it: what is found is what was written, at the seams of their parts too. */
 static void check_much(void)
 {
-	enum { SPAN = 3 * 65536 + 5, ROUNDS = 3, WRITES = 500 };
+	enum { SPAN = 3 * 65536 + 5, ROUNDS = 10, WRITES = 2000, HUGE = 512 };
 	struct gw_wp_segment segment = { .bytes = (uint64_t)SPAN * PAGE };
 	struct gw_bitmap found, written;
 	struct gw_error error = { 0 };
 	uint64_t random = 1;
 	bool same = true;
-	char *much = mmap(NULL, (size_t)SPAN * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *map = mmap(NULL, (size_t)(SPAN + HUGE) * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
+			 -1, 0);
+	char *much = (char *)(((uintptr_t)map + HUGE * PAGE - 1) & ~(uintptr_t)(HUGE * PAGE - 1)); /* where parts may meet */
 
 	segment.addr = (uint64_t)(uintptr_t)much;
-	ASSUME(much != MAP_FAILED && gw_bitmap_new(&found, SPAN) == 0 && gw_bitmap_new(&written, SPAN) == 0 &&
+	ASSUME(map != MAP_FAILED && gw_bitmap_new(&found, SPAN) == 0 && gw_bitmap_new(&written, SPAN) == 0 &&
 		       gw_wp_async_open(&wp, &segment, 1, &error) == 0,
 	       "much memory can be watched");
-	for (int round = 0; round < ROUNDS; round++) {
+	for (unsigned round = 0; round < ROUNDS; round++) {
 		int64_t n;
 
+		gw_wp_async_use_threads(wp, 1 + round / 2);
 		memset(found.words, 0, gw_bitmap_bytes(SPAN));
 		memset(written.words, 0, gw_bitmap_bytes(SPAN));
 		for (int i = 0; i < WRITES; i++) {
 			uint64_t page = (random = random * 6364136223846793005ULL + 1442695040888963407ULL) % SPAN;
 
-			if (i <= 16) /* where parts may meet, and the ends */
-				page = (uint64_t)SPAN * (unsigned)i / 16 - (i == 16 || (i > 0 && round % 2));
+			if (i <= SPAN / HUGE) /* the seams, and the ends */
+				page = (uint64_t)HUGE * (unsigned)i - (i > 0 && round % 2);
+			if (i == SPAN / HUGE + 1)
+				page = SPAN - 1;
 			much[page * PAGE] = (char)i;
 			gw_bitmap_set_range(&written, page, 1);
 		}
@@ -69,7 +74,7 @@ static void check_much(void)
 	}
 	ASSUME(same, "of much memory just what was written shows");
 	gw_wp_async_close(wp);
-	munmap(much, (size_t)SPAN * PAGE);
+	munmap(map, (size_t)(SPAN + HUGE) * PAGE);
 	gw_bitmap_free(&found);
 	gw_bitmap_free(&written);
 }
