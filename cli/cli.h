@@ -135,6 +135,9 @@ void report_init(struct report *report, enum output output, const char *name);
 /* Shows where the session is; as often as it is called it prints a few times a second. */
 void report_progress(struct report *report, const struct gw_status *status);
 
+/* Whether a line would have to wait for whoever reads this descriptor: a full pipe, a terminal that was stopped. */
+bool report_would_block(int fd);
+
 /* Says what carries the memory, and why (gw_link_note()). */
 void report_link(const struct report *report, const char *note);
 

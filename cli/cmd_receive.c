@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ACCEPT_WAIT_NS (200 * GW_NS_PER_MS)
 
@@ -29,6 +30,18 @@ struct wait {
 	const char *rails[GW_LINK_MAX_RAILS];
 };
 
+static void say_where(const struct wait *wait)
+{
+	if (report_would_block(STDOUT_FILENO))
+		return;
+	if (wait->report.output == OUTPUT_JSON)
+		printf("{\"event\":\"listening\",\"address\":\"%s\",\"guest\":\"%s\"}\n", wait->address,
+		       wait->session.guest);
+	else if (wait->report.output == OUTPUT_AUTO)
+		printf("waiting for guest '%s' on %s\n", wait->session.guest, wait->address);
+	fflush(stdout);
+}
+
 /* Waits until somebody is through the handshake.  Return: 0 and *link; -EINTR on a signal; -errno. */
 static int await_source(struct wait *wait, struct gw_link **link, struct gw_error *error)
 {
@@ -38,12 +51,7 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 	if (rc < 0)
 		return rc;
 	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(listener));
-	if (wait->report.output == OUTPUT_JSON)
-		printf("{\"event\":\"listening\",\"address\":\"%s\",\"guest\":\"%s\"}\n", wait->address,
-		       wait->session.guest);
-	else if (wait->report.output == OUTPUT_AUTO)
-		printf("waiting for guest '%s' on %s\n", wait->session.guest, wait->address);
-	fflush(stdout);
+	say_where(wait);
 	for (;;) {
 		struct gw_error refused = { 0 };
 
@@ -92,7 +100,8 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 		monitor_close(monitor, &status);
 		over = status.state == GW_STATE_DONE || interrupted() || status.begun ||
 		       gw_vmm_check(wait->vm.vmm, &error) < 0;
-		report_end(&wait->report, &status, link->peer);
+		if (over || (!report_would_block(STDOUT_FILENO) && !report_would_block(STDERR_FILENO)))
+			report_end(&wait->report, &status, link->peer);
 		*code = exit_code_of(&status);
 	} else {
 		complain(wait->command, "%s", error.text);

@@ -157,9 +157,9 @@ static bool in_blackout(enum gw_state state)
  * A pipe that nobody reads, or a terminal that was stopped, would hold up the session that it tells of.  What is left out is told by
  * the next line that fits, and the summary comes when there is nothing left to hold up.
  */
-static bool would_block(void)
+bool report_would_block(int fd)
 {
-	struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+	struct pollfd out = { .fd = fd, .events = POLLOUT };
 
 	return poll(&out, 1, 0) == 0;
 }
@@ -173,7 +173,7 @@ void report_progress(struct report *report, const struct gw_status *status)
 		return;
 	if (!moved && now - report->last_ns < (report->terminal ? TERMINAL_NS : JSON_NS))
 		return;
-	if (would_block())
+	if (report_would_block(STDOUT_FILENO))
 		return;
 	if (report->output == OUTPUT_JSON)
 		print_json("progress", status, report->name);
@@ -292,6 +292,8 @@ static void print_reason(const struct gw_status *s, const char *name)
 
 void report_link(const struct report *report, const char *note)
 {
+	if (report_would_block(STDOUT_FILENO))
+		return;
 	if (report->output == OUTPUT_JSON)
 		printf("{\"event\":\"connected\",\"link\":\"%s\"}\n", note);
 	else if (report->output == OUTPUT_AUTO && *note)
