@@ -14,7 +14,8 @@
  *
  * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
  * disk that is written to (default 0: no disk), GW_DISK_RATE; with a GW_DISK_HAMMER=1 it writes 4 KiB blocks at random
- * places instead, one after the other as fast as it can, and verifies nothing: for measuring.  With GW_DISK_READ=1 it reads
+ * places instead, one after the other as fast as it can, and verifies nothing: for measuring; GW_DISK_FIO=1 has fio do
+ * that, if the initramfs holds it (perf/compare-writer adds it).  With GW_DISK_READ=1 it reads
  * all the time, and writes nothing: whoever compares the memory sees whether the disk's bytes are in it.  With GW_TOUCH=1 the area's
  * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.  With GW_NET=1 its
  * network card is up, and it prints how many packets came.
@@ -162,6 +163,20 @@ static void hammer(uint64_t places)
 	}
 }
 
+static void run_fio(void)
+{
+	mkdir("/tmp", 0777);
+	mkdir("/proc", 0755);
+	mkdir("/sys", 0755);
+	if (mount("proc", "/proc", "proc", 0, NULL) < 0 || mount("sysfs", "/sys", "sysfs", 0, NULL) < 0 || chdir("/tmp") < 0)
+		printf("GUEST WRONG: no place for fio\n");
+	printf("GUEST HAMMERS\n");
+	execl("/bin/fio", "fio", "--name=hammer", "--filename=/dev/vda", "--rw=randwrite", "--bs=4k", "--direct=1",
+	      "--ioengine=psync", "--time_based", "--runtime=1d", "--disk_util=0", "--eta=never", NULL);
+	printf("GUEST WRONG: no fio in this initramfs\n");
+	pause();
+}
+
 /* Each part of the buffer holds another part of the disk in each turn. */
 static void read_on(uint64_t places)
 {
@@ -238,6 +253,8 @@ static void start_disk(void)
 
 	if (places == 0 || fork() != 0)
 		return;
+	if (parameter("GW_DISK_FIO", 0))
+		run_fio();
 	if (parameter("GW_DISK_HAMMER", 0))
 		hammer(places);
 	if (parameter("GW_DISK_READ", 0))
