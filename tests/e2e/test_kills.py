@@ -85,6 +85,22 @@ class Kills(unittest.TestCase):
                 self.assertEqual(receiver.wait(timeout=40), 1)
                 self.not_started(destination)
 
+    def test_qemu_becomes_another_program(self):
+        """By execve() in mid-migration; the other is QEMU again, which boots the guest anew and knows nothing of godwit."""
+        for phase in ("bulk", "blackout"):
+            with self.subTest(phase=phase), vmlab.Lab() as lab:
+                lab.a.env["LD_PRELOAD"] = str(vmlab.BUILD / "tests" / "libexecs.so")
+                source, destination, sender, receiver = self.begin(lab, phase)
+                source.process.send_signal(signal.SIGUSR2)
+                self.assertEqual(sender.wait(timeout=40), 1)
+                self.assertEqual(receiver.wait(timeout=40), 1)
+                self.not_started(destination)
+                source.wait_count(source.count() + 25)
+                self.assertEqual(source.wrong(), "")
+                maps = Path(f"/proc/{source.process.pid}/maps").read_text()
+                self.assertFalse("libgodwit-shim" in maps, "the shim came along")
+                print(f"  {phase}: {sender.stderr.read().splitlines()[-1]}", flush=True)
+
     def test_interrupted_in_each_phase(self):
         for phase in ("bulk", "blackout"):
             for number in (signal.SIGINT, signal.SIGTERM):
