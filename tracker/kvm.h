@@ -45,7 +45,7 @@ struct gw_kvm_region2 {
 /* Whether an ioctl must pass through gw_kvm_ioctl(). */
 static inline bool gw_kvm_wants(unsigned long request)
 {
-	switch (request) {
+	switch ((uint32_t)request) { /* the kernel looks at no more, and a VMM that has it in an int extends its sign */
 	case KVM_CREATE_VM:
 	case KVM_SET_USER_MEMORY_REGION:
 	case KVM_SET_USER_MEMORY_REGION2:

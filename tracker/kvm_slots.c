@@ -369,6 +369,7 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	kvm.real = real;
+	request = (uint32_t)request;
 	switch (request) {
 	case KVM_CREATE_VM:
 		return create_vm(fd, argument);

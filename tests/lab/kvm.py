@@ -51,6 +51,13 @@ class Flood:
         self.thread.join()
 
 
+def dirty_rate(vm):
+    """QEMU's own, by KVM's log, in MiB a second."""
+    vm.qmp("calc-dirty-rate", **{"calc-time": 1, "mode": "dirty-bitmap"})
+    vmlab.wait_for(lambda: vm.qmp("query-dirty-rate")["status"] == "measured", 60, "QEMU's dirty rate")
+    return vm.qmp("query-dirty-rate")["dirty-rate"]
+
+
 class Kvm(unittest.TestCase):
     def devices(self, side, vhost="on"):
         """A virtio disk, on shared storage as godwit sees it; a display; a network card, by vhost or not."""
@@ -66,7 +73,7 @@ class Kvm(unittest.TestCase):
         return ["-vga", "std", "-netdev", net, "-device", "virtio-net-pci,netdev=net0", "-drive",
                 f"file={image},format=raw,if=virtio,id=disk0,cache=writeback"]
 
-    def check_move(self, lab, scheme, *options, run=(), devices=True, work=WORK, vhost="on"):
+    def check_move(self, lab, scheme, *options, run=(), devices=True, work=WORK, vhost="on", beside=None):
         extra = {side: self.devices(side, vhost) if devices else () for side in "ab"}
         source = lab.a.vm(append=work, ram_mib=128, extra=extra["a"], run=run)
         destination = lab.b.vm(append=work, ram_mib=128, incoming=True, extra=extra["b"], run=run)
@@ -78,8 +85,13 @@ class Kvm(unittest.TestCase):
             vmlab.wait_for(lambda: packets(source) > 50, 60, "packets")
         hook = f"{COMPARE} {source.ram} {destination.ram}"
         receiver, port = lab.b.receive("guest", "--hook", hook, "--overwrite")
+        other = threading.Thread(target=beside, args=(lab, source)) if beside else None
+        if other:
+            other.start()
         sender = lab.a.godwit("migrate", "--json", *(["-b"] if devices else []), *options, "guest",
                               f"{scheme}{vmlab.ADDRESS}:{port}", timeout=300)
+        if other:
+            other.join()
         _, err = receiver.communicate(timeout=60)
         self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
         destination.wait_count(source.count() + 10, timeout=120)
@@ -124,6 +136,19 @@ class Kvm(unittest.TestCase):
                                   work="GW_MIB=16 GW_RATE_MIB=16")
             self.assertGreater(end["throttled_percent"], 0)
 
+    def test_qemu_reads_and_clears_the_log_beside_ours(self):
+        """And what it clears is not lost for us: the memory of both sides is compared."""
+        rates = []
+
+        def measure(lab, source):
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
+            rates.append(dirty_rate(source))
+
+        with vmlab.Lab() as lab:
+            end = self.check_move(lab, "tcp:", "--bandwidth", "8M", devices=False, work=WORK.split(" GW_DISK")[0], beside=measure)
+            self.assertEqual(end["tracker"], f"kvm_log+{WP}")
+            self.assertTrue(rates and 1 <= rates[0] <= 40, rates)
+
     def test_qemus_own_migrate_and_dirty_rate(self):
         """QEMU reads KVM's log itself, after a migration of ours that was cancelled, with slots at aliases."""
         with vmlab.Lab() as lab:
@@ -135,10 +160,9 @@ class Kvm(unittest.TestCase):
             sender = lab.a.start("migrate", "--quiet", "--bandwidth", "2M", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
             vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
             # Both read the log at the same time.
-            source.qmp("calc-dirty-rate", **{"calc-time": 1, "mode": "dirty-bitmap"})
-            vmlab.wait_for(lambda: source.qmp("query-dirty-rate")["status"] == "measured", 60, "QEMU's dirty rate")
-            rate = source.qmp("query-dirty-rate")["dirty-rate"]
+            rate = dirty_rate(source)
             self.assertGreaterEqual(rate, 1, "the guest rewrites 2 MiB a second")
+            self.assertLessEqual(rate, 40, "it has 128 MiB")
             self.assertEqual(lab.a.godwit("cancel", "guest").returncode, 0)
             sender.communicate(timeout=60)
             receiver.communicate(timeout=60)
