@@ -61,12 +61,27 @@ static inline bool gw_kvm_wants(unsigned long request)
 
 /*
  * Does what the VMM asks for, by way of @real.  Return and errno are what KVM gives, or would have given had nobody come
- * between.  A VMM that watches guest memory with a userfaultfd of its own gets its slots back where it put them.
+ * between.  A VMM that watches guest memory with a userfaultfd of its own gets its slots back where it put them, and has no
+ * aliases from then on: it is to see what virtual processors touch.
  */
 int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real);
 
-/* Before the VMM unmaps memory: an alias of it goes too. */
+/* The VMM has unmapped memory: an alias of it goes too. */
 void gw_kvm_unmapped(uint64_t addr, uint64_t bytes);
+
+/*
+ * Before the process's map is read for who writes where: until gw_kvm_release() no alias is made that KVM's log does not cover,
+ * as it would be watched by nobody, and none goes, as what was written through it is noted in its page table alone: that of a
+ * slot that is deleted stays until the release.  Return: 0 or -ENOMEM.
+ */
+GW_MUST_CHECK int gw_kvm_hold(void);
+void gw_kvm_release(void);
+
+/*
+ * From here to the release the VMM is not expected to unmap any of this; if it does, gw_kvm_check() says so.  The segments stay the
+ * caller's, and must stay.
+ */
+void gw_kvm_watch(const struct gw_wp_segment *segments, unsigned count);
 
 /* From now on slots are given to KVM as they come. */
 void gw_kvm_no_alias(void);
@@ -79,8 +94,8 @@ typedef int gw_kvm_file(uint64_t addr, uint64_t *offset);
 void gw_kvm_find_files(gw_kvm_file *find);
 
 /*
- * Whether the guest's memory can be seen at all, by whatever tracker.  Return: 0, or -EOPNOTSUPP with @error set: some
- * of it is private to the guest (guest_memfd).
+ * Whether the guest's memory can be seen at all, by whatever tracker.  Return: 0, or with @error set -EOPNOTSUPP: some
+ * of it is private to the guest (guest_memfd); -EFAULT: some of what is watched was unmapped.
  */
 GW_MUST_CHECK int gw_kvm_check(struct gw_error *error);
 

@@ -42,6 +42,15 @@ struct kvm {
 	bool no_alias;
 	gw_kvm_file *find_file;
 
+	bool held; /* gw_kvm_hold() */
+	struct kvm_grave {
+		uint64_t addr, bytes;
+	} *graves; /* aliases of slots that went while held */
+	unsigned grave_count, grave_room;
+	const struct gw_wp_segment *watched; /* gw_kvm_watch() */
+	unsigned watched_count;
+	bool unmapped; /* some of it was */
+
 	bool logging; /* the rest is for then */
 	const struct gw_wp_segment *segments;
 	unsigned segment_count;

@@ -109,7 +109,7 @@ bool log_covers(struct kvm_slot *slot)
 	return false;
 }
 
-int log_begin(struct kvm_slot *slot, bool fresh)
+static int begin(struct kvm_slot *slot, bool fresh)
 {
 	bool all_set = fresh && (slot->vm->manual & KVM_DIRTY_LOG_INITIALLY_SET);
 	int rc = gw_bitmap_new(&slot->log, pages_of(slot));
@@ -131,6 +131,15 @@ int log_begin(struct kvm_slot *slot, bool fresh)
 		add_words(&slot->marked, &slot->log);
 	if (rc == 0)
 		add_words(&slot->for_vmm, &slot->log);
+	return rc;
+}
+
+int log_begin(struct kvm_slot *slot, bool fresh)
+{
+	int rc = begin(slot, fresh);
+
+	if (rc < 0)
+		log_end(slot);
 	return rc;
 }
 
@@ -162,6 +171,9 @@ int gw_kvm_check(struct gw_error *error)
 		if (kvm.vms[i].memfd)
 			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot be "
 								"read, and so not be moved");
+	if (kvm.unmapped)
+		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest in mid-migration (unplugged, or to have "
+						    "it elsewhere): migrate again");
 	return 0;
 }
 
@@ -184,6 +196,8 @@ static int start_slot(struct kvm_slot *slot, struct gw_error *error)
 		rc = kvm_set_slot(slot, slot->flags | KVM_MEM_LOG_DIRTY_PAGES, slot->alias, slot->bytes) < 0 ? -errno : 0;
 	if (rc == 0)
 		rc = log_begin(slot, fresh);
+	if (rc < 0 && fresh)
+		(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes);
 	if (rc < 0)
 		gw_error_set(error, rc, "KVM's log of slot %u (%llu MiB): %s", slot->id, (unsigned long long)slot->bytes >> 20,
 			     strerror(-rc));
@@ -270,7 +284,7 @@ int64_t gw_kvm_log_collect(struct gw_error *error)
 		pages += mark(slot);
 		if (slot->vm->manual)
 			add_words(&slot->marked, &slot->log);
-		else if (slot_logs_for_vmm(slot))
+		else if (slot->for_vmm.words)
 			add_words(&slot->for_vmm, &slot->log);
 	}
 	return (int64_t)pages;
@@ -295,7 +309,7 @@ static int arm_slot(struct kvm_slot *slot, uint64_t first, uint64_t end)
 	}
 	if (!any)
 		return 0;
-	for (uint64_t w = from_word; slot_logs_for_vmm(slot) && w < end_word; w++)
+	for (uint64_t w = from_word; slot->for_vmm.words && w < end_word; w++)
 		slot->for_vmm.words[w] |= slot->log.words[w];
 	rc = clear(slot, from_word, end_word);
 	for (uint64_t w = from_word; w < end_word; w++)
@@ -306,6 +320,8 @@ static int arm_slot(struct kvm_slot *slot, uint64_t first, uint64_t end)
 int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
+	if (kvm.failure)
+		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerror(-kvm.failure));
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		struct kvm_slot *slot = &kvm.slots[i];
 		uint64_t from = first_page > slot->first_page ? first_page : slot->first_page, to = first_page + pages;

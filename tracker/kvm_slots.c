@@ -29,7 +29,9 @@
 #define GIANT_BYTES (1ULL << 30)
 
 struct kvm kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
-static _Atomic unsigned aliases; /* how many there are: the short way out of gw_kvm_unmapped() */
+/* The short way out of gw_kvm_unmapped(): how many aliases there are, and whether the VMM's memory is watched. */
+static _Atomic unsigned aliases;
+static _Atomic bool watching;
 
 /* What the VMM points at may be no memory at all: KVM would say EFAULT, and so do we.  Return: whether it could be read. */
 static bool read_argument(void *to, const void *from, size_t bytes)
@@ -141,27 +143,97 @@ static void make_alias(struct kvm_slot *slot)
 	slot->alias = at;
 }
 
+static void unmap_alias(uint64_t addr, uint64_t bytes)
+{
+	unmap(addr, bytes);
+	atomic_fetch_sub(&aliases, 1);
+}
+
 static void drop_alias(struct kvm_slot *slot)
 {
-	if (!slot->alias)
-		return;
-	unmap(slot->map_addr, slot->map_bytes);
-	atomic_fetch_sub(&aliases, 1);
+	if (slot->alias)
+		unmap_alias(slot->map_addr, slot->map_bytes);
 	slot->alias = 0;
+}
+
+/* The alias of a slot that KVM has no more.  Write protection may watch it, if KVM's log does not: then it stays for now. */
+static void retire_alias(struct kvm_slot *slot)
+{
+	if (!slot->alias || !kvm.held || slot->logged || kvm.grave_count == kvm.grave_room) {
+		drop_alias(slot);
+		return;
+	}
+	kvm.graves[kvm.grave_count++] = (struct kvm_grave){ slot->map_addr, slot->map_bytes };
+	slot->alias = 0;
+}
+
+int gw_kvm_hold(void)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	if (kvm.held)
+		return 0;
+	kvm.graves = calloc(kvm.slot_count + 1, sizeof(*kvm.graves));
+	if (!kvm.graves)
+		return -ENOMEM;
+	kvm.grave_room = kvm.slot_count + 1;
+	kvm.held = true;
+	return 0;
+}
+
+void gw_kvm_watch(const struct gw_wp_segment *segments, unsigned count)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	kvm.watched = segments;
+	kvm.watched_count = count;
+	kvm.unmapped = false;
+	atomic_store(&watching, true);
+}
+
+void gw_kvm_release(void)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.grave_count; i++)
+		unmap_alias(kvm.graves[i].addr, kvm.graves[i].bytes);
+	free(kvm.graves);
+	kvm.graves = NULL;
+	kvm.grave_count = kvm.grave_room = kvm.watched_count = 0;
+	kvm.held = kvm.unmapped = false;
+	atomic_store(&watching, false);
+}
+
+/* The addresses stay the alias's, so that nobody else's mapping is in them when it goes. */
+static void empty_alias(uint64_t addr, uint64_t bytes)
+{
+	if (syscall(SYS_mmap, addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0L) < 0)
+		unmap(addr, bytes);
+}
+
+/* The part of [addr, end) that lies in @bytes bytes at @start.  Return: whether there is any. */
+static bool cut(uint64_t *addr, uint64_t *end, uint64_t start, uint64_t bytes)
+{
+	*addr = *addr > start ? *addr : start;
+	*end = *end < start + bytes ? *end : start + bytes;
+	return *addr < *end;
 }
 
 void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 {
-	if (atomic_load(&aliases) == 0 || bytes == 0)
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from, to;
+
+	if ((atomic_load(&aliases) == 0 && !atomic_load(&watching)) || bytes == 0)
 		return;
+	bytes = (bytes + page - 1) / page * page; /* the kernel has found it to be whole otherwise */
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		const struct kvm_slot *slot = &kvm.slots[i];
-		uint64_t from = addr > slot->hva ? addr : slot->hva;
-		uint64_t to = addr + bytes < slot->hva + slot->bytes ? addr + bytes : slot->hva + slot->bytes;
 
-		if (slot->alias && from < to)
-			unmap(slot->alias + (from - slot->hva), to - from);
+		from = addr, to = addr + bytes;
+		if (slot->alias && cut(&from, &to, slot->hva, slot->bytes))
+			empty_alias(slot->alias + (from - slot->hva), to - from);
+	}
+	for (unsigned i = 0; i < kvm.watched_count; i++) {
+		from = addr, to = addr + bytes;
+		kvm.unmapped = kvm.unmapped || cut(&from, &to, kvm.watched[i].addr, kvm.watched[i].bytes);
 	}
 }
 
@@ -194,12 +266,12 @@ int kvm_set_slot(const struct kvm_slot *slot, uint32_t flags, uint64_t addr, uin
 
 static void forget_slot(struct kvm_slot *slot)
 {
+	retire_alias(slot);
 	if (slot->logged) {
 		log_lost(slot);
 		log_end(slot);
 	}
 	gw_bitmap_free(&slot->for_vmm);
-	drop_alias(slot);
 	*slot = kvm.slots[--kvm.slot_count];
 }
 
@@ -218,8 +290,10 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 	bool covered;
 	int rc;
 
-	make_alias(&slot);
-	covered = slot.alias && kvm.logging && log_covers(&slot);
+	covered = kvm.logging && log_covers(&slot);
+	if (covered || !kvm.held)
+		make_alias(&slot);
+	covered = covered && slot.alias;
 	if (slot.alias)
 		wanted->userspace_addr = slot.alias;
 	if (covered)
@@ -233,6 +307,8 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 		errno = kept;
 	} else if (covered && (!added || log_begin(added, true) < 0)) {
 		kvm.failure = -ENOMEM;
+		if (!slot_logs_for_vmm(&slot))
+			(void)kvm_set_slot(&slot, slot.flags, slot.alias, slot.bytes);
 	} else if (!covered && slot_logs_for_vmm(&slot) && log_begins_elsewhere(&slot) < 0) {
 		kvm.failure = -EIO;
 	}
@@ -343,7 +419,7 @@ static int enable_cap(int fd, void *argument)
 	return rc;
 }
 
-/* The VMM's own userfaultfd has to see what virtual processors touch: its slots go back to where it put them. */
+/* The VMM's own userfaultfd has to see what virtual processors touch: its slots go back to where it put them, and stay there. */
 static int register_uffd(int fd, void *argument)
 {
 	struct uffdio_register wanted;
@@ -356,11 +432,12 @@ static int register_uffd(int fd, void *argument)
 		bool apart = wanted.range.start >= slot->hva + slot->bytes ||
 			     slot->hva >= wanted.range.start + wanted.range.len;
 
+		kvm.no_alias = kvm.no_alias || !apart;
 		if (!slot->alias || slot->logged || apart)
 			continue;
 		if (kvm_set_slot(slot, slot->flags, 0, 0) < 0 || kvm_set_slot(slot, slot->flags, slot->hva, slot->bytes) < 0)
 			continue; /* KVM took it once at another address; if it does not now, nobody can tell why */
-		drop_alias(slot);
+		retire_alias(slot);
 	}
 	return rc;
 }

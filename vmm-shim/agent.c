@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/thread.h"
+#include "tracker/kvm.h"
 #include "tracker/pace.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/fdpass.h"
@@ -64,6 +65,7 @@ static struct agent_reply new_reply(uint16_t type, int status, const struct gw_e
 static void untrack(struct agent *agent)
 {
 	track_stop();
+	gw_kvm_release();
 	for (unsigned i = 0; i < AGENT_MAX_REGIONS; i++)
 		if (agent->files[i] >= 0)
 			close(agent->files[i]);
@@ -138,6 +140,37 @@ static void open_file(struct agent *agent, unsigned region)
 		agent->files[region] = open(path, O_RDONLY | O_CLOEXEC);
 }
 
+/*
+ * Where the files that godwit was told of are mapped by now: slots, and so their aliases, may have come and gone since.  From here
+ * on they are held as they are (tracker/kvm.h).  Return: 0, or -errno with @error set.
+ */
+static int read_again(struct agent *agent, struct gw_error *error)
+{
+	static struct mappings now;
+	struct mappings *known = &agent->mappings;
+	int rc = gw_kvm_hold();
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "no memory to track memory");
+	rc = mappings_read(&now, error);
+	known->segment_count = 0;
+	for (unsigned k = 0; k < now.segment_count && rc == 0; k++) {
+		struct gw_wp_segment segment = now.segments[k];
+		const struct agent_mapping *file = &now.files[segment.region];
+		unsigned i = 0;
+
+		while (i < known->count && (known->files[i].inode != file->inode || known->files[i].device != file->device))
+			i++;
+		if (i == known->count)
+			continue; /* memory that is new is asked for by name, before the guest changes hands */
+		if (file->bytes > known->files[i].bytes)
+			return gw_error_set(error, -EBUSY, "memory of the guest has grown: migrate again");
+		segment.region = i;
+		known->segments[known->segment_count++] = segment;
+	}
+	return rc;
+}
+
 /* The segments of the regions asked for.  Return: their number, or -EINVAL for a region that is not there. */
 static int pick_segments(struct agent *agent, const struct agent_request *request,
 			 struct gw_wp_segment *segments, struct gw_error *error)
@@ -148,6 +181,8 @@ static int pick_segments(struct agent *agent, const struct agent_request *reques
 		return gw_error_set(error, -EINVAL, "%u of %u regions asked for", request->count,
 				    agent->mappings.count);
 	for (unsigned i = 0; i < request->count; i++) {
+		int before = count;
+
 		if (request->region[i] >= agent->mappings.count)
 			return gw_error_set(error, -EINVAL, "no region %u", request->region[i]);
 		open_file(agent, request->region[i]);
@@ -159,27 +194,42 @@ static int pick_segments(struct agent *agent, const struct agent_request *reques
 			segments[count].has_file = segments[count].fd >= 0;
 			count++;
 		}
+		if (count == before)
+			return gw_error_set(error, -EFAULT, "%s is not mapped any more", agent->mappings.files[request->region[i]].path);
 	}
 	return count;
 }
 
-static int answer_track(struct agent *agent, const struct agent_request *request)
+/* Return: the tracker, with *fd the bitmaps' file, or -errno with @error set: some of it may have been started. */
+static int start_tracking(struct agent *agent, const struct agent_request *request, int *fd, struct gw_error *error)
 {
 	static struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
+	int count;
+
+	if (request->value >= AGENT_TRACKERS)
+		return gw_error_set(error, -EINVAL, "no tracker %u", (unsigned)request->value);
+	count = read_again(agent, error);
+	if (count == 0)
+		count = pick_segments(agent, request, segments, error);
+	if (count < 0)
+		return count;
+	*fd = make_bitmaps(agent, request, error);
+	if (*fd < 0)
+		return *fd;
+	return track_start((enum agent_tracker)request->value, segments, (unsigned)count, agent->shared, error);
+}
+
+static int answer_track(struct agent *agent, const struct agent_request *request)
+{
 	struct gw_error error = { 0 };
 	struct agent_reply reply;
 	int fd GW_CLEANUP_CLOSE = -1;
-	int rc = track_is_on() ? gw_error_set(&error, -EBUSY, "memory is already being tracked") :
-				 pick_segments(agent, request, segments, &error);
+	int rc;
 
-	if (rc >= 0 && request->value >= AGENT_TRACKERS)
-		rc = gw_error_set(&error, -EINVAL, "no tracker %u", (unsigned)request->value);
-
-	if (rc >= 0) {
-		unsigned count = (unsigned)rc;
-
-		fd = make_bitmaps(agent, request, &error);
-		rc = fd < 0 ? fd : track_start((enum agent_tracker)request->value, segments, count, agent->shared, &error);
+	if (track_is_on()) {
+		rc = gw_error_set(&error, -EBUSY, "memory is already being tracked");
+	} else {
+		rc = start_tracking(agent, request, &fd, &error);
 		if (rc < 0)
 			untrack(agent);
 	}

@@ -315,9 +315,11 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 
 EXPORT int munmap(void *addr, size_t bytes)
 {
-	if (atomic_load_explicit(&enabled, memory_order_relaxed))
+	int rc = REAL(munmap)(addr, bytes);
+
+	if (rc == 0 && atomic_load_explicit(&enabled, memory_order_relaxed))
 		gw_kvm_unmapped((uintptr_t)addr, bytes);
-	return REAL(munmap)(addr, bytes);
+	return rc;
 }
 
 /* --- what is only submitted --------------------------------------------------------------------------------- */

@@ -63,6 +63,7 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	track.count = count;
 	track.shared = shared;
 	track.on = true;
+	gw_kvm_watch(track.segments, count);
 	if (want_kvm || wanted == AGENT_BEST)
 		rc = gw_kvm_log_start(track.segments, count, shared, &refused);
 	track.kvm = rc > 0;
