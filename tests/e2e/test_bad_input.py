@@ -209,6 +209,12 @@ class Destinations(unittest.TestCase):
                 "ivshmem-plain,memdev=shm,id=window"])
             source.wait_count(3)
             self.refused(lab, source, "127.0.0.1:1", "device 'window' (ivshmem-plain)", code=5)
+        with vmlab.Lab() as lab:
+            sock = lab.folder / "crypto.sock"
+            source = lab.a.vm(append="GW_MIB=16", extra=["-chardev", f"socket,id=c,path={sock},server=on,wait=off", "-object",
+                                                         "cryptodev-vhost-user,id=crypto,chardev=c"])
+            source.wait_count(3)
+            self.refused(lab, source, "127.0.0.1:1", "device 'crypto' (cryptodev-vhost-user)", code=5)
 
     def test_a_device_that_writes_unseen_is_plugged_in_meanwhile(self):
         with vmlab.Lab() as lab:
