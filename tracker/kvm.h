@@ -69,6 +69,9 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 /* The VMM has unmapped memory: an alias of it goes too. */
 void gw_kvm_unmapped(uint64_t addr, uint64_t bytes);
 
+/* Once: a child that the VMM forks in the midst of a call of these finds the lock open. */
+void gw_kvm_survive_forks(void);
+
 /*
  * Before the process's map is read for who writes where: until gw_kvm_release() no alias is made that KVM's log does not cover,
  * as it would be watched by nobody, and none goes, as what was written through it is noted in its page table alone: that of a

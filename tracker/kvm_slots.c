@@ -237,6 +237,21 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 	}
 }
 
+static void lock(void)
+{
+	pthread_mutex_lock(&kvm.lock);
+}
+
+static void unlock(void)
+{
+	pthread_mutex_unlock(&kvm.lock);
+}
+
+void gw_kvm_survive_forks(void)
+{
+	(void)pthread_atfork(lock, unlock, unlock);
+}
+
 void gw_kvm_find_files(gw_kvm_file *find)
 {
 	GW_LOCK_SCOPE(&kvm.lock);

@@ -23,6 +23,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096u
@@ -594,6 +595,46 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	own[2] = (struct own){ .first = 32, .pages = 32 };
 	set_slot(2, false); /* as QEMU does when it loads devices after it has begun to watch */
 	cr_assert_eq(slots[2].addr, (uintptr_t)memory + 32 * PAGE);
+	end();
+}
+
+static int play_slowly(int fd, unsigned long request, ...)
+{
+	(void)fd;
+	(void)request;
+	usleep(200000);
+	return fail(EBADF);
+}
+
+static void *ask_slowly(void *unused)
+{
+	struct kvm_dirty_log get = { .slot = 0 };
+
+	(void)gw_kvm_ioctl(VM, KVM_GET_DIRTY_LOG, &get, play_slowly);
+	return unused;
+}
+
+Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
+{
+	pthread_t thread;
+	int status = -1;
+	pid_t child;
+
+	gw_kvm_survive_forks();
+	begin(1, true, 0);
+	own[0] = (struct own){ .first = 0, .pages = 100 };
+	set_slot(0, false);
+	cr_assert_eq(pthread_create(&thread, NULL, ask_slowly, NULL), 0);
+	usleep(50000);
+	child = fork();
+	if (child == 0) {
+		alarm(5);
+		gw_kvm_unmapped((uintptr_t)memory, PAGE);
+		_exit(0);
+	}
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert_eq(status, 0, "it hung");
+	pthread_join(thread, NULL);
 	end();
 }
 
