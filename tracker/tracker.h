@@ -15,9 +15,8 @@
  *   threads   one thread at a time for a tracker.
  *   blocking  collect may take milliseconds for each GiB that was dirtied; it does not wait for the guest.
  *
- * Backends: wp_async (in the VMM's process, see wp_async.h), marks (a bitmap that an embedder or a hook
- * marks), script (a written list of runs, for tests), and the shim's agent, which is the wp_async of
- * another process seen through a socket (vmm-shim/vmm.h).
+ * Backends: marks (a bitmap that an embedder or a hook marks), script (a written list of runs, for tests), and the shim's
+ * agent, which is what tracks inside another process (wp_async.h, wp_sync.h, kvm.h) seen through a socket (vmm-shim/vmm.h).
  */
 #ifndef GODWIT_TRACKER_TRACKER_H
 #define GODWIT_TRACKER_TRACKER_H
