@@ -196,6 +196,30 @@ class Live(unittest.TestCase):
             destination.counts_on()
             self.assertEqual(destination.wrong(), "")
 
+    def test_memory_given_back_and_a_reboot_in_mid_migration(self):
+        def balloon(vm):
+            vm.qmp("balloon", value=128 << 20)
+            vmlab.wait_for(lambda: vm.qmp("query-balloon")["actual"] <= 130 << 20, 30, "memory given back")
+
+        for what, happens in (("balloon", balloon), ("reset", lambda vm: vm.qmp("system_reset"))):
+            with self.subTest(what), vmlab.Lab() as lab:
+                options = {"append": f"{WORK} GW_BALLOON=1", "extra": ["-device", "virtio-balloon-pci"]}
+                source, destination = lab.a.vm(**options), lab.b.vm(incoming=True, **options)
+                source.wait_count(5)
+                full = source.ram.stat().st_blocks
+                receiver, port = lab.b.receive("guest", "--hook", f"{COMPARE} {source.ram} {destination.ram}")
+                sender = lab.a.start("migrate", "--json", "--bandwidth", "40M", "guest", f"127.0.0.1:{port}")
+                vmlab.wait_for(lambda: lab.a.status().get("put_bytes", 0) > 20 << 20, 20, "bulk")
+                happens(source)
+                self.assertEqual(lab.a.status().get("state"), "bulk", "it is in the midst of it")
+                out, err = sender.communicate(timeout=60)
+                self.assertEqual((sender.returncode, receiver.wait(timeout=20)), (0, 0), out[-500:] + err)
+                if what == "balloon":
+                    self.assertLess(source.ram.stat().st_blocks, full - (40 << 11), "much was given back")
+                    self.assertLess(destination.ram.stat().st_blocks, full)
+                destination.counts_on(60)
+                self.assertEqual(destination.wrong(), "")
+
     def test_detached_with_status_and_list(self):
         with vmlab.Lab() as lab:
             source, destination = self.pair(lab)

@@ -18,7 +18,9 @@
  * that, if the initramfs holds it (perf/compare-writer adds it).  With GW_DISK_READ=1 it reads
  * all the time, and writes nothing: whoever compares the memory sees whether the disk's bytes are in it.  With GW_TOUCH=1 the area's
  * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.  With GW_NET=1 its
- * network card is up, and it prints how many packets came.
+ * network card is up, and it prints how many packets came.  With GW_BALLOON=1 it can give memory back, and has left bytes in most of
+ * what it would give.  With GW_SPIN=1 it checks and rewrites pages as fast as it can,
+ * says nothing, and counts them behind the words of spun.mark, for whoever has the guest's memory before him.
  */
 #include <fcntl.h>
 #include <net/if.h>
@@ -41,6 +43,7 @@
 #define VERIFIED_AT_ONCE 4
 #define READ_BYTES (256u * 1024)
 #define READ_PARTS 61u
+#define SPUN_PAGE 0xfeed
 
 static uint64_t word_of(uint64_t page, uint64_t generation, unsigned i)
 {
@@ -284,14 +287,45 @@ static void touch(uint64_t *memory, uint64_t pages, uint64_t rate_mib)
 	}
 }
 
+/* Half of the memory that is free has bytes in it afterwards. */
+static void fill_and_free(void)
+{
+	size_t bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) / 2 * PAGE;
+	unsigned char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return;
+	for (size_t at = 0; at < bytes; at += 8)
+		*(volatile uint64_t *)(void *)(memory + at) = word_of(at / PAGE, 9, (unsigned)(at % PAGE / 8));
+	munmap(memory, bytes);
+}
+
+/* Checks and rewrites pages for ever. */
+static void spin(uint64_t *memory, uint64_t pages)
+{
+	static struct { _Alignas(PAGE) uint64_t mark[3]; volatile uint64_t pages; } spun;
+
+	for (unsigned i = 0; i < 3; i++)
+		spun.mark[i] = word_of(SPUN_PAGE, 1, i);
+	printf("GUEST SPINS\n");
+	for (uint64_t generation = 0;; generation++)
+		for (uint64_t p = 0; p < pages; p++) {
+			check(memory, p, generation);
+			fill(memory, p, generation + 1);
+			spun.pages++;
+		}
+}
+
 int main(void)
 {
 	uint64_t pages, rate, at = 0, ticks = 0, passes = 0, *generation, *memory;
 	struct timespec next;
 
 	open_console();
-	if (parameter("GW_DISK_MIB", 0) || parameter("GW_NET", 0))
+	if (parameter("GW_DISK_MIB", 0) || parameter("GW_NET", 0) || parameter("GW_BALLOON", 0))
 		load_modules();
+	if (parameter("GW_BALLOON", 0))
+		fill_and_free();
 	start_net();
 	start_disk();
 	pages = parameter("GW_MIB", 32) * 256;
@@ -306,6 +340,8 @@ int main(void)
 		fill(memory, p, 0);
 	if (parameter("GW_TOUCH", 0))
 		touch(memory, pages, parameter("GW_RATE_MIB", 8));
+	if (parameter("GW_SPIN", 0))
+		spin(memory, pages);
 	printf("GUEST READY: %llu MiB, rewriting %llu MiB/s\n", (unsigned long long)pages / 256,
 	       (unsigned long long)rate * TICKS_PER_S / 256);
 	clock_gettime(CLOCK_MONOTONIC, &next);

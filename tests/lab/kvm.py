@@ -149,6 +149,17 @@ class Kvm(unittest.TestCase):
             self.assertEqual(end["tracker"], f"kvm_log+{WP}")
             self.assertTrue(rates and 1 <= rates[0] <= 40, rates)
 
+    def test_a_guest_that_reboots_in_mid_migration(self):
+        """Its firmware moves, deletes and makes memory slots."""
+        def reset(lab, source):
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
+            source.qmp("system_reset")
+
+        for options in ((), ("--tracker", WP)):
+            with self.subTest(options), vmlab.Lab() as lab:
+                self.check_move(lab, "tcp:", "--bandwidth", "8M", *options, devices=False, work=WORK.split(" GW_DISK")[0],
+                                beside=reset)
+
     def test_qemus_own_migrate_and_dirty_rate(self):
         """QEMU reads KVM's log itself, after a migration of ours that was cancelled, with slots at aliases."""
         with vmlab.Lab() as lab:
