@@ -60,6 +60,18 @@ static inline void micro_map(struct micro *micro)
 		table[1024 + i] = i << 21 | 0xe3;
 }
 
+/* As much of a processor as there is: without, some kernels have no 64-bit mode for it. */
+static inline void micro_identify(const struct micro *micro)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[256];
+	} cpuid = { .head.nent = 256 };
+
+	if (ioctl(micro->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) < 0 || ioctl(micro->vcpu, KVM_SET_CPUID2, &cpuid) < 0)
+		SKIP("a vCPU's identity cannot be set: %s", strerror(errno));
+}
+
 static inline void micro_start(struct micro *micro)
 {
 	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1 };
@@ -71,6 +83,7 @@ static inline void micro_start(struct micro *micro)
 			  micro->vcpu, 0);
 	if (micro->vcpu < 0 || micro->run == MAP_FAILED || ioctl(micro->vcpu, KVM_GET_SREGS, &sregs) < 0)
 		SKIP("a vCPU cannot be made: %s", strerror(errno));
+	micro_identify(micro);
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.ss = sregs.fs = sregs.gs = data;
 	sregs.cr0 = 0x80000011;
