@@ -86,9 +86,18 @@ static void unmap(uint64_t addr, uint64_t bytes)
 		(void)syscall(SYS_munmap, addr, bytes);
 }
 
-/* Maps the pages at @hva once more, at @at.  Return: whether that could be done. */
+/*
+ * Maps the pages at @hva once more, at @at.  Return: whether that could be done.  Kernels before 6.17 empty the place before
+ * they look whether they can, and then others may get it: so one page is tried elsewhere first.
+ */
 static bool map_again(uint64_t hva, uint64_t bytes, uint64_t at)
 {
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	void *tried = mremap((void *)(uintptr_t)hva, 0, page, MREMAP_MAYMOVE);
+
+	if (tried == MAP_FAILED)
+		return false;
+	unmap((uintptr_t)tried, page);
 	return mremap((void *)(uintptr_t)hva, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at) != MAP_FAILED;
 }
 
@@ -247,9 +256,18 @@ static void unlock(void)
 	pthread_mutex_unlock(&kvm.lock);
 }
 
+/* The child has no aliases (MADV_DONTFORK), and is nobody's VMM. */
+static void forget_all(void)
+{
+	atomic_store(&aliases, 0);
+	atomic_store(&watching, false);
+	kvm.slot_count = kvm.watched_count = 0;
+	unlock();
+}
+
 void gw_kvm_survive_forks(void)
 {
-	(void)pthread_atfork(lock, unlock, unlock);
+	(void)pthread_atfork(lock, unlock, forget_all);
 }
 
 void gw_kvm_find_files(gw_kvm_file *find)

@@ -289,14 +289,14 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(list, request);
 	argument = va_arg(list, void *);
 	va_end(list);
-	if (gw_kvm_wants(request) && !own_thread && atomic_load_explicit(&enabled, memory_order_relaxed))
-		return gw_kvm_ioctl(fd, request, argument, REAL(ioctl));
-	if (request == KVM_RUN) {
+	if (request == KVM_RUN) { /* the one that counts */
 		throttle_enter();
 		rc = REAL(ioctl)(fd, request, argument);
 		throttle_leave();
 		return rc;
 	}
+	if (gw_kvm_wants(request) && !own_thread && atomic_load_explicit(&enabled, memory_order_relaxed))
+		return gw_kvm_ioctl(fd, request, argument, REAL(ioctl));
 	rc = REAL(ioctl)(fd, request, argument);
 	if (gw_blocks_watching() && (request == BLKDISCARD || request == BLKZEROOUT || request == BLKSECDISCARD)) {
 		range = argument;

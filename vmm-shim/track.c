@@ -36,6 +36,7 @@ static int protect_rest(bool may_async, bool may_sync, struct gw_error *error)
 	for (unsigned i = 0; i < track.count; i++)
 		if (!track.kvm || !gw_kvm_is_logged(track.segments[i].addr))
 			rest[count++] = track.segments[i];
+	gw_kvm_watch(rest, count); /* not what is logged: such an alias goes with its slot, and others may get its place */
 	if (may_async)
 		rc = gw_wp_async_open(&track.async, rest, count, &refused);
 	/* A kernel that has neither is told of the first: it is the one to wish for. */
@@ -63,7 +64,6 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	track.count = count;
 	track.shared = shared;
 	track.on = true;
-	gw_kvm_watch(track.segments, count);
 	if (want_kvm || wanted == AGENT_BEST)
 		rc = gw_kvm_log_start(track.segments, count, shared, &refused);
 	track.kvm = rc > 0;

@@ -332,7 +332,7 @@ static void watch(void)
 		if (own[id].pages && slots[id].addr != (uintptr_t)memory + own[id].first * PAGE && !gw_kvm_is_logged(slots[id].addr))
 			watched[watched_count++] = (struct gw_wp_segment){
 				.addr = slots[id].addr, .bytes = own[id].pages * PAGE, .first_page = own[id].first };
-	gw_kvm_watch(watched, 1);
+	gw_kvm_watch(watched, watched_count);
 }
 
 static uint64_t collect(void)
@@ -579,6 +579,28 @@ Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 	end();
 }
 
+Test(kvm, the_place_of_an_alias_that_was_logged_is_free_for_others)
+{
+	struct gw_error error = { 0 };
+	uint64_t alias;
+
+	begin(1, true, 0);
+	own[0] = (struct own){ .first = 0, .pages = 100 };
+	set_slot(0, false);
+	alias = slots[0].addr;
+	cr_assert_eq(gw_kvm_hold(), 0);
+	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 1);
+	watch();
+	cr_assert_eq(watched_count, 1, "write protection is for the VMM's own mapping");
+	delete_slot(0);
+	cr_assert_eq(read_word(alias), -EFAULT);
+	gw_kvm_unmapped(alias, 100 * PAGE); /* as a thread's stack that has been there meanwhile */
+	cr_assert_eq(gw_kvm_check(&error), 0, "%s", error.text);
+	gw_kvm_log_stop();
+	gw_kvm_release();
+	end();
+}
+
 Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 {
 	struct uffdio_register all = { .range.len = 64 * PAGE, .mode = UFFDIO_REGISTER_MODE_MISSING };
@@ -630,7 +652,7 @@ Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
 	if (child == 0) {
 		alarm(5);
 		gw_kvm_unmapped((uintptr_t)memory, PAGE);
-		_exit(0);
+		_exit(read_word(slots[0].addr) == -EFAULT ? 0 : 1); /* nothing was put there, as nothing was there */
 	}
 	cr_assert_eq(waitpid(child, &status, 0), child);
 	cr_assert_eq(status, 0, "it hung");
