@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The movers that are compared: each moves a paused guest once and says what it took."""
+"""The movers that are compared: each moves a paused guest once and says what it took.  And turns, for what is compared standing."""
 
 import resource
+import statistics
 import time
 
 import vmlab
@@ -60,3 +61,21 @@ def run_qemu(source, destination, uri, channels=1, capabilities=()):
     return {"total_s": info["total-time"] / 1e3, "cpu_source_s": cpu[0], "cpu_destination_s": cpu[1],
             "blackout_ms": info["downtime"], "wire_bytes": info["ram"]["transferred"],
             "moved_bytes": info["ram"]["normal-bytes"]}
+
+
+def take_turns(kinds, turn, count, warm_up=2):
+    """Each kind takes so many turns, another one first each time, so that whatever the machine does hits all alike.  turn(kind)
+    returns a tuple of figures.  Return: the figures of each kind, turn by turn."""
+    figures = {kind: [] for kind in kinds}
+    for n in range(count + warm_up):
+        first = n % len(kinds)
+        for kind in kinds[first:] + kinds[:first]:
+            got = turn(kind)
+            if n >= warm_up:
+                figures[kind].append(got)
+    return figures
+
+
+def ratio(figures, kind, base, which):
+    """Return: the median of the ratios, turn by turn, of one of a kind's figures to the base's."""
+    return statistics.median(a[which] / b[which] for a, b in zip(figures[kind], figures[base]))

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * exits: a VMM whose guest does nothing but leave it; see perf/compare-shim.
+ *
+ * The guest writes to a port that nobody has, again and again, each time an exit from KVM_RUN.  For each line of
+ * input, which says how many milliseconds, the guest runs so long; then how many exits and nanoseconds it was is printed.
+ */
+#include "tests/kvm/micro.h"
+
+#include "base/clock.h"
+
+#include <pthread.h>
+
+#define PAGES 1024u
+#define SECONDS 1200u
+#define AT_ONCE 16u
+
+/* l: out 0x80, al; jmp l */
+static const unsigned char leave[] = { 0xe6, 0x80, 0xeb, 0xfc };
+
+static void *wait_for_ever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static void run_once(const struct micro *micro)
+{
+	if (ioctl(micro->vcpu, KVM_RUN, 0) < 0 || micro->run->exit_reason != KVM_EXIT_IO)
+		SKIP("KVM_RUN: reason %u, %s", micro->run->exit_reason, strerror(errno));
+}
+
+int main(void)
+{
+	struct kvm_regs regs = { .rip = MICRO_CODE, .rflags = 2 };
+	struct micro micro;
+	pthread_t other;
+	char line[64];
+
+	/* As any VMM has: with one thread alone the kernel spares itself the counting of who uses a descriptor. */
+	if (pthread_create(&other, NULL, wait_for_ever, NULL) != 0)
+		return 1;
+	micro_open(&micro, PAGES, SECONDS, false);
+	memcpy(micro.memory + MICRO_CODE, leave, sizeof(leave));
+	if (ioctl(micro.vcpu, KVM_SET_REGS, &regs) < 0)
+		SKIP("KVM_SET_REGS: %s", strerror(errno));
+	run_once(&micro);
+	printf("ready\n");
+	while (fflush(stdout) == 0 && fgets(line, sizeof(line), stdin)) {
+		uint64_t from = gw_now_ns(&gw_clock_real), ns = (uint64_t)atoi(line) * 1000000, took, count = 0;
+
+		do {
+			for (unsigned n = 0; n < AT_ONCE; n++)
+				run_once(&micro);
+			count += AT_ONCE;
+			took = gw_now_ns(&gw_clock_real) - from;
+		} while (took < ns);
+		printf("%lu %lu\n", count, took);
+	}
+	return 0;
+}
