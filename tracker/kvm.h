@@ -94,7 +94,13 @@ void gw_kvm_no_alias(void);
  * @find: return: a descriptor, which is closed again, with *offset that of @addr in the file; or -errno.
  */
 typedef int gw_kvm_file(uint64_t addr, uint64_t *offset);
-void gw_kvm_find_files(gw_kvm_file *find);
+
+/*
+ * How many bytes from @addr on are mapped shared and writable and are one file's, in its order.  mremap() looks at the first page
+ * alone: a slot over more than that would have an alias of what follows in the first file.
+ */
+typedef uint64_t gw_kvm_row(uint64_t addr);
+void gw_kvm_find_files(gw_kvm_file *find, gw_kvm_row *row);
 
 /*
  * Whether the guest's memory can be seen at all, by whatever tracker.  Return: 0, or with @error set -EOPNOTSUPP: some

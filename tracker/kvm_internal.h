@@ -41,6 +41,7 @@ struct kvm {
 	unsigned slot_count, slot_room;
 	bool no_alias;
 	gw_kvm_file *find_file;
+	gw_kvm_row *row;
 
 	bool held; /* gw_kvm_hold() */
 	struct kvm_grave {

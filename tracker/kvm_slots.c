@@ -129,7 +129,8 @@ static void make_alias(struct kvm_slot *slot)
 	void *got;
 
 	align = bytes >= GIANT_BYTES ? GIANT_BYTES : HUGE_BYTES;
-	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0)
+	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
+	    (kvm.row && kvm.row(hva) < bytes))
 		return;
 	/* Room on both sides, for what is left of the huge pages at its ends. */
 	got = mmap(NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -270,10 +271,11 @@ void gw_kvm_survive_forks(void)
 	(void)pthread_atfork(lock, unlock, forget_all);
 }
 
-void gw_kvm_find_files(gw_kvm_file *find)
+void gw_kvm_find_files(gw_kvm_file *find, gw_kvm_row *row)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	kvm.find_file = find;
+	kvm.row = row;
 }
 
 void gw_kvm_no_alias(void)

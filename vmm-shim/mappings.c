@@ -171,3 +171,23 @@ int mappings_find(uint64_t addr, uint64_t *offset)
 		fclose(maps);
 	return found;
 }
+
+uint64_t mappings_row(uint64_t addr)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	struct line line, last = { .end = 0 };
+	char text[1024];
+
+	while (maps && fgets(text, sizeof(text), maps)) {
+		if (!parse_line(text, &line) || line.end <= addr)
+			continue;
+		if (last.end == 0 ? line.start > addr :
+				    line.start != last.end || line.inode != last.inode || line.device != last.device ||
+					    line.offset != last.offset + (last.end - last.start))
+			break;
+		last = line;
+	}
+	if (maps)
+		fclose(maps);
+	return last.end > addr ? last.end - addr : 0;
+}

@@ -19,7 +19,8 @@ int mappings_read(struct mappings *mappings, struct gw_error *error) GW_MUST_CHE
 /* A descriptor that this process has open on the file.  Return: a new descriptor, or -ENOENT. */
 int mappings_open(const struct agent_mapping *file) GW_MUST_CHECK;
 
-/* See gw_kvm_find_files(): of memory that this process has mapped shared and writable. */
+/* For gw_kvm_find_files(). */
 int mappings_find(uint64_t addr, uint64_t *offset);
+uint64_t mappings_row(uint64_t addr);
 
 #endif

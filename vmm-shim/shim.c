@@ -68,7 +68,7 @@ __attribute__((constructor)) static void shim_init(void)
 		return;
 	if (getenv(AGENT_ENV_NO_ALIAS))
 		gw_kvm_no_alias();
-	gw_kvm_find_files(mappings_find);
+	gw_kvm_find_files(mappings_find, mappings_row);
 	gw_kvm_survive_forks();
 	hooks_enable();
 	(void)throttle_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */

@@ -12,6 +12,7 @@
  */
 #include "tracker/kvm.h"
 #include "tracker/wp_sync.h"
+#include "vmm-shim/mappings.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -705,6 +706,29 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 	cr_assert_geq(failed, 4);
 }
 
+Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
+{
+	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 16 * PAGE };
+	int other = memfd_create("other", MFD_CLOEXEC);
+
+	begin(1, true, 0);
+	gw_kvm_find_files(mappings_find, mappings_row);
+	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* two pieces of the map */
+	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_neq(slots[0].addr, region.userspace_addr);
+	*(unsigned char *)(uintptr_t)(slots[0].addr + 15 * PAGE) = 81;
+	cr_assert_eq(memory[115 * PAGE], 81);
+	cr_assert(other >= 0 && ftruncate(other, 8 * PAGE) == 0);
+	cr_assert_neq(mmap(memory + 208 * PAGE, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, other, 0), MAP_FAILED);
+	region.slot = 1;
+	region.userspace_addr = (uintptr_t)memory + 200 * PAGE;
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_eq(slots[1].addr, region.userspace_addr);
+	close(other);
+	end();
+}
+
 Test(kvm, the_dirty_ring_is_named)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_DIRTY_LOG_RING, .args = { 4096 } };
@@ -798,7 +822,7 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 		fclose(pool);
 		cr_skip_test("huge pages cannot be had here");
 	}
-	gw_kvm_find_files(find_huge);
+	gw_kvm_find_files(find_huge, NULL);
 	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU has below 1 MiB: no whole page */
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	cr_assert_neq(slots[0].addr, region.userspace_addr);
