@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/thread.h"
 
+#include <sched.h>
 #include <signal.h>
 
 #define SMALL_STACK_BYTES (128u * 1024)
@@ -36,4 +37,12 @@ int gw_thread_start_small(pthread_t *thread, const char *name, void *(*run)(void
 		rc = start(thread, &attributes, name, run, argument);
 	pthread_attr_destroy(&attributes);
 	return rc;
+}
+
+unsigned gw_thread_processors(unsigned most)
+{
+	cpu_set_t set;
+	int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+
+	return count < 1 ? 1 : (unsigned)count > most ? most : (unsigned)count;
 }

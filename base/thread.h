@@ -14,4 +14,7 @@
 int gw_thread_start_small(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
 int gw_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
 
+/* How many processors this process may use, @most at most, 1 at least. */
+unsigned gw_thread_processors(unsigned most);
+
 #endif

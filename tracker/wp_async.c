@@ -30,7 +30,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -294,14 +293,6 @@ static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *
 	return pages;
 }
 
-static unsigned usable_processors(void)
-{
-	cpu_set_t set;
-	int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-
-	return count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : (unsigned)count;
-}
-
 int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segments, unsigned segment_count,
 		     struct gw_error *error)
 {
@@ -312,7 +303,7 @@ int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segme
 		return gw_error_set(error, -ENOMEM, "no memory for the write tracker");
 	wp->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	wp->pagemap = -1;
-	wp->part_count = usable_processors();
+	wp->part_count = gw_thread_processors(MAX_THREADS);
 	rc = wp->uffd = open_uffd(error);
 	if (rc < 0)
 		goto err_close;

@@ -894,3 +894,81 @@ Test(kvm, wp_sync_misses_nothing_and_comes_to_rest)
 	memory[8 * PAGE] = 1; /* nobody protects it any more */
 	end();
 }
+
+#define MUCH (96ULL << 20)
+
+struct writer {
+	unsigned char *memory;
+	uint64_t random;
+	bool stop;
+};
+
+static void *write_anywhere(void *argument)
+{
+	struct writer *writer = argument;
+
+	while (!__atomic_load_n(&writer->stop, __ATOMIC_ACQUIRE)) {
+		writer->random = writer->random * 6364136223846793005ULL + 1442695040888963407ULL;
+		writer->memory[(writer->random >> 20) % MUCH] = (unsigned char)(writer->random >> 13);
+	}
+	return NULL;
+}
+
+static void copy_marked(struct gw_bitmap *marked, struct gw_bitmap *into, unsigned char *to, const unsigned char *from)
+{
+	uint64_t at = 0, end;
+
+	gw_bitmap_take(marked, into);
+	for (; gw_bitmap_next_run(into, at, &at, &end); at = end)
+		memcpy(to + at * PAGE, from + at * PAGE, (end - at) * PAGE);
+	gw_bitmap_clear_range(into, 0, into->bits);
+}
+
+Test(kvm, wp_sync_of_much_memory_by_several_threads)
+{
+	struct gw_wp_segment much = { .bytes = MUCH };
+	struct gw_error error = { 0 };
+	struct gw_bitmap marked, mine;
+	struct gw_wp_sync *sync;
+	struct writer writer = { .random = 3 };
+	unsigned char *copy = malloc(MUCH);
+	pthread_t thread;
+	int fd = memfd_create("much", MFD_CLOEXEC);
+
+	cr_assert(copy && fd >= 0 && ftruncate(fd, (off_t)MUCH) == 0);
+	writer.memory = mmap(NULL, MUCH, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	cr_assert_neq(writer.memory, MAP_FAILED);
+	memset(writer.memory, 5, MUCH);
+	much.addr = (uintptr_t)writer.memory;
+	cr_assert(gw_bitmap_new(&marked, MUCH / PAGE) == 0 && gw_bitmap_new(&mine, MUCH / PAGE) == 0);
+	if (gw_wp_sync_open(&sync, &much, 1, &error) < 0)
+		cr_skip_test("%s", error.text);
+	cr_assert_eq(pthread_create(&thread, NULL, write_anywhere, &writer), 0);
+	usleep(1000);
+	memcpy(copy, writer.memory, MUCH);
+	for (int round = 0; round < 12; round++) {
+		if (round == 11) {
+			__atomic_store_n(&writer.stop, true, __ATOMIC_RELEASE);
+			pthread_join(thread, NULL);
+		}
+		if (round % 3 == 1) { /* they come again unprotected, if they come */
+			uint64_t at = MUCH / 12 * (unsigned)round / PAGE * PAGE;
+
+			cr_assert_eq(madvise(writer.memory + at, MUCH / 24, MADV_REMOVE), 0);
+			memset(copy + at, 0, MUCH / 24);
+			usleep(2000);
+		}
+		cr_assert_geq(gw_wp_sync_collect(sync, &marked, &error), 0, "%s", error.text);
+		copy_marked(&marked, &mine, copy, writer.memory);
+	}
+	cr_assert_eq(memcmp(copy, writer.memory, MUCH), 0, "the copy differs");
+	usleep(50000);
+	cr_assert_geq(gw_wp_sync_collect(sync, &marked, &error), 0);
+	cr_assert_eq(gw_wp_sync_collect(sync, &marked, &error), 0, "it came to rest");
+	gw_wp_sync_close(sync);
+	gw_bitmap_free(&marked);
+	gw_bitmap_free(&mine);
+	munmap(writer.memory, MUCH);
+	close(fd);
+	free(copy);
+}
