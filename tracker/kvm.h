@@ -69,7 +69,7 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 /* The VMM has unmapped memory: an alias of it goes too. */
 void gw_kvm_unmapped(uint64_t addr, uint64_t bytes);
 
-/* Once: a child that the VMM forks in the midst of a call of these finds the lock open. */
+/* Once: a child that the VMM forks in the midst of a call of these finds the lock open, and no slots. */
 void gw_kvm_survive_forks(void);
 
 /*
@@ -97,7 +97,8 @@ typedef int gw_kvm_file(uint64_t addr, uint64_t *offset);
 
 /*
  * How many bytes from @addr on are mapped shared and writable and are one file's, in its order.  mremap() looks at the first page
- * alone: a slot over more than that would have an alias of what follows in the first file.
+ * alone: a slot over more than that would have an alias of what follows in the first file.  What it says is kept, as devices are
+ * loaded in the blackout and make slots: it is asked anew of what was unmapped, and not of what is mapped over.
  */
 typedef uint64_t gw_kvm_row(uint64_t addr);
 void gw_kvm_find_files(gw_kvm_file *find, gw_kvm_row *row);

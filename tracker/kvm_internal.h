@@ -42,6 +42,10 @@ struct kvm {
 	bool no_alias;
 	gw_kvm_file *find_file;
 	gw_kvm_row *row;
+	struct kvm_span {
+		uint64_t start, end;
+	} rows[8]; /* what it said last, until the VMM unmaps some of it */
+	unsigned next_row;
 
 	bool held; /* gw_kvm_hold() */
 	struct kvm_grave {

@@ -6,7 +6,7 @@
  * mremap() with an old size of 0, which maps the same pages once more and refuses memory that is not shared; it
  * needs no descriptor, and the new mapping has the flags of the old one.  Huge pages (hugetlbfs) it refuses too: these are
  * mapped by their file.  An alias lies at an address congruent to the VMM's, so that huge pages stay huge.  It lives as
- * long as its slot.
+ * long as its slot, or until gw_kvm_release().
  *
  * One lock is held from before KVM is asked until what it did is written down.
  */
@@ -29,9 +29,9 @@
 #define GIANT_BYTES (1ULL << 30)
 
 struct kvm kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
-/* The short way out of gw_kvm_unmapped(): how many aliases there are, and whether the VMM's memory is watched. */
+/* The short way out of gw_kvm_unmapped(): how many aliases there are, and whether the VMM's memory is watched or looked at. */
 static _Atomic unsigned aliases;
-static _Atomic bool watching;
+static _Atomic bool watching, has_rows;
 
 /* What the VMM points at may be no memory at all: KVM would say EFAULT, and so do we.  Return: whether it could be read. */
 static bool read_argument(void *to, const void *from, size_t bytes)
@@ -122,6 +122,26 @@ static bool map_huge(struct kvm_slot *slot, uint64_t at, uint64_t room, uint64_t
 		    (off_t)(offset - before)) != MAP_FAILED;
 }
 
+static bool lies_in(const struct kvm_span *row, uint64_t hva, uint64_t bytes)
+{
+	return hva >= row->start && hva < row->end && bytes <= row->end - hva;
+}
+
+static bool is_one_file(uint64_t hva, uint64_t bytes)
+{
+	struct kvm_span row = { hva, hva };
+
+	for (size_t i = 0; i < sizeof(kvm.rows) / sizeof(kvm.rows[0]); i++)
+		if (lies_in(&kvm.rows[i], hva, bytes))
+			return true;
+	row.end += kvm.row(hva);
+	if (row.end > hva) {
+		kvm.rows[kvm.next_row++ % (sizeof(kvm.rows) / sizeof(kvm.rows[0]))] = row;
+		atomic_store(&has_rows, true);
+	}
+	return lies_in(&row, hva, bytes);
+}
+
 /* Maps the slot's pages once more, if that can be: then slot->alias is where. */
 static void make_alias(struct kvm_slot *slot)
 {
@@ -130,7 +150,7 @@ static void make_alias(struct kvm_slot *slot)
 
 	align = bytes >= GIANT_BYTES ? GIANT_BYTES : HUGE_BYTES;
 	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
-	    (kvm.row && kvm.row(hva) < bytes))
+	    (kvm.row && !is_one_file(hva, bytes)))
 		return;
 	/* Room on both sides, for what is left of the huge pages at its ends. */
 	got = mmap(NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -230,7 +250,7 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from, to;
 
-	if ((atomic_load(&aliases) == 0 && !atomic_load(&watching)) || bytes == 0)
+	if ((atomic_load(&aliases) == 0 && !atomic_load(&watching) && !atomic_load(&has_rows)) || bytes == 0)
 		return;
 	bytes = (bytes + page - 1) / page * page; /* the kernel has found it to be whole otherwise */
 	GW_LOCK_SCOPE(&kvm.lock);
@@ -240,6 +260,11 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 		from = addr, to = addr + bytes;
 		if (slot->alias && cut(&from, &to, slot->hva, slot->bytes))
 			empty_alias(slot->alias + (from - slot->hva), to - from);
+	}
+	for (size_t i = 0; i < sizeof(kvm.rows) / sizeof(kvm.rows[0]); i++) {
+		from = addr, to = addr + bytes;
+		if (cut(&from, &to, kvm.rows[i].start, kvm.rows[i].end - kvm.rows[i].start))
+			kvm.rows[i].end = kvm.rows[i].start;
 	}
 	for (unsigned i = 0; i < kvm.watched_count; i++) {
 		from = addr, to = addr + bytes;
@@ -262,6 +287,7 @@ static void forget_all(void)
 {
 	atomic_store(&aliases, 0);
 	atomic_store(&watching, false);
+	atomic_store(&has_rows, false);
 	kvm.slot_count = kvm.watched_count = 0;
 	unlock();
 }

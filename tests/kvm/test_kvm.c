@@ -531,16 +531,21 @@ static int read_word(uint64_t addr)
 	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) < 0 ? -errno : 0;
 }
 
-Test(kvm, unmapping_unmaps_the_alias_too)
+/* Slot 0 lies over the first 100 pages.  Return: where its alias is. */
+static uint64_t begin_with_a_slot(void)
 {
-	unsigned char vector[100];
-	uint64_t alias;
-
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
-	alias = slots[0].addr;
+	return slots[0].addr;
+}
+
+Test(kvm, unmapping_unmaps_the_alias_too)
+{
+	unsigned char vector[100];
+	uint64_t alias = begin_with_a_slot();
+
 	gw_kvm_unmapped((uintptr_t)memory + 50 * PAGE, 1); /* a length that is rounded up */
 	cr_assert_eq(mprotect((void *)(uintptr_t)(alias + 49 * PAGE), PAGE, PROT_READ), 0);
 	cr_assert_eq(read_word(alias + 49 * PAGE), 0);
@@ -556,12 +561,8 @@ Test(kvm, unmapping_unmaps_the_alias_too)
 Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 {
 	struct gw_error error = { 0 };
-	uint64_t alias;
+	uint64_t alias = begin_with_a_slot();
 
-	begin(1, true, 0);
-	own[0] = (struct own){ .first = 0, .pages = 100 };
-	set_slot(0, false);
-	alias = slots[0].addr;
 	cr_assert_eq(gw_kvm_hold(), 0);
 	gw_kvm_watch(&segment, 1);
 	delete_slot(0);
@@ -583,12 +584,8 @@ Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 Test(kvm, the_place_of_an_alias_that_was_logged_is_free_for_others)
 {
 	struct gw_error error = { 0 };
-	uint64_t alias;
+	uint64_t alias = begin_with_a_slot();
 
-	begin(1, true, 0);
-	own[0] = (struct own){ .first = 0, .pages = 100 };
-	set_slot(0, false);
-	alias = slots[0].addr;
 	cr_assert_eq(gw_kvm_hold(), 0);
 	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 1);
 	watch();
@@ -706,20 +703,34 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 	cr_assert_geq(failed, 4);
 }
 
+static unsigned rows_read;
+
+static uint64_t count_rows(uint64_t addr)
+{
+	rows_read++;
+	return mappings_row(addr);
+}
+
 Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 {
 	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 16 * PAGE };
 	int other = memfd_create("other", MFD_CLOEXEC);
 
 	begin(1, true, 0);
-	gw_kvm_find_files(mappings_find, mappings_row);
+	gw_kvm_find_files(mappings_find, count_rows);
 	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* two pieces of the map */
 	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	cr_assert_neq(slots[0].addr, region.userspace_addr);
 	*(unsigned char *)(uintptr_t)(slots[0].addr + 15 * PAGE) = 81;
 	cr_assert_eq(memory[115 * PAGE], 81);
+	region = (struct kvm_userspace_memory_region){ .slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE };
+	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_neq(slots[2].addr, region.userspace_addr);
+	cr_assert_eq(rows_read, 1, "what is known is not read again");
 	cr_assert(other >= 0 && ftruncate(other, 8 * PAGE) == 0);
+	region.memory_size = 16 * PAGE;
+	gw_kvm_unmapped((uintptr_t)memory + 208 * PAGE, 8 * PAGE);
 	cr_assert_neq(mmap(memory + 208 * PAGE, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, other, 0), MAP_FAILED);
 	region.slot = 1;
 	region.userspace_addr = (uintptr_t)memory + 200 * PAGE;
