@@ -208,7 +208,7 @@ class Live(unittest.TestCase):
                 source.wait_count(5)
                 full = source.ram.stat().st_blocks
                 receiver, port = lab.b.receive("guest", "--hook", f"{COMPARE} {source.ram} {destination.ram}")
-                sender = lab.a.start("migrate", "--json", "--bandwidth", "40M", "guest", f"127.0.0.1:{port}")
+                sender = lab.a.start("migrate", "--json", "--bandwidth", "20M", "guest", f"127.0.0.1:{port}")
                 vmlab.wait_for(lambda: lab.a.status().get("put_bytes", 0) > 20 << 20, 20, "bulk")
                 happens(source)
                 self.assertEqual(lab.a.status().get("state"), "bulk", "it is in the midst of it")
