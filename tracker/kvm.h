@@ -118,6 +118,12 @@ GW_MUST_CHECK int gw_kvm_check(struct gw_error *error);
 GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
 				   struct gw_error *error);
 
+/*
+ * Whether virtual processors reach the guest's memory by the mapping that has this address: it is the alias of a slot of theirs,
+ * that of their management mode (SMM, slots from 0x10000 on) left out.  Where no slot has an alias it may be any mapping.
+ */
+bool gw_kvm_runs_at(uint64_t addr);
+
 /* Whether an address lies in the mapping made for the alias of a slot that is logged. */
 bool gw_kvm_is_logged(uint64_t addr);
 

@@ -197,6 +197,23 @@ static void retire_alias(struct kvm_slot *slot)
 	slot->alias = 0;
 }
 
+bool gw_kvm_runs_at(uint64_t addr)
+{
+	bool any = false;
+
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		const struct kvm_slot *slot = &kvm.slots[i];
+
+		if (!slot->alias || slot->id >> 16 != 0)
+			continue;
+		any = true;
+		if (addr >= slot->map_addr && addr < slot->map_addr + slot->map_bytes)
+			return true;
+	}
+	return !any;
+}
+
 int gw_kvm_hold(void)
 {
 	GW_LOCK_SCOPE(&kvm.lock);

@@ -4,10 +4,11 @@
  *
  * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
  * VM's user can enter).  One godwit at a time: a second is told EBUSY.  It hands out the files that hold
- * guest RAM, starts and stops write tracking, collects on request, slows the guest, and holds the dead man's switch.
+ * guest RAM, starts and stops write tracking, collects on request, slows the guest, has what comes of a guest that is
+ * waited for mapped, and holds the dead man's switch.
  *
- * When the connection ends, the guest is no longer slowed and tracking stops; if the switch was armed, godwit died with the guest paused, and
- * the guest is resumed.  The agent never exits or aborts: it lives in somebody else's process.
+ * When the connection ends, the guest is no longer slowed, tracking and mapping stop; if the switch was armed, godwit died
+ * with the guest paused, and the guest is resumed.  The agent never exits or aborts: it lives in somebody else's process.
  */
 #include "vmm-shim/agent.h"
 
@@ -21,6 +22,7 @@
 #include "vmm-shim/hooks.h"
 #include "vmm-shim/images.h"
 #include "vmm-shim/mappings.h"
+#include "vmm-shim/prefault.h"
 #include "vmm-shim/throttle.h"
 #include "vmm-shim/track.h"
 
@@ -129,17 +131,6 @@ err_close:
 	return error->code;
 }
 
-/* The file of a region, with a position of its own, which is nobody else's to mind. */
-static void open_file(struct agent *agent, unsigned region)
-{
-	int fd GW_CLEANUP_CLOSE = mappings_open(&agent->mappings.files[region]);
-	char path[40];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (agent->files[region] < 0 && fd >= 0)
-		agent->files[region] = open(path, O_RDONLY | O_CLOEXEC);
-}
-
 /*
  * Where the files that godwit was told of are mapped by now: slots, and so their aliases, may have come and gone since.  From here
  * on they are held as they are (tracker/kvm.h).  Return: 0, or -errno with @error set.
@@ -185,7 +176,8 @@ static int pick_segments(struct agent *agent, const struct agent_request *reques
 
 		if (request->region[i] >= agent->mappings.count)
 			return gw_error_set(error, -EINVAL, "no region %u", request->region[i]);
-		open_file(agent, request->region[i]);
+		if (agent->files[request->region[i]] < 0)
+			agent->files[request->region[i]] = mappings_reopen(&agent->mappings.files[request->region[i]]);
 		for (unsigned k = 0; k < agent->mappings.segment_count; k++) {
 			if (agent->mappings.segments[k].region != request->region[i])
 				continue;
@@ -359,6 +351,9 @@ static int serve(struct agent *agent)
 	case AGENT_UNWATCH:
 		images_unwatch();
 		break;
+	case AGENT_PREFAULT:
+		reply.status = prefault_start();
+		break;
 	case AGENT_HELLO:
 		reply.value = (uint64_t)getpid();
 		break;
@@ -387,6 +382,7 @@ static void client_gone(struct agent *agent)
 		(void)guard_resume(path);
 		agent->guarded = false;
 	}
+	prefault_stop();
 	untrack(agent);
 	images_unwatch();
 }

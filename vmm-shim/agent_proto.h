@@ -41,6 +41,7 @@ enum agent_type {
 	AGENT_UNWATCH = 10,
 	AGENT_ARM = 12, /* region[0], device: first page, inode: pages: they are about to be read */
 	AGENT_THROTTLE = 11, /* struct agent_throttle follows in a packet of its own */
+	AGENT_PREFAULT = 13, /* what comes of the guest's memory is mapped from now on */
 };
 
 struct agent_request {

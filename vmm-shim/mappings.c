@@ -150,6 +150,18 @@ int mappings_open(const struct agent_mapping *file)
 	return found;
 }
 
+int mappings_reopen(const struct agent_mapping *file)
+{
+	int fd GW_CLEANUP_CLOSE = mappings_open(file), again;
+	char path[40];
+
+	if (fd < 0)
+		return fd;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_RDONLY | O_CLOEXEC);
+	return again < 0 ? -errno : again;
+}
+
 int mappings_find(uint64_t addr, uint64_t *offset)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");

@@ -19,6 +19,9 @@ int mappings_read(struct mappings *mappings, struct gw_error *error) GW_MUST_CHE
 /* A descriptor that this process has open on the file.  Return: a new descriptor, or -ENOENT. */
 int mappings_open(const struct agent_mapping *file) GW_MUST_CHECK;
 
+/* The same for reading, with a position of its own, which is nobody else's to mind.  Return: a descriptor, or -errno. */
+int mappings_reopen(const struct agent_mapping *file) GW_MUST_CHECK;
+
 /* For gw_kvm_find_files(). */
 int mappings_find(uint64_t addr, uint64_t *offset);
 uint64_t mappings_row(uint64_t addr);

@@ -598,6 +598,17 @@ int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error)
 
 /* --- receiver ------------------------------------------------------------------------------------- */
 
+/* The guest need not fault for what came before it; a VMM that cannot do so lets it. */
+static void prefault(const struct gw_vmm *vmm)
+{
+	struct agent_request request = { .type = AGENT_PREFAULT };
+	struct gw_error refused = { 0 };
+	struct agent_reply reply;
+
+	if (agent_call(&vmm->agent, &request, &reply, NULL, &refused) < 0)
+		gw_debug("memory is not mapped as it comes: %s", refused.text);
+}
+
 int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 {
 	char state[32], path[192], uri[208];
@@ -609,6 +620,7 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 	if (strcmp(state, "inmigrate") != 0)
 		return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a migration: start it with "
 						    "-incoming defer", vmm->name, state);
+	prefault(vmm);
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
 	snprintf(uri, sizeof(uri), "unix:%s", path);
 	rc = qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error);

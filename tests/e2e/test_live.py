@@ -26,6 +26,18 @@ def move(lab, source, destination, *options, receiver_options=(), source_host=No
     return sender, receiver.returncode, out, err
 
 
+def resident_bytes(vm):
+    """Of the guest's memory, what the VMM has mapped."""
+    bytes_of, ours = 0, False
+    for line in Path(f"/proc/{vm.process.pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            ours = str(vm.ram) in line
+        elif ours and words[0] == "Rss:":
+            bytes_of += int(words[1]) << 10
+    return bytes_of
+
+
 class Live(unittest.TestCase):
     def pair(self, lab, **options):
         source = lab.a.vm(append=WORK, **options)
@@ -83,6 +95,21 @@ class Live(unittest.TestCase):
             self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
             back.wait_count(destination.count() + 45)  # a whole pass over its memory
             self.assertEqual(back.wrong(), "")
+
+    def test_what_came_is_mapped_before_the_guest_runs(self):
+        """In the VMM, which has not touched it; and holes stay holes."""
+        with vmlab.Lab() as lab:
+            source, destination = self.pair(lab)
+            self.assertLess(resident_bytes(destination), 1 << 20, "a VMM that waits has touched its memory")
+            sender, code, _, err = move(lab, source, destination, "--bandwidth", "64M", receiver_options=["--paused"])
+            self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
+            self.assertEqual(destination.status(), "paused")
+            came, had = (vm.ram.stat().st_blocks * 512 for vm in (destination, source))
+            self.assertGreater(resident_bytes(destination), came * 0.8)
+            self.assertLess(came, had * 1.05)
+            destination.qmp("cont")
+            destination.counts_on()
+            self.assertEqual(destination.wrong(), "")
 
     def test_busy_guest_every_way_of_sending(self):
         for options in (["--zero-copy", "--channels", "4"], ["--channels", "1"], ["--bandwidth", "200M"]):

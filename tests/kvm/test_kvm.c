@@ -558,6 +558,17 @@ Test(kvm, unmapping_unmaps_the_alias_too)
 	end();
 }
 
+Test(kvm, virtual_processors_run_at_the_alias)
+{
+	uint64_t alias = begin_with_a_slot();
+
+	cr_assert(gw_kvm_runs_at(alias + 99 * PAGE) && !gw_kvm_runs_at(alias + 100 * PAGE));
+	cr_assert(!gw_kvm_runs_at((uintptr_t)memory));
+	delete_slot(0);
+	cr_assert(gw_kvm_runs_at((uintptr_t)memory), "anywhere, where there is no alias");
+	end();
+}
+
 Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 {
 	struct gw_error error = { 0 };

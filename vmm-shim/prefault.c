@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * At the destination godwit puts the guest's memory into its file past the VMM, whose page table knows nothing of it: the guest
+ * would pay a page fault of the host for each page that it touches first.  So while memory comes a thread maps what is there,
+ * 16 pages a fault where the guest would take one each, in the mapping by which virtual processors reach it.
+ *
+ * Nobody tells it what has come (with RDMA nobody knows): it looks where the file has data, in chunks of 2 MiB, and keeps how
+ * many pages of a chunk it has mapped.  A file of which no more is allocated than the last time is not looked at, nor is a chunk
+ * that was whole.  Holes are not touched, as that would allocate them; one that is punched between being looked at and being
+ * mapped is allocated anew, a page of zeros.
+ *
+ * It takes a quarter of one processor at most: after each chunk it rests three times as long as the chunk took.  Memory that is
+ * not tmpfs is left alone: huge pages are few faults, and a file on a disk may have to be read.
+ *
+ * The VMM's map is read anew for each pass, as slots, and so aliases, come and go.  A mapping that goes meanwhile is
+ * an error of madvise() that nobody minds; what comes in its place is only read.
+ */
+#include "vmm-shim/prefault.h"
+
+#include "base/clock.h"
+#include "base/cleanup.h"
+#include "base/thread.h"
+#include "tracker/kvm.h"
+#include "vmm-shim/hooks.h"
+#include "vmm-shim/mappings.h"
+
+#include <errno.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#endif
+#define CHUNK_BYTES (2ULL << 20)
+#define PASS_NS (20 * GW_NS_PER_MS) /* between two passes */
+#define RESTS 3 /* times as long as the work took */
+
+/* A mapping, and what is known of it. */
+struct span {
+	struct gw_wp_segment segment;
+	uint64_t device, inode;
+	uint64_t blocks;  /* of the file, when it was looked at last */
+	uint16_t *mapped; /* pages of each chunk */
+};
+
+static struct {
+	pthread_t thread;
+	bool runs;
+	pthread_mutex_t lock; /* guards ends */
+	pthread_cond_t woken;
+	bool ends;
+	struct span spans[AGENT_MAX_SEGMENTS]; /* the rest is the thread's */
+	unsigned count;
+	uint64_t page_bytes;
+} prefault = { .lock = PTHREAD_MUTEX_INITIALIZER, .woken = PTHREAD_COND_INITIALIZER };
+
+/* Return: whether to go on. */
+static bool rest(uint64_t ns)
+{
+	uint64_t until = gw_now_ns(&gw_clock_real) + ns;
+	struct timespec at = { (time_t)(until / GW_NS_PER_S), (long)(until % GW_NS_PER_S) };
+	bool ends;
+
+	pthread_mutex_lock(&prefault.lock);
+	while (!prefault.ends && pthread_cond_clockwait(&prefault.woken, &prefault.lock, CLOCK_MONOTONIC, &at) == 0)
+		;
+	ends = prefault.ends;
+	pthread_mutex_unlock(&prefault.lock);
+	return !ends;
+}
+
+/* --- which mappings ------------------------------------------------------------------------------------------ */
+
+static uint64_t chunks_of(const struct span *span)
+{
+	return (span->segment.bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
+}
+
+/* The same mapping as it was at the last pass: what was mapped then is. */
+static bool take_known(struct span *span, struct span *old, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		if (old[i].segment.addr != span->segment.addr || old[i].segment.bytes != span->segment.bytes ||
+		    old[i].segment.offset != span->segment.offset || old[i].inode != span->inode || old[i].device != span->device)
+			continue;
+		span->blocks = old[i].blocks;
+		span->mapped = old[i].mapped;
+		old[i].mapped = NULL;
+		break;
+	}
+	return span->mapped != NULL;
+}
+
+static void forget(struct span *spans, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		free(spans[i].mapped);
+}
+
+static void find_spans(void)
+{
+	static struct span old[AGENT_MAX_SEGMENTS];
+	static struct mappings now;
+	unsigned old_count = prefault.count;
+	struct gw_error unread = { 0 };
+
+	memcpy(old, prefault.spans, old_count * sizeof(*old));
+	prefault.count = 0;
+	if (mappings_read(&now, &unread) < 0)
+		now.segment_count = 0;
+	for (unsigned i = 0; i < now.segment_count; i++) {
+		const struct agent_mapping *file = &now.files[now.segments[i].region];
+		struct span *span = &prefault.spans[prefault.count];
+
+		if (!gw_kvm_runs_at(now.segments[i].addr))
+			continue;
+		*span = (struct span){ .segment = now.segments[i], .device = file->device, .inode = file->inode };
+		if (!take_known(span, old, old_count))
+			span->mapped = calloc(chunks_of(span), sizeof(*span->mapped));
+		if (span->mapped)
+			prefault.count++;
+	}
+	forget(old, old_count);
+}
+
+/* --- mapping ---------------------------------------------------------------------------------------------------- */
+
+/* The pages of data in [from, end) of the file; maps them if that is wished. */
+static uint64_t walk(const struct span *span, int fd, off_t from, off_t end, bool map)
+{
+	uint64_t pages = 0;
+	off_t hole;
+
+	while (from < end && (from = lseek(fd, from, SEEK_DATA)) >= 0 && from < end) {
+		hole = lseek(fd, from, SEEK_HOLE);
+		if (hole < 0 || hole > end)
+			hole = end;
+		if (map)
+			(void)madvise((void *)(uintptr_t)(span->segment.addr + ((uint64_t)from - span->segment.offset)),
+				      (size_t)(hole - from), MADV_POPULATE_READ);
+		pages += (uint64_t)(hole - from) / prefault.page_bytes;
+		from = hole;
+	}
+	return pages;
+}
+
+/* Maps what has come to a chunk since it was looked at last.  Return: whether to go on. */
+static bool map_chunk(struct span *span, int fd, uint64_t chunk)
+{
+	uint64_t began = gw_now_ns(&gw_clock_real), at = chunk * CHUNK_BYTES, left = span->segment.bytes - at, pages;
+	off_t from = (off_t)(span->segment.offset + at), end = from + (off_t)(left < CHUNK_BYTES ? left : CHUNK_BYTES);
+
+	pages = walk(span, fd, from, end, false);
+	if (pages != span->mapped[chunk])
+		span->mapped[chunk] = (uint16_t)walk(span, fd, from, end, true);
+	return rest(RESTS * (gw_now_ns(&gw_clock_real) - began));
+}
+
+static bool is_tmpfs(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
+/* Return: whether to go on. */
+static bool map_span(struct span *span)
+{
+	struct agent_mapping file = { .device = span->device, .inode = span->inode };
+	int fd GW_CLEANUP_CLOSE = mappings_reopen(&file);
+	uint64_t whole = CHUNK_BYTES / prefault.page_bytes;
+	struct stat st;
+	off_t data;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !is_tmpfs(fd) || (uint64_t)st.st_blocks == span->blocks)
+		return true;
+	span->blocks = (uint64_t)st.st_blocks;
+	for (uint64_t chunk = 0; chunk < chunks_of(span); chunk++) {
+		if (span->mapped[chunk] == whole)
+			continue;
+		data = lseek(fd, (off_t)(span->segment.offset + chunk * CHUNK_BYTES), SEEK_DATA);
+		if (data < 0 || (uint64_t)data >= span->segment.offset + span->segment.bytes)
+			break;
+		chunk = ((uint64_t)data - span->segment.offset) / CHUNK_BYTES;
+		if (!map_chunk(span, fd, chunk))
+			return false;
+	}
+	return true;
+}
+
+static void *prefault_thread(void *unused)
+{
+	bool goes_on = true;
+
+	hooks_leave_alone();
+	while (goes_on) {
+		find_spans();
+		for (unsigned i = 0; i < prefault.count && goes_on; i++)
+			goes_on = map_span(&prefault.spans[i]);
+		goes_on = goes_on && rest(PASS_NS);
+	}
+	forget(prefault.spans, prefault.count);
+	prefault.count = 0;
+	return unused;
+}
+
+int prefault_start(void)
+{
+	int rc;
+
+	if (prefault.runs)
+		return 0;
+	prefault.ends = false;
+	prefault.page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+	rc = gw_thread_start(&prefault.thread, "gw-prefault", prefault_thread, NULL);
+	prefault.runs = rc == 0;
+	return rc;
+}
+
+void prefault_stop(void)
+{
+	if (!prefault.runs)
+		return;
+	pthread_mutex_lock(&prefault.lock);
+	prefault.ends = true;
+	pthread_cond_signal(&prefault.woken);
+	pthread_mutex_unlock(&prefault.lock);
+	pthread_join(prefault.thread, NULL);
+	prefault.runs = false;
+}
