@@ -58,17 +58,20 @@ struct gw_region {
 
 struct gw_region_ops {
 	/*
-	 * Whether next_data() is cheap enough to be asked while the guest is paused.  Where it is, pages that the
-	 * guest gives back during a migration (balloon, free page reporting) become holes at the receiver too.
-	 * Where it is not, the receiver keeps their last bytes, which no guest may rely on.
+	 * Whether next_data() is cheap enough to be asked of all memory while the guest is paused.  Where it is, pages that the
+	 * guest gives back during a migration (balloon, free page reporting) become holes at the receiver too, whatever the
+	 * tracker.  Where it is not, and the tracker does not see them (gw_tracker.sees_discards), the receiver keeps their
+	 * last bytes, which no guest may rely on.
 	 */
 	bool holes_are_cheap;
 	/*
 	 * The next stretch at or after @from that may hold other bytes than zero; it must not allocate memory
 	 * for what the guest never touched.  Return: 1 and [*first, *end), page aligned; 0 for no more; -errno.
-	 * An empty stretch says: nothing up to *first, ask again from there; so a long search can be cut.
+	 * An empty stretch says: nothing up to *first, ask again from there; so a long search can be cut.  Nobody asks about
+	 * what lies behind @until, which is more than @from: looking costs in proportion to what is before it, and *end may be
+	 * anywhere.
 	 */
-	int (*next_data)(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end);
+	int (*next_data)(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first, uint64_t *end);
 	/* Makes [offset, offset + bytes) read as zeros and gives its memory back.  Return: 0 or -errno. */
 	int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes);
 	/* The same, but keeps the memory, which the transport has pinned: stores zeros where there are others. */

@@ -72,18 +72,19 @@ static void mark_discarded(struct gw_session *s, unsigned region, uint64_t page,
 }
 
 /*
- * No write tracker sees a page that is given back to the file system (tests/platform/wp_async.c shows it),
- * but the file system's holes do.
+ * Write protection does not see a page that is given back to the file system (tests/platform/wp_async.c shows it), but
+ * the file system's holes do.  To look for them takes milliseconds for each GiB there is, so a tracker that sees them otherwise
+ * is believed.
  */
 int round_find_discarded(struct gw_session *s)
 {
-	for (unsigned i = 0; i < s->region_count; i++) {
+	for (unsigned i = 0; i < s->region_count && !s->source.tracker->sees_discards; i++) {
 		struct gw_region *region = &s->regions[i];
 		uint64_t at = 0, first, end;
 		int rc = region->ops->holes_are_cheap;
 
 		while (rc > 0 && at < region->memory.bytes) {
-			rc = region->ops->next_data(region, at, &first, &end);
+			rc = region->ops->next_data(region, at, region->memory.bytes, &first, &end);
 			if (rc < 0)
 				return gw_error_set(&s->error, rc, "the holes of region '%s': %s", region->name,
 						    strerror(-rc));
@@ -198,15 +199,15 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 	return 1;
 }
 
-/* Learns of the next data at or after @from, if it does not know.  Return: 0 or -errno. */
-static int know_data(struct gw_session *s, struct gw_region *region, uint64_t from)
+/* Learns of the next data at or after @from and before @until, if it does not know.  Return: 0 or -errno. */
+static int know_data(struct gw_session *s, struct gw_region *region, uint64_t from, uint64_t until)
 {
 	struct cursor *cursor = &s->source.cursor;
 	int rc;
 
 	if (cursor->known && from >= cursor->known_from && from < cursor->data_end)
 		return 0;
-	rc = region->ops->next_data(region, from, &cursor->data_first, &cursor->data_end);
+	rc = region->ops->next_data(region, from, until, &cursor->data_first, &cursor->data_end);
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s", region->name,
 				    strerror(-rc));
@@ -281,13 +282,13 @@ static int send_stretch(struct gw_session *s)
 	struct gw_region *region = &s->regions[cursor->region];
 	uint64_t offset = cursor->page * s->page_bytes, end = cursor->run_end * s->page_bytes, bytes;
 	bool zero = true;
-	int rc = know_data(s, region, offset);
+	int rc = know_data(s, region, offset, end);
 
 	if (rc == 0)
 		rc = arm(s, (end < cursor->data_first ? end : cursor->data_first) / s->page_bytes);
 	if (rc > 0) { /* what was a hole before that may have been filled, and arming has forgotten it */
 		cursor->known = false;
-		rc = know_data(s, region, offset);
+		rc = know_data(s, region, offset, end);
 	}
 	if (rc < 0)
 		return rc;

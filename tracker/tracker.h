@@ -50,6 +50,11 @@ struct gw_tracker {
 	const struct gw_tracker_ops *ops;
 	unsigned region_count;
 	uint32_t page_bytes;
+	/*
+	 * Set by the backend, once it is open: pages that the VMM gives back to the file system (fallocate(2), MADV_REMOVE) are
+	 * reported too.  Otherwise nobody but the file system's holes tells of them.
+	 */
+	bool sees_discards;
 	struct gw_bitmap *dirty; /* region_count of them */
 };
 

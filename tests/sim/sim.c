@@ -103,17 +103,17 @@ static struct guest *guest_of(struct gw_region *region)
 	return (struct guest *)((char *)(region - (region->name[3] - '0')) - offsetof(struct guest, regions));
 }
 
-static int sim_next_data(struct gw_region *region, uint64_t from, uint64_t *first, uint64_t *end)
+static int sim_next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first, uint64_t *end)
 {
 	struct guest *guest = guest_of(region);
-	unsigned r = (unsigned)(region->name[3] - '0'), p = (unsigned)(from / PAGE);
+	unsigned r = (unsigned)(region->name[3] - '0'), p = (unsigned)(from / PAGE), last = (unsigned)(until / PAGE);
 
-	while (p < region_pages[r] && guest->hole[r][p])
+	while (p < last && guest->hole[r][p])
 		p++;
 	if (p == region_pages[r])
 		return 0;
 	*first = (uint64_t)p * PAGE;
-	while (p < region_pages[r] && !guest->hole[r][p])
+	while (p < last && !guest->hole[r][p])
 		p++;
 	*end = (uint64_t)p * PAGE;
 	return 1;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/clock.h"
 #include "engine/converge.h"
 #include "engine/engine.h"
 #include "engine/page.h"
@@ -182,6 +183,16 @@ Test(page, one_bit_anywhere_is_seen)
 		}
 }
 
+/* From @at on; what comes in empty stretches is put together, as the engine does. */
+static int next_data(struct gw_region *region, uint64_t at, uint64_t *first, uint64_t *end)
+{
+	int rc = region->ops->next_data(region, at, region->memory.bytes, first, end);
+
+	while (rc == 1 && *end == *first)
+		rc = region->ops->next_data(region, *end, region->memory.bytes, first, end);
+	return rc;
+}
+
 Test(ramfile, holes_are_found_and_not_filled)
 {
 	struct gw_region region;
@@ -195,15 +206,45 @@ Test(ramfile, holes_are_found_and_not_filled)
 	cr_assert_eq(pwrite(fd, "x", 1, 6 * 4096), 1);
 	cr_assert_eq(pwrite(fd, "x", 1, 255 * 4096), 1);
 	cr_assert_eq(gw_region_open_file(&region, "ram", fd, 1 << 20, false, &error), 0);
-	cr_assert_eq(region.ops->next_data(&region, 0, &first, &end), 1);
+	cr_assert_eq(next_data(&region, 0, &first, &end), 1);
 	cr_assert(first == 5 * 4096 && end == 7 * 4096);
-	cr_assert_eq(region.ops->next_data(&region, 6 * 4096, &first, &end), 1);
+	cr_assert_eq(next_data(&region, 6 * 4096, &first, &end), 1);
 	cr_assert(first == 6 * 4096 && end == 7 * 4096);
-	cr_assert_eq(region.ops->next_data(&region, 7 * 4096, &first, &end), 1);
+	cr_assert_eq(next_data(&region, 7 * 4096, &first, &end), 1);
 	cr_assert(first == 255 * 4096 && end == 256 * 4096);
-	cr_assert_eq(region.ops->next_data(&region, 1 << 20, &first, &end), 0);
+	cr_assert_eq(next_data(&region, 1 << 20, &first, &end), 0);
 	fstat(fd, &st);
 	cr_assert_eq(st.st_blocks * 512, 3 * 4096);
+	gw_region_close_file(&region);
+}
+
+/* However much data follows: the last round asks for each page that was written, while the guest stands. */
+Test(ramfile, looking_for_holes_takes_what_was_asked_for)
+{
+	enum { ASKED = 2000 };
+	const uint64_t bytes = 512ULL << 20;
+	struct gw_region region;
+	struct gw_error error = { 0 };
+	uint64_t first, end, from;
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, (off_t)bytes), 0);
+	cr_assert_eq(gw_region_open_file(&region, "ram", fd, bytes, false, &error), 0);
+	for (uint64_t at = 0; at < bytes; at += 4096)
+		cr_assert_eq(pwrite(fd, "x", 1, (off_t)at), 1);
+	from = gw_now_ns(&gw_clock_real);
+	for (uint64_t i = 0; i < ASKED; i++) {
+		uint64_t at = i * 4096 * 7;
+
+		cr_assert_eq(region.ops->next_data(&region, at, at + 4096, &first, &end), 1);
+		cr_assert(first == at && end >= at + 4096);
+	}
+	cr_assert_lt((gw_now_ns(&gw_clock_real) - from) / ASKED, 200000, "%llu us each",
+		     (unsigned long long)((gw_now_ns(&gw_clock_real) - from) / ASKED / 1000));
+	from = gw_now_ns(&gw_clock_real);
+	for (uint64_t at = 0; at < bytes; at = end)
+		cr_assert_eq(next_data(&region, at, &first, &end), 1);
+	cr_assert_lt(gw_now_ns(&gw_clock_real) - from, GW_NS_PER_S, "nor is all of it much more than that");
 	gw_region_close_file(&region);
 }
 
