@@ -8,10 +8,13 @@
  */
 #include "tracker/reads.h"
 
+#include "tracker/blocks.h"
 #include "tracker/inflight.h"
 
 #include <pthread.h>
 #include <unistd.h>
+
+#define MAX_FILES 64u
 
 _Atomic bool gw_reads_watched;
 
@@ -22,11 +25,30 @@ static struct {
 	struct gw_bitmap *shared;
 	uint64_t page_bytes;
 	_Atomic uint64_t lowest, highest;
+	struct {
+		struct gw_file_id id;
+		unsigned region;
+	} files[MAX_FILES];
+	unsigned file_count;
 } reads = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
-void gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared)
+/* Under lock.  Return: whether the segment's file is known. */
+static bool know_file(const struct gw_wp_segment *segment)
+{
+	for (unsigned i = 0; i < reads.file_count; i++)
+		if (reads.files[i].region == segment->region)
+			return true;
+	if (!segment->has_file || reads.file_count == MAX_FILES ||
+	    gw_file_identify(segment->fd, &reads.files[reads.file_count].id) < 0)
+		return false;
+	reads.files[reads.file_count++].region = segment->region;
+	return true;
+}
+
+bool gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared)
 {
 	uint64_t lowest = UINT64_MAX, highest = 0;
+	bool all_known = true;
 
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t end = segments[i].addr + segments[i].bytes;
@@ -39,17 +61,21 @@ void gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct
 	reads.count = count;
 	reads.shared = shared;
 	reads.page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+	reads.file_count = 0;
+	for (unsigned i = 0; i < count; i++)
+		all_known = know_file(&segments[i]) && all_known;
 	pthread_rwlock_unlock(&reads.lock);
 	atomic_store(&reads.lowest, lowest);
 	atomic_store(&reads.highest, highest);
 	atomic_store(&gw_reads_watched, true);
+	return all_known;
 }
 
 void gw_reads_unwatch(void)
 {
 	atomic_store(&gw_reads_watched, false);
 	pthread_rwlock_wrlock(&reads.lock);
-	reads.count = 0;
+	reads.count = reads.file_count = 0;
 	pthread_rwlock_unlock(&reads.lock);
 }
 
@@ -83,6 +109,24 @@ void gw_reads_mark(uint64_t addr, uint64_t bytes)
 
 		if (end > segment->addr && addr < segment->addr + segment->bytes)
 			mark_in(segment, addr, end);
+	}
+	pthread_rwlock_unlock(&reads.lock);
+}
+
+void gw_reads_discarded(int fd, uint64_t offset, uint64_t bytes)
+{
+	struct gw_file_id id;
+
+	if (bytes == 0 || bytes > UINT64_MAX - offset || gw_file_identify(fd, &id) < 0)
+		return;
+	pthread_rwlock_rdlock(&reads.lock);
+	for (unsigned i = 0; i < reads.file_count; i++) {
+		struct gw_bitmap *shared = &reads.shared[reads.files[i].region];
+		uint64_t first = offset / reads.page_bytes, end = (offset + bytes - 1) / reads.page_bytes + 1;
+
+		if (reads.files[i].id.device != id.device || reads.files[i].id.inode != id.inode || first >= shared->bits)
+			continue;
+		gw_bitmap_mark_range(shared, first, (end < shared->bits ? end : shared->bits) - first);
 	}
 	pthread_rwlock_unlock(&reads.lock);
 }

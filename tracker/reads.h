@@ -8,7 +8,10 @@
  * gw_reads_sync() after that.  A read under way while its pages are collected brings them back by itself.  Reads through
  * the page cache are marked too, though they were seen: nobody asks which they are.
  *
- * There is one a process.  Threads: any, for gw_reads_mark(); one for the rest.
+ * The other change that no write tracker sees is here too: pages that the VMM gives back to their file system (a balloon, free
+ * page reporting) are marked by their place in the file, after that.
+ *
+ * There is one a process.  Threads: any, for gw_reads_mark() and gw_reads_discarded(); one for the rest.
  *
  * Source: Documentation/core-api/pin_user_pages.rst of Linux, "case 1" and "case 2".
  */
@@ -29,9 +32,10 @@ static inline bool gw_reads_watching(void)
 
 /*
  * From now on marks pages of the segments in shared[segment.region].  Both are the caller's until gw_reads_unwatch().
- * Reads that end before the return are not marked, those under way are.
+ * Reads that end before the return are not marked, those under way are.  Return: whether the files of all regions are known, so
+ * that what is given back is marked.
  */
-void gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
+bool gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
 
 /* From its return on no bitmap is touched any more. */
 void gw_reads_unwatch(void);
@@ -41,5 +45,8 @@ GW_MUST_CHECK int gw_reads_sync(void);
 
 /* A read to this buffer has ended, well or badly. */
 void gw_reads_mark(uint64_t addr, uint64_t bytes);
+
+/* A part of this file was given back, or made to read as zeros. */
+void gw_reads_discarded(int fd, uint64_t offset, uint64_t bytes);
 
 #endif

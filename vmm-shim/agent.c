@@ -225,7 +225,7 @@ static int answer_track(struct agent *agent, const struct agent_request *request
 		if (rc < 0)
 			untrack(agent);
 	}
-	reply = new_reply(AGENT_TRACK, rc < 0 ? rc : 0, &error);
+	reply = new_reply(AGENT_TRACK, rc < 0 ? rc : track_sees_discards(), &error);
 	reply.value = agent->bitmaps_bytes;
 	reply.count = rc < 0 ? 0 : (uint32_t)rc;
 	return fdpass_send(agent->client, &reply, sizeof(reply), rc < 0 ? -1 : fd);

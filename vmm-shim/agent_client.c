@@ -269,7 +269,10 @@ int agent_track(const struct agent_client *agent, enum agent_tracker wanted, con
 		free(remote);
 		return agent_gone(error);
 	}
-	return open_remote(remote, fd, reply.value, &memory_ops[reply.count], page, pages, count, tracker, error);
+	rc = open_remote(remote, fd, reply.value, &memory_ops[reply.count], page, pages, count, tracker, error);
+	if (rc == 0)
+		(*tracker)->sees_discards = reply.status == 1;
+	return rc;
 }
 
 int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,

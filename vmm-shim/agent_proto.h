@@ -31,7 +31,7 @@ enum agent_type {
 	AGENT_HELLO = 1,   /* value: the VMM's pid */
 	AGENT_REGIONS = 2, /* count: file mappings found, newly looked up */
 	AGENT_TRACK = 3,   /* region[0..count): indices of the last REGIONS; value: an agent_tracker.  The answer's value: bytes
-			    * of the bitmaps' file; count: the agent_tracker in use */
+			    * of the bitmaps' file; count: the agent_tracker in use; status 1: what is given back is marked too */
 	AGENT_COLLECT = 4, /* value: pages marked */
 	AGENT_UNTRACK = 5,
 	AGENT_GUARD = 6, /* value: 1 arm, 0 disarm */
@@ -59,7 +59,7 @@ struct agent_reply {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t type;
-	int32_t status; /* 0 or -errno, then text says why */
+	int32_t status; /* 0, or what the request says, or -errno, then text says why */
 	uint32_t count;
 	uint64_t value;
 	char text[384];

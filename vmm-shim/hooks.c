@@ -6,7 +6,8 @@
  * call on.  A write that a call does is reported when the call has returned, well or badly, since part of it may
  * have been done (tracker/blocks.h says why after); writes that a call only submits are noted before.  While no
  * migration watches disks, a synchronous hook costs two loads and a jump.  Writers that are to be slowed wait here,
- * before their write.  Calls to KVM about its memory slots and its log go through tracker/kvm.h.
+ * before their write.  Calls to KVM about its memory slots and its log go through tracker/kvm.h.  Memory that is given back is
+ * reported as if it had been written to.
  *
  * errno and return values are those of the real function.  The functions are declared here and not taken from
  * the headers of libaio and liburing: nothing of theirs is needed but the names.
@@ -170,10 +171,22 @@ EXPORT ssize_t writev(int fd, const struct iovec *vector, int count)
 	return rc;
 }
 
+/* Memory that was given back. */
+static void discarded(int fd, off_t offset, off_t bytes)
+{
+	int kept = errno;
+
+	if (offset >= 0 && bytes >= 0)
+		gw_reads_discarded(fd, (uint64_t)offset, (uint64_t)bytes);
+	errno = kept;
+}
+
 EXPORT int fallocate(int fd, int mode, off_t offset, off_t bytes)
 {
 	int rc = REAL(fallocate)(fd, mode, offset, bytes);
 
+	if (gw_reads_watching() && mode & ~FALLOC_FL_KEEP_SIZE)
+		discarded(fd, offset, bytes);
 	/* These two move what stands behind; a VMM has no use for them, but nobody is to find out by losing bytes. */
 	if (gw_blocks_watching())
 		wrote(fd, offset, mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE) ? SIZE_MAX : (size_t)bytes);
@@ -319,6 +332,15 @@ EXPORT int munmap(void *addr, size_t bytes)
 
 	if (rc == 0 && atomic_load_explicit(&enabled, memory_order_relaxed))
 		gw_kvm_unmapped((uintptr_t)addr, bytes);
+	return rc;
+}
+
+EXPORT int madvise(void *addr, size_t bytes, int advice)
+{
+	int rc = REAL(madvise)(addr, bytes, advice);
+
+	if (gw_reads_watching() && advice == MADV_REMOVE)
+		gw_reads_mark((uintptr_t)addr, bytes);
 	return rc;
 }
 

@@ -20,7 +20,7 @@ static struct {
 	struct gw_bitmap *shared;
 	struct gw_wp_async *async;
 	struct gw_wp_sync *sync;
-	bool kvm, on;
+	bool kvm, on, sees_discards;
 	struct gw_wp_segment segments[AGENT_MAX_SEGMENTS]; /* all of them */
 	unsigned count;
 } track;
@@ -77,10 +77,15 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 		track_stop();
 		return rc;
 	}
-	gw_reads_watch(track.segments, track.count, track.shared);
+	track.sees_discards = gw_reads_watch(track.segments, track.count, track.shared);
 	if (track.kvm)
 		return track.async ? AGENT_KVM_ASYNC : AGENT_KVM_SYNC;
 	return track.async ? AGENT_WP_ASYNC : AGENT_WP_SYNC;
+}
+
+bool track_sees_discards(void)
+{
+	return track.sees_discards;
 }
 
 bool track_is_on(void)

@@ -14,6 +14,9 @@
 int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
 		struct gw_error *error) GW_MUST_CHECK;
 
+/* Once it was started: whether what the VMM gives back to the file system is marked too. */
+bool track_sees_discards(void);
+
 bool track_is_on(void);
 
 /* See gw_tracker_ops: collect and arm.  Return: pages marked, or -errno with @error set. */

@@ -22,7 +22,7 @@
 
 int io_submit(aio_context_t context, long count, struct iocb **list);
 
-static int fd;
+static int fd, memory_fd;
 static char *memory; /* what a guest would have */
 static struct gw_wp_segment segments[2];
 static struct gw_bitmap marks, taken;
@@ -31,9 +31,9 @@ static struct gw_bitmap marks, taken;
 static void make(void)
 {
 	char path[] = "./reads.XXXXXX", *bytes = calloc(PAGES, PAGE);
-	int memory_fd = memfd_create("memory", 0);
 	uint64_t half = PAGES / 2 * PAGE;
 
+	memory_fd = memfd_create("memory", 0);
 	fd = mkstemp(path);
 	cr_assert(fd >= 0 && memory_fd >= 0 && bytes);
 	unlink(path);
@@ -47,7 +47,6 @@ static void make(void)
 		cr_assert_eq(mmap(at, half, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_fd, (off_t)((1 - i) * half)), at);
 		segments[i] = (struct gw_wp_segment){ .addr = (uintptr_t)at, .bytes = half, .first_page = (1 - i) * (PAGES / 2) };
 	}
-	close(memory_fd);
 	cr_assert_eq(gw_bitmap_new(&marks, PAGES), 0);
 	cr_assert_eq(gw_bitmap_new(&taken, PAGES), 0);
 	hooks_enable();
@@ -57,6 +56,7 @@ static void end(void)
 {
 	gw_reads_unwatch();
 	close(fd);
+	close(memory_fd);
 	gw_bitmap_free(&marks);
 	gw_bitmap_free(&taken);
 }
@@ -343,6 +343,36 @@ Test(reads, a_ring_that_was_overrun_comes_to_rest)
 	expect_run(60, 100, "all of them");
 	cr_assert_eq(take(), 0, "the ring is idle: nothing is in doubt any more");
 	io_uring_queue_exit(&ring);
+}
+
+/* No read, but as unseen: by the file, or by the mapping. */
+Test(reads, what_is_given_back_is_marked)
+{
+	int other = memfd_create("other", 0), known = memory_fd;
+
+	for (unsigned i = 0; i < 2; i++) {
+		segments[i].fd = known;
+		segments[i].has_file = true;
+	}
+	cr_assert(gw_reads_watch(segments, 2, &marks));
+	memset(page_at(20), 'x', 40 * PAGE);
+	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 20 * PAGE + 1, 2 * PAGE), 0);
+	expect_run(20, 23, "by the file");
+	cr_assert_eq(*page_at(21), 0);
+	cr_assert_eq(madvise(page_at(30), 2 * PAGE, MADV_REMOVE), 0);
+	expect_run(30, 32, "by the mapping");
+	cr_assert_eq(fallocate(memory_fd, 0, 0, 8 * PAGE), 0);
+	cr_assert(other >= 0 && ftruncate(other, PAGES * PAGE) == 0);
+	cr_assert_eq(fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE), 0);
+	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, -1), -1);
+	cr_assert_eq(fallocate(-1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE), -1);
+	cr_assert_eq(errno, EBADF);
+	cr_assert_eq(take(), 0, "nothing was given back by these");
+	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (PAGES - 1) * PAGE, INT32_MAX), 0);
+	expect_run(PAGES - 1, PAGES, "and what lies behind the end is nobody's");
+	gw_reads_unwatch();
+	segments[1].has_file = segments[0].has_file = false;
+	cr_assert_not(gw_reads_watch(segments, 2, &marks), "an unknown file's pages are not seen");
 }
 
 /* Why all this: write protection alone does not see what is read into pages that were pinned before it was set. */

@@ -108,13 +108,13 @@ class IgnoreShared(unittest.TestCase):
 
 
 class Calls(unittest.TestCase):
-    # What writes to a file, or reads from one into the caller's memory, by libc, libaio and liburing.  posix_fallocate()
+    # What writes to a file, or reads from one into the caller's memory, or gives memory back, by libc, libaio and liburing.  posix_fallocate()
     # changes no byte; the kinds of read that know the size of their buffer (__pread64_chk) are for the VMM's own.
     MATTER = set("""pwrite pwrite64 pwritev pwritev64 pwritev2 pwritev64v2 write writev fallocate fallocate64 ftruncate
                  ftruncate64 truncate truncate64 copy_file_range sendfile sendfile64 splice vmsplice aio_write aio_write64
                  aio_read aio_read64 lio_listio lio_listio64 read readv pread pread64 preadv preadv64 preadv2 preadv64v2
                  io_submit io_destroy io_uring_submit io_uring_submit_and_wait io_uring_submit_and_get_events
-                 io_uring_submit_and_wait_timeout io_uring_enter io_uring_queue_exit ioctl munmap""".split())
+                 io_uring_submit_and_wait_timeout io_uring_enter io_uring_queue_exit ioctl munmap madvise""".split())
 
     def symbols(self, path, kind):
         lines = subprocess.run(["nm", "-D", kind, path], capture_output=True, text=True, check=True).stdout.splitlines()
