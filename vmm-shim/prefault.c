@@ -6,10 +6,10 @@
  * would pay a page fault of the host for each page that it touches first.  So while memory comes a thread maps what is there,
  * 16 pages a fault where the guest would take one each, in the mapping by which virtual processors reach it.
  *
- * Nobody tells it what has come (with RDMA nobody knows): it looks where the file has data, in chunks of 2 MiB, and keeps how
- * many pages of a chunk it has mapped.  A file of which no more is allocated than the last time is not looked at, nor is a chunk
- * that was whole.  Holes are not touched, as that would allocate them; one that is punched between being looked at and being
- * mapped is allocated anew, a page of zeros.
+ * Nobody tells it what has come (with RDMA nobody knows): it looks where the file has data (SEEK_DATA) and what of it is in
+ * memory (mincore()), in chunks of 2 MiB, and keeps how many pages of a chunk it has mapped.  A file of which as much is
+ * allocated as the last time is not looked at, nor is a chunk that was whole.  Holes are not touched, as that would allocate
+ * them; one that is punched between being looked at and being mapped is allocated anew, a page of zeros.
  *
  * It takes a quarter of one processor at most: after each chunk it rests three times as long as the chunk took.  Memory that is
  * not tmpfs is left alone: huge pages are few faults, and a file on a disk may have to be read.
@@ -135,34 +135,25 @@ static void find_spans(void)
 
 /* --- mapping ---------------------------------------------------------------------------------------------------- */
 
-/* The pages of data in [from, end) of the file; maps them if that is wished. */
-static uint64_t walk(const struct span *span, int fd, off_t from, off_t end, bool map)
-{
-	uint64_t pages = 0;
-	off_t hole;
-
-	while (from < end && (from = lseek(fd, from, SEEK_DATA)) >= 0 && from < end) {
-		hole = lseek(fd, from, SEEK_HOLE);
-		if (hole < 0 || hole > end)
-			hole = end;
-		if (map)
-			(void)madvise((void *)(uintptr_t)(span->segment.addr + ((uint64_t)from - span->segment.offset)),
-				      (size_t)(hole - from), MADV_POPULATE_READ);
-		pages += (uint64_t)(hole - from) / prefault.page_bytes;
-		from = hole;
-	}
-	return pages;
-}
-
 /* Maps what has come to a chunk since it was looked at last.  Return: whether to go on. */
-static bool map_chunk(struct span *span, int fd, uint64_t chunk)
+static bool map_chunk(struct span *span, uint64_t chunk)
 {
-	uint64_t began = gw_now_ns(&gw_clock_real), at = chunk * CHUNK_BYTES, left = span->segment.bytes - at, pages;
-	off_t from = (off_t)(span->segment.offset + at), end = from + (off_t)(left < CHUNK_BYTES ? left : CHUNK_BYTES);
+	uint64_t began = gw_now_ns(&gw_clock_real), page = prefault.page_bytes, left = span->segment.bytes - chunk * CHUNK_BYTES;
+	uint64_t pages = (left < CHUNK_BYTES ? left : CHUNK_BYTES) / page, found = 0, end;
+	char *addr = (char *)(uintptr_t)(span->segment.addr + chunk * CHUNK_BYTES);
+	unsigned char there[CHUNK_BYTES / 4096];
 
-	pages = walk(span, fd, from, end, false);
-	if (pages != span->mapped[chunk])
-		span->mapped[chunk] = (uint16_t)walk(span, fd, from, end, true);
+	if (mincore(addr, pages * page, there) < 0)
+		pages = 0;
+	for (uint64_t i = 0; i < pages; i++)
+		found += there[i] & 1;
+	for (uint64_t at = 0; at < pages && found != span->mapped[chunk]; at = end + 1) {
+		for (end = at; end < pages && there[end] & 1; end++)
+			;
+		if (end > at)
+			(void)madvise(addr + at * page, (end - at) * page, MADV_POPULATE_READ);
+	}
+	span->mapped[chunk] = (uint16_t)found;
 	return rest(RESTS * (gw_now_ns(&gw_clock_real) - began));
 }
 
@@ -192,7 +183,7 @@ static bool map_span(struct span *span)
 		if (data < 0 || (uint64_t)data >= span->segment.offset + span->segment.bytes)
 			break;
 		chunk = ((uint64_t)data - span->segment.offset) / CHUNK_BYTES;
-		if (!map_chunk(span, fd, chunk))
+		if (!map_chunk(span, chunk))
 			return false;
 	}
 	return true;
