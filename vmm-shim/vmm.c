@@ -551,7 +551,8 @@ int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, st
 	if (rc < 0)
 		return rc;
 	vmm->migrating = false;
-	/* QEMU has completed, so its end is closed or about to be. */
+	/* QEMU has completed: everything is in the socket.  It is long in closing its end, and need not be waited for. */
+	shutdown(saving->fd, SHUT_RD);
 	pthread_join(saving->thread, NULL);
 	saving->thread_runs = false;
 	if (saving->failure < 0)
