@@ -14,13 +14,12 @@
  * It takes a quarter of one processor at most: after each chunk it rests three times as long as the chunk took.  Memory that is
  * not tmpfs is left alone: huge pages are few faults, and a file on a disk may have to be read.
  *
- * The VMM's map is read anew for each pass, as slots, and so aliases, come and go.  A mapping that goes meanwhile is
- * an error of madvise() that nobody minds; what comes in its place is only read.
+ * The VMM's map is read anew when more has come, as slots, and so aliases, come and go.  A mapping that goes meanwhile is an
+ * error of madvise() that nobody minds; what comes in its place is only read.
  */
 #include "vmm-shim/prefault.h"
 
 #include "base/clock.h"
-#include "base/cleanup.h"
 #include "base/thread.h"
 #include "tracker/kvm.h"
 #include "vmm-shim/hooks.h"
@@ -86,25 +85,48 @@ static uint64_t chunks_of(const struct span *span)
 	return (span->segment.bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
 }
 
+static bool is_tmpfs(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
 /* The same mapping as it was at the last pass: what was mapped then is. */
 static bool take_known(struct span *span, struct span *old, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
-		if (old[i].segment.addr != span->segment.addr || old[i].segment.bytes != span->segment.bytes ||
+		if (!old[i].mapped || old[i].segment.addr != span->segment.addr || old[i].segment.bytes != span->segment.bytes ||
 		    old[i].segment.offset != span->segment.offset || old[i].inode != span->inode || old[i].device != span->device)
 			continue;
-		span->blocks = old[i].blocks;
-		span->mapped = old[i].mapped;
+		*span = old[i];
 		old[i].mapped = NULL;
-		break;
+		return true;
 	}
+	return false;
+}
+
+/* Return: whether it is one to be mapped. */
+static bool take_new(struct span *span, const struct agent_mapping *file)
+{
+	span->segment.fd = mappings_reopen(file);
+	if (span->segment.fd < 0)
+		return false;
+	if (is_tmpfs(span->segment.fd))
+		span->mapped = calloc(chunks_of(span), sizeof(*span->mapped));
+	if (!span->mapped)
+		close(span->segment.fd);
 	return span->mapped != NULL;
 }
 
 static void forget(struct span *spans, unsigned count)
 {
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count; i++) {
+		if (!spans[i].mapped)
+			continue;
+		close(spans[i].segment.fd);
 		free(spans[i].mapped);
+	}
 }
 
 static void find_spans(void)
@@ -125,12 +147,26 @@ static void find_spans(void)
 		if (!gw_kvm_runs_at(now.segments[i].addr))
 			continue;
 		*span = (struct span){ .segment = now.segments[i], .device = file->device, .inode = file->inode };
-		if (!take_known(span, old, old_count))
-			span->mapped = calloc(chunks_of(span), sizeof(*span->mapped));
-		if (span->mapped)
+		if (take_known(span, old, old_count) || take_new(span, file))
 			prefault.count++;
 	}
 	forget(old, old_count);
+}
+
+/* How much of the file is allocated. */
+static uint64_t blocks_of(const struct span *span)
+{
+	struct stat st;
+
+	return fstat(span->segment.fd, &st) == 0 ? (uint64_t)st.st_blocks : 0;
+}
+
+static bool has_more_come(void)
+{
+	for (unsigned i = 0; i < prefault.count; i++)
+		if (blocks_of(&prefault.spans[i]) != prefault.spans[i].blocks)
+			return true;
+	return false;
 }
 
 /* --- mapping ---------------------------------------------------------------------------------------------------- */
@@ -157,29 +193,17 @@ static bool map_chunk(struct span *span, uint64_t chunk)
 	return rest(RESTS * (gw_now_ns(&gw_clock_real) - began));
 }
 
-static bool is_tmpfs(int fd)
-{
-	struct statfs fs;
-
-	return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
-}
-
 /* Return: whether to go on. */
 static bool map_span(struct span *span)
 {
-	struct agent_mapping file = { .device = span->device, .inode = span->inode };
-	int fd GW_CLEANUP_CLOSE = mappings_reopen(&file);
 	uint64_t whole = CHUNK_BYTES / prefault.page_bytes;
-	struct stat st;
 	off_t data;
 
-	if (fd < 0 || fstat(fd, &st) < 0 || !is_tmpfs(fd) || (uint64_t)st.st_blocks == span->blocks)
-		return true;
-	span->blocks = (uint64_t)st.st_blocks;
+	span->blocks = blocks_of(span);
 	for (uint64_t chunk = 0; chunk < chunks_of(span); chunk++) {
 		if (span->mapped[chunk] == whole)
 			continue;
-		data = lseek(fd, (off_t)(span->segment.offset + chunk * CHUNK_BYTES), SEEK_DATA);
+		data = lseek(span->segment.fd, (off_t)(span->segment.offset + chunk * CHUNK_BYTES), SEEK_DATA);
 		if (data < 0 || (uint64_t)data >= span->segment.offset + span->segment.bytes)
 			break;
 		chunk = ((uint64_t)data - span->segment.offset) / CHUNK_BYTES;
@@ -194,10 +218,13 @@ static void *prefault_thread(void *unused)
 	bool goes_on = true;
 
 	hooks_leave_alone();
-	while (goes_on) {
-		find_spans();
+	find_spans();
+	while (goes_on && prefault.count > 0) {
+		if (has_more_come())
+			find_spans();
 		for (unsigned i = 0; i < prefault.count && goes_on; i++)
-			goes_on = map_span(&prefault.spans[i]);
+			if (blocks_of(&prefault.spans[i]) != prefault.spans[i].blocks)
+				goes_on = map_span(&prefault.spans[i]);
 		goes_on = goes_on && rest(PASS_NS);
 	}
 	forget(prefault.spans, prefault.count);
