@@ -53,6 +53,7 @@ GW_PUBLIC bool gw_state_is_final(enum gw_state state);
 struct gw_region {
 	char name[GW_NAME_BYTES];
 	struct gw_link_region memory; /* id is filled in by the session */
+	bool incore_is_told;          /* for ops: mincore(2) tells of it (base/incore.h) */
 	const struct gw_region_ops *ops;
 };
 

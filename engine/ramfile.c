@@ -18,6 +18,7 @@
 #include "engine/page.h"
 
 #include "base/cleanup.h"
+#include "base/incore.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,7 +61,7 @@ static uint64_t resident_end(const struct gw_region *region, uint64_t from, uint
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), at = from, i, want;
 	unsigned char there[MOST_PAGES];
 
-	for (uint64_t look = FIRST_PAGES; look <= MOST_PAGES && at < until; look *= 4) {
+	for (uint64_t look = FIRST_PAGES; region->incore_is_told && look <= MOST_PAGES && at < until; look *= 4) {
 		want = (until - at + page - 1) / page;
 		if (want > look)
 			want = look;
@@ -92,7 +93,7 @@ static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t unt
 	if (data < 0 || (uint64_t)data == region->memory.bytes)
 		return data < 0 ? (int)data : 0;
 	*first = *end = (uint64_t)data;
-	/* Swapped out: a page at a time. */
+	/* Swapped out, or nobody says whether it is: a page at a time. */
 	for (unsigned i = 0; *first == from && (uint64_t)data == *end && *end < until && i < SWAPPED_PAGES; i++) {
 		*end += page;
 		data = seek_data(region, *end);
@@ -295,6 +296,7 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 		region->memory.placement = GW_PLACE_MAPPED;
 	} else {
 		region->ops = &tmpfs_ops;
+		region->incore_is_told = gw_incore_is_told(fd);
 		region->memory.uffd = writable ? open_filler(region) : -1;
 		region->memory.placement = region->memory.uffd >= 0 ? GW_PLACE_FILL : GW_PLACE_WRITE;
 	}

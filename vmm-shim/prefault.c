@@ -20,6 +20,7 @@
 #include "vmm-shim/prefault.h"
 
 #include "base/clock.h"
+#include "base/incore.h"
 #include "base/thread.h"
 #include "tracker/kvm.h"
 #include "vmm-shim/hooks.h"
@@ -112,7 +113,7 @@ static bool take_new(struct span *span, const struct agent_mapping *file)
 	span->segment.fd = mappings_reopen(file);
 	if (span->segment.fd < 0)
 		return false;
-	if (is_tmpfs(span->segment.fd))
+	if (is_tmpfs(span->segment.fd) && gw_incore_is_told(span->segment.fd))
 		span->mapped = calloc(chunks_of(span), sizeof(*span->mapped));
 	if (!span->mapped)
 		close(span->segment.fd);

@@ -218,6 +218,30 @@ Test(ramfile, holes_are_found_and_not_filled)
 	gw_region_close_file(&region);
 }
 
+/* Of files that are not ours mincore() says that all of it is there. */
+Test(ramfile, holes_of_somebody_elses_file_are_found_too)
+{
+	struct gw_region region;
+	struct gw_error error = { 0 };
+	struct stat st;
+	uint64_t first, end;
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+	unsigned char there = 0;
+
+	cr_assert_eq(ftruncate(fd, 1 << 20), 0);
+	cr_assert_eq(pwrite(fd, "xx", 2, 5 * 4096 - 1), 2);
+	if (fchmod(fd, 0600) < 0 || seteuid(65534) < 0)
+		cr_skip_test("only root can be somebody else");
+	cr_assert_eq(gw_region_open_file(&region, "ram", fd, 1 << 20, false, &error), 0);
+	cr_assert(mincore(region.memory.base, 4096, &there) == 0 && there == 1, "mincore() tells the truth: is base/incore.c needed?");
+	cr_assert_eq(next_data(&region, 0, &first, &end), 1);
+	cr_assert(first == 4 * 4096 && end == 6 * 4096);
+	cr_assert_eq(next_data(&region, end, &first, &end), 0);
+	fstat(fd, &st);
+	cr_assert_eq(st.st_blocks * 512, 2 * 4096);
+	gw_region_close_file(&region);
+}
+
 /* However much data follows: the last round asks for each page that was written, while the guest stands. */
 Test(ramfile, looking_for_holes_takes_what_was_asked_for)
 {
