@@ -37,7 +37,7 @@ static int find_shim(char *path, size_t bytes)
 int cmd_run(const struct command *command, int argc, char **argv)
 {
 	struct given given;
-	char advice[768], shim[600];
+	char advice[768] = "", shim[600];
 	struct gw_error error = { 0 };
 	const char *name;
 	int rc = parse_options(command, argc, argv, true, &given);

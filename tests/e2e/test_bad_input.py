@@ -31,6 +31,7 @@ class CommandLine(unittest.TestCase):
                 done = lab.a.godwit(*args)
                 self.assertEqual(done.returncode, 2, args)
                 self.assertIn(word, done.stderr, args)
+                self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
 
     def test_run_prints_the_very_arguments_to_add(self):
         with vmlab.Lab() as lab:
