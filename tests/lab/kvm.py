@@ -149,6 +149,23 @@ class Kvm(unittest.TestCase):
             self.assertEqual(end["tracker"], f"kvm_log+{WP}")
             self.assertTrue(rates and 1 <= rates[0] <= 40, rates)
 
+    def test_a_display_that_is_looked_at(self):
+        """In a graphics mode whose pixels QEMU converts where KVM's log says so: it reads and clears the log of its video memory."""
+        heads = []
+
+        def look(lab, source):
+            vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
+            for _ in range(6):
+                source.qmp("screendump", filename=str(lab.folder / "screen"))
+                with open(lab.folder / "screen", "rb") as file:
+                    heads.append(file.read(11))
+            heads.append(lab.a.status().get("state"))
+
+        with vmlab.Lab() as lab:
+            end = self.check_move(lab, "tcp:", "--bandwidth", "4M", work=WORK + " vga=0x303", beside=look)
+            self.assertEqual(end["tracker"], f"kvm_log+{WP}")
+            self.assertEqual(heads, [b"P6\n800 600\n"] * 6 + ["bulk"], "six pictures in the midst of it")
+
     def test_a_guest_that_reboots_in_mid_migration(self):
         """Its firmware moves, deletes and makes memory slots."""
         def reset(lab, source):
