@@ -19,10 +19,12 @@
  * all the time, and writes nothing: whoever compares the memory sees whether the disk's bytes are in it.  With GW_TOUCH=1 the area's
  * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.  With GW_NET=1 its
  * network card is up, and it prints how many packets came.  With GW_BALLOON=1 it can give memory back, and has left bytes in most of
- * what it would give.  With GW_SPIN=1 it checks and rewrites pages as fast as it can,
+ * what it would give.  With GW_DISPLAY=1 each count is drawn too, in the first sixteen lines of a
+ * display of 800 columns and 256 colours (vga=0x303): its low sixteen bits, lowest first, each fifty columns of black or white.  With GW_SPIN=1 it checks and rewrites pages as fast as it can,
  * says nothing, and counts them behind the words of spun.mark, for whoever has the guest's memory before him.
  */
 #include <fcntl.h>
+#include <glob.h>
 #include <net/if.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -44,6 +46,9 @@
 #define READ_BYTES (256u * 1024)
 #define READ_PARTS 61u
 #define SPUN_PAGE 0xfeed
+#define DISPLAY_LINE 800u
+#define DRAWN_LINES 16u
+#define DRAWN_BITS 16u
 
 static uint64_t word_of(uint64_t page, uint64_t generation, unsigned i)
 {
@@ -300,6 +305,41 @@ static void fill_and_free(void)
 	munmap(memory, bytes);
 }
 
+/* The display adapter's memory. */
+static unsigned char *open_display(void)
+{
+	void *memory = MAP_FAILED;
+	glob_t found = { 0 };
+	char path[128];
+
+	mkdir("/sys", 0755);
+	mount("sysfs", "/sys", "sysfs", 0, NULL);
+	glob("/sys/bus/pci/devices/*/class", 0, NULL, &found);
+	for (size_t i = 0; i < found.gl_pathc && memory == MAP_FAILED; i++) {
+		FILE *file = fopen(found.gl_pathv[i], "r");
+		unsigned class = 0;
+		int fd;
+
+		if (!file || fscanf(file, "%x", &class) != 1 || class >> 16 != 3)
+			continue;
+		snprintf(path, sizeof(path), "%.*s/resource0", (int)(strrchr(found.gl_pathv[i], '/') - found.gl_pathv[i]), found.gl_pathv[i]);
+		fd = open(path, O_RDWR);
+		memory = mmap(NULL, (DRAWN_LINES * DISPLAY_LINE + PAGE - 1) / PAGE * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	}
+	if (memory != MAP_FAILED)
+		return memory;
+	printf("GUEST WRONG: no display to draw on\n");
+	return NULL;
+}
+
+static void draw(unsigned char *display, uint64_t count)
+{
+	for (unsigned line = 0; line < DRAWN_LINES; line++)
+		for (unsigned bit = 0; bit < DRAWN_BITS; bit++)
+			memset(display + line * DISPLAY_LINE + bit * (DISPLAY_LINE / DRAWN_BITS), count >> bit & 1 ? 15 : 0,
+			       DISPLAY_LINE / DRAWN_BITS);
+}
+
 /* Checks and rewrites pages for ever. */
 static void spin(uint64_t *memory, uint64_t pages)
 {
@@ -319,6 +359,7 @@ static void spin(uint64_t *memory, uint64_t pages)
 int main(void)
 {
 	uint64_t pages, rate, at = 0, ticks = 0, passes = 0, *generation, *memory;
+	unsigned char *display;
 	struct timespec next;
 
 	open_console();
@@ -342,6 +383,7 @@ int main(void)
 		touch(memory, pages, parameter("GW_RATE_MIB", 8));
 	if (parameter("GW_SPIN", 0))
 		spin(memory, pages);
+	display = parameter("GW_DISPLAY", 0) ? open_display() : NULL;
 	printf("GUEST READY: %llu MiB, rewriting %llu MiB/s\n", (unsigned long long)pages / 256,
 	       (unsigned long long)rate * TICKS_PER_S / 256);
 	clock_gettime(CLOCK_MONOTONIC, &next);
@@ -354,6 +396,8 @@ int main(void)
 				passes++;
 			}
 		}
+		if (display)
+			draw(display, ticks + 1);
 		printf("GUEST COUNT %llu passes %llu\n", (unsigned long long)++ticks, (unsigned long long)passes);
 		next.tv_nsec += 1000000000 / TICKS_PER_S;
 		if (next.tv_nsec >= 1000000000) {

@@ -94,11 +94,10 @@ static inline void micro_start(struct micro *micro)
 		SKIP("a vCPU cannot be set up: %s", strerror(errno));
 }
 
-/* @hooked: through the shim's eyes.  Gives up after so many seconds in all. */
-static inline void micro_open(struct micro *micro, unsigned pages, unsigned seconds, bool hooked)
+/* In memory of @fd, which it closes.  @hooked: through the shim's eyes.  Gives up after so many seconds in all. */
+static inline void micro_open_on(struct micro *micro, int fd, unsigned pages, unsigned seconds, bool hooked)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = (uint64_t)pages * MICRO_PAGE };
-	int fd = memfd_create("micro", MFD_CLOEXEC);
 
 	micro->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	micro->vm = micro->kvm < 0 ? -1 : ioctl(micro->kvm, KVM_CREATE_VM, 0);
@@ -118,6 +117,11 @@ static inline void micro_open(struct micro *micro, unsigned pages, unsigned seco
 		      ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot)) < 0)
 		SKIP("a memory slot cannot be set: %s", strerror(errno));
 	micro_start(micro);
+}
+
+static inline void micro_open(struct micro *micro, unsigned pages, unsigned seconds, bool hooked)
+{
+	micro_open_on(micro, memfd_create("micro", MFD_CLOEXEC), pages, seconds, hooked);
 }
 
 /* Has the guest write @value to @count pages from @first on, every @step-th. */
