@@ -2,11 +2,19 @@
 #include "tests/sim/disk.h"
 
 #include <errno.h>
+#include <sanitizer/asan_interface.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define BLOCK GW_DISK_BLOCK_BYTES
+#define MAX_KEPT 16u
+
+static struct kept {
+	void *memory;
+	size_t bytes;
+	bool taken;
+} pool[MAX_KEPT];
 
 static uint64_t rnd(struct sim_disks *disks)
 {
@@ -157,6 +165,30 @@ static int hash(struct gw_disks *base, unsigned image, uint64_t *value)
 
 static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, prepare, hash };
 
+void *sim_memory(size_t bytes)
+{
+	struct kept *kept = NULL;
+
+	for (unsigned i = 0; i < MAX_KEPT && !kept; i++)
+		if (!pool[i].taken && (pool[i].bytes == bytes || !pool[i].memory))
+			kept = &pool[i];
+	if (!kept || (!kept->memory && !(kept->memory = aligned_alloc(4096, bytes))))
+		abort();
+	kept->bytes = bytes;
+	kept->taken = true;
+	ASAN_UNPOISON_MEMORY_REGION(kept->memory, bytes);
+	return kept->memory;
+}
+
+void sim_memory_done(const void *memory)
+{
+	for (unsigned i = 0; i < MAX_KEPT; i++)
+		if (pool[i].memory == memory) {
+			pool[i].taken = false;
+			ASAN_POISON_MEMORY_REGION(memory, pool[i].bytes);
+		}
+}
+
 void sim_disks_init(struct sim_disks *disks, uint64_t *random, bool source)
 {
 	memset(disks, 0, sizeof(*disks));
@@ -164,14 +196,14 @@ void sim_disks_init(struct sim_disks *disks, uint64_t *random, bool source)
 	disks->disks.ops = &ops;
 	disks->disks.count = SIM_IMAGES;
 	disks->disks.slots = (unsigned)(rnd(disks) % 5); /* few are used again soon */
-	disks->disks.staging = aligned_alloc(4096, GW_DISK_STAGING_BYTES);
+	disks->disks.staging = sim_memory(GW_DISK_STAGING_BYTES);
 	for (unsigned i = 0; i < SIM_IMAGES; i++) {
 		/* The other side has them in another order. */
 		unsigned kind = source ? i : SIM_IMAGES - 1 - i;
 		struct gw_image *image = &disks->disks.images[i];
 
-		disks->bytes[i] = calloc(SIM_BLOCKS, BLOCK);
-		if (!disks->bytes[i] || !disks->disks.staging || gw_bitmap_new(&disks->marks[i], SIM_BLOCKS) < 0)
+		disks->bytes[i] = memset(sim_memory(SIM_BLOCKS * BLOCK), 0, SIM_BLOCKS * BLOCK);
+		if (gw_bitmap_new(&disks->marks[i], SIM_BLOCKS) < 0)
 			abort();
 		snprintf(image->name, sizeof(image->name), "disk%u", kind);
 		image->fixed = kind == 0;
@@ -188,10 +220,10 @@ void sim_disks_init(struct sim_disks *disks, uint64_t *random, bool source)
 void sim_disks_fini(struct sim_disks *disks)
 {
 	for (unsigned i = 0; i < SIM_IMAGES; i++) {
-		free(disks->bytes[i]);
+		sim_memory_done(disks->bytes[i]);
 		gw_bitmap_free(&disks->marks[i]);
 	}
-	free(disks->disks.staging);
+	sim_memory_done(disks->disks.staging);
 }
 
 static void put_byte(struct sim_disks *disks, const struct sim_write *write)

@@ -34,6 +34,13 @@ struct sim_disks {
 	int requests_begun;
 };
 
+/*
+ * Memory that is kept from migration to migration and has what the last one left in it; page aligned.  To have fresh memory mapped
+ * each time took most of the time.
+ */
+void *sim_memory(size_t bytes);
+void sim_memory_done(const void *memory);
+
 void sim_disks_init(struct sim_disks *disks, uint64_t *random, bool source);
 void sim_disks_fini(struct sim_disks *disks);
 /* The running guest begins or ends a write, gives a block back, grows or shrinks its image. */

@@ -462,8 +462,8 @@ static void guest_init(struct guest *guest, struct sim *sim, bool stale)
 	for (unsigned r = 0; r < REGIONS; r++) {
 		size_t bytes = (size_t)region_pages[r] * PAGE;
 
-		guest->memory[r] = calloc(1, bytes);
-		if (!guest->memory[r] || gw_bitmap_new(&guest->marks[r], region_pages[r]) < 0)
+		guest->memory[r] = memset(sim_memory(bytes), 0, bytes);
+		if (gw_bitmap_new(&guest->marks[r], region_pages[r]) < 0)
 			abort();
 		snprintf(guest->regions[r].name, sizeof(guest->regions[r].name), "ram%u", r);
 		guest->regions[r].ops = &sim_region_ops;
@@ -478,7 +478,7 @@ static void guest_fini(struct guest *guest)
 	if (guest->with_disks)
 		sim_disks_fini(&guest->disks);
 	for (unsigned r = 0; r < REGIONS; r++) {
-		free(guest->memory[r]);
+		sim_memory_done(guest->memory[r]);
 		gw_bitmap_free(&guest->marks[r]);
 	}
 }
