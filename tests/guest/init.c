@@ -19,9 +19,10 @@
  * all the time, and writes nothing: whoever compares the memory sees whether the disk's bytes are in it.  With GW_TOUCH=1 the area's
  * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.  With GW_NET=1 its
  * network card is up, and it prints how many packets came.  With GW_BALLOON=1 it can give memory back, and has left bytes in most of
- * what it would give.  With GW_DISPLAY=1 each count is drawn too, in the first sixteen lines of a
- * display of 800 columns and 256 colours (vga=0x303): its low sixteen bits, lowest first, each fifty columns of black or white.  With GW_SPIN=1 it checks and rewrites pages as fast as it can,
- * says nothing, and counts them behind the words of spun.mark, for whoever has the guest's memory before him.
+ * what it would give.  With GW_DISPLAY=1 each count is drawn too, in the first sixteen lines of a display of 800 columns and 256
+ * colours (vga=0x303): its low sixteen bits, lowest first, each fifty columns of black or white.  With GW_SPIN=1 it checks and
+ * rewrites pages as fast as it can, says nothing, and counts them behind the words of spun.mark, for whoever has the guest's
+ * memory before him.
  */
 #include <fcntl.h>
 #include <glob.h>
@@ -316,13 +317,18 @@ static unsigned char *open_display(void)
 	mount("sysfs", "/sys", "sysfs", 0, NULL);
 	glob("/sys/bus/pci/devices/*/class", 0, NULL, &found);
 	for (size_t i = 0; i < found.gl_pathc && memory == MAP_FAILED; i++) {
-		FILE *file = fopen(found.gl_pathv[i], "r");
+		const char *name = found.gl_pathv[i];
+		FILE *file = fopen(name, "r");
 		unsigned class = 0;
 		int fd;
 
-		if (!file || fscanf(file, "%x", &class) != 1 || class >> 16 != 3)
+		if (file && fscanf(file, "%x", &class) != 1)
+			class = 0;
+		if (file)
+			fclose(file);
+		if (class >> 16 != 3)
 			continue;
-		snprintf(path, sizeof(path), "%.*s/resource0", (int)(strrchr(found.gl_pathv[i], '/') - found.gl_pathv[i]), found.gl_pathv[i]);
+		snprintf(path, sizeof(path), "%.*s/resource0", (int)(strrchr(name, '/') - name), name);
 		fd = open(path, O_RDWR);
 		memory = mmap(NULL, (DRAWN_LINES * DISPLAY_LINE + PAGE - 1) / PAGE * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	}
