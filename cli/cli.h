@@ -16,11 +16,12 @@ enum exit_code {
 	EXIT_CANCELLED = 3, /* as 1, on request */
 	EXIT_UNCERTAIN = 4, /* the link died in the window in which nobody can know: settle it by hand */
 	EXIT_NO_VM = 5,     /* no such VM, or one that cannot be moved */
+	EXIT_NOT_STARTED = 6, /* the destination owns the guest but could not start it: it is paused there */
 };
 
 /* --- options ------------------------------------------------------------------------------------ */
 
-#define MAX_OPTIONS 24
+#define MAX_OPTIONS 28
 
 struct option_spec {
 	const char *name;  /* without the dashes */
@@ -86,6 +87,8 @@ struct cli_vm {
 	const char *tracker; /* source: how memory is to be tracked; NULL: the best way */
 	const char *untracked; /* source: devices that may write unseen, "NAME,..."; NULL: none */
 	const char *hook;  /* receiver: run when all memory is here; NULL: none */
+	int hook_pid;      /* 0: it does not run */
+	bool is_source;
 	bool leave_paused; /* receiver: do not start the guest */
 	struct gw_region regions[GW_VMM_MAX_REGIONS];
 	unsigned region_count;
@@ -157,7 +160,7 @@ struct monitor;
 
 /*
  * Serves status and cancel of @session on @file in the VM's run folder, from a thread of its own, so that
- * the session's thread is never kept waiting.  -EEXIST when another process serves it.
+ * the session's thread is never kept waiting.  Only whoever is attached to the VM may call it: one process at a time.
  */
 int monitor_open(struct monitor **monitor, const char *name, const char *file, struct gw_session *session,
 		 struct gw_error *error) GW_MUST_CHECK;
@@ -166,19 +169,26 @@ int monitor_open(struct monitor **monitor, const char *name, const char *file, s
 void monitor_publish(struct monitor *monitor, const struct gw_status *status);
 
 /*
- * Leaves a record for status before a step that this process may not outlive: the source writes "uncertain"
- * before it sends COMMIT, the receiver that it owns the guest before it starts it.
+ * The record of who owns the guest, LAST_FILE, for status and resume.  It is on the disk when these return.  Both
+ * write only over a record of this process: a godwit that thaws after hours must not overwrite what came after it.
+ *
+ * uncertain: the source before COMMIT, the receiver before LOADED.  Return: 0, or -errno with @error set.
+ * owned: the receiver, before it starts the guest; it was made ready by the former, and does not fail for want of space.
  */
-void monitor_record(const char *name, bool is_source, enum gw_state state, bool owns_guest);
+int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *error) GW_MUST_CHECK;
+void monitor_record_owned(const char *name);
+
+/* After `godwit resume`: this side owns the guest, whatever was recorded before. */
+void monitor_record_resumed(const char *name);
 
 /* Ends it and leaves @status behind in LAST_FILE for later questions. */
 void monitor_close(struct monitor *monitor, const struct gw_status *status);
 
 /*
  * Asks a monitor.  @question: "status" or "cancel".  Return: 0 and *answer, JSON for the caller to release;
- * -ENOENT when nobody serves it.
+ * -ENOENT when nobody serves it; -ETIMEDOUT and *pid when that process does not answer: it is stopped or frozen.
  */
-int monitor_ask(const char *name, const char *file, const char *question, json_t **answer) GW_MUST_CHECK;
+int monitor_ask(const char *name, const char *file, const char *question, json_t **answer, int *pid) GW_MUST_CHECK;
 
 /* --- running a session -------------------------------------------------------------------------------- */
 

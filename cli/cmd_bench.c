@@ -57,9 +57,10 @@ static int nothing(void *vm, struct gw_error *error)
 	return 0;
 }
 
-static int guard(void *vm, bool armed, struct gw_error *error)
+static int guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	(void)armed;
+	(void)limit_ns;
 	return nothing(vm, error);
 }
 
@@ -92,7 +93,8 @@ static bool was_running(void *vm)
 static const struct gw_vm_ops memory_ops = {
 	.tracker_open = tracker_open, .guard = guard,	  .pause = nothing, .save_begin = nothing,
 	.save_finish = save_finish,   .resume = nothing,  .prepare = nothing, .load = load,
-	.start = start,		      .check = nothing,	  .was_running = was_running,
+	.start = start,		      .check = nothing,	  .was_running = was_running, .still_paused = nothing,
+	.record = nothing,
 };
 
 /* Random bytes, with pages of zeros among them; or, at the receiver, merely backed by memory. */

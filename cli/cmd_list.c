@@ -5,6 +5,7 @@
 #include "base/units.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 
 static void print_one(const char *name, json_t *array)
@@ -14,12 +15,14 @@ static void print_one(const char *name, json_t *array)
 	uint64_t ram_bytes = 0;
 	json_t *answer = NULL;
 	const char *activity = "-";
+	int pid, rc;
 
 	if (gw_vmm_peek(name, state, sizeof(state), &ram_bytes, &error) < 0)
 		snprintf(state, sizeof(state), "no answer");
-	if (monitor_ask(name, MIGRATE_SOCKET, "status", &answer) == 0)
-		activity = "migrating";
-	else if (monitor_ask(name, RECEIVE_SOCKET, "status", &answer) == 0)
+	rc = monitor_ask(name, MIGRATE_SOCKET, "status", &answer, &pid);
+	if (rc == 0 || rc == -ETIMEDOUT)
+		activity = rc == 0 ? "migrating" : "migrating, and stalled";
+	else if (monitor_ask(name, RECEIVE_SOCKET, "status", &answer, &pid) == 0)
 		activity = "receiving";
 	json_decref(answer);
 	if (array)

@@ -25,10 +25,13 @@ static int read_numbers(const struct command *command, const struct given *given
 {
 	const char *rate = option_value(command, given, "bandwidth");
 	uint64_t channels = 0, queue_pairs = 0, downtime_ms = 300, rounds = 0, max_s = 0;
+	uint64_t pause_ms = 5000, hook_s = 30;
 
 	if (option_number(command, given, "channels", 1, GW_LINK_MAX_CHANNELS, &channels) < 0 ||
 	    option_number(command, given, "queue-pairs", 1, GW_LINK_MAX_QUEUE_PAIRS, &queue_pairs) < 0 ||
 	    option_number(command, given, "downtime", 1, 3600000, &downtime_ms) < 0 ||
+	    option_number(command, given, "pause-limit", 1, 3600000, &pause_ms) < 0 ||
+	    option_number(command, given, "hook-limit", 1, 3600, &hook_s) < 0 ||
 	    option_number(command, given, "rounds", 1, 1000000, &rounds) < 0 ||
 	    option_number(command, given, "max-time", 1, 1000000, &max_s) < 0)
 		return -EINVAL;
@@ -40,6 +43,8 @@ static int read_numbers(const struct command *command, const struct given *given
 	plan->link.channels = (unsigned)channels;
 	plan->link.queue_pairs = (unsigned)queue_pairs;
 	plan->session.downtime_ns = downtime_ms * GW_NS_PER_MS;
+	plan->session.pause_limit_ns = pause_ms * GW_NS_PER_MS;
+	plan->session.hook_limit_ns = hook_s * GW_NS_PER_S;
 	plan->session.max_rounds = (unsigned)rounds;
 	plan->session.max_time_ns = max_s * GW_NS_PER_S;
 	return 0;
@@ -183,7 +188,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	monitor_close(monitor, &status);
 	report_end(&report, &status, link->peer);
 	code = exit_code_of(&status);
-	if (status.state == GW_STATE_DONE && !status.error && plan->quit && gw_vmm_quit(vm.vmm, &error) < 0)
+	if (status.state == GW_STATE_DONE && plan->quit && gw_vmm_quit(vm.vmm, &error) < 0)
 		complain(command, "the VMM here could not be ended: %s", error.text);
 
 out:

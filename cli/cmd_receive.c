@@ -98,7 +98,7 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 		run_session(session, monitor, &wait->report, NULL, NULL);
 		gw_session_status(session, &status);
 		monitor_close(monitor, &status);
-		over = status.state == GW_STATE_DONE || interrupted() || status.begun ||
+		over = status.state == GW_STATE_DONE || status.state == GW_STATE_NOT_STARTED || interrupted() || status.begun ||
 		       gw_vmm_check(wait->vm.vmm, &error) < 0;
 		if (over || (!report_would_block(STDOUT_FILENO) && !report_would_block(STDERR_FILENO)))
 			report_end(&wait->report, &status, link->peer);

@@ -9,19 +9,47 @@
 
 #define WATCH_US 500000
 
-/* What is known of the guest's migration: live, or the last one's end, or nothing. */
-static json_t *find_status(const char *name, bool *live)
+/* What is known of a guest's migration. */
+struct known {
+	json_t *status;  /* the session's own, or the record that the last one left; NULL: none */
+	bool live;       /* the session answered */
+	int stalled_pid; /* the process of a session that does not answer; 0: none */
+	char run_state[32]; /* of the VMM; "gone", "not answering" */
+};
+
+static void find_status(const char *name, struct known *known)
 {
-	json_t *object = NULL;
+	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
+	struct gw_error error = { 0 };
 	char path[192];
 
-	*live = true;
-	if (monitor_ask(name, MIGRATE_SOCKET, "status", &object) == 0 ||
-	    monitor_ask(name, RECEIVE_SOCKET, "status", &object) == 0)
-		return object;
-	*live = false;
+	*known = (struct known){ .run_state = "gone" };
+	if (gw_vmm_is_alive(name) > 0 && gw_vmm_peek(name, known->run_state, sizeof(known->run_state), NULL, &error) < 0)
+		strcpy(known->run_state, "not answering");
+	for (unsigned i = 0; i < 2; i++) {
+		int pid = 0, rc = monitor_ask(name, sockets[i], "status", &known->status, &pid);
+
+		if (rc == 0) {
+			known->live = true;
+			return;
+		}
+		if (rc == -ETIMEDOUT)
+			known->stalled_pid = pid;
+	}
 	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
-	return json_load_file(path, 0, NULL);
+	known->status = json_load_file(path, 0, NULL);
+}
+
+static const char *text_of(const json_t *status, const char *key)
+{
+	const char *text = json_string_value(json_object_get(status, key));
+
+	return text ? text : "";
+}
+
+static bool owns(const json_t *status)
+{
+	return json_is_true(json_object_get(status, "owns_guest"));
 }
 
 static double number(const json_t *object, const char *key)
@@ -53,31 +81,55 @@ static void print_progress(const json_t *s)
 			       number(one, "dirty_bytes_per_s") / 1048576);
 }
 
-static void print_status(const char *name, const char *run_state, const json_t *s, bool live)
+/* Who owns the guest, by what runs and what was recorded; docs/ownership.md has the table. */
+static void print_owner(const char *name, const struct known *known)
 {
-	const char *state = json_string_value(json_object_get(s, "state"));
-	const char *error = json_string_value(json_object_get(s, "error"));
-	const char *role = json_string_value(json_object_get(s, "role"));
+	const char *state = text_of(known->status, "state");
+	bool source = strcmp(text_of(known->status, "role"), "source") == 0;
 
-	printf("%s: the VMM is %s; ", name, run_state);
-	if (!s || !state || !role) {
-		printf("no migration\n");
-		return;
-	}
-	printf("%s %s of a migration, %s", live ? "it is the" : "it was the", role, state);
-	if (live && strcmp(role, "source") == 0)
-		print_progress(s);
-	else if (live && json_object_get(s, "tracker"))
-		printf(", tracked by %s", json_string_value(json_object_get(s, "tracker")));
-	printf("\n");
-	if (!live && strcmp(state, "uncertain") == 0)
+	if (known->stalled_pid)
+		printf("  The godwit that moves it, process %d, does not answer: it is stopped or frozen.  A guest that it had\n"
+		       "  paused is resumed here two seconds after it stood still.  End that process, and migrate again.\n",
+		       known->stalled_pid);
+	if (strcmp(known->run_state, "running") == 0 && known->status && source && !owns(known->status) &&
+	    strcmp(state, "uncertain") != 0)
+		printf("  The guest was handed over, and yet it runs here: make sure that it runs nowhere else.\n");
+	else if (strcmp(known->run_state, "running") == 0)
+		printf("  this side owns the guest: it runs here\n");
+	else if (strcmp(state, "uncertain") == 0 && source)
 		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"
 		       "  destination: if it owns the guest, end the VMM here; if it does not, end the VMM there and say\n"
 		       "  'godwit resume %s' here.\n", name, name);
-	else if (!live)
-		printf("  this side %s the guest\n",
-		       json_is_true(json_object_get(s, "owns_guest")) ? "owns" : "does not own");
-	if (error)
+	else if (strcmp(state, "uncertain") == 0)
+		printf("  The guest is loaded here, and whether the source let it go is not known.  Ask 'godwit status %s' there:\n"
+		       "  if it owns the guest, end the VMM here; if it is uncertain too, end the VMM on one of the two hosts,\n"
+		       "  then say 'godwit resume --force %s' on the other.\n", name, name);
+	else
+		printf("  this side %s the guest\n", owns(known->status) ? "owns" : "does not own");
+}
+
+static void print_status(const char *name, const struct known *known)
+{
+	const json_t *s = known->status;
+	const char *state = text_of(s, "state"), *role = text_of(s, "role"), *error = text_of(s, "error");
+
+	printf("%s: the VMM is %s; ", name, known->run_state);
+	if (!state[0] || !role[0]) {
+		printf("no migration\n");
+		if (strcmp(known->run_state, "postmigrate") == 0)
+			printf("  Its state was handed over once, and no record says what became of it: look where the guest runs\n"
+			       "  before you say 'godwit resume --force %s'.\n", name);
+		return;
+	}
+	printf("%s %s of a migration, %s", known->live ? "it is the" : "it was the", role, state);
+	if (known->live && strcmp(role, "source") == 0)
+		print_progress(s);
+	else if (known->live && json_object_get(s, "tracker"))
+		printf(", tracked by %s", text_of(s, "tracker"));
+	printf("\n");
+	if (!known->live)
+		print_owner(name, known);
+	if (error[0])
 		printf("  %s\n", error);
 }
 
@@ -85,7 +137,7 @@ int cmd_status(const struct command *command, int argc, char **argv)
 {
 	struct given given;
 	const char *name;
-	bool live;
+	struct known known;
 	int rc = parse_options(command, argc, argv, false, &given);
 
 	if (rc != 0)
@@ -96,30 +148,27 @@ int cmd_status(const struct command *command, int argc, char **argv)
 	}
 	name = given.rest[0];
 	do {
-		char run_state[32] = "gone";
-		struct gw_error error = { 0 };
-		json_t *status = find_status(name, &live);
-
-		if (gw_vmm_is_alive(name) > 0 && gw_vmm_peek(name, run_state, sizeof(run_state), NULL, &error) < 0)
-			strcpy(run_state, "not answering");
-		if (!status && strcmp(run_state, "gone") == 0) {
+		find_status(name, &known);
+		if (!known.status && strcmp(known.run_state, "gone") == 0) {
 			complain(command, "no VM named '%s' runs under godwit here (%s)", name, gw_vmm_run_root());
 			return EXIT_NO_VM;
 		}
 		if (option_value(command, &given, "json")) {
-			json_t *whole = status ? status : json_pack("{s:s, s:s}", "name", name, "state", "none");
+			json_t *whole = known.status ? known.status : json_pack("{s:s, s:s}", "name", name, "state", "none");
 
-			json_object_set_new(whole, "live", json_boolean(live));
-			json_object_set_new(whole, "vmm", json_string(run_state));
+			json_object_set_new(whole, "live", json_boolean(known.live));
+			json_object_set_new(whole, "vmm", json_string(known.run_state));
+			if (known.stalled_pid)
+				json_object_set_new(whole, "stalled_pid", json_integer(known.stalled_pid));
 			json_dumpf(whole, stdout, JSON_COMPACT);
 			putchar('\n');
 			json_decref(whole);
 		} else {
-			print_status(name, run_state, status, live);
-			json_decref(status);
+			print_status(name, &known);
+			json_decref(known.status);
 		}
 		fflush(stdout);
-	} while (option_value(command, &given, "watch") && live && usleep(WATCH_US) == 0);
+	} while (option_value(command, &given, "watch") && known.live && usleep(WATCH_US) == 0);
 	return EXIT_DONE;
 }
 
@@ -137,68 +186,101 @@ static const char *take_name(const struct command *command, int argc, char **arg
 	return NULL;
 }
 
+/* Asks whoever moves or receives the guest to end.  Return: 0, or an exit code after a complaint. */
+static int ask_to_cancel(const struct command *command, const char *name)
+{
+	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
+	int stalled = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		json_t *answer;
+		int pid = 0, rc = monitor_ask(name, sockets[i], "cancel", &answer, &pid);
+
+		if (rc == 0) {
+			json_decref(answer);
+			return 0;
+		}
+		if (rc == -ETIMEDOUT)
+			stalled = pid;
+	}
+	if (!stalled) {
+		complain(command, "no migration of '%s' is under way here", name);
+		return EXIT_NO_VM;
+	}
+	complain(command, "the godwit that moves '%s', process %d, does not answer: it is stopped or frozen.  A guest that it had "
+			  "paused is resumed by itself; end that process", name, stalled);
+	return EXIT_FAILED;
+}
+
 int cmd_cancel(const struct command *command, int argc, char **argv)
 {
 	struct given given;
-	json_t *answer;
 	int code;
 	const char *name = take_name(command, argc, argv, &given, &code);
 
 	if (!name)
 		return code;
-	if (monitor_ask(name, MIGRATE_SOCKET, "cancel", &answer) < 0 &&
-	    monitor_ask(name, RECEIVE_SOCKET, "cancel", &answer) < 0) {
-		complain(command, "no migration of '%s' is under way here", name);
-		return EXIT_NO_VM;
-	}
-	json_decref(answer);
+	code = ask_to_cancel(command, name);
+	if (code != 0)
+		return code;
 	/* The answer is the status before it took effect: wait for the end and tell that. */
 	for (int i = 0; i < 200; i++) {
-		bool live;
-		json_t *status = find_status(name, &live);
-		const char *state = json_string_value(json_object_get(status, "state"));
+		struct known known;
+		const char *state;
 
-		if (!live) {
-			printf("migration of '%s': %s\n", name, state ? state : "ended");
-			code = state && strcmp(state, "cancelled") == 0 ? EXIT_DONE : EXIT_FAILED;
-			json_decref(status);
+		find_status(name, &known);
+		state = text_of(known.status, "state");
+		if (!known.live) {
+			printf("migration of '%s': %s\n", name, state[0] ? state : "ended");
+			code = strcmp(state, "cancelled") == 0 ? EXIT_DONE : EXIT_FAILED;
+			json_decref(known.status);
 			return code;
 		}
-		json_decref(status);
+		json_decref(known.status);
 		usleep(50000);
 	}
 	complain(command, "asked, but the migration has not ended yet");
 	return EXIT_FAILED;
 }
 
-/* Whether the last migration ended with the guest at the other side, for certain. */
-static bool is_elsewhere(const json_t *status)
+/* Why the guest must not run here without --force.  Return: NULL when it may. */
+static const char *why_not_resume(const struct known *known)
 {
-	const char *state = json_string_value(json_object_get(status, "state"));
+	const char *state = text_of(known->status, "state");
+	bool source = strcmp(text_of(known->status, "role"), "source") == 0;
 
-	return state && strcmp(state, "done") == 0 && !json_is_true(json_object_get(status, "owns_guest"));
+	if (strcmp(known->run_state, "inmigrate") == 0)
+		return "it waits for a guest and has none";
+	if (!state[0])
+		return strcmp(known->run_state, "postmigrate") == 0 ?
+			       "its state was handed over once, and no record says what became of the guest" : NULL;
+	if (owns(known->status) || (source && strcmp(state, "uncertain") == 0))
+		return NULL;
+	if (source)
+		return "the guest was handed over and is its destination's: a second one here would share its disks and its address";
+	return strcmp(state, "uncertain") == 0 ? "whether the source has let the guest go is not known: ask 'godwit status' there" :
+						 "the migration to this host failed, and the guest stayed at its source";
 }
 
 int cmd_resume(const struct command *command, int argc, char **argv)
 {
 	struct given given;
 	struct gw_error error = { 0 };
+	struct known known;
 	struct gw_vmm *vmm;
-	json_t *status;
-	bool live;
+	const char *why;
 	int code, rc;
 	const char *name = take_name(command, argc, argv, &given, &code);
 
 	if (!name)
 		return code;
-	status = find_status(name, &live);
-	if (!live && !option_value(command, &given, "force") && is_elsewhere(status)) {
-		complain(command, "the guest of '%s' was handed over and runs at its destination: a second one here would "
-				  "share its disks and its address.  If you know better, say --force", name);
-		json_decref(status);
+	find_status(name, &known);
+	why = known.live ? NULL : why_not_resume(&known); /* a live session is attached, and that is an error of its own */
+	json_decref(known.status);
+	if (why && !option_value(command, &given, "force")) {
+		complain(command, "'%s' is not resumed: %s.  If you know better, say --force", name, why);
 		return EXIT_FAILED;
 	}
-	json_decref(status);
 	rc = gw_vmm_attach(&vmm, name, &error);
 	if (rc < 0) {
 		complain(command, "%s", error.text);
@@ -207,6 +289,8 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	rc = gw_vmm_start(vmm, &error);
 	if (rc < 0)
 		complain(command, "%s", error.text);
+	else
+		monitor_record_resumed(name);
 	gw_vmm_detach(vmm);
 	return rc < 0 ? EXIT_FAILED : EXIT_DONE;
 }

@@ -46,6 +46,8 @@ const struct command commands[] = {
 	    { "channels", 'c', "N", "data connections, 1 to 32; default 4" },
 	    { "queue-pairs", 0, "N", "RDMA queue pairs for each device, 1 to 8; default 4" },
 	    { "downtime", 0, "MS", "longest blackout allowed, in milliseconds; default 300" },
+	    { "pause-limit", 0, "MS", "past it a paused guest is resumed here; default 5000, never below --downtime" },
+	    { "hook-limit", 0, "S", "so long the destination's --hook may hold the guest up besides; default 30" },
 	    { "block", 'b', NULL, "move the disks too, with all their layers; without, both hosts share them" },
 	    { "incremental", 'i', NULL, "move the top layer of the disks; their base is on both hosts" },
 	    { "disk", 0, "NAME[=PATH],...", "move these disks alone; PATH: the image it goes to there" },

@@ -4,15 +4,21 @@
  *
  * A migrating process serves a socket in its VM's run folder: one packet is the question ("status" or
  * "cancel"), one packet the answer, in JSON.  A thread of its own serves it from a copy of the status that
- * the session's thread leaves under a lock, so that no question ever delays the session.  The last status
- * stays behind in a file.
+ * the session's thread leaves under a lock, so that no question ever delays the session.
+ *
+ * The last status stays behind in a file, the record of who owns the guest (docs/ownership.md).  It is replaced in one
+ * step, and each record names its writer: a godwit that stood still while others went on leaves theirs alone.
  */
 #include "cli/cli.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/thread.h"
+#include "base/unixsock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,14 +26,20 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/time.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define ANSWER_BYTES 8192
+#define QUESTION_NS GW_NS_PER_S
+#define ANSWER_NS (5 * GW_NS_PER_S)
+#define FRESH_FILE "last.json.new"
+#define OWNED_FILE "last.json.owned"
 
 struct monitor {
 	char name[GW_VMM_NAME_BYTES];
 	char path[192];
+	ino_t inode; /* of the socket at path: another process may have put its own there */
 	int listener, stop;
 	struct gw_session *session;
 	pthread_t thread;
@@ -36,22 +48,118 @@ struct monitor {
 	struct gw_error error; /* status.error points here */
 };
 
-/* Replaces LAST_FILE in one step.  Takes over @object.  Without the file status only knows less. */
-static void write_last(const char *name, json_t *object)
-{
-	char path[192], fresh[200];
+/* --- the record ---------------------------------------------------------------------------------------- */
 
-	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
-	snprintf(fresh, sizeof(fresh), "%s.new", path);
-	if (json_dump_file(object, fresh, JSON_INDENT(2)) == 0)
-		(void)!rename(fresh, path);
-	json_decref(object);
+/* Tells the records of this process from others: a process id comes again, together with a time it does not. */
+static const char *writer_of_this(void)
+{
+	static char writer[48];
+
+	if (!writer[0])
+		snprintf(writer, sizeof(writer), "%d-%llu", (int)getpid(), (unsigned long long)gw_now_ns(&gw_clock_real));
+	return writer;
 }
 
-void monitor_record(const char *name, bool is_source, enum gw_state state, bool owns_guest)
+/* Whether the record is of this process. */
+static bool is_ours(const char *name)
 {
-	write_last(name, json_pack("{s:s, s:s, s:s, s:b}", "name", name, "role", is_source ? "source" : "destination",
-				   "state", gw_state_name(state), "owns_guest", owns_guest));
+	char path[192];
+	json_t *object;
+	const char *writer;
+	bool ours;
+
+	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
+	object = json_load_file(path, 0, NULL);
+	writer = json_string_value(json_object_get(object, "writer"));
+	ours = writer && strcmp(writer, writer_of_this()) == 0;
+	json_decref(object);
+	return ours;
+}
+
+/* Writes @object, which it takes over, to @file, and to the device.  Return: 0 or -errno. */
+static int write_whole(const char *name, const char *file, json_t *object)
+{
+	char path[192];
+	char *text GW_CLEANUP_FREE = NULL;
+	int fd GW_CLEANUP_CLOSE = -1;
+	ssize_t n;
+
+	if (object)
+		json_object_set_new(object, "writer", json_string(writer_of_this()));
+	text = json_dumps(object, JSON_INDENT(2));
+	json_decref(object);
+	if (!text)
+		return -ENOMEM;
+	gw_vmm_path(path, sizeof(path), name, file);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	n = write(fd, text, strlen(text));
+	if (n != (ssize_t)strlen(text) || fdatasync(fd) < 0) {
+		int rc = n < 0 || n == (ssize_t)strlen(text) ? -errno : -ENOSPC;
+
+		(void)unlink(path);
+		return rc;
+	}
+	return 0;
+}
+
+/* Puts a file that was written whole in the record's place.  Return: 0 or -errno. */
+static int put_in_place(const char *name, const char *file)
+{
+	char from[192], to[192], folder[192];
+	int fd GW_CLEANUP_CLOSE = -1;
+
+	gw_vmm_path(from, sizeof(from), name, file);
+	gw_vmm_path(to, sizeof(to), name, LAST_FILE);
+	gw_vmm_path(folder, sizeof(folder), name, NULL);
+	if (rename(from, to) < 0)
+		return -errno;
+	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+static int write_record(const char *name, json_t *object)
+{
+	int rc = write_whole(name, FRESH_FILE, object);
+
+	return rc < 0 ? rc : put_in_place(name, FRESH_FILE);
+}
+
+static json_t *record_of(const char *name, bool is_source, const char *state, bool owns_guest)
+{
+	return json_pack("{s:s, s:s, s:s, s:b}", "name", name, "role", is_source ? "source" : "destination", "state", state,
+			 "owns_guest", owns_guest);
+}
+
+int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *error)
+{
+	int rc = is_ours(name) ? 0 : -ESTALE;
+
+	if (rc == 0 && !is_source)
+		rc = write_whole(name, OWNED_FILE, record_of(name, false, gw_state_name(GW_STATE_DONE), true));
+	if (rc == 0)
+		rc = write_record(name, record_of(name, is_source, gw_state_name(GW_STATE_UNCERTAIN), false));
+	if (rc < 0)
+		return gw_error_set(error, rc, "the record of who owns the guest cannot be written in %s/%s: %s", gw_vmm_run_root(),
+				    name, rc == -ESTALE ? "another godwit has written its own" : strerror(-rc));
+	return 0;
+}
+
+void monitor_record_owned(const char *name)
+{
+	int rc = put_in_place(name, OWNED_FILE);
+
+	if (rc < 0) /* the guest starts all the same: the source has let it go */
+		gw_warn("the record of who owns the guest: %s; this host does", strerror(-rc));
+}
+
+void monitor_record_resumed(const char *name)
+{
+	int rc = write_record(name, record_of(name, true, "resumed", true));
+
+	if (rc < 0)
+		gw_warn("the record of who owns the guest cannot be written: %s", strerror(-rc));
 }
 
 static void copy_status(struct monitor *monitor, struct gw_status *status, struct gw_error *error)
@@ -64,7 +172,6 @@ static void copy_status(struct monitor *monitor, struct gw_status *status, struc
 
 static void answer(struct monitor *monitor, int fd)
 {
-	struct timeval limit = { .tv_sec = 1 };
 	struct gw_status status;
 	struct gw_error error;
 	char question[32];
@@ -72,7 +179,7 @@ static void answer(struct monitor *monitor, int fd)
 	json_t *object;
 	ssize_t n;
 
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	gw_unix_receive_limit(fd, QUESTION_NS);
 	n = recv(fd, question, sizeof(question) - 1, 0);
 	if (n <= 0)
 		return;
@@ -84,7 +191,7 @@ static void answer(struct monitor *monitor, int fd)
 	text = json_dumps(object, JSON_COMPACT);
 	json_decref(object);
 	if (text)
-		n = send(fd, text, strlen(text), MSG_NOSIGNAL);
+		n = send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void *serve(void *argument)
@@ -108,30 +215,13 @@ static void *serve(void *argument)
 	}
 }
 
-static int connect_to(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return -errno;
-	snprintf(address.sun_path, sizeof(address.sun_path), "%.107s", path);
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
-		return fd;
-	close(fd);
-	return -ENOENT;
-}
-
+/* Replaces whatever another process, which was killed or is stopped, has left at @path: the VM's agent serves us now. */
 static int listen_at(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int other = connect_to(path), fd;
+	int fd;
 
-	if (other >= 0) {
-		close(other);
-		return -EEXIST;
-	}
-	unlink(path); /* left by a process that was killed */
+	unlink(path);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.107s", path);
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
@@ -149,6 +239,7 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 		 struct gw_error *error)
 {
 	struct monitor *monitor = calloc(1, sizeof(*monitor));
+	struct stat st;
 	int rc;
 
 	if (!monitor)
@@ -160,6 +251,11 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 	gw_session_status(session, &monitor->status);
 	monitor->stop = eventfd(0, EFD_CLOEXEC);
 	rc = monitor->listener = listen_at(monitor->path);
+	/* What an earlier migration left behind must not answer for this one. */
+	if (rc >= 0)
+		rc = write_record(name, record_of(name, file[0] == 'm', gw_state_name(GW_STATE_FAILED), file[0] == 'm'));
+	if (rc >= 0 && stat(monitor->path, &st) == 0)
+		monitor->inode = st.st_ino;
 	if (rc >= 0)
 		rc = gw_thread_start(&monitor->thread, "godwit-monitor", serve, monitor);
 	if (rc < 0) {
@@ -167,10 +263,9 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 			close(monitor->listener);
 		close(monitor->stop);
 		free(monitor);
-		return gw_error_set(error, rc, "socket for status: %s", strerror(-rc));
+		return gw_error_set(error, rc, "the socket for status, or the record, in %s/%s: %s", gw_vmm_run_root(), name,
+				    strerror(-rc));
 	}
-	/* What an earlier migration left behind must not answer for this one. */
-	monitor_record(name, file[0] == 'm', GW_STATE_FAILED, file[0] == 'm');
 	*out = monitor;
 	return 0;
 }
@@ -187,34 +282,41 @@ void monitor_publish(struct monitor *monitor, const struct gw_status *status)
 void monitor_close(struct monitor *monitor, const struct gw_status *status)
 {
 	json_t *object = status_json(status, monitor->name);
+	struct stat st;
 	uint64_t one = 1;
 	ssize_t n = write(monitor->stop, &one, sizeof(one));
 
 	(void)n;
 	pthread_join(monitor->thread, NULL);
-	write_last(monitor->name, object);
-	unlink(monitor->path); /* last, so that whoever asks finds one or the other */
+	if (!is_ours(monitor->name))
+		json_decref(object);
+	else if (write_record(monitor->name, object) < 0)
+		gw_warn("the record of who owns the guest cannot be written: 'godwit status' knows less");
+	if (stat(monitor->path, &st) == 0 && st.st_ino == monitor->inode)
+		unlink(monitor->path); /* last, so that whoever asks finds one or the other */
 	close(monitor->listener);
 	close(monitor->stop);
 	pthread_mutex_destroy(&monitor->lock);
 	free(monitor);
 }
 
-int monitor_ask(const char *name, const char *file, const char *question, json_t **out)
+int monitor_ask(const char *name, const char *file, const char *question, json_t **out, int *pid)
 {
-	struct timeval limit = { .tv_sec = 5 };
 	char path[192], text[ANSWER_BYTES];
 	int fd GW_CLEANUP_CLOSE = -1;
 	ssize_t n;
 
 	gw_vmm_path(path, sizeof(path), name, file);
-	fd = connect_to(path);
+	fd = gw_unix_connect(path, SOCK_SEQPACKET, QUESTION_NS);
 	if (fd < 0)
-		return fd;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+		return fd == -ETIMEDOUT ? fd : -ENOENT;
+	*pid = gw_unix_peer(fd);
+	gw_unix_receive_limit(fd, ANSWER_NS);
 	n = send(fd, question, strlen(question), MSG_NOSIGNAL);
 	if (n > 0)
 		n = recv(fd, text, sizeof(text), 0);
+	if (n < 0 && errno == EAGAIN)
+		return -ETIMEDOUT;
 	if (n <= 0)
 		return -ENOENT; /* it ended while we asked */
 	*out = json_loadb(text, (size_t)n, 0, NULL);

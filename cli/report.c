@@ -269,6 +269,9 @@ static void print_reason(const struct gw_status *s, const char *name)
 
 	fflush(stdout);
 	switch (s->state) {
+	case GW_STATE_NOT_STARTED:
+		fprintf(stderr, "godwit: '%s' changed hands, but: %s\n", name, text);
+		break;
 	case GW_STATE_CANCELLED:
 		fprintf(stderr, "godwit: migration of '%s': %s%s\n", name, text,
 			s->is_source ? "; the guest stays here, as it was" : "");
@@ -312,9 +315,7 @@ void report_end(struct report *report, const struct gw_status *status, const cha
 		print_reason(status, report->name);
 		return;
 	}
-	if (status->error)
-		fprintf(stderr, "godwit: '%s' changed hands, but: %s\n", report->name, status->error->text);
-	else if (report->output == OUTPUT_AUTO)
+	if (report->output == OUTPUT_AUTO)
 		print_summary(status, report->name, peer);
 	fflush(stdout);
 }

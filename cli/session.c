@@ -64,7 +64,9 @@ int exit_code_of(const struct gw_status *status)
 {
 	switch (status->state) {
 	case GW_STATE_DONE:
-		return status->error ? EXIT_FAILED : EXIT_DONE;
+		return EXIT_DONE;
+	case GW_STATE_NOT_STARTED:
+		return EXIT_NOT_STARTED;
 	case GW_STATE_CANCELLED:
 		return EXIT_CANCELLED;
 	case GW_STATE_UNCERTAIN:

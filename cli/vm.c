@@ -5,9 +5,12 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
@@ -21,7 +24,7 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return cli_disks_track(vm, tracker, error);
 }
 
-static int vm_guard(void *vm, bool armed, struct gw_error *error)
+static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	struct cli_vm *self = vm;
 	int rc = armed ? cli_disks_recheck(self, error) : 0;
@@ -30,13 +33,24 @@ static int vm_guard(void *vm, bool armed, struct gw_error *error)
 		rc = gw_vmm_check_devices(self->vmm, self->untracked, error);
 	if (rc == 0 && armed)
 		rc = gw_vmm_recheck_memory(self->vmm, error);
-	if (rc == 0)
-		rc = gw_vmm_guard(self->vmm, armed, error);
+	return rc == 0 ? gw_vmm_guard(self->vmm, armed, limit_ns, error) : rc;
+}
 
-	/* Disarmed: COMMIT comes next.  When it was for a guest given back, the end's own record replaces this. */
-	if (rc == 0 && !armed)
-		monitor_record(self->name, true, GW_STATE_UNCERTAIN, false);
-	return rc;
+static void vm_deadline(void *vm, uint64_t deadline_ns)
+{
+	gw_vmm_set_deadline(((struct cli_vm *)vm)->vmm, deadline_ns);
+}
+
+static int vm_still_paused(void *vm, struct gw_error *error)
+{
+	return gw_vmm_still_paused(((struct cli_vm *)vm)->vmm, error);
+}
+
+static int vm_record(void *vm, struct gw_error *error)
+{
+	const struct cli_vm *self = vm;
+
+	return monitor_record_uncertain(self->name, self->is_source, error);
 }
 
 static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)
@@ -69,21 +83,68 @@ static int vm_prepare(void *vm, struct gw_error *error)
 	return gw_vmm_prepare(((struct cli_vm *)vm)->vmm, error);
 }
 
-static int vm_handover(void *vm, struct gw_error *error)
+static int hook_ended(const struct cli_vm *vm, int status, struct gw_error *error)
 {
-	const struct cli_vm *self = vm;
-	int status;
-
-	if (!self->hook)
-		return 0;
-	if (setenv("GODWIT_NAME", self->name, 1) < 0)
-		return gw_error_set(error, -errno, "the hook's environment: %s", strerror(errno));
-	status = system(self->hook);
 	if (status == 0)
-		return 0;
-	return gw_error_set(error, -EPERM, "the hook '%s' said no (%s %d)", self->hook,
+		return 1;
+	return gw_error_set(error, -EPERM, "the hook '%s' said no (%s %d)", vm->hook,
 			    WIFEXITED(status) ? "exit code" : "status",
 			    WIFEXITED(status) ? WEXITSTATUS(status) : status);
+}
+
+/* In a process group of its own, so that it can be ended with all that it started.  Signals are as in a fresh shell. */
+static int start_hook(struct cli_vm *vm, struct gw_error *error)
+{
+	char *arguments[] = { (char[]){ "sh" }, (char[]){ "-c" }, (char *)(uintptr_t)vm->hook, NULL };
+	posix_spawnattr_t attributes;
+	sigset_t all, none;
+	int rc;
+
+	if (setenv("GODWIT_NAME", vm->name, 1) < 0 || posix_spawnattr_init(&attributes) != 0)
+		return gw_error_set(error, -ENOMEM, "no memory for the hook '%s'", vm->hook);
+	sigfillset(&all);
+	sigemptyset(&none);
+	(void)posix_spawnattr_setsigdefault(&attributes, &all);
+	(void)posix_spawnattr_setsigmask(&attributes, &none);
+	(void)posix_spawnattr_setpgroup(&attributes, 0);
+	(void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+	rc = posix_spawn(&vm->hook_pid, "/bin/sh", NULL, &attributes, arguments, environ);
+	posix_spawnattr_destroy(&attributes);
+	return rc == 0 ? 0 : gw_error_set(error, -rc, "the hook '%s' cannot be started: %s", vm->hook, strerror(rc));
+}
+
+/* A hook that does not heed SIGTERM within a second is killed. */
+static void end_hook(struct cli_vm *vm)
+{
+	for (int tries = 0; vm->hook_pid > 0; tries++) {
+		(void)kill(-vm->hook_pid, tries == 0 ? SIGTERM : tries == 100 ? SIGKILL : 0);
+		if (waitpid(vm->hook_pid, NULL, WNOHANG) != 0)
+			vm->hook_pid = 0;
+		else
+			(void)usleep(10000);
+	}
+}
+
+static int vm_handover(void *vm, bool give_up, struct gw_error *error)
+{
+	struct cli_vm *self = vm;
+	int status, rc;
+
+	if (!self->hook || give_up) {
+		end_hook(self);
+		return 1;
+	}
+	if (self->hook_pid == 0) {
+		rc = start_hook(self, error);
+		if (rc < 0)
+			return rc;
+	}
+	rc = waitpid(self->hook_pid, &status, WNOHANG);
+	if (rc == 0 || (rc < 0 && errno == EINTR))
+		return 0;
+	self->hook_pid = 0;
+	return rc < 0 ? gw_error_set(error, -errno, "the hook '%s': %s", self->hook, strerror(errno)) :
+			hook_ended(self, status, error);
 }
 
 static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *error)
@@ -96,7 +157,7 @@ static int vm_start(void *vm, bool run, struct gw_error *error)
 	const struct cli_vm *self = vm;
 
 	gw_images_keep(self->disks);
-	monitor_record(self->name, false, GW_STATE_DONE, true);
+	monitor_record_owned(self->name);
 	return run && !self->leave_paused ? gw_vmm_start(self->vmm, error) : 0;
 }
 
@@ -114,6 +175,9 @@ const struct gw_vm_ops cli_vm_ops = {
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
 	.guard = vm_guard,
+	.deadline = vm_deadline,
+	.still_paused = vm_still_paused,
+	.record = vm_record,
 	.throttle = vm_throttle,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,
@@ -134,6 +198,7 @@ int cli_vm_open(struct cli_vm *vm, const char *name, bool writable, struct gw_er
 	if (rc < 0)
 		return rc;
 	vm->name = name;
+	vm->is_source = !writable;
 	for (unsigned i = 0; i < gw_vmm_region_count(vm->vmm); i++) {
 		const struct gw_vmm_region *region = gw_vmm_region(vm->vmm, i);
 

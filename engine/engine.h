@@ -30,7 +30,7 @@
 #define GW_NAME_BYTES 64
 #define GW_DEVICE_STATE_MAX_BYTES (512ULL * 1024 * 1024)
 
-/* In the order of a good migration; the last four are final. */
+/* In the order of a good migration; from DONE on all are final. */
 enum gw_state {
 	GW_STATE_IDLE,
 	GW_STATE_SETUP,      /* hello, the regions agreed, the tracker armed */
@@ -43,6 +43,7 @@ enum gw_state {
 	GW_STATE_FAILED,
 	GW_STATE_CANCELLED,
 	GW_STATE_UNCERTAIN, /* source only: COMMIT was sent, no answer came */
+	GW_STATE_NOT_STARTED, /* the receiver owns the guest and could not start it: it is paused there */
 	GW_STATE_COUNT,
 };
 
@@ -100,7 +101,8 @@ struct gw_throttle {
 
 /*
  * The guest and its VMM.  Each call may block for milliseconds, up to a deadline of its own; each returns
- * 0 or -errno with @error set.  Source: tracker to resume.  Receiver: prepare, load, start.
+ * 0 or -errno with @error set.  Source: tracker to resume.  Receiver: prepare, load, start.  docs/ownership.md says what
+ * each owes to the guest.
  */
 struct gw_vm_ops {
 	/* Starts tracking.  From its return on no write may go unseen. */
@@ -108,10 +110,20 @@ struct gw_vm_ops {
 	/* The same for the images of options.disks, in blocks of GW_DISK_BLOCK_BYTES.  NULL: no disks can be moved. */
 	int (*disk_tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
 	/*
-	 * The dead man's switch.  Armed: should this process die, the guest is resumed by whoever outlives it.
-	 * Disarmed right before the point of no return.
+	 * The dead man's switch.  Armed: should this process die or stand still, or @limit_ns pass, the VM takes the guest back,
+	 * and resumes it.  Disarming fails once it has: nothing can be committed then.  Disarmed right before the point of
+	 * no return.
 	 */
-	int (*guard)(void *vm, bool armed, struct gw_error *error);
+	int (*guard)(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error);
+	/* Source: from now on no call waits beyond @deadline_ns of the session's clock; 0: up to its own deadline.  NULL: none. */
+	void (*deadline)(void *vm, uint64_t deadline_ns);
+	/* Source, right before disarming: the guest stands as pause() left it.  -EBUSY: somebody else resumed it. */
+	int (*still_paused)(void *vm, struct gw_error *error);
+	/*
+	 * Makes durable that this side cannot know from now on who owns the guest, for whoever asks after this process died.
+	 * The source before COMMIT, the receiver when the source is about to pause the guest; a failure ends the migration.  The end has a record of its own.
+	 */
+	int (*record)(void *vm, struct gw_error *error);
 	/*
 	 * Slows the guest, or lifts that with a throttle of zeros; also called when the guest was never slowed.  It is lifted
 	 * by itself when this process dies.  NULL: the guest cannot be slowed.
@@ -128,8 +140,11 @@ struct gw_vm_ops {
 
 	/* Receiver: whatever can be done before the blackout, once the regions are agreed. */
 	int (*prepare)(void *vm, struct gw_error *error);
-	/* Receiver: all memory is here and the source is stopped.  Optional. */
-	int (*handover)(void *vm, struct gw_error *error);
+	/*
+	 * Receiver: all memory is here and the source is stopped; a hook may run now.  Does not block: asked again and again.
+	 * @give_up: ends it.  NULL: there is none.  Return: 1 when it is over, 0 while it runs, -errno.
+	 */
+	int (*handover)(void *vm, bool give_up, struct gw_error *error);
 	/* Receiver: loads the device state; the guest stays paused. */
 	int (*load)(void *vm, const void *state, size_t bytes, struct gw_error *error);
 	/* Receiver: owns the guest now; starts it when @run. */
@@ -158,7 +173,9 @@ struct gw_session_options {
 	uint64_t max_time_ns;           /* of copying before switch-over; 0: no limit */
 	enum gw_limit_policy on_limit;  /* what to do when it does not converge */
 	uint32_t chunk_bytes;           /* largest put, whole pages, at most GW_LINK_PUT_BYTES; 0: that */
-	uint64_t silence_ns;            /* a peer that does and says nothing for so long is dead; 0: 30 s */
+	uint64_t silence_ns;            /* a peer that says nothing for so long is dead; 0: 30 s */
+	uint64_t pause_limit_ns;        /* source: past it a paused guest is resumed here; 0: 5 s, never below downtime_ns */
+	uint64_t hook_limit_ns;         /* source: so long the receiver's hook may hold it up besides; 0: 30 s */
 	struct gw_disks *disks;         /* source: to be moved too; receiver: where they may go; NULL: none */
 	const char *no_disks;           /* receiver: why there are none, for the source to hear if it sends some */
 };

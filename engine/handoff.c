@@ -12,10 +12,13 @@
  *   SWITCH_STATE  send the device state behind the last round, without waiting for its answer
  *
  * The receiver loads the device state when all memory is placed and says LOADED.  Then comes the point of
- * no return, in source_commit(): the switch is disarmed, the state becomes COMMIT, and COMMIT is sent.
+ * no return, in source_commit(): the guest still stands, the switch is disarmed, the state becomes COMMIT, and COMMIT is
+ * sent.  That nobody can know who owns the guest has been recorded by then, while the receiver was loading.
  * Before that line every failure resumes the guest here; after it only the receiver's word counts.
  *
- * Nothing in here exits, aborts or waits without a deadline.
+ * Nothing in here exits, aborts or waits without a deadline.  From the pause on one clock runs, options.pause_limit_ns, which
+ * the VM's calls know too; it stands while the receiver's hook runs, which has a limit of its own.  Past it the session
+ * fails, and the guest is resumed.  docs/ownership.md has the table of what may happen when.
  */
 #include "engine/session.h"
 
@@ -25,6 +28,47 @@
 
 #define DEVICE_CHUNK_BYTES (64u * 1024)
 #define MAX_LAST_ROUNDS 8
+#define LEASE_SPARE_NS (2 * GW_NS_PER_S) /* to give the guest back by ourselves, before the VM does */
+
+static void set_pause_limit(struct gw_session *s, uint64_t until_ns)
+{
+	s->source.pause_until_ns = until_ns;
+	if (s->vm_ops->deadline)
+		s->vm_ops->deadline(s->vm, until_ns);
+}
+
+int source_check_pause(const struct gw_session *s, struct gw_error *error)
+{
+	const struct source_half *source = &s->source;
+	uint64_t now = session_now(s);
+
+	if (!s->is_source || !source->may_be_paused || session_state(s) == GW_STATE_COMMIT)
+		return 0;
+	if (source->hook_from_ns) {
+		if (now - source->hook_from_ns < s->options.hook_limit_ns)
+			return 0;
+		return gw_error_set(error, -ETIMEDOUT, "the destination's hook has not ended within %.1f s: --hook-limit allows it more",
+				    (double)s->options.hook_limit_ns / 1e9);
+	}
+	if (now < source->pause_until_ns)
+		return 0;
+	return gw_error_set(error, -ETIMEDOUT, "the guest has been paused for %.1f s (in state %s): --pause-limit allows more",
+			    (double)(now - source->blackout_from_ns) / 1e9, gw_sm_name(&s->sm));
+}
+
+int source_hook(struct gw_session *s, const struct gw_link_event *event)
+{
+	uint64_t now = session_now(s);
+	bool runs;
+	int rc = wire_get_flag(event->payload, event->payload_bytes, &runs);
+
+	if (rc < 0 || runs == (s->source.hook_from_ns != 0) || s->source.round_open)
+		return -EPROTO;
+	if (!runs)
+		set_pause_limit(s, s->source.pause_until_ns + (now - s->source.hook_from_ns));
+	s->source.hook_from_ns = runs ? now : 0;
+	return 0;
+}
 
 static int collect_last(struct gw_session *s)
 {
@@ -56,13 +100,14 @@ static int step_pause(struct gw_session *s)
 
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
-	rc = s->vm_ops->guard(s->vm, true, &s->error);
+	rc = s->vm_ops->guard(s->vm, true, s->options.pause_limit_ns + s->options.hook_limit_ns + LEASE_SPARE_NS, &s->error);
 	if (rc < 0)
 		return rc;
 	gw_link_hurry(s->link);
 	throttle_lift(s); /* a slow guest is slow to stop */
 	s->source.blackout_from_ns = session_now(s);
 	s->source.may_be_paused = true;
+	set_pause_limit(s, s->source.blackout_from_ns + s->options.pause_limit_ns);
 	rc = s->vm_ops->pause(s->vm, &s->error);
 	if (rc < 0)
 		return rc;
@@ -168,10 +213,13 @@ int source_switchover(struct gw_session *s)
 	return steps[s->source.step](s);
 }
 
+/* Waits for LOADED; a ROUND_ACK comes first.  The record is written meanwhile. */
 int source_device(struct gw_session *s)
 {
-	(void)s; /* waits for LOADED; a ROUND_ACK comes first */
-	return 0;
+	int rc = s->source.recorded ? 0 : s->vm_ops->record(s->vm, &s->error);
+
+	s->source.recorded = rc == 0;
+	return rc;
 }
 
 int source_loaded(struct gw_session *s, const struct gw_link_event *event)
@@ -181,8 +229,8 @@ int source_loaded(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0)
 		return rc;
-	if (s->source.round_open)
-		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged");
+	if (s->source.round_open || s->source.hook_from_ns || !s->source.recorded)
+		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged or the hook had ended");
 	s->status.blackout.handover_ns = loaded.first;
 	s->status.blackout.load_ns = loaded.second;
 	return source_commit(s);
@@ -194,7 +242,12 @@ int source_commit(struct gw_session *s)
 
 	if (session_state(s) == GW_STATE_COMMIT)
 		return 0; /* waits for COMMITTED */
-	rc = s->vm_ops->guard(s->vm, false, &s->error);
+	rc = s->vm_ops->still_paused(s->vm, &s->error);
+	if (rc == 0)
+		rc = s->vm_ops->guard(s->vm, false, 0, &s->error);
+	/* A godwit that stood still since the last look has not committed yet: the guest is still its own. */
+	if (rc == 0)
+		rc = source_check_pause(s, &s->error);
 	if (rc < 0)
 		return rc;
 	/*
@@ -205,7 +258,11 @@ int source_commit(struct gw_session *s)
 	if (rc < 0)
 		return rc;
 	s->owns_guest = false;
-	return session_send(s, WIRE_COMMIT, wire_put_commit(s->buffer, s->vm_ops->was_running(s->vm)));
+	rc = session_send(s, WIRE_COMMIT, wire_put_flag(s->buffer, s->vm_ops->was_running(s->vm)));
+	if (rc != -EAGAIN)
+		return rc;
+	s->owns_guest = true; /* the link took none of it */
+	return gw_error_set(&s->error, -EBUSY, "the link is too full for COMMIT");
 }
 
 int source_committed(struct gw_session *s, const struct gw_link_event *event)
@@ -227,10 +284,11 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 	if (committed.second)
 		gw_error_set(&s->error, -EREMOTEIO,
 			     "the destination owns the guest but could not start it: see there, 'godwit resume' tries again");
+	s->status.vmm_gone = false;
 	gw_tracker_close(s->source.tracker);
 	s->source.tracker = NULL;
 	disk_source_end(s);
 	hot_fini(s);
 	round_fini(s);
-	return session_enter(s, GW_STATE_DONE);
+	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);
 }

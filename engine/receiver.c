@@ -14,10 +14,15 @@
  */
 #include "engine/session.h"
 
+#include "base/log.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+
+#define CLEAR_BYTES (256ULL << 20)
+#define HOOK_LOOK_NS (1 * GW_NS_PER_MS) /* a hook that runs is looked at so often */
 
 /* Compares what the source has with what is here.  Return: 0, or -EINVAL with the difference in words. */
 static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
@@ -69,6 +74,23 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 	return rc < 0 ? rc : session_send(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
 }
 
+/* Clearing hundreds of gigabytes takes a minute: in pieces, between which the peer hears that we live. */
+static int clear_pieces(struct gw_session *s, struct gw_region *region,
+			int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes), uint64_t offset, uint64_t end)
+{
+	int rc = 0;
+
+	while (offset < end && rc == 0) {
+		uint64_t bytes = end - offset < CLEAR_BYTES ? end - offset : CLEAR_BYTES;
+
+		rc = clear(region, offset, bytes);
+		if (rc == 0)
+			rc = session_breathe(s);
+		offset += bytes;
+	}
+	return rc;
+}
+
 /* Makes a range read as zeros.  Memory that the transport has pinned must stay: later puts land in it. */
 static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
@@ -77,13 +99,13 @@ static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t 
 
 	while (offset < end && rc == 0) {
 		if (!gw_link_next_pinned(s->link, region->memory.id, offset, &first, &last) || first >= end)
-			return region->ops->clear(region, offset, end - offset);
+			first = last = end;
 		if (first > offset)
-			rc = region->ops->clear(region, offset, first - offset);
+			rc = clear_pieces(s, region, region->ops->clear, offset, first);
 		if (last > end)
 			last = end;
 		if (rc == 0)
-			rc = region->ops->wipe(region, first, last - first);
+			rc = clear_pieces(s, region, region->ops->wipe, first, last);
 		offset = last;
 	}
 	return rc;
@@ -142,9 +164,12 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 
 static int take_switch(struct gw_session *s, const struct gw_link_event *event)
 {
+	int rc;
+
 	if (event->payload_bytes != 0 || s->receiver.round_waits)
 		return -EPROTO;
-	return session_enter(s, GW_STATE_SWITCHOVER);
+	rc = s->vm_ops->record(s->vm, &s->error); /* now, while the source stops the guest, and not before LOADED */
+	return rc < 0 ? rc : session_enter(s, GW_STATE_SWITCHOVER);
 }
 
 static int take_device(struct gw_session *s, const struct gw_link_event *event)
@@ -184,25 +209,47 @@ static int take_device_end(struct gw_session *s, const struct gw_link_event *eve
 	return rc < 0 ? rc : receiver_wait(s);
 }
 
-/* Everything is here: the hook, the device state, and the word that we are ready. */
+/* The source hears of a hook only when it does not end at once.  Return: 1 when it is over, 0 while it runs, -errno. */
+static int run_hook(struct gw_session *s)
+{
+	struct receiver_half *receiver = &s->receiver;
+	uint64_t from = receiver->hook_from_ns ? receiver->hook_from_ns : session_now(s);
+	int sent = 0, rc = s->vm_ops->handover ? s->vm_ops->handover(s->vm, false, &s->error) : 1;
+
+	if (rc == 0 && s->wait_ns > HOOK_LOOK_NS)
+		s->wait_ns = HOOK_LOOK_NS;
+	if (rc == 0 && receiver->hook_from_ns == 0) {
+		receiver->hook_from_ns = from;
+		sent = session_send(s, WIRE_HOOK, wire_put_flag(s->buffer, true));
+	} else if (rc > 0 && receiver->hook_from_ns != 0) {
+		sent = session_send(s, WIRE_HOOK, wire_put_flag(s->buffer, false));
+	}
+	if (rc > 0)
+		s->status.blackout.handover_ns = session_now(s) - from;
+	return sent < 0 ? sent : rc;
+}
+
+/* Everything is here: the hook, the device state, and the word that we are ready.  Return: 0 or -errno. */
 static int load(struct gw_session *s)
 {
 	struct receiver_half *receiver = &s->receiver;
-	uint64_t from = session_now(s), loading;
 	struct wire_pair loaded;
-	int rc = 0;
+	uint64_t loading;
+	int rc;
 
-	if (s->vm_ops->handover)
-		rc = s->vm_ops->handover(s->vm, &s->error);
-	if (rc < 0)
+	if (!receiver->sealed) {
+		gw_link_seal(s->link); /* what loads, and then the guest, must find the memory at rest */
+		receiver->sealed = true;
+	}
+	rc = run_hook(s);
+	if (rc <= 0)
 		return rc;
 	loading = session_now(s);
 	rc = s->vm_ops->load(s->vm, receiver->state, receiver->state_bytes, &s->error);
 	if (rc < 0)
 		return rc;
-	loaded = (struct wire_pair){ loading - from, session_now(s) - loading };
-	s->status.blackout.handover_ns = loaded.first;
-	s->status.blackout.load_ns = loaded.second;
+	s->status.blackout.load_ns = session_now(s) - loading;
+	loaded = (struct wire_pair){ s->status.blackout.handover_ns, s->status.blackout.load_ns };
 	rc = session_enter(s, GW_STATE_COMMIT);
 	return rc < 0 ? rc : session_send(s, WIRE_LOADED, wire_put_pair(s->buffer, &loaded));
 }
@@ -225,7 +272,7 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 	struct gw_error error = { 0 };
 	uint64_t from = session_now(s);
 	bool run;
-	int rc = wire_get_commit(event->payload, event->payload_bytes, &run);
+	int rc = wire_get_flag(event->payload, event->payload_bytes, &run);
 
 	if (rc < 0)
 		return rc;
@@ -241,7 +288,7 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
 	rc = gw_link_message(s->link, WIRE_COMMITTED, s->buffer, wire_put_pair(s->buffer, &committed));
 	(void)rc; /* if it does not arrive the source asks a person, who finds the guest here */
-	return session_enter(s, GW_STATE_DONE);
+	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);
 }
 
 #define IN(state) (1u << GW_STATE_##state)
@@ -261,6 +308,10 @@ const struct message_rule receiver_rules[WIRE_TYPES] = {
 
 void receiver_abandon(struct gw_session *s, enum gw_state end)
 {
+	struct gw_error error = { 0 };
+
+	if (s->receiver.hook_from_ns && s->vm_ops->handover && s->vm_ops->handover(s->vm, true, &error) < 0)
+		gw_debug("the hook: %s", error.text);
 	if (session_state(s) == GW_STATE_COMMIT)
 		gw_error_prefix(&s->error, "no commit came, the guest was not started here");
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;

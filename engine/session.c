@@ -5,7 +5,8 @@
  * A session is stepped by its owner.  A step is: has somebody cancelled, is the VMM alive, what does the
  * stage want to do, what does the link have to say.  Stages and messages are tables: a stage has a source
  * and a receiver half, a message has the states in which it may come and its handler.  A message out of
- * its state is a broken peer and fails the session; so does silence beyond options.silence_ns.
+ * its state is a broken peer and fails the session; so does silence beyond options.silence_ns.  A side that has nothing to say
+ * says ALIVE, also in the midst of long work (session_breathe()): bytes that trickle in are no sign of life.
  *
  * Every failure, wherever, comes back here as a -errno with its text in s->error and ends in end_session(),
  * which lets the half undo what it did.
@@ -21,7 +22,9 @@
 #define DEFAULT_DOWNTIME_NS (300 * GW_NS_PER_MS)
 #define DEFAULT_MAX_ROUNDS 50
 #define DEFAULT_SILENCE_NS (30 * GW_NS_PER_S)
-#define BASE_PATIENCE 60
+#define DEFAULT_PAUSE_LIMIT_NS (5 * GW_NS_PER_S)
+#define DEFAULT_HOOK_LIMIT_NS (30 * GW_NS_PER_S)
+#define ALIVE_NS GW_NS_PER_S /* at the most */
 
 /* The stages of protocol version 1, in order. */
 static const struct stage stages[] = {
@@ -51,7 +54,32 @@ int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 
 	if (rc < 0 && rc != -EAGAIN)
 		gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	if (rc == 0)
+		s->alive_ns = session_now(s);
 	return rc;
+}
+
+/* Says ALIVE when nothing was said for a while; a link that is full tells of life by itself. */
+static void show_life(struct gw_session *s)
+{
+	uint64_t every_ns = s->options.silence_ns / 8, now = session_now(s);
+
+	if (now - s->alive_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
+		return;
+	s->alive_ns = now;
+	(void)!gw_link_message(s->link, WIRE_ALIVE, NULL, 0); /* a dead link is found out by the next poll */
+}
+
+/* Past the point of no return the source cannot give up, whoever asks. */
+static bool is_cancelled(const struct gw_session *s)
+{
+	return atomic_load(&s->cancel) && !(s->is_source && session_state(s) == GW_STATE_COMMIT);
+}
+
+int session_breathe(struct gw_session *s)
+{
+	show_life(s);
+	return is_cancelled(s) ? gw_error_set(&s->error, -ECANCELED, "cancelled") : 0;
 }
 
 void session_describe(const struct gw_session *s, struct wire_hello *hello)
@@ -80,6 +108,12 @@ static void fill_options(struct gw_session_options *options)
 		options->chunk_bytes = GW_LINK_PUT_BYTES;
 	if (!options->silence_ns)
 		options->silence_ns = DEFAULT_SILENCE_NS;
+	if (!options->pause_limit_ns)
+		options->pause_limit_ns = DEFAULT_PAUSE_LIMIT_NS;
+	if (options->pause_limit_ns < options->downtime_ns)
+		options->pause_limit_ns = options->downtime_ns;
+	if (!options->hook_limit_ns)
+		options->hook_limit_ns = DEFAULT_HOOK_LIMIT_NS;
 }
 
 static int check_regions(const struct gw_session *s, struct gw_error *error)
@@ -131,7 +165,7 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 	s->status.on_limit = s->options.on_limit;
 	s->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	s->owns_guest = is_source;
-	s->begun_ns = s->active_ns = session_now(s);
+	s->begun_ns = s->active_ns = s->alive_ns = session_now(s);
 	rc = check_regions(s, error);
 	for (unsigned i = 0; i < region_count && rc == 0; i++) {
 		regions[i].memory.id = i;
@@ -178,8 +212,20 @@ static void tell_peer(struct gw_session *s, enum gw_state end)
 	(void)rc; /* it learns from the closed link */
 }
 
-static void end_session(struct gw_session *s, int code)
+/* A guest that was taken back explains whatever failed after it. */
+static int true_reason(struct gw_session *s, int code)
 {
+	struct gw_error why = { 0 };
+
+	if (!s->is_source || session_state(s) == GW_STATE_COMMIT || s->vm_ops->check(s->vm, &why) != -ESTALE)
+		return code;
+	s->error = why;
+	return -ESTALE;
+}
+
+static void end_session(struct gw_session *s, int failure)
+{
+	int code = true_reason(s, failure);
 	enum gw_state end = code == -ECANCELED ? GW_STATE_CANCELLED : GW_STATE_FAILED;
 
 	gw_error_set(&s->error, code, "%s", strerror(-code));
@@ -218,6 +264,8 @@ static int dispatch(struct gw_session *s, const struct gw_link_event *event)
 			s->owns_guest = true;
 		return rc;
 	}
+	if (event->message_type == WIRE_ALIVE)
+		return event->payload_bytes == 0 ? 0 : gw_error_set(&s->error, -EPROTO, "the peer's ALIVE cannot be read");
 	if (!(rule->states & (1u << session_state(s))))
 		return gw_error_set(&s->error, -EPROTO, "%s out of its turn (in state %s)",
 				    wire_type_name(event->message_type), gw_sm_name(&s->sm));
@@ -249,7 +297,8 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 			return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 		if (rc == 0)
 			return 0;
-		s->active_ns = session_now(s);
+		if (event.type != GW_LINK_ROOM)
+			s->active_ns = session_now(s);
 		if (event.type == GW_LINK_MESSAGE)
 			rc = dispatch(s, &event);
 		else if (event.type == GW_LINK_FENCE)
@@ -260,24 +309,31 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 	return 0;
 }
 
+/* While the guest is paused the peer gets no more patience than the guest. */
 static int check_silence(struct gw_session *s)
 {
-	struct gw_link_counters counters;
 	uint64_t now = session_now(s), silence_ns = s->options.silence_ns;
 
-	/* The receiver may have to read the base of a disk from end to end; nothing waits for it but we. */
-	if (s->is_source && session_state(s) == GW_STATE_SETUP && s->options.disks && s->options.disks->base_count > 0)
-		silence_ns *= BASE_PATIENCE;
-	gw_link_counters(s->link, &counters);
-	if (counters.wire_bytes != s->active_bytes) {
-		s->active_bytes = counters.wire_bytes;
-		s->active_ns = now;
-	}
+	if (s->is_source && s->source.may_be_paused && session_state(s) != GW_STATE_COMMIT &&
+	    silence_ns > s->options.pause_limit_ns)
+		silence_ns = s->options.pause_limit_ns;
 	if (now - s->active_ns < silence_ns)
 		return 0;
-	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %llu s",
-			    s->is_source ? "destination" : "source",
-			    (unsigned long long)(silence_ns / GW_NS_PER_S));
+	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s", s->is_source ? "destination" : "source",
+			    (double)(now - s->active_ns) / 1e9);
+}
+
+/* The VMM's death is no failure once the guest may be elsewhere: what counts then is the receiver's word. */
+static int check_vm(struct gw_session *s)
+{
+	int rc = s->vm_ops->check(s->vm, &s->error);
+
+	if (rc < 0 && s->is_source && session_state(s) == GW_STATE_COMMIT) {
+		gw_error_clear(&s->error);
+		rc = 0;
+	}
+	s->status.vmm_gone = rc < 0 && rc != -ESTALE;
+	return rc;
 }
 
 /* Return: 1 when the stage has more to do at once, 0, or -errno. */
@@ -295,14 +351,12 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 
 	if (gw_sm_is_final(&s->sm))
 		return false;
-	if (atomic_load(&s->cancel) && !(s->is_source && session_state(s) == GW_STATE_COMMIT)) {
-		gw_error_set(&s->error, -ECANCELED, "cancelled");
-		end_session(s, -ECANCELED);
-		return false;
-	}
 	s->wait_ns = wait_ns;
-	rc = s->vm_ops->check(s->vm, &s->error);
-	s->status.vmm_gone = rc < 0;
+	rc = session_breathe(s);
+	if (rc == 0)
+		rc = check_vm(s);
+	if (rc == 0)
+		rc = source_check_pause(s, &s->error);
 	if (rc == 0)
 		rc = run_stage(s);
 	if (rc >= 0 && !s->is_source && !gw_sm_is_final(&s->sm)) {

@@ -76,6 +76,9 @@ struct source_half {
 	size_t state_bytes, state_sent;
 	bool state_done;
 	uint64_t blackout_from_ns, checked_ns;
+	uint64_t pause_until_ns; /* the paused guest is resumed then; moved on by what the hook took */
+	uint64_t hook_from_ns;   /* the receiver's hook runs since; 0: it does not */
+	bool recorded;           /* that nobody knows who owns the guest, see gw_vm_ops.record */
 	struct disk_source disk;
 };
 
@@ -86,6 +89,8 @@ struct receiver_half {
 	unsigned char *state;
 	size_t state_bytes, state_room;
 	bool state_complete;
+	bool sealed;            /* no put lands any more */
+	uint64_t hook_from_ns; /* 0: not begun */
 	struct disk_receiver disk;
 };
 
@@ -104,7 +109,8 @@ struct gw_session {
 	uint64_t wait_ns; /* of this step; a stage that paces itself lowers it */
 	struct gw_status status;
 	uint64_t begun_ns, stage_ns;
-	uint64_t active_ns, active_bytes; /* when the peer last showed life */
+	uint64_t active_ns; /* when the peer last said anything */
+	uint64_t alive_ns;  /* when this side last did */
 	bool owns_guest;
 	struct source_half source;
 	struct receiver_half receiver;
@@ -127,6 +133,12 @@ int session_enter(struct gw_session *s, enum gw_state state) GW_MUST_CHECK;
 
 /* Sends what was encoded into s->buffer. */
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
+
+/*
+ * Between two pieces of long work: shows the peer that this side lives, and looks whether somebody cancelled.
+ * Return: 0, or -ECANCELED with s->error set.
+ */
+int session_breathe(struct gw_session *s) GW_MUST_CHECK;
 
 /* Fills in what both sides compare; see WIRE_HELLO. */
 void session_describe(const struct gw_session *s, struct wire_hello *hello);
@@ -176,6 +188,8 @@ int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_
 void throttle_lift(struct gw_session *s);
 
 /* handoff.c: switch-over, device state and commit of the source. */
+int source_hook(struct gw_session *s, const struct gw_link_event *event);
+int source_check_pause(const struct gw_session *s, struct gw_error *error) GW_MUST_CHECK; /* -ETIMEDOUT: too long */
 int source_loaded(struct gw_session *s, const struct gw_link_event *event);
 int source_committed(struct gw_session *s, const struct gw_link_event *event);
 

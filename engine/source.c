@@ -217,6 +217,7 @@ const struct message_rule source_rules[WIRE_TYPES] = {
 	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_done },
 	/* The device state is sent without waiting for the last round's answer. */
 	[WIRE_ROUND_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), take_round_ack },
+	[WIRE_HOOK] = { IN(DEVICE), source_hook },
 	[WIRE_LOADED] = { IN(DEVICE), source_loaded },
 	[WIRE_COMMITTED] = { IN(COMMIT), source_committed },
 };
@@ -226,9 +227,10 @@ static bool give_back(struct gw_session *s)
 {
 	struct gw_error error = { 0 };
 
-	throttle_lift(s);
-	if (!s->source.may_be_paused)
+	if (!s->source.may_be_paused) {
+		throttle_lift(s);
 		return true;
+	}
 	if (s->vm_ops->resume(s->vm, &error) < 0) {
 		s->status.guest_paused = true;
 		s->status.vmm_gone = s->vm_ops->check(s->vm, NULL) < 0;
@@ -237,8 +239,9 @@ static bool give_back(struct gw_session *s)
 		return false;
 	}
 	s->source.may_be_paused = false;
-	if (s->vm_ops->guard(s->vm, false, &error) < 0)
-		gw_debug("guard: %s", error.text); /* at worst it resumes a running guest */
+	throttle_lift(s);
+	if (s->vm_ops->guard(s->vm, false, 0, &error) < 0)
+		gw_debug("guard: %s", error.text); /* it has given the guest back too */
 	return true;
 }
 

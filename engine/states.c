@@ -13,11 +13,12 @@ const struct gw_sm_state session_states[GW_STATE_COUNT] = {
 	[GW_STATE_SWITCHOVER] = { "switchover", TO(DEVICE) | ENDS },
 	[GW_STATE_DEVICE] = { "device", TO(COMMIT) | ENDS },
 	/* The source may be left not knowing; the receiver may be left without a commit. */
-	[GW_STATE_COMMIT] = { "commit", TO(DONE) | TO(UNCERTAIN) | ENDS },
+	[GW_STATE_COMMIT] = { "commit", TO(DONE) | TO(UNCERTAIN) | TO(NOT_STARTED) | ENDS },
 	[GW_STATE_DONE] = { "done", 0 },
 	[GW_STATE_FAILED] = { "failed", 0 },
 	[GW_STATE_CANCELLED] = { "cancelled", 0 },
 	[GW_STATE_UNCERTAIN] = { "uncertain", 0 },
+	[GW_STATE_NOT_STARTED] = { "not-started", 0 },
 };
 
 const char *gw_state_name(enum gw_state state)

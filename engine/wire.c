@@ -51,14 +51,14 @@ struct two_words {
 	uint64_t second;
 };
 
-struct commit_fixed {
-	uint32_t run;
+struct flag_fixed {
+	uint32_t flag;
 };
 
 static_assert(sizeof(struct hello_fixed) == 80 && sizeof(struct hello_region) == 72, "packed as they stand");
 static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "packed as they stand");
 static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "packed as they stand");
-static_assert(sizeof(struct two_words) == 16 && sizeof(struct commit_fixed) == 4, "packed as they stand");
+static_assert(sizeof(struct two_words) == 16 && sizeof(struct flag_fixed) == 4, "packed as they stand");
 static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <= GW_LINK_MESSAGE_BYTES,
 	      "a full ZERO is a message");
 
@@ -67,7 +67,8 @@ const char *wire_type_name(unsigned type)
 	static const char *const names[] = { "?",	  "HELLO",	"HELLO_OK",   "ZERO",	   "ROUND_END",
 					     "ROUND_ACK", "SWITCH",	"DEVICE",     "DEVICE_END", "LOADED",
 					     "COMMIT",	  "COMMITTED",	"CANCEL",     "ERROR",	   "DISKS",
-					     "DISKS_OK",  "DISK",	"DISK_ACK",   "DISK_DONE", "DISK_END" };
+					     "DISKS_OK",  "DISK",	"DISK_ACK",   "DISK_DONE", "DISK_END",
+					     "ALIVE",	  "HOOK" };
 
 	static_assert(sizeof(names) / sizeof(names[0]) == WIRE_TYPES, "a name for each type");
 	return names[type < WIRE_TYPES ? type : 0];
@@ -266,24 +267,24 @@ int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair)
 	return get_two_words(payload, bytes, &pair->first, &pair->second);
 }
 
-uint32_t wire_put_commit(void *buffer, bool run)
+uint32_t wire_put_flag(void *buffer, bool flag)
 {
-	struct commit_fixed fixed = { .run = htobe32(run) };
+	struct flag_fixed fixed = { .flag = htobe32(flag) };
 
 	memcpy(buffer, &fixed, sizeof(fixed));
 	return sizeof(fixed);
 }
 
-int wire_get_commit(const void *payload, uint32_t bytes, bool *run)
+int wire_get_flag(const void *payload, uint32_t bytes, bool *flag)
 {
-	struct commit_fixed fixed;
+	struct flag_fixed fixed;
 
 	if (bytes != sizeof(fixed))
 		return -EPROTO;
 	memcpy(&fixed, payload, sizeof(fixed));
-	if (be32toh(fixed.run) > 1)
+	if (be32toh(fixed.flag) > 1)
 		return -EPROTO;
-	*run = be32toh(fixed.run) == 1;
+	*flag = be32toh(fixed.flag) == 1;
 	return 0;
 }
 

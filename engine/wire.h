@@ -39,6 +39,8 @@ enum wire_type {
 	WIRE_DISK_ACK = 17,
 	WIRE_DISK_DONE = 18,
 	WIRE_DISK_END = 19,
+	WIRE_ALIVE = 20,
+	WIRE_HOOK = 21,
 	WIRE_TYPES,
 };
 
@@ -136,8 +138,9 @@ int wire_get_device_end(const void *payload, uint32_t bytes, struct wire_device_
 /* LOADED and COMMITTED. */
 uint32_t wire_put_pair(void *buffer, const struct wire_pair *pair);
 int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair) GW_MUST_CHECK;
-uint32_t wire_put_commit(void *buffer, bool run);
-int wire_get_commit(const void *payload, uint32_t bytes, bool *run) GW_MUST_CHECK;
+/* COMMIT: the guest ran.  HOOK: the receiver's hook runs. */
+uint32_t wire_put_flag(void *buffer, bool flag);
+int wire_get_flag(const void *payload, uint32_t bytes, bool *flag) GW_MUST_CHECK;
 uint32_t wire_put_error(void *buffer, const struct gw_error *error);
 int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error) GW_MUST_CHECK;
 

@@ -160,6 +160,11 @@ static void fault_hurry(struct gw_link *link)
 	gw_link_hurry(((struct fault *)link)->inner);
 }
 
+static void fault_seal(struct gw_link *link)
+{
+	gw_link_seal(((struct fault *)link)->inner);
+}
+
 static void fault_close(struct gw_link *link)
 {
 	gw_link_close(((struct fault *)link)->inner);
@@ -176,6 +181,7 @@ static const struct gw_link_ops fault_ops = {
 	.counters = fault_counters,
 	.next_pinned = fault_next_pinned,
 	.hurry = fault_hurry,
+	.seal = fault_seal,
 	.sever = fault_sever,
 	.close = fault_close,
 };

@@ -68,6 +68,12 @@ void gw_link_hurry(struct gw_link *link)
 		link->ops->hurry(link);
 }
 
+void gw_link_seal(struct gw_link *link)
+{
+	if (link->ops->seal)
+		link->ops->seal(link);
+}
+
 const char *gw_link_note(const struct gw_link *link)
 {
 	return link->note;

@@ -54,6 +54,7 @@ struct end {
 	struct mailbox inbox;
 	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 	bool closed;
+	bool sealed; /* of the receiver: puts are dropped */
 	bool wants_room;
 	struct gw_link_counters counters;
 };
@@ -140,6 +141,8 @@ static void deliver_one(struct pair *pair)
 		gw_error_set(&pair->receiver.link.error, -EPROTO, "the peer put outside of region %u", entry->region);
 		return;
 	}
+	if (pair->receiver.sealed)
+		return;
 	memcpy((char *)pair->receiver.regions[entry->region].base + entry->offset,
 	       (const char *)pair->source.regions[entry->region].base + entry->offset, entry->bytes);
 	pair->receiver.counters.put_bytes += entry->bytes;
@@ -229,6 +232,11 @@ static void mem_counters(const struct gw_link *link, struct gw_link_counters *co
 	*counters = ((const struct end *)link)->counters;
 }
 
+static void mem_seal(struct gw_link *link)
+{
+	((struct end *)link)->sealed = true;
+}
+
 static void mem_close(struct gw_link *link)
 {
 	struct end *end = (struct end *)link;
@@ -250,6 +258,7 @@ static const struct gw_link_ops mem_ops = {
 	.message = mem_message,
 	.poll = mem_poll,
 	.counters = mem_counters,
+	.seal = mem_seal,
 	.close = mem_close,
 };
 

@@ -241,6 +241,25 @@ static void part_in_good_order(struct control *control)
 	}
 }
 
+/* The workers end; the sockets stay, so that the peer sees nothing of it. */
+static void tcp_seal(struct gw_link *link)
+{
+	struct tcp *tcp = (struct tcp *)link;
+
+	pthread_mutex_lock(&tcp->lock);
+	tcp->closing = true; /* that a worker ends is no failure from here on */
+	pthread_mutex_unlock(&tcp->lock);
+	for (unsigned i = 0; i < link->channels; i++) {
+		struct tcp_channel *channel = &tcp->channels[i];
+
+		if (!channel->running)
+			continue;
+		(void)shutdown(channel->fd, SHUT_RD);
+		pthread_join(channel->thread, NULL);
+		channel->running = false;
+	}
+}
+
 static void tcp_close(struct gw_link *link)
 {
 	struct tcp *tcp = (struct tcp *)link;
@@ -280,6 +299,7 @@ static const struct gw_link_ops tcp_ops = {
 	.message = tcp_message,
 	.poll = tcp_poll,
 	.counters = tcp_counters,
+	.seal = tcp_seal,
 	.close = tcp_close,
 };
 

@@ -92,9 +92,10 @@ struct gw_link_ops {
 	int (*message)(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
 	int (*poll)(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
 	void (*counters)(const struct gw_link *link, struct gw_link_counters *counters);
-	/* These three may be NULL: a backend that pins nothing and has no rails. */
+	/* These may be NULL: for a backend that pins nothing and has no rails.  A receiver's must have seal. */
 	int (*next_pinned)(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end);
 	void (*hurry)(struct gw_link *link);
+	void (*seal)(struct gw_link *link);
 	void (*sever)(struct gw_link *link, unsigned rail);
 	void (*close)(struct gw_link *link);
 };
@@ -237,6 +238,12 @@ GW_PUBLIC int gw_link_next_pinned(const struct gw_link *link, uint32_t region, u
 
 /* Source: from now on each millisecond counts (the guest is paused): nothing is prepared for later any more. */
 GW_PUBLIC void gw_link_hurry(struct gw_link *link);
+
+/*
+ * Receiver: from its return on no put lands any more, whatever the peer sends; messages go on.  Waits for what is landing.
+ * To be called once the last fence was seen.
+ */
+GW_PUBLIC void gw_link_seal(struct gw_link *link);
 
 /* One line for people: what carries the puts, and why. */
 GW_PUBLIC const char *gw_link_note(const struct gw_link *link);

@@ -4,23 +4,25 @@
  *
  * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
  * VM's user can enter).  One godwit at a time: a second is told EBUSY.  It hands out the files that hold
- * guest RAM, starts and stops write tracking, collects on request, slows the guest, has what comes of a guest that is
- * waited for mapped, and holds the dead man's switch.
+ * guest RAM, starts and stops write tracking, collects on request, slows the guest, and has what comes of a guest that is
+ * waited for mapped.
  *
- * When the connection ends, the guest is no longer slowed, tracking and mapping stop; if the switch was armed, godwit died
- * with the guest paused, and the guest is resumed.  The agent never exits or aborts: it lives in somebody else's process.
+ * When the connection ends, the guest is no longer slowed, tracking and mapping stop.  The dead man's switch has a thread
+ * of its own (lease.c), since this one may be long in a collect; when the lease lapses, it ends this connection too.
+ * The agent never exits or aborts: it lives in somebody else's process.
  */
 #include "vmm-shim/agent.h"
 
 #include "base/cleanup.h"
 #include "base/thread.h"
+#include "base/unixsock.h"
 #include "tracker/kvm.h"
 #include "tracker/pace.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/fdpass.h"
-#include "vmm-shim/guard.h"
 #include "vmm-shim/hooks.h"
 #include "vmm-shim/images.h"
+#include "vmm-shim/lease.h"
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/prefault.h"
 #include "vmm-shim/throttle.h"
@@ -36,11 +38,13 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define MOST_FDS 4096 /* QMP connections have small numbers: a VMM takes them early */
+
 struct agent {
 	char folder[80];
 	int listener;
-	int client; /* -1: none */
-	bool guarded;
+	int client; /* -1: none; closed, and shut down by the lease's thread, under @lock */
+	pthread_mutex_t lock;
 	struct mappings mappings;
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
 	int files[AGENT_MAX_REGIONS]; /* while tracking: of the regions, opened anew; -1: none */
@@ -48,7 +52,7 @@ struct agent {
 	size_t bitmaps_bytes;
 };
 
-static struct agent the_agent; /* one a process, as there is one process to watch */
+static struct agent the_agent = { .client = -1, .lock = PTHREAD_MUTEX_INITIALIZER }; /* one a process */
 
 static struct agent_reply new_reply(uint16_t type, int status, const struct gw_error *error)
 {
@@ -360,31 +364,61 @@ static int serve(struct agent *agent)
 	case AGENT_UNTRACK:
 		untrack(agent);
 		break;
-	case AGENT_GUARD:
-		agent->guarded = request.value != 0;
-		break;
 	default:
 		return -EPROTO;
 	}
 	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
 }
 
+static void set_client(struct agent *agent, int fd)
+{
+	GW_LOCK_SCOPE(&agent->lock);
+	if (agent->client >= 0)
+		close(agent->client);
+	agent->client = fd;
+}
+
 static void client_gone(struct agent *agent)
 {
-	char path[108];
-
-	close(agent->client);
-	agent->client = -1;
+	set_client(agent, -1);
 	unthrottle();
-	if (agent->guarded) {
-		/* The guest before all else. */
-		snprintf(path, sizeof(path), "%s/%s", agent->folder, AGENT_GUARD_SOCKET);
-		(void)guard_resume(path);
-		agent->guarded = false;
-	}
 	prefault_stop();
 	untrack(agent);
 	images_unwatch();
+}
+
+/* Cuts the QMP connection of godwit process @pid: it may say "cont" or "quit" when it thaws, hours later. */
+static void cut_qmp(const char *folder, int pid)
+{
+	char path[108];
+
+	snprintf(path, sizeof(path), "%.80s/%s", folder, AGENT_QMP_SOCKET);
+	for (int fd = 0; fd < MOST_FDS; fd++) {
+		struct sockaddr_un own = { .sun_family = AF_UNSPEC };
+		socklen_t bytes = sizeof(own);
+
+		if (getsockname(fd, (struct sockaddr *)&own, &bytes) == 0 && own.sun_family == AF_UNIX &&
+		    strncmp(own.sun_path, path, sizeof(own.sun_path)) == 0 && gw_unix_peer(fd) == pid)
+			(void)shutdown(fd, SHUT_RDWR);
+	}
+}
+
+/* The lease's thread: the guest is taken back. */
+static void lapsed(int pid)
+{
+	struct agent *agent = &the_agent;
+
+	throttle_end();
+	gw_pace_set(0);
+	cut_qmp(agent->folder, pid);
+	GW_LOCK_SCOPE(&agent->lock);
+	if (agent->client >= 0)
+		(void)shutdown(agent->client, SHUT_RDWR); /* this thread's agent ends the rest */
+}
+
+static int is_slowed(void)
+{
+	return throttle_is_on() || gw_pace_is_on();
 }
 
 static void take_client(struct agent *agent)
@@ -397,7 +431,8 @@ static void take_client(struct agent *agent)
 	if (fd < 0)
 		return;
 	if (agent->client < 0) {
-		agent->client = fd;
+		throttle_begin();
+		set_client(agent, fd);
 		return;
 	}
 	if (fdpass_send(fd, &busy, sizeof(busy), -1) < 0)
@@ -441,7 +476,6 @@ int agent_start(const char *folder)
 	snprintf(agent->folder, sizeof(agent->folder), "%s", folder);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, AGENT_SOCKET);
 	unlink(address.sun_path);
-	agent->client = -1;
 	memset(agent->files, -1, sizeof(agent->files));
 	agent->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (agent->listener < 0)
@@ -451,7 +485,9 @@ int agent_start(const char *folder)
 		close(agent->listener);
 		return rc;
 	}
-	rc = gw_thread_start(&thread, "godwit-agent", agent_thread, agent);
+	rc = lease_start(folder, is_slowed, lapsed);
+	if (rc == 0)
+		rc = gw_thread_start(&thread, "godwit-agent", agent_thread, agent);
 	if (rc == 0)
 		pthread_detach(thread);
 	return rc;

@@ -2,16 +2,17 @@
 #include "vmm-shim/agent_client.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/unixsock.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 
-#define ANSWER_S 30
+#define ANSWER_NS (30 * GW_NS_PER_S)
+#define CONNECT_NS (5 * GW_NS_PER_S)
 
 static int agent_gone(struct gw_error *error)
 {
@@ -47,8 +48,17 @@ static int receive_packet(int fd, void *packet, size_t bytes, int *pass_fd)
 static int take_answer(const struct agent_client *agent, unsigned type, struct agent_reply *reply, int *pass_fd,
 		       struct gw_error *error)
 {
-	int fd = -1, rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
+	uint64_t now = gw_now_ns(&gw_clock_real), until = agent->deadline_ns;
+	int fd = -1, rc;
 
+	/* A late answer would be taken for that of the next call: the connection is of no use after this. */
+	if (until)
+		gw_unix_receive_limit(agent->fd, until > now ? until - now : 1);
+	rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
+	if (until)
+		gw_unix_receive_limit(agent->fd, ANSWER_NS);
+	if (rc == -EPROTO)
+		(void)shutdown(agent->fd, SHUT_RDWR);
 	if (rc < 0 || reply->magic != AGENT_MAGIC || reply->version != AGENT_VERSION ||
 	    (reply->type != type && reply->status != -EBUSY)) {
 		if (fd >= 0)
@@ -82,20 +92,15 @@ int agent_call(const struct agent_client *agent, const struct agent_request *req
 
 int agent_open(struct agent_client *agent, const char *path, struct gw_error *error)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct agent_request request = { .type = AGENT_HELLO };
-	struct timeval limit = { .tv_sec = ANSWER_S };
 	struct agent_reply reply;
 	int rc;
 
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	agent->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (agent->fd < 0 || connect(agent->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		rc = gw_error_set(error, -errno, "the shim's agent (%s) cannot be reached: %s", path, strerror(errno));
-		agent_close(agent);
-		return rc;
-	}
-	setsockopt(agent->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	agent->deadline_ns = 0;
+	agent->fd = gw_unix_connect(path, SOCK_SEQPACKET, CONNECT_NS);
+	if (agent->fd < 0)
+		return gw_error_set(error, agent->fd, "the shim's agent (%s) cannot be reached: %s", path, strerror(-agent->fd));
+	gw_unix_receive_limit(agent->fd, ANSWER_NS);
 	rc = agent_call(agent, &request, &reply, NULL, error);
 	if (rc < 0)
 		agent_close(agent);

@@ -9,6 +9,7 @@
 struct agent_client {
 	int fd; /* -1: not connected */
 	int vmm_pid;
+	uint64_t deadline_ns; /* no answer is waited for beyond it; 0: for 30 s */
 };
 
 /* Connects and says hello.  Return: 0, or -errno with @error set. */

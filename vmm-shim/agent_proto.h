@@ -13,13 +13,14 @@
 #include <stdint.h>
 
 #define AGENT_MAGIC 0x47574147u
-#define AGENT_VERSION 3
+#define AGENT_VERSION 4
 #define AGENT_MAX_REGIONS 64
 #define AGENT_MAX_SEGMENTS 256
 
 #define AGENT_SOCKET "agent.sock" /* in the VM's run folder */
 #define AGENT_QMP_SOCKET "qmp.sock"
-#define AGENT_GUARD_SOCKET "guard.sock" /* a second QMP socket: the guard's, and that of list and status */
+#define AGENT_GUARD_SOCKET "guard.sock" /* a second one, for guard.c alone */
+#define AGENT_PEEK_SOCKET "peek.sock"   /* a third one, for list and status */
 
 #define AGENT_ENV_DIR "GODWIT_VM_DIR" /* tells the shim its run folder */
 #define AGENT_ENV_NO_ALIAS "GODWIT_NO_ALIAS" /* set: KVM gets its memory slots where the VMM has them */
@@ -34,7 +35,7 @@ enum agent_type {
 			    * of the bitmaps' file; count: the agent_tracker in use; status 1: what is given back is marked too */
 	AGENT_COLLECT = 4, /* value: pages marked */
 	AGENT_UNTRACK = 5,
-	AGENT_GUARD = 6, /* value: 1 arm, 0 disarm */
+	/* 6 was the guard: see lease_proto.h */
 	AGENT_IMAGE = 7, /* device, inode: a descriptor of that file comes with the answer */
 	AGENT_WATCH = 8, /* count packets of agent_image follow; value: bytes of a block, then of the bitmaps' file */
 	AGENT_SYNC = 9,  /* the bitmaps of images are to be up to date */

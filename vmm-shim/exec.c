@@ -2,6 +2,7 @@
 /* `godwit run`: turns this process into the VMM, with the shim and two QMP sockets. */
 #include "base/cleanup.h"
 #include "vmm-shim/agent_proto.h"
+#include "vmm-shim/lease_proto.h"
 #include "vmm-shim/vmm.h"
 
 #include <errno.h>
@@ -41,7 +42,8 @@ static int claim_folder(const char *name, const char *folder, struct gw_error *e
 
 static void remove_stale(const char *name)
 {
-	static const char *const files[] = { AGENT_SOCKET, AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, "migrate.sock",
+	static const char *const files[] = { AGENT_SOCKET, AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, AGENT_PEEK_SOCKET, LEASE_SOCKET,
+					     "migrate.sock",
 					     "receive.sock", "incoming.sock", "last.json" };
 	char path[192];
 
@@ -60,32 +62,41 @@ static int preload(const char *shim, const char *folder)
 	return setenv("LD_PRELOAD", list, 1) < 0 || setenv(AGENT_ENV_DIR, folder, 1) < 0 ? -errno : 0;
 }
 
+/* The command line with a -qmp for each of our sockets; NULL when there is no memory. */
+static char **add_sockets(const char *folder, int argc, char **argv)
+{
+	static const char *const names[] = { AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, AGENT_PEEK_SOCKET };
+	static char words[sizeof(names) / sizeof(names[0])][256];
+	char **all = calloc((size_t)argc + 2 * sizeof(names) / sizeof(names[0]) + 1, sizeof(*all));
+
+	if (!all)
+		return NULL;
+	memcpy(all, argv, (size_t)argc * sizeof(*all));
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		static char option[] = "-qmp";
+
+		snprintf(words[i], sizeof(words[i]), "unix:%s/%s,server=on,wait=off", folder, names[i]);
+		all[argc++] = option;
+		all[argc++] = words[i];
+	}
+	return all;
+}
+
 int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, struct gw_error *error)
 {
-	char folder[192], qmp[256], guard[256];
-	char **all = calloc((size_t)argc + 5, sizeof(*all));
+	char folder[192], **all;
 	int lock, rc;
 
 	gw_vmm_path(folder, sizeof(folder), name, NULL);
-	if (strlen(folder) >= FOLDER_BYTES) {
-		rc = gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR",
-				  folder);
-		goto err_free;
-	}
+	if (strlen(folder) >= FOLDER_BYTES)
+		return gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR",
+				    folder);
 	lock = claim_folder(name, folder, error);
-	if (lock < 0 || !all) {
-		rc = lock < 0 ? lock : gw_error_set(error, -ENOMEM, "no memory");
-		goto err_free;
-	}
+	if (lock < 0)
+		return lock;
 	remove_stale(name);
-	snprintf(qmp, sizeof(qmp), "unix:%s/%s,server=on,wait=off", folder, AGENT_QMP_SOCKET);
-	snprintf(guard, sizeof(guard), "unix:%s/%s,server=on,wait=off", folder, AGENT_GUARD_SOCKET);
-	memcpy(all, argv, (size_t)argc * sizeof(*all));
-	all[argc] = (char[]){ "-qmp" };
-	all[argc + 1] = qmp;
-	all[argc + 2] = (char[]){ "-qmp" };
-	all[argc + 3] = guard;
-	rc = preload(shim, folder);
+	all = add_sockets(folder, argc, argv);
+	rc = all ? preload(shim, folder) : gw_error_set(error, -ENOMEM, "no memory");
 	if (rc == 0 && no_alias)
 		rc = setenv(AGENT_ENV_NO_ALIAS, "1", 1) < 0 ? -errno : 0;
 	if (rc == 0) {
@@ -93,8 +104,6 @@ int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool 
 		rc = gw_error_set(error, -errno, "'%s' cannot be started: %s", all[0], strerror(errno));
 	}
 	close(lock);
-
-err_free:
 	free(all);
 	return rc;
 }

@@ -2,38 +2,26 @@
 /*
  * Theory of operation
  *
- * When godwit dies between "guest paused" and the point of no return, nobody but the shim is left to give
- * the guest back.  The shim does what any client would: it connects to the VMM's own QMP socket (a second
- * one, which godwit never uses while it migrates) and says so.  A few fixed commands and a look for
- * "running": true need no JSON library inside somebody else's process.
+ * When godwit is gone between "guest paused" and the point of no return, nobody but the shim is left to give the guest
+ * back.  The shim does what any client would: it connects to a QMP socket of the VMM and says so.  That socket serves
+ * nobody else.  A few fixed commands and a look for "running": true need no JSON library inside the VMM.
+ *
+ * A VMM that hangs, on storage say, answers when it hangs no more: the attempts go on until then.
  */
 #include "vmm-shim/guard.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/unixsock.h"
 
-#include <errno.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
-#define GIVE_UP_NS (600 * GW_NS_PER_S)
-
-static int connect_to(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		close(fd);
-		fd = -1;
-	}
-	return fd;
-}
+#define CONNECT_NS (2 * GW_NS_PER_S)
+#define FIRST_PAUSE_MS 50
+#define LONGEST_PAUSE_MS 1000
 
 /* Reads lines until one holds @word; gives up after @ms without a byte.  Return: whether it came. */
 static bool await(int fd, const char *word, int ms)
@@ -71,23 +59,28 @@ static bool say(int fd, const char *command, const char *word)
 #define FORGET_IGNORE_SHARED                                                                                           \
 	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
 
-int guard_resume(const char *path)
+/* One attempt over a fresh connection.  Return: whether all is done. */
+static bool try_once(const char *path, bool resume)
 {
-	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + GIVE_UP_NS;
+	int fd GW_CLEANUP_CLOSE = gw_unix_connect(path, SOCK_STREAM, CONNECT_NS);
 
-	while (gw_now_ns(&gw_clock_real) < deadline_ns) {
-		int fd GW_CLEANUP_CLOSE = connect_to(path);
-		struct pollfd pause = { .fd = -1 };
+	if (fd < 0 || !await(fd, "\"QMP\"", 2000) || !say(fd, "\"qmp_capabilities\"", "\"return\""))
+		return false;
+	(void)say(fd, "\"migrate_cancel\"", "\"return\"");
+	if (resume)
+		(void)say(fd, "\"cont\"", "\"return\"");
+	if (resume && !say(fd, "\"query-status\"", "\"running\": true"))
+		return false;
+	return say(fd, FORGET_IGNORE_SHARED, "\"return\""); /* refused while a migration is being cancelled */
+}
 
-		if (fd >= 0 && await(fd, "\"QMP\"", 2000) && say(fd, "\"qmp_capabilities\"", "\"return\"")) {
-			(void)say(fd, "\"migrate_cancel\"", "\"return\"");
-			(void)say(fd, "\"cont\"", "\"return\"");
-			if (say(fd, "\"query-status\"", "\"running\": true")) {
-				(void)say(fd, FORGET_IGNORE_SHARED, "\"return\"");
-				return 0;
-			}
-		}
-		(void)poll(&pause, 1, 50);
+void guard_give_back(const char *path, bool resume)
+{
+	int pause_ms = FIRST_PAUSE_MS;
+
+	while (!try_once(path, resume)) {
+		(void)poll(NULL, 0, pause_ms);
+		if (pause_ms < LONGEST_PAUSE_MS)
+			pause_ms *= 2;
 	}
-	return -ETIMEDOUT;
 }

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/unixsock.h"
 #include "vmm-shim/fdpass.h"
 
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #define COMMAND_NS (15 * GW_NS_PER_S)
 #define LINE_BYTES (1024u * 1024)
@@ -22,7 +22,16 @@ struct qmp {
 	char *buffer;
 	json_int_t last_id; /* of the last command: a late answer to an earlier one is not its answer */
 	char migration[32]; /* status of the last MIGRATION event */
+	char meddling[16];  /* RESUME or RESET came */
+	uint64_t deadline_ns; /* of all calls; 0: none */
 };
+
+static uint64_t deadline_of(const struct qmp *qmp, uint64_t timeout_ns)
+{
+	uint64_t own = gw_now_ns(&gw_clock_real) + timeout_ns;
+
+	return qmp->deadline_ns && qmp->deadline_ns < own ? qmp->deadline_ns : own;
+}
 
 static int vmm_gone(struct gw_error *error)
 {
@@ -70,12 +79,14 @@ static void note_event(struct qmp *qmp, const json_t *object)
 	gw_debug("QMP event %s %s", event, status ? status : "");
 	if (status && strcmp(event, "MIGRATION") == 0)
 		snprintf(qmp->migration, sizeof(qmp->migration), "%s", status);
+	if (strcmp(event, "RESUME") == 0 || strcmp(event, "RESET") == 0)
+		snprintf(qmp->meddling, sizeof(qmp->meddling), "%s", event);
 }
 
 int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
 		struct gw_error *error)
 {
-	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + COMMAND_NS;
+	uint64_t deadline_ns = deadline_of(qmp, COMMAND_NS);
 	json_t *request = arguments ? json_pack("{s:s, s:I, s:o}", "execute", command, "id", ++qmp->last_id,
 						"arguments", arguments) :
 				      json_pack("{s:s, s:I}", "execute", command, "id", ++qmp->last_id);
@@ -87,7 +98,7 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 	if (!text)
 		return gw_error_set(error, -ENOMEM, "no memory for QMP command %s", command);
 	if (fdpass_send(qmp->fd, text, strlen(text), pass_fd) < 0)
-		return vmm_gone(error);
+		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM takes no QMP command") : vmm_gone(error);
 	while ((rc = next_object(qmp, deadline_ns, &object, error)) == 1) {
 		const json_t *answer = json_object_get(object, "return"), *refusal = json_object_get(object, "error");
 
@@ -115,7 +126,6 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 
 int qmp_open(struct qmp **out, const char *path, uint64_t timeout_ns, struct gw_error *error)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct qmp *qmp = calloc(1, sizeof(*qmp));
 	json_t *greeting;
 	int rc = -ENOMEM;
@@ -124,10 +134,9 @@ int qmp_open(struct qmp **out, const char *path, uint64_t timeout_ns, struct gw_
 		gw_error_set(error, rc, "no memory for a QMP connection");
 		goto err_free;
 	}
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	qmp->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (qmp->fd < 0 || connect(qmp->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		rc = gw_error_set(error, -errno, "QMP socket %s: %s", path, strerror(errno));
+	qmp->fd = gw_unix_connect(path, SOCK_STREAM, timeout_ns);
+	if (qmp->fd < 0) {
+		rc = gw_error_set(error, qmp->fd, "QMP socket %s: %s", path, strerror(-qmp->fd));
 		goto err_close;
 	}
 	rc = next_object(qmp, gw_now_ns(&gw_clock_real) + timeout_ns, &greeting, error);
@@ -163,6 +172,21 @@ void qmp_close(struct qmp *qmp)
 	free(qmp);
 }
 
+void qmp_set_deadline(struct qmp *qmp, uint64_t deadline_ns)
+{
+	qmp->deadline_ns = deadline_ns;
+}
+
+const char *qmp_meddling(const struct qmp *qmp)
+{
+	return qmp->meddling[0] ? qmp->meddling : NULL;
+}
+
+void qmp_forget_meddling(struct qmp *qmp)
+{
+	qmp->meddling[0] = '\0';
+}
+
 void qmp_forget_migration(struct qmp *qmp)
 {
 	qmp->migration[0] = '\0';
@@ -170,7 +194,7 @@ void qmp_forget_migration(struct qmp *qmp)
 
 int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *error)
 {
-	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + timeout_ns;
+	uint64_t deadline_ns = deadline_of(qmp, timeout_ns);
 
 	for (;;) {
 		json_t *object;

@@ -27,6 +27,12 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 		struct gw_error *error) GW_MUST_CHECK;
 
 /*
+ * No call of this connection waits beyond @deadline_ns of CLOCK_MONOTONIC from now on, whatever its own limit is; it fails
+ * with -ETIMEDOUT then.  0: their own limits alone.
+ */
+void qmp_set_deadline(struct qmp *qmp, uint64_t deadline_ns);
+
+/*
  * Waits until migration has reached "completed", "failed" or "cancelled".
  * Return: 0 for completed, or -errno with @error set.
  */
@@ -34,6 +40,13 @@ int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *err
 
 /* Forgets what MIGRATION events have said so far: call before a new migrate. */
 void qmp_forget_migration(struct qmp *qmp);
+
+/*
+ * Whether somebody else has let the guest run or reset it since qmp_forget_meddling(), as the events so far tell; an answer
+ * to a command comes behind the events before it.  Return: the event's name, or NULL.
+ */
+const char *qmp_meddling(const struct qmp *qmp);
+void qmp_forget_meddling(struct qmp *qmp);
 
 /* Looks, without waiting, whether the VMM still holds the connection.  Return: 0 or -errno with @error. */
 int qmp_check(struct qmp *qmp, struct gw_error *error) GW_MUST_CHECK;

@@ -36,6 +36,7 @@
 
 static struct {
 	bool ready;
+	bool ended; /* under lock: no more may be slowed, see throttle_end() */
 	_Atomic unsigned percent;
 	_Atomic uint64_t stand_until_ns; /* in this period */
 	pthread_mutex_t lock; /* guards ids and count */
@@ -186,6 +187,8 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 	if (percent > 0)
 		rc = take_threads(ids, count, error);
 	pthread_mutex_lock(&throttle.lock);
+	if (rc == 0 && percent > 0 && throttle.ended)
+		rc = gw_error_set(error, -ESTALE, "the guest was taken back: it is slowed no more");
 	atomic_store(&throttle.percent, rc == 0 ? percent : 0);
 	pthread_cond_signal(&throttle.lifted);
 	pthread_mutex_unlock(&throttle.lock);
@@ -201,4 +204,25 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 		throttle.ticks = false;
 	}
 	return rc;
+}
+
+void throttle_end(void)
+{
+	pthread_mutex_lock(&throttle.lock);
+	throttle.ended = true;
+	atomic_store(&throttle.percent, 0);
+	pthread_cond_signal(&throttle.lifted);
+	pthread_mutex_unlock(&throttle.lock);
+}
+
+void throttle_begin(void)
+{
+	pthread_mutex_lock(&throttle.lock);
+	throttle.ended = false;
+	pthread_mutex_unlock(&throttle.lock);
+}
+
+bool throttle_is_on(void)
+{
+	return atomic_load(&throttle.percent) != 0;
 }

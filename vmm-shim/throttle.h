@@ -2,7 +2,8 @@
 /*
  * Keeps the guest's virtual processors from running for a part of their time.  Internal to vmm-shim, inside the VMM.
  *
- * Threads: the agent's, but for throttle_enter() and throttle_leave(), which are the virtual processors' own.
+ * Threads: the agent's, but for throttle_enter() and throttle_leave(), which are the virtual processors' own, and for
+ * throttle_end() and throttle_is_on(), which any thread may call.
  */
 #ifndef GODWIT_SHIM_THROTTLE_H
 #define GODWIT_SHIM_THROTTLE_H
@@ -10,6 +11,7 @@
 #include "base/error.h"
 
 #include <signal.h>
+#include <stdbool.h>
 
 #define THROTTLE_MAX_THREADS 1024
 
@@ -21,6 +23,11 @@ int throttle_init(void);
  * takes a few milliseconds.  Return: 0, or -errno with @error set: nobody is slowed then.
  */
 int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_error *error) GW_MUST_CHECK;
+
+/* Lifts the throttle at once; until throttle_begin() throttle_set() refuses to slow anybody. */
+void throttle_end(void);
+void throttle_begin(void);
+bool throttle_is_on(void);
 
 /* Around KVM_RUN: a virtual processor of KVM stands here and nowhere else. */
 void throttle_enter(void);

@@ -12,12 +12,15 @@
  * and a failure needs nothing but `cont`.  On the receiving side `stop` while QEMU waits for its migration
  * makes it come up paused, whether or not it was started with -S: it must not run before the commit.
  */
+#include "vmm-shim/lease_client.h"
+#include "vmm-shim/lease_proto.h"
 #include "vmm-shim/vmm_internal.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "base/unixsock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -25,8 +28,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <time.h>
 
 #define GREETING_NS (3 * GW_NS_PER_S)
@@ -34,6 +35,7 @@
 #define LOAD_NS (25 * GW_NS_PER_S)
 #define IO_S 10
 #define RESUME_NS (10 * GW_NS_PER_S)
+#define PEEK_NS (2 * GW_NS_PER_S)
 #define STATE_BYTES (1024u * 1024)
 #define STATE_MAX_BYTES (512u * 1024 * 1024)
 #define SAVE_FD "godwit-save"
@@ -55,6 +57,7 @@ struct gw_vmm {
 	unsigned region_count;
 	struct gw_vmm_region regions[GW_VMM_MAX_REGIONS];
 	uint8_t mapping_of[GW_VMM_MAX_REGIONS]; /* the agent's index of each region */
+	struct lease_client lease;
 	bool guarded, was_running;
 	bool left_paused;     /* resume failed: the agent is to go on trying */
 	bool ignoring_shared; /* x-ignore-shared is on, by us */
@@ -195,40 +198,26 @@ static int find_regions(struct gw_vmm *vmm, struct gw_error *error)
 
 /* --- attaching ---------------------------------------------------------------------------------- */
 
-int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
+static const char *text_of(const json_t *object, const char *key)
 {
-	struct gw_vmm *vmm = NULL;
-	char path[192];
-	int rc = gw_vmm_check_name(name, error);
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "";
+}
+
+static int run_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running, struct gw_error *error)
+{
+	json_t *result;
+	int rc = qmp_command(qmp, "query-status", NULL, -1, &result, error);
 
 	if (rc < 0)
 		return rc;
-	rc = gw_vmm_is_alive(name);
-	if (rc <= 0)
-		return gw_error_set(error, rc < 0 ? rc : -ENOENT,
-				    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
-				    "'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
-	vmm = calloc(1, sizeof(*vmm));
-	if (!vmm)
-		return gw_error_set(error, -ENOMEM, "no memory");
-	snprintf(vmm->name, sizeof(vmm->name), "%s", name);
-	vmm->agent.fd = vmm->saving.fd = -1;
-	gw_vmm_path(path, sizeof(path), name, AGENT_SOCKET);
-	rc = agent_open(&vmm->agent, path, error);
-	if (rc < 0)
-		goto err_detach;
-	gw_vmm_path(path, sizeof(path), name, AGENT_QMP_SOCKET);
-	rc = qmp_open(&vmm->qmp, path, GREETING_NS, error);
-	if (rc == 0)
-		rc = find_regions(vmm, error);
-	if (rc < 0)
-		goto err_detach;
-	*out = vmm;
+	if (state)
+		snprintf(state, state_bytes, "%s", json_string_value(json_object_get(result, "status")));
+	if (running)
+		*running = json_is_true(json_object_get(result, "running"));
+	json_decref(result);
 	return 0;
-
-err_detach:
-	gw_vmm_detach(vmm);
-	return rc;
 }
 
 /* Switches a capability.  QEMU forgets none of them: what we switched on we switch off again. */
@@ -246,6 +235,77 @@ static int ignore_shared(struct gw_vmm *vmm, bool on, struct gw_error *error)
 
 	if (rc == 0)
 		vmm->ignoring_shared = on;
+	return rc;
+}
+
+/* Whether a list of capabilities, as QMP answers it, has one switched on. */
+static bool is_on(const json_t *list, const char *name)
+{
+	const json_t *one;
+	size_t i;
+
+	json_array_foreach (list, i, one)
+		if (strcmp(name, text_of(one, "capability")) == 0)
+			return json_is_true(json_object_get(one, "state"));
+	return false;
+}
+
+/* A godwit that was killed may have left it on; a VMM that waits for a guest has it on rightly. */
+static int undo_ignore_shared(struct gw_vmm *vmm, struct gw_error *error)
+{
+	struct gw_error refused = { 0 };
+	char state[32];
+	json_t *list;
+	bool on;
+	int rc = run_state(vmm->qmp, state, sizeof(state), NULL, error);
+
+	if (rc < 0 || strcmp(state, "inmigrate") == 0)
+		return rc;
+	rc = qmp_command(vmm->qmp, "query-migrate-capabilities", NULL, -1, &list, error);
+	if (rc < 0)
+		return rc;
+	on = is_on(list, "x-ignore-shared");
+	json_decref(list);
+	if (on && ignore_shared(vmm, false, &refused) < 0)
+		gw_debug("x-ignore-shared stays on: %s", refused.text); /* a migration of somebody's is under way */
+	return 0;
+}
+
+int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
+{
+	struct gw_vmm *vmm = NULL;
+	char path[192];
+	int rc = gw_vmm_check_name(name, error);
+
+	if (rc < 0)
+		return rc;
+	rc = gw_vmm_is_alive(name);
+	if (rc <= 0)
+		return gw_error_set(error, rc < 0 ? rc : -ENOENT,
+				    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
+				    "'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
+	vmm = calloc(1, sizeof(*vmm));
+	if (!vmm)
+		return gw_error_set(error, -ENOMEM, "no memory");
+	snprintf(vmm->name, sizeof(vmm->name), "%s", name);
+	vmm->agent.fd = vmm->saving.fd = vmm->lease.fd = -1;
+	gw_vmm_path(path, sizeof(path), name, AGENT_SOCKET);
+	rc = agent_open(&vmm->agent, path, error);
+	if (rc < 0)
+		goto err_detach;
+	gw_vmm_path(path, sizeof(path), name, AGENT_QMP_SOCKET);
+	rc = qmp_open(&vmm->qmp, path, GREETING_NS, error);
+	if (rc == 0)
+		rc = find_regions(vmm, error);
+	if (rc == 0)
+		rc = undo_ignore_shared(vmm, error);
+	if (rc < 0)
+		goto err_detach;
+	*out = vmm;
+	return 0;
+
+err_detach:
+	gw_vmm_detach(vmm);
 	return rc;
 }
 
@@ -296,10 +356,10 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 	if (!vmm)
 		return;
 	if (vmm->guarded && !vmm->left_paused)
-		rc = gw_vmm_guard(vmm, false, NULL);
-	if (vmm->ignoring_shared && vmm->qmp)
+		rc = lease_disarm(&vmm->lease, NULL);
+	if (vmm->ignoring_shared && vmm->qmp && !vmm->lease.lapsed)
 		rc = ignore_shared(vmm, false, NULL);
-	if (vmm->fd_passed && vmm->qmp)
+	if (vmm->fd_passed && vmm->qmp && !vmm->lease.lapsed)
 		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
 	(void)rc; /* a VMM that is gone needs neither */
 	end_saving(vmm);
@@ -308,6 +368,7 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 			close(vmm->regions[i].fd);
 	agent_close(&vmm->agent);
 	qmp_close(vmm->qmp);
+	lease_close(&vmm->lease); /* last: one that is armed still gives the guest back now */
 	free(vmm);
 }
 
@@ -344,21 +405,6 @@ int gw_vmm_pid(const struct gw_vmm *vmm)
 	return vmm->agent.vmm_pid;
 }
 
-static int run_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running, struct gw_error *error)
-{
-	json_t *result;
-	int rc = qmp_command(qmp, "query-status", NULL, -1, &result, error);
-
-	if (rc < 0)
-		return rc;
-	if (state)
-		snprintf(state, state_bytes, "%s", json_string_value(json_object_get(result, "status")));
-	if (running)
-		*running = json_is_true(json_object_get(result, "running"));
-	json_decref(result);
-	return 0;
-}
-
 int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct gw_error *error)
 {
 	return run_state(vmm->qmp, state, state_bytes, NULL, error);
@@ -371,10 +417,11 @@ int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram
 	char path[192];
 	int rc;
 
-	gw_vmm_path(path, sizeof(path), name, AGENT_GUARD_SOCKET);
-	rc = qmp_open(&qmp, path, GW_NS_PER_S, error);
+	gw_vmm_path(path, sizeof(path), name, AGENT_PEEK_SOCKET);
+	rc = qmp_open(&qmp, path, PEEK_NS / 2, error);
 	if (rc < 0)
 		return rc;
+	qmp_set_deadline(qmp, gw_now_ns(&gw_clock_real) + PEEK_NS / 2);
 	rc = run_state(qmp, state, state_bytes, NULL, error);
 	if (rc == 0 && ram_bytes) {
 		rc = qmp_command(qmp, "query-memdev", NULL, -1, &list, error);
@@ -390,7 +437,9 @@ int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram
 
 int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
 {
-	return qmp_check(vmm->qmp, error);
+	int rc = lease_check(&vmm->lease, error);
+
+	return rc < 0 ? rc : qmp_check(vmm->qmp, error);
 }
 
 /* --- source --------------------------------------------------------------------------------------- */
@@ -398,7 +447,6 @@ int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
 /* Gives QEMU one end of a socket pair, before the blackout. */
 static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 {
-	struct timeval limit = { .tv_sec = IO_S };
 	int pair[2], rc;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -410,7 +458,7 @@ static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 		return rc;
 	}
 	/* QEMU closes its end when it has completed; should it not, the guest must not wait for it. */
-	setsockopt(pair[1], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	gw_unix_receive_limit(pair[1], IO_S * GW_NS_PER_S);
 	vmm->saving.fd = pair[1];
 	vmm->fd_passed = true;
 	return 0;
@@ -425,8 +473,13 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 {
 	enum agent_tracker by = wanted ? (enum agent_tracker)agent_tracker_named(wanted) : AGENT_BEST;
 	uint64_t bytes[GW_VMM_MAX_REGIONS];
-	int rc = set_capability(vmm, "events", true, error);
+	char path[192];
+	int rc;
 
+	gw_vmm_path(path, sizeof(path), vmm->name, LEASE_SOCKET);
+	rc = lease_open(&vmm->lease, path, error);
+	if (rc == 0)
+		rc = set_capability(vmm, "events", true, error);
 	if (rc == 0)
 		rc = pass_save_fd(vmm, error);
 	if (rc < 0)
@@ -442,23 +495,38 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 	return agent_track(&vmm->agent, by, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
 }
 
-int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error)
+int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
-	struct agent_request request = { .type = AGENT_GUARD };
-	struct agent_reply reply;
 	int rc = armed ? run_state(vmm->qmp, NULL, 0, &vmm->was_running, error) : 0;
 
-	/* Only now: until the guest is about to be stopped the user's own migrate must send RAM. */
-	if (armed && rc == 0)
-		rc = ignore_shared(vmm, true, error);
-	if (rc < 0)
-		return rc;
-	/* A guest that was paused already is nobody's to resume. */
-	request.value = armed && vmm->was_running;
-	rc = agent_call(&vmm->agent, &request, &reply, NULL, error);
+	/* A guest that was paused already is nobody's to resume; what is undone is the same. */
+	if (rc == 0)
+		rc = armed ? lease_arm(&vmm->lease, vmm->was_running, limit_ns, error) : lease_disarm(&vmm->lease, error);
 	if (rc == 0)
 		vmm->guarded = armed;
+	/* Only now: until the guest is about to be stopped the user's own migrate must send RAM. */
+	if (rc == 0 && armed)
+		rc = ignore_shared(vmm, true, error);
+	qmp_forget_meddling(vmm->qmp);
 	return rc;
+}
+
+void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns)
+{
+	qmp_set_deadline(vmm->qmp, deadline_ns);
+	vmm->agent.deadline_ns = deadline_ns;
+}
+
+int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error)
+{
+	bool running;
+	int rc = run_state(vmm->qmp, NULL, 0, &running, error);
+
+	if (rc < 0 || (!running && !qmp_meddling(vmm->qmp)))
+		return rc;
+	return gw_error_set(error, -EBUSY, "somebody else %s the guest while it was paused to be moved (%s)",
+			    running || strcmp(qmp_meddling(vmm->qmp), "RESUME") == 0 ? "resumed" : "reset",
+			    running ? "it runs" : qmp_meddling(vmm->qmp));
 }
 
 bool gw_vmm_was_running(const struct gw_vmm *vmm)
@@ -571,6 +639,11 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	bool running = false;
 	int rc = 0;
 
+	gw_vmm_set_deadline(vmm, 0);
+	if (lease_check(&vmm->lease, NULL) < 0) { /* the VMM's end gives it back, and nobody else may */
+		end_saving(vmm);
+		return 0;
+	}
 	if (vmm->migrating)
 		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
 	end_saving(vmm);
@@ -640,20 +713,16 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 
 int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd GW_CLEANUP_CLOSE = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct timeval limit = { .tv_sec = IO_S };
+	int fd GW_CLEANUP_CLOSE = -1;
 	const char *at = state;
 	char path[192];
 	int rc;
 
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
-	snprintf(address.sun_path, sizeof(address.sun_path), "%.107s", path);
 	qmp_forget_migration(vmm->qmp);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return gw_error_set(error, -errno, "the VMM does not take its device state at %s: %s", path,
-				    strerror(errno));
+	fd = gw_unix_connect(path, SOCK_STREAM, IO_S * GW_NS_PER_S);
+	if (fd < 0)
+		return gw_error_set(error, fd, "the VMM does not take its device state at %s: %s", path, strerror(-fd));
 	unlink(path); /* it listens once */
 	while (bytes > 0) {
 		ssize_t n = send(fd, at, bytes, MSG_NOSIGNAL);

@@ -73,7 +73,7 @@ struct gw_vmm_region {
  */
 GW_MUST_CHECK int gw_vmm_attach(struct gw_vmm **vmm, const char *name, struct gw_error *error);
 
-/* Lets go: tracking stops; an armed guard is disarmed first.  NULL is fine. */
+/* Lets go: tracking stops; an armed guard is disarmed first, unless resuming the guest failed.  NULL is fine. */
 void gw_vmm_detach(struct gw_vmm *vmm);
 
 unsigned gw_vmm_region_count(const struct gw_vmm *vmm);
@@ -86,13 +86,16 @@ int gw_vmm_pid(const struct gw_vmm *vmm);
 GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct gw_error *error);
 
 /*
- * As above for a VM this process is not attached to, by a socket that a migration leaves free.
+ * As above for a VM this process is not attached to, by a socket of its own.  Waits for two seconds at most.
  * Also the sum of its RAM, when @ram_bytes is not NULL.
  */
 GW_MUST_CHECK int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes,
 			      struct gw_error *error);
 
-/* Has the VMM died?  Return: 0, or -errno with @error set.  Does not block. */
+/*
+ * Has the VMM died, or taken the guest back (gw_vmm_guard())?  Return: 0, or -errno with @error set: -ESTALE for the latter.
+ * Does not block.
+ */
 GW_MUST_CHECK int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error);
 
 /* --- disks ---------------------------------------------------------------------------------------- */
@@ -141,8 +144,22 @@ GW_MUST_CHECK int gw_vmm_check_tracker(const char *wanted);
 GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracker **tracker,
 				      struct gw_error *error);
 
-/* The dead man's switch in the agent; arming it also notes whether the guest runs. */
-GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, struct gw_error *error);
+/*
+ * The dead man's switch, a lease that this process renews by a thread (docs/ownership.md).  Armed, right before the guest is
+ * paused: should this process die, stand still for two seconds, or @limit_ns pass, the VMM gives the guest back.  Arming also
+ * notes whether the guest runs.  Return: 0, or -errno with @error set: -ESTALE when the guest has been taken back.
+ */
+GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error);
+
+/*
+ * No call waits for the VMM beyond @deadline_ns of CLOCK_MONOTONIC; it fails with -ETIMEDOUT then.  0: until its own limit.
+ * gw_vmm_resume() lifts it.
+ */
+void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns);
+
+/* Whether the guest still stands as gw_vmm_pause() left it.  Return: 0, or -EBUSY with @error: somebody let it run or reset it. */
+GW_MUST_CHECK int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error);
+
 bool gw_vmm_was_running(const struct gw_vmm *vmm);
 
 /*

@@ -49,9 +49,10 @@ static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_erro
 	return gw_marks_open(tracker, &side->marks, 1, 4096);
 }
 
-static int vm_guard(void *vm, bool armed, struct gw_error *error)
+static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	(void)armed;
+	(void)limit_ns;
 	return vm_nothing(vm, error);
 }
 
@@ -119,6 +120,8 @@ static const struct gw_vm_ops ops = {
 	.start = vm_start,
 	.check = vm_nothing,
 	.was_running = vm_was_running,
+	.still_paused = vm_nothing,
+	.record = vm_nothing,
 };
 
 static void *step(void *argument)

@@ -46,6 +46,7 @@
 #define STEP_NS 0
 #endif
 #define MAX_STEPS 400000
+#define LEASE_NS (200 * GW_NS_PER_MS) /* shorter than the patience of a peer */
 
 static const unsigned region_pages[REGIONS] = { MAX_PAGES, MAX_PAGES / 4 };
 
@@ -60,6 +61,12 @@ struct guest {
 	bool hole[REGIONS][MAX_PAGES];
 	struct gw_bitmap marks[REGIONS];
 	bool running, was_running, guarded, dead, tracking;
+	bool lapsed;      /* source: the VM took the guest back: nothing can be disarmed any more */
+	bool meddled;     /* source: somebody resumed the paused guest */
+	bool recorded;    /* that nobody knows who owns the guest */
+	uint64_t beat_ns; /* source: when the session was last stepped */
+	uint64_t armed_until_ns;
+	unsigned hook_looks; /* receiver: the hook ends after so many */
 	unsigned started;
 	int fail_op; /* the how-manieth call of a VM operation fails, 0: none */
 	int ops;
@@ -78,6 +85,7 @@ struct sim {
 	struct gw_manual_clock clock;
 	uint64_t random;
 	uint64_t writes_per_step;
+	enum gw_state stage; /* of the source, before this step */
 	bool good;         /* nothing is made to go wrong */
 	const char *wrong; /* the first broken promise */
 };
@@ -280,13 +288,36 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return rc < 0 ? rc : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
 }
 
-static int vm_guard(void *vm, bool armed, struct gw_error *error)
+static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	struct guest *guest = vm;
 	int rc = op(guest, error);
 
-	if (rc == 0)
+	if (rc == 0 && guest->lapsed)
+		rc = gw_error_set(error, -ESTALE, "the guest was taken back");
+	if (rc == 0 && !armed && guest->guarded && !guest->running && guest->was_running && !guest->recorded)
+		wrong(guest->sim, "disarmed without a record");
+	if (rc == 0) {
 		guest->guarded = armed;
+		guest->armed_until_ns = guest->sim->clock.ns + limit_ns;
+	}
+	return rc;
+}
+
+static int vm_still_paused(void *vm, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody resumed the guest") : rc;
+}
+
+static int vm_record(void *vm, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	guest->recorded = rc == 0;
 	return rc;
 }
 
@@ -352,7 +383,8 @@ static int vm_resume(void *vm, struct gw_error *error)
 
 	if (guest->dead)
 		return gw_error_set(error, -ESRCH, "the VMM is gone");
-	guest->running = guest->was_running;
+	if (!guest->lapsed) /* otherwise others may have moved it since */
+		guest->running = guest->was_running;
 	return 0;
 }
 
@@ -361,9 +393,16 @@ static int vm_prepare(void *vm, struct gw_error *error)
 	return op(vm, error);
 }
 
-static int vm_handover(void *vm, struct gw_error *error)
+static int vm_handover(void *vm, bool give_up, struct gw_error *error)
 {
-	return op(vm, error);
+	struct guest *guest = vm;
+	int rc;
+
+	if (give_up || guest->hook_looks == 0)
+		return 1;
+	guest->sim->clock.ns += GW_NS_PER_MS;
+	rc = --guest->hook_looks == 0 ? op(guest, error) : 0;
+	return rc < 0 ? rc : guest->hook_looks == 0;
 }
 
 static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *error)
@@ -397,6 +436,8 @@ static int vm_start(void *vm, bool run, struct gw_error *error)
 	int rc = op(guest, error);
 
 	guest->started++;
+	if (!guest->recorded)
+		wrong(guest->sim, "started without a record");
 	if (rc == 0)
 		guest->running = run;
 	if (run != guest->sim->source.was_running)
@@ -406,7 +447,11 @@ static int vm_start(void *vm, bool run, struct gw_error *error)
 
 static int vm_check(void *vm, struct gw_error *error)
 {
-	return ((struct guest *)vm)->dead ? gw_error_set(error, -ESRCH, "the VMM died") : 0;
+	const struct guest *guest = vm;
+
+	if (guest->dead)
+		return gw_error_set(error, -ESRCH, "the VMM died");
+	return guest->lapsed ? gw_error_set(error, -ESTALE, "the guest was taken back") : 0;
 }
 
 static bool vm_was_running(void *vm)
@@ -429,6 +474,8 @@ static const struct gw_vm_ops vm_ops = {
 	.start = vm_start,
 	.check = vm_check,
 	.was_running = vm_was_running,
+	.still_paused = vm_still_paused,
+	.record = vm_record,
 };
 
 /* --- one migration --------------------------------------------------------------------------------- */
@@ -446,6 +493,10 @@ struct scenario {
 	bool disk_fail_at_receiver;
 	unsigned kill_step; /* 0: none; the godwit process of one side dies */
 	bool kill_receiver;
+	unsigned freeze_step; /* 0: none; one side's godwit stands still from then on, for so long */
+	uint64_t freeze_ns;
+	bool freeze_receiver;
+	unsigned meddle_step; /* 0: none; somebody says cont at the source */
 };
 
 struct outcome {
@@ -515,6 +566,40 @@ static void kill_side(struct guest *guest, struct gw_link **link, bool is_source
 		guest->running = guest->was_running;
 }
 
+/* What struck the source's session in which state: docs/ownership.md has a cell for each. */
+enum stroke { STROKE_CANCEL, STROKE_DEATH, STROKE_KILL, STROKE_FREEZE, STROKE_LAPSE, STROKE_MEDDLE, STROKES };
+
+static const char *const stroke_names[STROKES] = { "cancel", "death of the VMM", "kill", "freeze", "lapse", "meddling" };
+static unsigned struck[STROKES][GW_STATE_COUNT];
+
+/* The VM's end of the lease: it takes the guest back from a godwit that stands still, or that is over its limit. */
+static void lease_looks(struct sim *sim)
+{
+	struct guest *guest = &sim->source;
+	bool slowed = guest->throttle.cpu_percent || guest->throttle.disk_bytes_per_s;
+	bool late = sim->clock.ns >= guest->beat_ns + LEASE_NS || (guest->guarded && sim->clock.ns >= guest->armed_until_ns);
+
+	if (guest->dead || guest->lapsed || !late || (!guest->guarded && !slowed))
+		return;
+	guest->lapsed = true;
+	struck[STROKE_LAPSE][sim->stage]++;
+	guest->throttle = (struct gw_throttle){ 0 };
+	if (guest->guarded)
+		guest->running = guest->was_running;
+	guest->guarded = false;
+}
+
+/* Somebody at the source says cont to the paused guest.  Past COMMIT nobody may, and nothing can hinder him. */
+static void meddle(struct sim *sim)
+{
+	struct guest *guest = &sim->source;
+
+	if (guest->running || guest->dead || sim->stage < GW_STATE_SWITCHOVER || sim->stage > GW_STATE_DEVICE)
+		return;
+	guest->running = guest->meddled = true;
+	struck[STROKE_MEDDLE][sim->stage]++;
+}
+
 static void check_end(struct sim *sim, const struct scenario *scenario, const struct gw_status *source,
 		      const struct gw_status *receiver)
 {
@@ -531,10 +616,13 @@ static void check_end(struct sim *sim, const struct scenario *scenario, const st
 	if (source->state == GW_STATE_DONE && sim->receiver.running != ran && !scenario->receiver_fail_op &&
 	    !scenario->death_step)
 		wrong(sim, "done, but does not run there");
+	if (source->state == GW_STATE_UNCERTAIN && scenario->death_step && !scenario->death_of_receiver &&
+	    receiver->state == GW_STATE_DONE)
+		wrong(sim, "the destination runs, and the death of the source's VMM made it uncertain");
 	if (source->state == GW_STATE_FAILED || source->state == GW_STATE_CANCELLED) {
 		if (sim->receiver.started)
 			wrong(sim, "failed here, started there");
-		if (sim->source.running != ran && !sim->source.dead)
+		if (sim->source.running != ran && !sim->source.dead && !sim->source.meddled)
 			wrong(sim, "failed, and the guest does not run on");
 		if (!source->owns_guest)
 			wrong(sim, "failed, and nobody owns the guest");
@@ -558,25 +646,50 @@ static void guest_runs(struct guest *guest)
 static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw_session *a, struct gw_session *b,
 		     struct gw_link **link_a, struct gw_link **link_b, struct outcome *outcome)
 {
-	bool on_a = true, on_b = true, killed_a = false, killed_b = false;
+	bool on_a = true, on_b = true, killed_a = false, killed_b = false, frozen;
+	uint64_t frozen_until_ns = 0;
 
 	while ((on_a || on_b) && outcome->steps < MAX_STEPS && !sim->wrong) {
 		unsigned n = ++outcome->steps;
+		bool strike = n == scenario->freeze_step;
+		struct gw_status now;
 
-		if (n == scenario->cancel_step)
+		gw_session_status(a, &now);
+		sim->stage = now.state;
+		if (n == scenario->cancel_step) {
 			gw_session_cancel(scenario->cancel_receiver ? b : a);
-		if (n == scenario->death_step)
+			struck[STROKE_CANCEL][sim->stage]++;
+		}
+		if (n == scenario->death_step) {
 			(scenario->death_of_receiver ? &sim->receiver : &sim->source)->dead = true;
+			struck[STROKE_DEATH][sim->stage]++;
+		}
+		if (n == scenario->kill_step)
+			struck[STROKE_KILL][sim->stage]++;
+		if (n == scenario->meddle_step)
+			meddle(sim);
+		if (strike) {
+			struck[STROKE_FREEZE][sim->stage]++;
+			frozen_until_ns = sim->clock.ns + scenario->freeze_ns;
+		}
 		if (n == scenario->kill_step && scenario->kill_receiver && on_b && (killed_b = true))
 			kill_side(&sim->receiver, link_b, false);
 		if (n == scenario->kill_step && !scenario->kill_receiver && on_a && (killed_a = true))
 			kill_side(&sim->source, link_a, true);
-		on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, STEP_NS));
-		on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, STEP_NS));
+		frozen = sim->clock.ns < frozen_until_ns;
+		if (!frozen || scenario->freeze_receiver) {
+			sim->source.beat_ns = sim->clock.ns;
+			on_a = on_a && !killed_a && (rnd(&sim->random) % 3 == 0 || gw_session_step(a, STEP_NS));
+		}
+		if (!frozen || !scenario->freeze_receiver)
+			on_b = on_b && !killed_b && (rnd(&sim->random) % 3 == 0 || gw_session_step(b, STEP_NS));
+		lease_looks(sim);
 		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--)
 			guest_runs(&sim->source);
 		if (sim->source.running && sim->receiver.running)
 			wrong(sim, "both guests run");
+		if (frozen) /* time passes */
+			sim->clock.ns += 5 * GW_NS_PER_MS;
 		sim->clock.ns += rnd(&sim->random) % GW_NS_PER_MS;
 	}
 	if (outcome->steps >= MAX_STEPS)
@@ -630,9 +743,12 @@ static struct outcome migrate(const struct scenario *scenario)
 	guest_init(&sim.receiver, &sim, rnd(&sim.random) % 2);
 	fill_source(&sim);
 	sim.good = (!scenario->fault.at || scenario->fault.kind == GW_FAULT_SEVER) && !scenario->source_fail_op && !scenario->receiver_fail_op &&
-		   !scenario->cancel_step && !scenario->death_step && !scenario->kill_step && !scenario->disk_fail;
+		   !scenario->cancel_step && !scenario->death_step && !scenario->kill_step && !scenario->disk_fail &&
+		   !scenario->freeze_step && !scenario->meddle_step;
 	sim.source.fail_op = scenario->source_fail_op;
 	sim.receiver.fail_op = scenario->receiver_fail_op;
+	sim.receiver.hook_looks = (unsigned)(rnd(&sim.random) % 4);
+	sim.source.beat_ns = sim.clock.ns;
 	options.silence_ns = 400 * GW_NS_PER_MS;
 #ifdef SIM_VERBS
 	options.clock = NULL;
@@ -762,7 +878,7 @@ static void campaign_every_call(uint64_t seed)
 
 static void campaign_every_op(uint64_t seed)
 {
-	for (int op_number = 1; op_number <= 8; op_number++) {
+	for (int op_number = 1; op_number <= 12; op_number++) {
 		run(&(struct scenario){ .seed = seed, .source_fail_op = op_number }, "source op");
 		run(&(struct scenario){ .seed = seed, .receiver_fail_op = op_number }, "receiver op");
 	}
@@ -787,6 +903,11 @@ static void campaign_moments(uint64_t seed, unsigned steps)
 			run(&(struct scenario){ .seed = seed, .cancel_step = n, .cancel_receiver = side }, "cancel");
 			run(&(struct scenario){ .seed = seed, .death_step = n, .death_of_receiver = side }, "death");
 			run(&(struct scenario){ .seed = seed, .kill_step = n, .kill_receiver = side }, "kill");
+			run(&(struct scenario){ .seed = seed, .freeze_step = n, .freeze_receiver = side,
+						.freeze_ns = (n % 3 ? 250 : 50) * GW_NS_PER_MS }, "freeze");
+			run(&(struct scenario){ .seed = seed, .freeze_step = n, .freeze_receiver = side,
+						.freeze_ns = 2 * GW_NS_PER_S }, "long freeze");
+			run(&(struct scenario){ .seed = seed, .meddle_step = n }, "meddling");
 		}
 }
 
@@ -812,6 +933,23 @@ static void campaign_sever(uint64_t first, uint64_t count)
 }
 #endif
 
+/* Whether each stroke fell in each state in which it can.  Return: how many cells of the table nothing went through. */
+static unsigned empty_cells(void)
+{
+	static const enum gw_state first[STROKES] = { GW_STATE_SETUP, GW_STATE_SETUP, GW_STATE_SETUP, GW_STATE_SETUP,
+						      GW_STATE_ROUNDS, GW_STATE_SWITCHOVER };
+	unsigned empty = 0;
+
+	for (unsigned k = 0; k < STROKES; k++)
+		for (unsigned state = first[k]; state <= (k == STROKE_MEDDLE ? GW_STATE_DEVICE : GW_STATE_COMMIT); state++) {
+			if (struck[k][state] > 0 || (k == STROKE_LAPSE && state == GW_STATE_COMMIT))
+				continue; /* past COMMIT no lease is armed */
+			empty++;
+			printf("no %s in state %s\n", stroke_names[k], gw_state_name((enum gw_state)state));
+		}
+	return empty;
+}
+
 static void silent_sink(void *context, enum gw_log_level level, const char *line)
 {
 	(void)context;
@@ -828,6 +966,7 @@ int main(int argc, char **argv)
 		gw_log_set_sink(silent_sink, NULL);
 	campaign_good(first, count);
 #ifdef SIM_VERBS
+	(void)empty_cells;
 	campaign_sever(first, count);
 	printf("%u migrations: %u done, %u failed; by rail %llu and %llu KiB; %u broke a promise\n", runs,
 	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], (unsigned long long)rail_bytes[0] >> 10,
@@ -850,6 +989,6 @@ int main(int argc, char **argv)
 	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], throttled,
 	       (unsigned long long)held >> 10, (unsigned long long)beside >> 10, broken);
 	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
-	return broken || failed_disks < 20 || beside == 0 || ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
+	return broken || empty_cells() > 0 || failed_disks < 20 || beside == 0 || ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
 	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
 }

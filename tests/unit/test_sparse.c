@@ -108,9 +108,10 @@ static int yes(void *vm, struct gw_error *error)
 	return 0;
 }
 
-static int guard(void *vm, bool armed, struct gw_error *error)
+static int guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	(void)armed;
+	(void)limit_ns;
 	return yes(vm, error);
 }
 
@@ -141,7 +142,7 @@ static bool ran(void *vm)
 
 static const struct gw_vm_ops ops = {
 	.tracker_open = tracker_open, .guard = guard, .pause = yes, .save_begin = yes, .save_finish = save_finish, .resume = yes,
-	.prepare = yes, .handover = yes, .load = load, .start = start, .check = yes, .was_running = ran,
+	.prepare = yes, .still_paused = yes, .record = yes, .load = load, .start = start, .check = yes, .was_running = ran,
 };
 
 Test(sparse, a_terabyte_moves_in_seconds, .timeout = 120)

@@ -65,8 +65,8 @@ static void feed(const unsigned char *bytes, uint32_t length)
 		good = good && wire_put_pair(again, &pair) == length;
 	if (wire_get_error(bytes, length, &error) == 0)
 		good = good && strlen(error.text) <= WIRE_TEXT_BYTES;
-	if (wire_get_commit(bytes, length, &run) == 0)
-		good = good && wire_put_commit(again, run) == length;
+	if (wire_get_flag(bytes, length, &run) == 0)
+		good = good && wire_put_flag(again, run) == length;
 	good = good && (wire_get_hello_ok(bytes, length, &version) != 0 || version == WIRE_VERSION);
 	if (!good) {
 		printf("a decoder took %u bytes that its encoder would not have made\n", length);

@@ -101,10 +101,10 @@ Test(wire, the_small_ones)
 	cr_assert_eq(wire_get_device_end(buffer, 17, &end), -EPROTO);
 	cr_assert_str_eq(hex(wire_put_pair(buffer, &pair)), "00000000000000010000000000000002");
 	cr_assert_eq(wire_get_pair(buffer, 0, &pair), -EPROTO);
-	cr_assert_str_eq(hex(wire_put_commit(buffer, true)), "00000001");
-	cr_assert(wire_get_commit(buffer, 4, &run) == 0 && run);
+	cr_assert_str_eq(hex(wire_put_flag(buffer, true)), "00000001");
+	cr_assert(wire_get_flag(buffer, 4, &run) == 0 && run);
 	buffer[0] = 1;
-	cr_assert_eq(wire_get_commit(buffer, 4, &run), -EPROTO);
+	cr_assert_eq(wire_get_flag(buffer, 4, &run), -EPROTO);
 	cr_assert_str_eq(hex(wire_put_hello_ok(buffer)), "474f445700010000");
 	cr_assert_eq(wire_get_hello_ok(buffer, 8, &version), 0);
 	buffer[5] = 7;

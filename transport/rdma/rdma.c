@@ -242,6 +242,19 @@ static void sever(struct gw_link *link, unsigned which)
 			(void)!ibv_modify_qp(rail->qps[i].id->qp, &attr, IBV_QP_STATE);
 }
 
+/* A queue pair in its error state takes no more writes, and the peer is not told. */
+static void seal(struct gw_link *link)
+{
+	struct rdma *rdma = (struct rdma *)link;
+
+	watcher_stop(rdma);
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		rdma->rails[i].failure_told = true;
+		sever(link, i);
+	}
+	gw_link_seal(rdma->inner);
+}
+
 static void close_link(struct gw_link *link)
 {
 	struct rdma *rdma = (struct rdma *)link;
@@ -266,6 +279,7 @@ static const struct gw_link_ops rdma_ops = {
 	.counters = counters,
 	.next_pinned = next_pinned,
 	.hurry = hurry,
+	.seal = seal,
 	.sever = sever,
 	.close = close_link,
 };

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Exactly one owner, and no pause without an end: docs/ownership.md, with real processes.
+
+The receiver's hook keeps the blackout open for as long as a test needs it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import runner  # noqa: E402
+import vmlab  # noqa: E402
+
+SMALL = {"guest": False, "ram_mib": 64}  # a running firmware will do
+PAUSED = ("paused", "postmigrate", "finish-migrate")
+
+
+def ignores_shared(vm):
+    return any(c["state"] for c in vm.qmp("query-migrate-capabilities") if c["capability"] == "x-ignore-shared")
+
+
+class Ownership(unittest.TestCase):
+    def begin(self, lab, *options, hook="sleep 60", source=None):
+        """A migration whose hook runs.  Return: source, destination, sender, receiver."""
+        source = source or lab.a.vm(**SMALL)
+        destination = lab.b.vm(incoming=True, **SMALL)
+        begun = lab.folder / "hook-runs"
+        receiver, port = lab.b.receive("guest", "--hook", f"touch {begun}; {hook}")
+        sender = lab.a.start("migrate", "--json", *options, "guest", f"127.0.0.1:{port}")
+        vmlab.wait_for(begun.exists, 30, "the hook")
+        return source, destination, sender, receiver
+
+    def not_started(self, destination):
+        if destination.process.poll() is None:
+            self.assertNotEqual(destination.status(), "running")
+
+    def test_a_godwit_that_is_stopped_loses_the_guest(self):
+        """Its guest runs again while it stands still, and it cannot commit when it thaws."""
+        with vmlab.Lab() as lab:
+            source, destination, sender, receiver = self.begin(lab, hook="sleep 5")
+            sender.send_signal(signal.SIGSTOP)
+            vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
+            vmlab.wait_for(lambda: not ignores_shared(source), 20, "x-ignore-shared being off")
+            told = lab.a.godwit("status", "guest").stdout
+            self.assertIn(f"process {sender.pid}", told)
+            self.assertIn("owns the guest", told)
+            self.assertEqual(lab.a.status()["stalled_pid"], sender.pid)
+            cancel = lab.a.godwit("cancel", "guest")
+            self.assertEqual(cancel.returncode, 1)
+            self.assertIn(f"process {sender.pid}", cancel.stderr)
+            time.sleep(1.5)  # the hook has ended, and the device state is loaded there
+            sender.send_signal(signal.SIGCONT)
+            self.assertEqual(sender.wait(timeout=20), 1)
+            self.assertIn("stood still", sender.stderr.read())
+            self.assertNotEqual(receiver.wait(timeout=60), 0)
+            self.assertEqual(source.status(), "running")
+            self.not_started(destination)
+            record = lab.a.status()
+            self.assertTrue(record["owns_guest"])
+
+    def test_others_may_go_on_while_a_godwit_stands_still(self):
+        """What a thawed godwit leaves behind does not undo what came after it."""
+        with vmlab.Lab() as lab:
+            source, destination, sender, receiver = self.begin(lab)
+            sender.send_signal(signal.SIGSTOP)
+            vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
+            receiver.terminate()
+            receiver.wait(timeout=20)
+            destination.kill()
+            destination.ram.unlink(missing_ok=True)
+            destination = lab.b.vm(incoming=True, **SMALL)
+            receiver, port = lab.b.receive()
+            again = lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(again.returncode, 0, again.stderr)
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            sender.send_signal(signal.SIGCONT)
+            self.assertEqual(sender.wait(timeout=20), 1)
+            self.assertEqual(source.status(), "postmigrate")
+            self.assertEqual(destination.status(), "running")
+            self.assertFalse(lab.a.status()["owns_guest"])
+            self.assertEqual(lab.a.godwit("resume", "guest").returncode, 1)
+
+    def test_a_guest_that_was_paused_stays_so_and_can_be_migrated_by_others(self):
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(**SMALL)
+            source.qmp("stop")
+            source, destination, sender, receiver = self.begin(lab, source=source)
+            sender.kill()
+            vmlab.wait_for(lambda: not ignores_shared(source), 20, "x-ignore-shared being off")
+            self.assertIn(source.status(), PAUSED)
+            self.assertNotEqual(receiver.wait(timeout=60), 0)
+
+    def test_attaching_undoes_what_a_killed_godwit_left(self):
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(**SMALL)
+            source.qmp("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+            source.qmp("stop")
+            self.assertEqual(lab.a.godwit("resume", "guest").returncode, 0)
+            self.assertFalse(ignores_shared(source))
+
+    def test_somebody_resumes_the_guest_meanwhile(self):
+        for again in (False, True):
+            with self.subTest(stopped_again=again), vmlab.Lab() as lab:
+                source, destination, sender, receiver = self.begin(lab, hook="sleep 2")
+                source.qmp("cont")
+                if again:
+                    source.qmp("stop")
+                self.assertEqual(sender.wait(timeout=30), 1)
+                self.assertIn("somebody else resumed", sender.stderr.read())
+                self.assertNotEqual(receiver.wait(timeout=60), 0)
+                self.assertEqual(source.status(), "running")
+                self.not_started(destination)
+
+    def test_no_record_no_commit(self):
+        """With no room for the record of who owns the guest, the guest stays."""
+        with vmlab.Lab() as lab:
+            run = lab.a.folder / "run"
+            run.mkdir(mode=0o700)
+            if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", str(run)],
+                              capture_output=True).returncode:
+                self.skipTest("a tmpfs cannot be mounted here")
+            try:
+                source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+                receiver, port = lab.b.receive()
+                sender = lab.a.start("migrate", "--json", "--bandwidth", "64K", "--max-time", "3", "--on-limit", "stop-copy",
+                                     "guest", f"127.0.0.1:{port}")
+                vmlab.wait_for(lambda: (run / "guest" / "last.json").exists(), 20, "the first record")
+                with open(run / "full", "wb", buffering=0) as full:
+                    try:
+                        while True:
+                            full.write(bytes(4096))
+                    except OSError:
+                        pass
+                self.assertEqual(sender.wait(timeout=40), 1)
+                self.assertIn("record of who owns the guest", sender.stderr.read())
+                self.assertEqual(source.status(), "running")
+                self.assertNotEqual(receiver.wait(timeout=60), 0)
+                self.not_started(destination)
+                (run / "full").unlink()
+                source.process.kill()
+                source.process.wait()
+            finally:
+                subprocess.run(["umount", "-l", str(run)], check=False)
+
+    def test_resume_without_a_record_needs_force(self):
+        with vmlab.Lab() as lab:
+            source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+            receiver, port = lab.b.receive()
+            self.assertEqual(lab.a.godwit("resume", "guest").returncode, 0)  # it runs already
+            waits = lab.b.godwit("resume", "guest")
+            self.assertEqual(waits.returncode, 1)
+            self.assertIn("waits for a guest", waits.stderr)
+            self.assertEqual(lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}").returncode, 0)
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            record = lab.a.folder / "run" / "guest" / "last.json"
+            for text in (None, b"", b"{}", b"\xff\xfe"):
+                record.unlink() if text is None else record.write_bytes(text)
+                refused = lab.a.godwit("resume", "guest")
+                self.assertEqual(refused.returncode, 1, text)
+                self.assertIn("--force", refused.stderr)
+                self.assertIn("--force", lab.a.godwit("status", "guest").stdout)
+                self.assertEqual(source.status(), "postmigrate")
+
+    def test_a_hook_has_a_limit_of_its_own(self):
+        with vmlab.Lab() as lab:
+            child = lab.folder / "child"
+            source, destination, sender, receiver = self.begin(lab, "--hook-limit", "1",
+                                                               hook=f"sleep 61 & echo $! > {child}; wait")
+            self.assertEqual(sender.wait(timeout=30), 1)
+            self.assertIn("--hook-limit", sender.stderr.read())
+            self.assertEqual(source.status(), "running")
+            self.assertNotEqual(receiver.wait(timeout=30), 0)
+            left = Path(f"/proc/{int(child.read_text())}")
+            vmlab.wait_for(lambda: not left.exists() or "Z" in (left / "stat").read_text().rsplit(")", 1)[1][:3], 20,
+                           "the hook's child ending")
+
+    def test_the_hook_does_not_count_to_the_pause_limit(self):
+        with vmlab.Lab() as lab:
+            source, destination, sender, receiver = self.begin(lab, "--pause-limit", "2000", "--downtime", "100",
+                                                               hook="sleep 3")
+            self.assertEqual(sender.wait(timeout=30), 0, sender.stderr.read())
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            self.assertEqual(destination.status(), "running")
+
+    def test_a_peer_that_stands_still_in_the_blackout(self):
+        with vmlab.Lab() as lab:
+            source, destination, sender, receiver = self.begin(lab, "--pause-limit", "1500", "--downtime", "100")
+            receiver.send_signal(signal.SIGSTOP)
+            vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
+            self.assertEqual(sender.wait(timeout=20), 1)
+            self.assertIn("silent", sender.stderr.read())
+            receiver.send_signal(signal.SIGCONT)
+            self.assertNotEqual(receiver.wait(timeout=30), 0)
+            self.not_started(destination)
+
+    def test_a_frozen_vmm_holds_up_nobody(self):
+        with vmlab.Lab() as lab:
+            lab.a.vm(name="well", **SMALL)
+            frozen = lab.a.vm(name="frozen", **SMALL)
+            frozen.process.send_signal(signal.SIGSTOP)
+            for _ in range(4):  # more than its backlogs take
+                listed = lab.a.godwit("list", "--json", timeout=30)
+            found = {vm["name"]: vm["state"] for vm in json.loads(listed.stdout)}
+            self.assertEqual(found["well"], "running")
+            self.assertEqual(found["frozen"], "no answer")
+            self.assertIn("not answering", lab.a.godwit("status", "frozen", timeout=30).stdout)
+            frozen.process.send_signal(signal.SIGCONT)
+
+    def test_a_guest_that_cannot_be_started_there(self):
+        """The destination owns it, and both ends say so by an exit status and a state of their own."""
+        with vmlab.Lab() as lab:
+            images = [lab.folder / f"{side}.raw" for side in "ab"]
+            for image in images:
+                image.write_bytes(b"" if image.name == "b.raw" else os.urandom(1 << 20))
+            disk = ["-drive", f"file={images[0]},format=raw,if=virtio,id=d"]
+            other = ["-drive", f"file={images[1]},format=raw,if=virtio,id=d"]
+            source, destination = lab.a.vm(extra=disk, **SMALL), lab.b.vm(incoming=True, extra=other, **SMALL)
+            holder = ("import fcntl, os, struct, sys, time; fd = os.open(sys.argv[1], os.O_RDWR); "
+                      "fcntl.fcntl(fd, 37, struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 201, 1, 0)); "
+                      "fcntl.fcntl(fd, 37, struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 100, 100, 0)); "
+                      "open(sys.argv[2], 'w').close(); time.sleep(60)")
+            locked = lab.folder / "locked"
+            hook = f"python3 -c \"{holder}\" {images[1]} {locked} & while ! [ -e {locked} ]; do sleep 0.05; done"
+            receiver, port = lab.b.receive("guest", "--hook", hook)
+            sender = lab.a.godwit("migrate", "-b", "--json", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(sender.returncode, 6, sender.stderr)
+            self.assertEqual(vmlab.summary(sender.stdout)["state"], "not-started")
+            self.assertIn("could not start it", sender.stderr)
+            self.assertEqual(receiver.wait(timeout=20), 6)
+            self.assertFalse(lab.a.status()["owns_guest"])
+            self.assertTrue(lab.b.status()["owns_guest"])
+            self.assertEqual(source.status(), "postmigrate")
+
+
+if __name__ == "__main__":
+    runner.main()

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * A godwit that stops the guest, or slows it, may die, be stopped by a signal, be frozen by a cgroup or starve.  All of
+ * them look alike from here: no beat comes.  So a thread of the VMM watches, which does nothing else, and decides alone:
+ *
+ *   idle     nobody holds the lease
+ *   held     godwit is attached and beats; the guest runs
+ *   armed    the guest is paused, or about to be, and stays godwit's business as long as beats come and the limit
+ *            that godwit gave itself has not passed
+ *   lapsed   the guest is taken back: godwit's connections are cut, the throttle is lifted, and the guest is resumed over a
+ *            QMP socket of the agent's own, again and again until it runs
+ *
+ * Taking back and disarming exclude each other, since both happen in this one thread: whichever comes first counts, and a
+ * godwit that thaws after a lapse is told so by LAPSED or by a closed socket.  It cannot commit any more.
+ *
+ * The lease that is held but not armed lapses only while the guest is slowed: otherwise nothing is owed to the guest.
+ */
+#include "vmm-shim/lease.h"
+
+#include "base/thread.h"
+#include "base/unixsock.h"
+#include "vmm-shim/agent_proto.h"
+#include "vmm-shim/guard.h"
+#include "vmm-shim/hooks.h"
+#include "vmm-shim/lease_proto.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static struct {
+	char guard_path[108];
+	int listener;
+	int client; /* -1: idle */
+	int pid;    /* of the client */
+	bool opened, armed, resume;
+	uint64_t beat_ns, limit_ns; /* the last beat; when an armed lease ends in any case */
+	int (*is_slowed)(void);
+	void (*lapsed)(int pid);
+} lease = { .listener = -1, .client = -1 };
+
+static int say(uint16_t type, int status)
+{
+	struct lease_packet packet = { .magic = LEASE_MAGIC, .type = type, .status = status };
+
+	return send(lease.client, &packet, sizeof(packet), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(packet) ? 0 :
+														      -EPIPE;
+}
+
+static void let_go(void)
+{
+	close(lease.client);
+	lease.client = -1;
+	lease.armed = lease.opened = false;
+}
+
+/* Takes the guest back.  Blocks until that is done. */
+static void lapse(void)
+{
+	bool armed = lease.armed;
+
+	(void)say(LEASE_LAPSED, 0); /* a client that died hears it no more */
+	lease.lapsed(lease.pid);
+	let_go();
+	if (armed)
+		guard_give_back(lease.guard_path, lease.resume);
+}
+
+/* When the lease lapses unless something comes; UINT64_MAX: never. */
+static uint64_t lapses_at_ns(void)
+{
+	uint64_t beat = lease.beat_ns + LEASE_NS;
+
+	if (lease.opened && !lease.armed && !lease.is_slowed())
+		return UINT64_MAX;
+	return lease.armed && lease.limit_ns < beat ? lease.limit_ns : beat;
+}
+
+/* Return: 0, or -errno when the connection has ended. */
+static int take_packet(void)
+{
+	struct lease_packet packet;
+	ssize_t n = recv(lease.client, &packet, sizeof(packet), MSG_DONTWAIT);
+
+	if (n < 0 && errno == EAGAIN)
+		return 0;
+	if (n != (ssize_t)sizeof(packet) || packet.magic != LEASE_MAGIC)
+		return -EPROTO;
+	lease.beat_ns = gw_now_ns(&gw_clock_real);
+	switch (packet.type) {
+	case LEASE_BEAT:
+		return 0;
+	case LEASE_OPEN:
+		lease.opened = true;
+		break;
+	case LEASE_ARM:
+		lease.armed = true;
+		lease.resume = packet.resume;
+		lease.limit_ns = lease.beat_ns + packet.limit_ns;
+		break;
+	case LEASE_DISARM:
+		lease.armed = false;
+		break;
+	default:
+		return -EPROTO;
+	}
+	return say(packet.type, 0);
+}
+
+/* One holder at a time; the next one waits in the backlog, and gives up by its own limit. */
+static void take_client(void)
+{
+	lease.client = accept4(lease.listener, NULL, NULL, SOCK_CLOEXEC);
+	if (lease.client < 0)
+		return;
+	lease.pid = gw_unix_peer(lease.client);
+	lease.beat_ns = gw_now_ns(&gw_clock_real);
+}
+
+/* One look at the holder.  @came: its socket has something. */
+static void look(bool came)
+{
+	int rc = came ? take_packet() : 0;
+
+	if (rc < 0 && lease.armed)
+		lapse();
+	else if (rc < 0)
+		let_go();
+	else if (gw_now_ns(&gw_clock_real) >= lapses_at_ns())
+		lapse();
+}
+
+static void *watch(void *argument)
+{
+	(void)argument;
+	hooks_leave_alone();
+	for (;;) {
+		bool idle = lease.client < 0;
+		struct pollfd pfd = { .fd = idle ? lease.listener : lease.client, .events = POLLIN };
+		int n = poll(&pfd, 1, idle ? -1 : (int)(LEASE_BEAT_NS / GW_NS_PER_MS));
+
+		if (!idle)
+			look(n > 0);
+		else if (n > 0)
+			take_client();
+	}
+	return NULL;
+}
+
+int lease_start(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid))
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	pthread_t thread;
+	int rc;
+
+	snprintf(lease.guard_path, sizeof(lease.guard_path), "%.80s/%s", folder, AGENT_GUARD_SOCKET);
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, LEASE_SOCKET);
+	lease.is_slowed = is_slowed;
+	lease.lapsed = lapsed;
+	unlink(address.sun_path);
+	lease.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (lease.listener < 0)
+		return -errno;
+	rc = bind(lease.listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(lease.listener, 4) < 0 ?
+		     -errno : 0;
+	if (rc == 0)
+		rc = gw_thread_start_small(&thread, "godwit-lease", watch, NULL);
+	if (rc == 0)
+		pthread_detach(thread);
+	else
+		close(lease.listener);
+	return rc;
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The dead man's switch, at the VMM's end: a lease on the guest that godwit has to renew.  Runs in the VMM.
+ * docs/ownership.md has its states and deadlines.
+ */
+#ifndef GODWIT_SHIM_LEASE_H
+#define GODWIT_SHIM_LEASE_H
+
+/*
+ * Listens in @folder from a thread of its own.  @lapsed is called from that thread when a lease lapses: the caller ends
+ * all that @pid, the process that held the lease, had of this VMM.  @is_slowed, from the same thread: whether the guest is slowed.
+ * Return: 0 or -errno.
+ */
+int lease_start(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid));
+
+#endif

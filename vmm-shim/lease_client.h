@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The dead man's switch, at godwit's end; see lease.c.  Internal to vmm-shim. */
+#ifndef GODWIT_SHIM_LEASE_CLIENT_H
+#define GODWIT_SHIM_LEASE_CLIENT_H
+
+#include "base/error.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct lease_client {
+	int fd;   /* -1: not open */
+	int stop; /* eventfd that ends the thread */
+	pthread_t beats;
+	bool lapsed; /* found out by lease_check() or a call: the guest is not ours any more */
+};
+
+/* Opens the lease at @path and starts to renew it, by a thread.  Return: 0, or -errno with @error set. */
+int lease_open(struct lease_client *lease, const char *path, struct gw_error *error) GW_MUST_CHECK;
+
+/*
+ * Arms it: from its return on the VMM's end gives the guest back should no beat come for two seconds, or @limit_ns pass.
+ * @resume: giving it back means to run it.  Return: 0, or -errno with @error set: -ESTALE when the lease has lapsed.
+ */
+int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct gw_error *error) GW_MUST_CHECK;
+
+/* Disarms it.  Return: 0, and it will not lapse any more; or -errno with @error set, and it has lapsed or may still. */
+int lease_disarm(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
+
+/* Whether the guest is still ours.  Does not block.  Return: 0, or -ESTALE with @error set. */
+int lease_check(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
+
+/* Hangs up; an armed lease lapses by that.  One that is not open is fine. */
+void lease_close(struct lease_client *lease);
+
+#endif
