@@ -11,6 +11,9 @@
  * not, slow the guest, where the user lets us; without that a burst may pass, so go on until a limit in rounds or time,
  * and then do what the user chose.
  *
+ * The guest is not stopped while a sync is pending, since all of it would stand in the blackout.  Where the fixed part alone is more
+ * than is allowed, a few more rounds tell whether that was an accident; then only a policy of stop-copy goes on.
+ *
  * A guest that dirties D bytes a second at full speed and is kept from running for a part p of its time dirties
  * D (1 - p).  With half of what the link carries each round is half of the one before; so 1 - p is to be half the
  * link's rate over D, which is known from what it dirties now.  The measure is coarse and the guest may do something
@@ -54,19 +57,40 @@ static bool is_shrinking(const struct converge_input *input)
 	return input->previous_left_bytes == 0 || input->left_bytes <= input->previous_left_bytes / 100 * hundredths;
 }
 
+bool converge_is_too_long(const struct converge_input *input)
+{
+	return input->fixed_ns > input->downtime_ns;
+}
+
+static bool time_is_up(const struct converge_input *input)
+{
+	return input->max_time_ns && input->elapsed_ns >= input->max_time_ns;
+}
+
+static enum converge_verdict switch_over(const struct converge_input *input)
+{
+	if (!input->sync_pending)
+		return CONVERGE_SWITCH;
+	return time_is_up(input) && input->on_limit != GW_LIMIT_STOP_COPY ? CONVERGE_GIVE_UP : CONVERGE_WAIT;
+}
+
 enum converge_verdict converge(const struct converge_input *input)
 {
 	bool allowed = is_allowed(input), shrinking = is_shrinking(input);
-	bool limit = input->rounds >= input->max_rounds ||
-		     (input->max_time_ns && input->elapsed_ns >= input->max_time_ns);
+	bool limit = input->rounds >= input->max_rounds || time_is_up(input);
 
+	if (converge_is_too_long(input) && input->on_limit != GW_LIMIT_STOP_COPY) {
+		if (input->sync_pending && !time_is_up(input))
+			return CONVERGE_WAIT; /* how long it takes may change the fixed part */
+		return limit || input->too_long_rounds >= ODD_ROUNDS ? CONVERGE_GIVE_UP : CONVERGE_GO_ON;
+	}
 	if (input->left_bytes == 0)
-		return CONVERGE_SWITCH;
+		return switch_over(input);
 	if (allowed && (!shrinking || limit || send_ns(input) <= SMALL_NS))
-		return CONVERGE_SWITCH;
+		return switch_over(input);
 	if (!limit)
 		return CONVERGE_GO_ON;
-	return input->on_limit == GW_LIMIT_STOP_COPY ? CONVERGE_SWITCH : CONVERGE_GIVE_UP;
+	return input->on_limit == GW_LIMIT_STOP_COPY ? switch_over(input) : CONVERGE_GIVE_UP;
 }
 
 bool converge_shrinks(const struct converge_input *input)
@@ -79,7 +103,7 @@ bool converge_is_stuck(const struct converge_input *input)
 	bool outrun = input->memory_bytes_per_s + input->disk_bytes_per_s >= known(input->copied_bytes_per_s) * OUTRUN;
 	bool patient = !outrun && input->stuck_rounds < ODD_ROUNDS && input->rounds < input->max_rounds / 2;
 
-	return !converge_shrinks(input) && !patient;
+	return !converge_shrinks(input) && !converge_is_too_long(input) && !patient;
 }
 
 struct gw_throttle converge_throttle(const struct converge_input *input)

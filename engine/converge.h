@@ -15,7 +15,9 @@ struct converge_input {
 	double memory_bytes_per_s;    /* what the guest dirties, memory and disks, slowed as it is now */
 	double disk_bytes_per_s;
 	struct gw_throttle throttle;  /* by which it is slowed now */
-	uint64_t fixed_ns;            /* blackout that does not depend on what is left */
+	uint64_t fixed_ns;            /* blackout that does not depend on what is left: predict_fixed() */
+	unsigned too_long_rounds;     /* in a row until now: that alone was more than is allowed */
+	bool sync_pending;            /* what an earlier round wrote is not on the receiver's devices yet */
 	uint64_t downtime_ns;         /* allowed */
 	unsigned rounds, max_rounds;  /* done, allowed */
 	unsigned stuck_rounds;        /* of them, in a row until now: for which converge_shrinks() said no */
@@ -23,12 +25,20 @@ struct converge_input {
 	enum gw_limit_policy on_limit;
 };
 
-enum converge_verdict { CONVERGE_GO_ON, CONVERGE_SWITCH, CONVERGE_GIVE_UP };
+enum converge_verdict {
+	CONVERGE_GO_ON,
+	CONVERGE_WAIT, /* without a round, for the sync that is pending */
+	CONVERGE_SWITCH,
+	CONVERGE_GIVE_UP,
+};
 
 /* The blackout to expect when the guest is stopped now. */
 uint64_t converge_predict_ns(const struct converge_input *input);
 
 enum converge_verdict converge(const struct converge_input *input);
+
+/* Whether the fixed part alone is more than is allowed: no throttle helps. */
+bool converge_is_too_long(const struct converge_input *input);
 
 /* Whether what is left is little enough, or less than before. */
 bool converge_shrinks(const struct converge_input *input);

@@ -4,7 +4,8 @@
  *
  * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when
  * all of it is written.  Several are under way at once; the source takes care that no two of them touch the same
- * block.  DISK_END ends a round: the images get their size, and those written since are synced, in the background.
+ * block.  DISK_END ends a round: the images get their size, and those written since are synced, in the background.  SYNCED tells the
+ * source when all that was ordered is on the devices, and how long it took: the source does not stop the guest before.
  * The device state is not loaded before everything is written and synced (disk_is_settled()).
  */
 #include "engine/session.h"
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #define IO_WAIT_NS (200 * 1000ULL)
+#define SAY_SHARE 4 /* of the time after which silence is death */
 #define SYNC_TAG (1ULL << 63)
 
 static const char *name_of(const struct gw_session *s, unsigned image)
@@ -190,6 +192,14 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 					    name_of(s, disk->image_of[i]), (unsigned long long)sizes->images[i].bytes,
 					    strerror(-rc));
 	}
+	if (!disk->sync_told) {
+		disk->sync_from_ns = disk->sync_said_ns = session_now(s);
+		disk->synced.bytes = 0;
+	}
+	disk->sync_told = true;
+	disk->synced.round = sizes->round;
+	disk->synced.bytes += disk->written_bytes;
+	disk->written_bytes = 0;
 	disk->sync_wanted |= disk->written;
 	disk->written = 0;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
@@ -220,6 +230,7 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, request.image),
 					    strerror(-rc));
 		disk->written |= 1u << request.image;
+		disk->written_bytes += piece->zero ? GW_DISK_BLOCK_BYTES : piece->bytes;
 		batch->begun++;
 		did = 1;
 	}
@@ -246,6 +257,28 @@ static int begin_syncs(struct gw_session *s)
 		disk->syncing |= 1u << i;
 	}
 	return 0;
+}
+
+/*
+ * Says that nothing is left to be synced; and, where that takes long, from time to time that it is under way, so that the source does
+ * not take it for silence.  Return: 1 when it did, 0, -errno; a full link is none: it is tried again.
+ */
+static int report_syncs(struct gw_session *s)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	uint64_t now = session_now(s);
+	int rc;
+
+	disk->synced.under_way = disk->sync_wanted || disk->syncing;
+	if (!disk->sync_told || (disk->synced.under_way && now - disk->sync_said_ns < s->options.silence_ns / SAY_SHARE))
+		return 0;
+	disk->synced.ns = now - disk->sync_from_ns;
+	rc = session_send(s, WIRE_SYNCED, wire_put_synced(s->buffer, &disk->synced));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	disk->sync_told = disk->synced.under_way;
+	disk->sync_said_ns = now;
+	return 1;
 }
 
 static int take_ended(struct gw_session *s)
@@ -322,6 +355,10 @@ int disk_receiver_pump(struct gw_session *s)
 		rc = begin_syncs(s);
 		did = rc < 0 ? rc : did;
 	}
+	if (did >= 0) {
+		rc = report_syncs(s);
+		did = rc < 0 ? rc : did | rc;
+	}
 	if ((busy || disk->syncing) && s->wait_ns > IO_WAIT_NS)
 		s->wait_ns = IO_WAIT_NS;
 	return did;
@@ -336,7 +373,7 @@ bool disk_is_settled(const struct gw_session *s)
 	for (unsigned i = 0; i < DISK_BATCHES; i++)
 		if (disk->batches[i].used)
 			return false;
-	return !disk->sync_wanted && !disk->syncing && !disk->written;
+	return !disk->sync_told && !disk->sync_wanted && !disk->syncing && !disk->written;
 }
 
 void disk_receiver_end(struct gw_session *s)

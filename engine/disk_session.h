@@ -3,6 +3,7 @@
 #ifndef GODWIT_ENGINE_DISK_SESSION_H
 #define GODWIT_ENGINE_DISK_SESSION_H
 
+#include "engine/predict.h"
 #include "engine/wire.h"
 
 #define DISK_BATCHES 16u /* on their way at once, at most */
@@ -36,6 +37,9 @@ struct disk_source {
 	uint64_t beside_bytes; /* of pages, put since the last fence */
 	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
 	unsigned batches_out; /* sent, not yet in the receiver's images */
+	bool sync_pending;     /* the sync that DISK_END of ended_round ordered is not known to be done */
+	uint32_t ended_round;
+	struct predict_syncs syncs;
 };
 
 /* A batch at the receiver. */
@@ -52,6 +56,10 @@ struct disk_receiver {
 	struct disk_batch *batches; /* DISK_BATCHES of them */
 	uint32_t written;           /* images, a bit each: since they were last synced */
 	uint32_t sync_wanted, syncing;
+	uint64_t written_bytes; /* of the images, since they were last told to sync */
+	bool sync_told;         /* DISK_END came, SYNCED was not sent for it */
+	struct wire_synced synced;
+	uint64_t sync_from_ns, sync_said_ns;
 };
 
 /* --- source --------------------------------------------------------------------------------------------- */
@@ -70,6 +78,10 @@ int disk_pump(struct gw_session *s) GW_MUST_CHECK;
 bool disk_leaves_room(struct gw_session *s);
 void disk_note_beside(struct gw_session *s, uint32_t bytes);
 int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+/* A sync has ended at the receiver. */
+int disk_synced(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+/* Whether the receiver has yet to sync what an earlier round wrote. */
+bool disk_sync_is_pending(const struct gw_session *s);
 int disk_done(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 /* Stops tracking.  Reads may still be under way: whoever closes the disks waits for them. */
 void disk_source_end(struct gw_session *s);

@@ -452,6 +452,8 @@ static int end_round(struct gw_session *s)
 	if (rc < 0)
 		return rc == -EAGAIN ? 0 : rc;
 	s->source.disk.round_open = false;
+	s->source.disk.sync_pending = true;
+	s->source.disk.ended_round = list->round;
 	return 1;
 }
 
@@ -534,6 +536,27 @@ int disk_done(struct gw_session *s, const struct gw_link_event *event)
 		if (disk->slots[i].state == SLOT_SENT && disk->slots[i].fence == fence)
 			disk->slots[i].state = SLOT_FREE;
 	return 0;
+}
+
+int disk_synced(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct wire_synced synced;
+	int rc = wire_get_synced(event->payload, event->payload_bytes, &synced);
+
+	if (rc < 0 || !disk->sync_pending || synced.round > disk->ended_round)
+		return -EPROTO;
+	if (synced.under_way)
+		return 0;
+	predict_add_sync(&disk->syncs, synced.bytes, synced.ns);
+	if (synced.round == disk->ended_round)
+		disk->sync_pending = false;
+	return 0;
+}
+
+bool disk_sync_is_pending(const struct gw_session *s)
+{
+	return s->source.disk.sync_pending;
 }
 
 void disk_source_end(struct gw_session *s)

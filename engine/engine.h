@@ -110,6 +110,12 @@ struct gw_vm_ops {
 	/* The same for the images of options.disks, in blocks of GW_DISK_BLOCK_BYTES.  NULL: no disks can be moved. */
 	int (*disk_tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
 	/*
+	 * Rehearses saving the device state, before anything is copied; the guest may stand for a moment.  *state_bytes: how
+	 * much it will be; *save_ns: how long saving will take.  A 0 says that it is not known.  A failure ends the migration:
+	 * its text is the VMM's own.  NULL: nothing is rehearsed, and both are estimated.
+	 */
+	int (*rehearse)(void *vm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error);
+	/*
 	 * The dead man's switch.  Armed: should this process die or stand still, or @limit_ns pass, the VM takes the guest back,
 	 * and resumes it.  Disarming fails once it has: nothing can be committed then.  Disarmed right before the point of
 	 * no return.
@@ -121,7 +127,8 @@ struct gw_vm_ops {
 	int (*still_paused)(void *vm, struct gw_error *error);
 	/*
 	 * Makes durable that this side cannot know from now on who owns the guest, for whoever asks after this process died.
-	 * The source before COMMIT, the receiver when the source is about to pause the guest; a failure ends the migration.  The end has a record of its own.
+	 * The source before COMMIT, the receiver when the source is about to pause the guest; a failure ends the migration.
+	 * The end has a record of its own.
 	 */
 	int (*record)(void *vm, struct gw_error *error);
 	/*
@@ -193,6 +200,18 @@ struct gw_blackout {
 	uint64_t rest_ns;       /* messages, and what is left over */
 };
 
+/* The blackout to expect if it switched over now, part by part. */
+struct gw_prediction {
+	uint64_t pause_ns;      /* stopping the guest */
+	uint64_t collect_ns;    /* fetching the last dirty pages, twice */
+	uint64_t last_round_ns; /* sending what is left */
+	uint64_t sync_ns;       /* of the images at the receiver, of what the last round writes */
+	uint64_t save_ns;       /* saving device state */
+	uint64_t state_ns;      /* sending it */
+	uint64_t load_ns, start_ns;
+	uint64_t messages_ns;   /* round trips */
+};
+
 struct gw_status {
 	enum gw_state state;
 	bool is_source;
@@ -226,6 +245,7 @@ struct gw_status {
 	struct gw_throttle throttled; /* by how much it ever was: the highest percentage, the lowest limit */
 	uint64_t throttled_ns;       /* for how long, in all */
 	uint64_t predicted_ns; /* blackout if it switched over now; 0 until the bulk is over */
+	struct gw_prediction prediction; /* its parts */
 	struct gw_blackout blackout;
 	const char *tracker;
 	const char *link;  /* what carries the memory, for people; the link's own */

@@ -26,7 +26,6 @@
 #include <stdio.h>
 #include <xxhash.h>
 
-#define DEVICE_CHUNK_BYTES (64u * 1024)
 #define MAX_LAST_ROUNDS 8
 #define LEASE_SPARE_NS (2 * GW_NS_PER_S) /* to give the guest back by ourselves, before the VM does */
 

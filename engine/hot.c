@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define ARM_RUNS 256
 
@@ -123,5 +124,15 @@ void hot_release(struct gw_session *s)
 			dirty->words[w] |= held->words[w];
 			held->words[w] = 0;
 		}
+	}
+}
+
+void hot_forget(struct gw_session *s)
+{
+	hot_release(s);
+	for (unsigned i = 0; i < s->region_count; i++) {
+		struct gw_bitmap *last = &s->source.hot[i].last;
+
+		memset(last->words, 0, gw_bitmap_bytes(last->bits));
 	}
 }

@@ -162,6 +162,15 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 	return acknowledge(s);
 }
 
+/* The source measures the way: each is answered by its number. */
+static int take_echo(struct gw_session *s, const struct gw_link_event *event)
+{
+	uint64_t number;
+	int rc = wire_get_echo(event->payload, event->payload_bytes, &number);
+
+	return rc < 0 ? rc : session_send(s, WIRE_ECHO, wire_put_echo(s->buffer, number, WIRE_ECHO_BYTES));
+}
+
 static int take_switch(struct gw_session *s, const struct gw_link_event *event)
 {
 	int rc;
@@ -295,6 +304,7 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 
 const struct message_rule receiver_rules[WIRE_TYPES] = {
 	[WIRE_HELLO] = { IN(IDLE), take_hello },
+	[WIRE_ECHO] = { IN(BULK), take_echo },
 	[WIRE_ZERO] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), take_zero },
 	[WIRE_DISKS] = { IN(BULK), disk_take_proposal },
 	[WIRE_DISK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_take_batch },

@@ -54,7 +54,19 @@ struct hot {
 	struct gw_bitmap last, held;
 };
 
+/* See rehearse.c. */
+struct rehearsal {
+	bool under_way;
+	unsigned sent, answered; /* ECHOes */
+	uint64_t from_ns;        /* when the short one, or the first of the long ones, was sent */
+	uint64_t state_bytes, save_ns, state_ns, round_trip_ns;
+};
+
 struct source_half {
+	struct rehearsal rehearsal;
+	uint64_t collect_ns;      /* the latest, of the trackers alone */
+	unsigned too_long_rounds; /* see converge.h */
+	bool waits_for_sync;
 	struct gw_tracker *tracker;
 	struct hot *hot;
 	struct gw_bitmap *given; /* a bitmap a region: pages that the receiver holds as data, not as zeros */
@@ -182,10 +194,18 @@ void hot_fini(struct gw_session *s);
 void hot_collected(struct gw_session *s);
 int hot_hold(struct gw_session *s) GW_MUST_CHECK;
 void hot_release(struct gw_session *s);
+void hot_forget(struct gw_session *s); /* two collects have no round between them */
 
 /* throttle.c: slows the guest by what converge_throttle() says; lifts it, which never fails. */
 int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_MUST_CHECK;
 void throttle_lift(struct gw_session *s);
+
+/* rehearse.c: measures what the blackout needs, then calls source_rehearsed(). */
+#define DEVICE_CHUNK_BYTES (64u * 1024)
+int rehearse_begin(struct gw_session *s) GW_MUST_CHECK;
+int rehearse_pump(struct gw_session *s) GW_MUST_CHECK;
+int rehearse_answered(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+int source_rehearsed(struct gw_session *s) GW_MUST_CHECK;
 
 /* handoff.c: switch-over, device state and commit of the source. */
 int source_hook(struct gw_session *s, const struct gw_link_event *event);

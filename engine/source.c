@@ -5,7 +5,7 @@
  * The source half up to the switch-over, which is handoff.c:
  *
  *   idle    says HELLO: who the guest is, its regions and their sizes
- *   setup   waits for HELLO_OK, proposes the disks if they are to move and waits for DISKS_OK, then arms the
+ *   setup   waits for HELLO_OK, rehearses (rehearse.c), proposes the disks if they are to move and waits for DISKS_OK, then arms the
  *           trackers: from here on no write goes unseen
  *   bulk    one round over every block, then every page
  *   rounds  collect what was written meanwhile, ask converge() what to do with it, send it, again
@@ -14,6 +14,7 @@
  * resumes the guest before anything else.
  */
 #include "engine/converge.h"
+#include "engine/predict.h"
 #include "engine/session.h"
 
 #include "base/log.h"
@@ -21,9 +22,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-/* What a switch-over costs beside the last round, before one was measured: stop, device state, start. */
-#define FIXED_BLACKOUT_NS (15 * GW_NS_PER_MS)
 
 int source_setup(struct gw_session *s)
 {
@@ -71,6 +69,11 @@ static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event
 
 	if (rc < 0)
 		return rc;
+	return rehearse_begin(s);
+}
+
+int source_rehearsed(struct gw_session *s)
+{
 	return s->options.disks ? disk_propose(s) : begin_copy(s);
 }
 
@@ -114,7 +117,7 @@ static void note_region_rates(struct gw_session *s, const uint64_t *before)
 
 static int collect(struct gw_session *s)
 {
-	uint64_t before[GW_LINK_MAX_REGIONS], blocks_bytes;
+	uint64_t before[GW_LINK_MAX_REGIONS], blocks_bytes, from = session_now(s);
 	int64_t pages;
 
 	for (unsigned i = 0; i < s->region_count; i++)
@@ -122,10 +125,13 @@ static int collect(struct gw_session *s)
 	pages = gw_tracker_collect(s->source.tracker, &s->error);
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
+	blocks_bytes = disk_left_bytes(s);
+	if (disk_collect(s) < 0)
+		return s->error.code;
+	s->source.collect_ns = session_now(s) - from;
 	note_region_rates(s, before);
 	hot_collected(s);
-	blocks_bytes = disk_left_bytes(s);
-	if (round_find_discarded(s) < 0 || disk_collect(s) < 0)
+	if (round_find_discarded(s) < 0)
 		return s->error.code;
 	blocks_bytes = disk_left_bytes(s) - blocks_bytes;
 	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes + blocks_bytes);
@@ -137,13 +143,23 @@ static int collect(struct gw_session *s)
 
 static int give_up(struct gw_session *s, const struct converge_input *input)
 {
+	char text[160];
+
+	predict_text(&s->status.prediction, text, sizeof(text));
+	if (converge_is_too_long(input))
+		return gw_error_set(&s->error, -EBUSY,
+				    "does not fit: the blackout would be about %.0f ms (%s) and %.0f are allowed, and slowing the guest "
+				    "does not help; allow it with --downtime, or say --on-limit stop-copy",
+				    (double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6);
+	if (input->sync_pending && converge_predict_ns(input) <= input->downtime_ns)
+		return gw_error_set(&s->error, -EBUSY, "the time is up, and the destination's images are not synced yet: allow more "
+							"with --max-time, or say --on-limit stop-copy");
 	return gw_error_set(&s->error, -EBUSY,
 			    "does not converge: the guest dirties %.0f MiB/s, the link carries %.0f MiB/s, after %u rounds "
-			    "the blackout would be %.0f ms and %.0f are allowed; allow it with --downtime, or say "
+			    "the blackout would be %.0f ms (%s) and %.0f are allowed; allow it with --downtime, or say "
 			    "--on-limit %s",
 			    s->source.dirty_rate.bytes_per_s / 1048576.0, input->sent_bytes_per_s / 1048576.0,
-			    s->status.round, (double)converge_predict_ns(input) / 1e6,
-			    (double)input->downtime_ns / 1e6,
+			    s->status.round, (double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6,
 			    s->options.on_limit == GW_LIMIT_GIVE_UP ? "throttle or stop-copy" : "stop-copy");
 }
 
@@ -153,6 +169,42 @@ static double link_rate(const struct gw_session *s)
 	bool limited = s->options.bandwidth_bytes_per_s && s->status.sent_bytes_per_s < CONVERGE_UNKNOWN_RATE;
 
 	return limited ? 0 : s->status.sent_bytes_per_s;
+}
+
+/* The blackout if the guest was stopped now.  @bytes_per_s: what the link carries then. */
+static void predict_now(struct gw_session *s, double bytes_per_s)
+{
+	const struct source_half *source = &s->source;
+	struct predict_input input = {
+		.left_bytes = s->status.left_bytes,
+		.bytes_per_s = bytes_per_s > 1 ? bytes_per_s : CONVERGE_UNKNOWN_RATE,
+		.disk_left_bytes = disk_left_bytes(s),
+		.syncs = source->disk.syncs,
+		.collect_ns = source->collect_ns,
+		.save_ns = source->rehearsal.save_ns,
+		.state_ns = source->rehearsal.state_ns,
+		.round_trip_ns = source->rehearsal.round_trip_ns,
+	};
+
+	s->status.prediction = predict(&input);
+	s->status.predicted_ns = predict_total(&s->status.prediction);
+}
+
+/* Sends what is dirty as another round, and slows the guest first where that is wanted. */
+static int go_on(struct gw_session *s, const struct converge_input *input)
+{
+	/* One round may be odd; once the guest is slowed, each that does not shrink says that it is not enough. */
+	if (input->on_limit == GW_LIMIT_THROTTLE && converge_is_stuck(input) &&
+	    (input->stuck_rounds > 0 || s->source.throttled_from_ns) && throttle_raise(s, input) < 0)
+		return s->error.code;
+	s->source.stuck_rounds = converge_shrinks(input) ? 0 : s->source.stuck_rounds + 1;
+	s->source.too_long_rounds = converge_is_too_long(input) ? s->source.too_long_rounds + 1 : 0;
+	s->status.round++;
+	if (hot_hold(s) < 0)
+		return s->error.code;
+	round_begin(s);
+	s->source.last_left_bytes = input->left_bytes;
+	return 1;
 }
 
 static int decide(struct gw_session *s)
@@ -166,7 +218,8 @@ static int decide(struct gw_session *s)
 		.memory_bytes_per_s = memory_bytes_per_s > 0 ? memory_bytes_per_s : 0,
 		.disk_bytes_per_s = s->source.disk_rate.bytes_per_s,
 		.throttle = s->status.throttle,
-		.fixed_ns = FIXED_BLACKOUT_NS,
+		.too_long_rounds = s->source.too_long_rounds,
+		.sync_pending = disk_sync_is_pending(s),
 		.downtime_ns = s->options.downtime_ns,
 		.rounds = s->status.round,
 		.stuck_rounds = s->source.stuck_rounds,
@@ -176,20 +229,15 @@ static int decide(struct gw_session *s)
 		.on_limit = s->options.on_limit,
 	};
 
-	s->status.predicted_ns = converge_predict_ns(&input);
+	predict_now(s, input.sent_bytes_per_s);
+	input.fixed_ns = predict_fixed(&s->status.prediction);
 	switch (converge(&input)) {
 	case CONVERGE_GO_ON:
-		/* One round may be odd; once the guest is slowed, each that does not shrink says that it is not enough. */
-		if (input.on_limit == GW_LIMIT_THROTTLE && converge_is_stuck(&input) &&
-		    (input.stuck_rounds > 0 || s->source.throttled_from_ns) && throttle_raise(s, &input) < 0)
-			return s->error.code;
-		s->source.stuck_rounds = converge_shrinks(&input) ? 0 : s->source.stuck_rounds + 1;
-		s->status.round++;
-		if (hot_hold(s) < 0)
-			return s->error.code;
-		round_begin(s);
-		s->source.last_left_bytes = input.left_bytes;
-		return 1;
+		return go_on(s, &input);
+	case CONVERGE_WAIT:
+		s->source.waits_for_sync = true;
+		hot_forget(s);
+		return 0;
 	case CONVERGE_SWITCH:
 		return session_enter(s, GW_STATE_SWITCHOVER) < 0 ? s->error.code : 1;
 	case CONVERGE_GIVE_UP:
@@ -204,6 +252,10 @@ int source_rounds(struct gw_session *s)
 
 	if (s->source.round_open)
 		return round_pump(s);
+	if (s->source.waits_for_sync && disk_sync_is_pending(s) &&
+	    (!round_is_late(s) || s->options.on_limit == GW_LIMIT_STOP_COPY))
+		return 0;
+	s->source.waits_for_sync = false;
 	rc = collect(s);
 	return rc < 0 ? rc : decide(s);
 }
@@ -214,6 +266,8 @@ const struct message_rule source_rules[WIRE_TYPES] = {
 	[WIRE_HELLO_OK] = { IN(SETUP), take_hello_ok },
 	[WIRE_DISKS_OK] = { IN(SETUP), take_disks_ok },
 	[WIRE_DISK_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_acknowledged },
+	[WIRE_ECHO] = { IN(SETUP), rehearse_answered },
+	[WIRE_SYNCED] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_synced },
 	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_done },
 	/* The device state is sent without waiting for the last round's answer. */
 	[WIRE_ROUND_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), take_round_ack },

@@ -46,6 +46,13 @@ struct round_fixed {
 	uint64_t fence;
 };
 
+struct synced_fixed {
+	uint32_t round;
+	uint32_t under_way;
+	uint64_t ns;
+	uint64_t bytes;
+};
+
 struct two_words {
 	uint64_t first;
 	uint64_t second;
@@ -58,6 +65,7 @@ struct flag_fixed {
 static_assert(sizeof(struct hello_fixed) == 80 && sizeof(struct hello_region) == 72, "packed as they stand");
 static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "packed as they stand");
 static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "packed as they stand");
+static_assert(sizeof(struct synced_fixed) == 24, "packed as it stands");
 static_assert(sizeof(struct two_words) == 16 && sizeof(struct flag_fixed) == 4, "packed as they stand");
 static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <= GW_LINK_MESSAGE_BYTES,
 	      "a full ZERO is a message");
@@ -68,7 +76,7 @@ const char *wire_type_name(unsigned type)
 					     "ROUND_ACK", "SWITCH",	"DEVICE",     "DEVICE_END", "LOADED",
 					     "COMMIT",	  "COMMITTED",	"CANCEL",     "ERROR",	   "DISKS",
 					     "DISKS_OK",  "DISK",	"DISK_ACK",   "DISK_DONE", "DISK_END",
-					     "ALIVE",	  "HOOK" };
+					     "ALIVE",	  "HOOK",	"SYNCED",     "ECHO" };
 
 	static_assert(sizeof(names) / sizeof(names[0]) == WIRE_TYPES, "a name for each type");
 	return names[type < WIRE_TYPES ? type : 0];
@@ -265,6 +273,49 @@ uint32_t wire_put_pair(void *buffer, const struct wire_pair *pair)
 int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair)
 {
 	return get_two_words(payload, bytes, &pair->first, &pair->second);
+}
+
+uint32_t wire_put_synced(void *buffer, const struct wire_synced *synced)
+{
+	struct synced_fixed fixed = { .round = htobe32(synced->round), .under_way = htobe32(synced->under_way),
+				      .ns = htobe64(synced->ns), .bytes = htobe64(synced->bytes) };
+
+	memcpy(buffer, &fixed, sizeof(fixed));
+	return sizeof(fixed);
+}
+
+int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *synced)
+{
+	struct synced_fixed fixed;
+
+	if (bytes != sizeof(fixed))
+		return -EPROTO;
+	memcpy(&fixed, payload, sizeof(fixed));
+	if (be32toh(fixed.under_way) > 1)
+		return -EPROTO;
+	*synced = (struct wire_synced){ be32toh(fixed.round), be32toh(fixed.under_way) == 1, be64toh(fixed.ns),
+					be64toh(fixed.bytes) };
+	return 0;
+}
+
+uint32_t wire_put_echo(void *buffer, uint64_t number, uint32_t bytes)
+{
+	uint64_t word = htobe64(number);
+
+	memset(buffer, 0, bytes);
+	memcpy(buffer, &word, sizeof(word));
+	return bytes;
+}
+
+int wire_get_echo(const void *payload, uint32_t bytes, uint64_t *number)
+{
+	uint64_t word;
+
+	if (bytes < WIRE_ECHO_BYTES)
+		return -EPROTO;
+	memcpy(&word, payload, sizeof(word));
+	*number = be64toh(word);
+	return 0;
 }
 
 uint32_t wire_put_flag(void *buffer, bool flag)

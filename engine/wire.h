@@ -41,6 +41,8 @@ enum wire_type {
 	WIRE_DISK_END = 19,
 	WIRE_ALIVE = 20,
 	WIRE_HOOK = 21,
+	WIRE_SYNCED = 22,
+	WIRE_ECHO = 23,
 	WIRE_TYPES,
 };
 
@@ -75,6 +77,16 @@ struct wire_round {
 struct wire_device_end {
 	uint64_t bytes;
 	uint64_t hash; /* XXH64 of the device state, seed 0 */
+};
+
+/*
+ * SYNCED: all that the DISK_ENDs up to that round ordered is on the devices, or it is still under way; since the first of them that was
+ * not yet reported.
+ */
+struct wire_synced {
+	uint32_t round;
+	bool under_way;
+	uint64_t ns, bytes;
 };
 
 /* LOADED: first = handover_ns, second = load_ns.  COMMITTED: first = start_ns, second = 0 or an errno. */
@@ -143,6 +155,13 @@ uint32_t wire_put_flag(void *buffer, bool flag);
 int wire_get_flag(const void *payload, uint32_t bytes, bool *flag) GW_MUST_CHECK;
 uint32_t wire_put_error(void *buffer, const struct gw_error *error);
 int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error) GW_MUST_CHECK;
+
+uint32_t wire_put_synced(void *buffer, const struct wire_synced *synced);
+int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *synced) GW_MUST_CHECK;
+#define WIRE_ECHO_BYTES 8u
+/* ECHO: a number and zeros, @bytes in all, WIRE_ECHO_BYTES at least; the answer has the number alone. */
+uint32_t wire_put_echo(void *buffer, uint64_t number, uint32_t bytes);
+int wire_get_echo(const void *payload, uint32_t bytes, uint64_t *number) GW_MUST_CHECK;
 
 const char *wire_type_name(unsigned type);
 

@@ -102,7 +102,7 @@ static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
 		unsigned i = (from + k) % SIM_REQUESTS;
 		const struct gw_disk_request *request = &disks->requests[i];
 
-		if (!disks->busy[i])
+		if (!disks->busy[i] || (request->kind == GW_DISK_SYNC && disks->slow_syncs && rnd(disks) % disks->slow_syncs))
 			continue;
 		disks->busy[i] = false;
 		*ended = (struct gw_disk_ended){ request->tag, 0 };
@@ -280,6 +280,14 @@ void sim_disks_guest(struct sim_disks *disks)
 		*write = (struct sim_write){ true, image, block, (unsigned char)rnd(disks) };
 		put_byte(disks, write);
 	}
+}
+
+bool sim_disks_sync(const struct sim_disks *disks)
+{
+	for (unsigned i = 0; i < SIM_REQUESTS; i++)
+		if (disks->busy[i] && disks->requests[i].kind == GW_DISK_SYNC)
+			return true;
+	return false;
 }
 
 const char *sim_disks_compare(const struct sim_disks *source, const struct sim_disks *receiver)

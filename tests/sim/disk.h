@@ -32,6 +32,7 @@ struct sim_disks {
 	uint64_t *random;
 	int fail_request; /* the how-manieth request fails; 0: none */
 	int requests_begun;
+	unsigned slow_syncs; /* one look in so many finds a sync ended; 0: each */
 };
 
 /*
@@ -47,6 +48,8 @@ void sim_disks_fini(struct sim_disks *disks);
 void sim_disks_guest(struct sim_disks *disks);
 /* What QEMU does before `stop` answers: every write ends. */
 void sim_disks_drain(struct sim_disks *disks);
+/* Whether a sync is under way. */
+bool sim_disks_sync(const struct sim_disks *disks);
 /* Return: NULL, or what differs. */
 const char *sim_disks_compare(const struct sim_disks *source, const struct sim_disks *receiver);
 

@@ -288,6 +288,18 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return rc < 0 ? rc : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
 }
 
+/* The guest stands for a moment and goes on. */
+static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	*state_bytes = sizeof(guest->state);
+	*save_ns = 3 * GW_NS_PER_MS;
+	guest->sim->clock.ns += *save_ns;
+	return rc;
+}
+
 static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	struct guest *guest = vm;
@@ -345,6 +357,8 @@ static int vm_pause(void *vm, struct gw_error *error)
 
 	if (!guest->guarded)
 		wrong(guest->sim, "paused without the guard");
+	if (guest->with_disks && sim_disks_sync(&guest->sim->receiver.disks))
+		wrong(guest->sim, "paused while what an earlier round wrote is being synced");
 	guest->was_running = guest->running;
 	if (guest->with_disks)
 		sim_disks_drain(&guest->disks);
@@ -462,6 +476,7 @@ static bool vm_was_running(void *vm)
 static const struct gw_vm_ops vm_ops = {
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
+	.rehearse = vm_rehearse,
 	.guard = vm_guard,
 	.throttle = vm_throttle,
 	.pause = vm_pause,
@@ -772,6 +787,9 @@ static struct outcome migrate(const struct scenario *scenario)
 		sim_disks_init(&sim.source.disks, &sim.source.random, true);
 		sim_disks_init(&sim.receiver.disks, &sim.receiver.random, false);
 		(scenario->disk_fail_at_receiver ? &sim.receiver : &sim.source)->disks.fail_request = scenario->disk_fail;
+		sim.receiver.disks.slow_syncs = rnd(&sim.random) % 2 ? 40 : 0;
+		if (sim.good && scenario->seed % 50 == 49) /* longer than silence may last */
+			sim.receiver.disks.slow_syncs = 2000;
 		options.disks = &sim.source.disks.disks;
 	}
 	receiver_options = options;

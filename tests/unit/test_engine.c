@@ -3,6 +3,7 @@
 #include "engine/converge.h"
 #include "engine/engine.h"
 #include "engine/page.h"
+#include "engine/predict.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -143,6 +144,92 @@ Test(converge, a_guest_that_shrinks_or_may_stop_is_not_stuck)
 	cr_assert_not(converge_is_stuck(&in));
 	in.left_bytes = in.previous_left_bytes = 100 << 20;
 	cr_assert_not(converge_is_stuck(&in), "100 ms are allowed");
+}
+
+Test(converge, a_sync_under_way_is_waited_for)
+{
+	struct converge_input in = base();
+
+	in.sync_pending = true;
+	in.left_bytes = 0;
+	cr_assert_eq(converge(&in), CONVERGE_WAIT);
+	in.left_bytes = 512 << 10;
+	cr_assert_eq(converge(&in), CONVERGE_WAIT);
+	in.max_time_ns = in.elapsed_ns = GW_NS_PER_S;
+	in.on_limit = GW_LIMIT_GIVE_UP;
+	cr_assert_eq(converge(&in), CONVERGE_GIVE_UP);
+	in.on_limit = GW_LIMIT_STOP_COPY;
+	cr_assert_eq(converge(&in), CONVERGE_WAIT, "the longer blackout is not made longer for nothing");
+	in.max_time_ns = 0;
+	in.left_bytes = in.previous_left_bytes = 1 << 30;
+	cr_assert_eq(converge(&in), CONVERGE_GO_ON, "rounds go on meanwhile");
+}
+
+Test(converge, what_no_round_and_no_throttle_makes_shorter_is_given_up)
+{
+	struct converge_input in = base();
+
+	in.fixed_ns = 400 * GW_NS_PER_MS;
+	in.previous_left_bytes = in.left_bytes;
+	in.memory_bytes_per_s = 2000 * MIB;
+	for (unsigned policy = GW_LIMIT_THROTTLE; policy <= GW_LIMIT_GIVE_UP; policy++) {
+		in.on_limit = (enum gw_limit_policy)policy;
+		for (in.too_long_rounds = 0; in.too_long_rounds < 3; in.too_long_rounds++)
+			cr_assert_eq(converge(&in), CONVERGE_GO_ON, "an odd round");
+		cr_assert_eq(converge(&in), CONVERGE_GIVE_UP);
+		cr_assert_not(converge_is_stuck(&in), "it is not slowed for nothing");
+		in.sync_pending = true;
+		cr_assert_eq(converge(&in), CONVERGE_WAIT, "how long the sync takes is not known yet");
+		in.sync_pending = false;
+	}
+	in.left_bytes = 0;
+	cr_assert_eq(converge(&in), CONVERGE_GIVE_UP, "nothing left is no reason");
+	in.on_limit = GW_LIMIT_STOP_COPY;
+	cr_assert_eq(converge(&in), CONVERGE_SWITCH);
+}
+
+Test(predict, every_part_is_in_the_sum_and_named)
+{
+	struct predict_input in = { .left_bytes = 10 << 20, .bytes_per_s = 1000 * MIB, .disk_left_bytes = 1 << 20,
+				    .collect_ns = 4 * GW_NS_PER_MS, .save_ns = 375 * GW_NS_PER_MS,
+				    .state_ns = 20 * GW_NS_PER_MS, .round_trip_ns = 2 * GW_NS_PER_MS };
+	struct gw_prediction parts;
+	char text[160], little[8];
+
+	predict_add_sync(&in.syncs, 1 << 20, 50 * GW_NS_PER_MS);
+	parts = predict(&in);
+	cr_assert_eq(parts.collect_ns, 8 * GW_NS_PER_MS, "twice");
+	cr_assert_eq(parts.sync_ns, 50 * GW_NS_PER_MS);
+	cr_assert_eq(parts.messages_ns, 6 * GW_NS_PER_MS);
+	cr_assert_eq(predict_total(&parts), predict_fixed(&parts) + 10 * GW_NS_PER_MS);
+	cr_assert_eq(predict_fixed(&parts), (1 + 8 + 50 + 375 + 20 + 6 + 3 + 6) * GW_NS_PER_MS);
+	cr_assert_str_eq(predict_text(&parts, text, sizeof(text)), "375 save, 50 sync of disks, 20 device state, 10 last round, 8 "
+								   "collect, 6 load, 6 messages, 3 start, 1 stop");
+	cr_assert_str_eq(predict_text(&parts, little, sizeof(little)), "375 sav");
+	in.disk_left_bytes = 0;
+	in.save_ns = 0;
+	parts = predict(&in);
+	cr_assert_eq(parts.sync_ns, 0, "nothing is written, nothing synced");
+	cr_assert_eq(parts.messages_ns, 4 * GW_NS_PER_MS);
+	cr_assert_gt(parts.save_ns, 0, "estimated");
+}
+
+Test(predict, a_sync_has_a_fixed_part_and_one_for_each_byte)
+{
+	struct predict_input in = { .bytes_per_s = 1, .disk_left_bytes = 1 << 20 };
+
+	cr_assert_eq(predict(&in).sync_ns, 0, "none was measured");
+	predict_add_sync(&in.syncs, 0, 9 * GW_NS_PER_S);
+	cr_assert_eq(predict(&in).sync_ns, 0, "a sync of nothing tells nothing");
+	predict_add_sync(&in.syncs, 100 << 20, 1010 * GW_NS_PER_MS); /* the bulk's */
+	cr_assert_eq(predict(&in).sync_ns, 1010 * GW_NS_PER_MS);
+	predict_add_sync(&in.syncs, 4096, 10 * GW_NS_PER_MS);
+	cr_assert_eq(predict(&in).sync_ns, 20 * GW_NS_PER_MS);
+	for (unsigned i = 0; i < 3; i++)
+		predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS);
+	cr_assert_eq(predict(&in).sync_ns, 20 * GW_NS_PER_MS);
+	predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS); /* the device has become slower: old measures are forgotten */
+	cr_assert_geq(predict(&in).sync_ns, 39 * GW_NS_PER_MS);
 }
 
 Test(converge, throttling_ends_at_the_limit_like_giving_up)

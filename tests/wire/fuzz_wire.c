@@ -35,6 +35,8 @@ static void feed(const unsigned char *bytes, uint32_t length)
 	struct wire_round round;
 	struct wire_device_end end;
 	struct wire_pair pair;
+	struct wire_synced synced;
+	uint64_t number;
 	struct wire_error error;
 	uint16_t version;
 	bool run, good = true;
@@ -63,6 +65,10 @@ static void feed(const unsigned char *bytes, uint32_t length)
 		good = good && wire_put_device_end(again, &end) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_pair(bytes, length, &pair) == 0)
 		good = good && wire_put_pair(again, &pair) == length;
+	if (wire_get_synced(bytes, length, &synced) == 0)
+		good = good && wire_put_synced(again, &synced) == length;
+	if (wire_get_echo(bytes, length, &number) == 0)
+		good = good && wire_put_echo(again, number, length) == length && memcmp(again, bytes, WIRE_ECHO_BYTES) == 0;
 	if (wire_get_error(bytes, length, &error) == 0)
 		good = good && strlen(error.text) <= WIRE_TEXT_BYTES;
 	if (wire_get_flag(bytes, length, &run) == 0)

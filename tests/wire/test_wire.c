@@ -111,6 +111,25 @@ Test(wire, the_small_ones)
 	cr_assert_eq(wire_get_hello_ok(buffer, 8, &version), -EPROTO);
 }
 
+Test(wire, what_the_prediction_needs)
+{
+	struct wire_synced synced = { 7, true, 9, 65536 };
+	uint64_t number;
+
+	cr_assert_str_eq(hex(wire_put_synced(buffer, &synced)), "00000007000000010000000000000009" "0000000000010000");
+	cr_assert_eq(wire_get_synced(buffer, 23, &synced), -EPROTO);
+	cr_assert_eq(wire_get_synced(buffer, 24, &synced), 0);
+	cr_assert(synced.round == 7 && synced.under_way && synced.ns == 9 && synced.bytes == 65536);
+	buffer[7] = 2;
+	cr_assert_eq(wire_get_synced(buffer, 24, &synced), -EPROTO);
+	cr_assert_str_eq(hex(wire_put_echo(buffer, 3, 8)), "0000000000000003");
+	cr_assert_str_eq(hex(wire_put_echo(buffer, 3, 12)), "000000000000000300000000");
+	cr_assert(wire_get_echo(buffer, 12, &number) == 0 && number == 3);
+	cr_assert_eq(wire_get_echo(buffer, 7, &number), -EPROTO);
+	cr_assert_str_eq(wire_type_name(22), "SYNCED");
+	cr_assert_str_eq(wire_type_name(23), "ECHO");
+}
+
 Test(wire, a_peers_text_is_made_safe_for_a_terminal)
 {
 	struct gw_error error = { .code = -EINVAL, .text = "bad \033[31m thing" };

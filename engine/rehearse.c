@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: what is measured before anything is copied
+ *
+ * Once the two sides have agreed, the VM rehearses saving its device state, which tells the time and the size, or that
+ * saving fails.  Then the way is measured with ECHO, while the link is idle: a few short ones, whose shortest answer is the
+ * round trip, and then as many bytes as the device state has.  They go on the control connection, in pieces of the same
+ * size, as the device state will.  A blackout that is too long by these parts alone is said here, by number: no round
+ * and no throttle makes them shorter.
+ */
+#include "engine/session.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+
+#define SHORT_ECHOES 3u
+#define PIECE_BYTES DEVICE_CHUNK_BYTES
+#define MOST_BYTES (1024u * 1024) /* what is beyond goes at the same rate */
+
+static uint64_t burst_bytes(const struct rehearsal *rehearsal)
+{
+	return rehearsal->state_bytes < MOST_BYTES ? rehearsal->state_bytes : MOST_BYTES;
+}
+
+static unsigned pieces(const struct rehearsal *rehearsal)
+{
+	return (unsigned)((burst_bytes(rehearsal) + PIECE_BYTES - 1) / PIECE_BYTES);
+}
+
+int rehearse_begin(struct gw_session *s)
+{
+	struct rehearsal *rehearsal = &s->source.rehearsal;
+	size_t bytes = 0;
+	int rc = 0;
+
+	if (s->vm_ops->rehearse)
+		rc = s->vm_ops->rehearse(s->vm, &bytes, &rehearsal->save_ns, &s->error);
+	if (rc < 0) {
+		gw_error_prefix(&s->error, "the device state cannot be saved, so nothing was copied");
+		return rc;
+	}
+	rehearsal->state_bytes = bytes ? bytes : PREDICT_STATE_BYTES;
+	rehearsal->under_way = true;
+	return 0;
+}
+
+/* Sends what is to be sent next.  Return: 1, 0 when an answer or room is awaited, -errno. */
+int rehearse_pump(struct gw_session *s)
+{
+	struct rehearsal *rehearsal = &s->source.rehearsal;
+	uint32_t bytes = WIRE_ECHO_BYTES;
+	int rc;
+
+	if (!rehearsal->under_way || rehearsal->sent == SHORT_ECHOES + pieces(rehearsal) ||
+	    (rehearsal->sent <= SHORT_ECHOES && rehearsal->sent > rehearsal->answered))
+		return 0;
+	if (rehearsal->sent >= SHORT_ECHOES) {
+		uint64_t left = burst_bytes(rehearsal) - (uint64_t)(rehearsal->sent - SHORT_ECHOES) * PIECE_BYTES;
+
+		bytes = left < PIECE_BYTES ? (uint32_t)left : PIECE_BYTES;
+		if (bytes < WIRE_ECHO_BYTES)
+			bytes = WIRE_ECHO_BYTES;
+	}
+	if (rehearsal->sent <= SHORT_ECHOES)
+		rehearsal->from_ns = session_now(s);
+	rc = session_send(s, WIRE_ECHO, wire_put_echo(s->buffer, rehearsal->sent + 1, bytes));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	rehearsal->sent++;
+	return 1;
+}
+
+static int check_fits(struct gw_session *s)
+{
+	const struct rehearsal *rehearsal = &s->source.rehearsal;
+	struct gw_prediction known = { .save_ns = rehearsal->save_ns, .state_ns = rehearsal->state_ns,
+				       .messages_ns = 2 * rehearsal->round_trip_ns };
+	char text[160];
+
+	gw_debug("rehearsed: %.1f ms to save, %llu bytes of device state in %.1f ms, round trip %.2f ms",
+		 (double)known.save_ns / 1e6, (unsigned long long)rehearsal->state_bytes, (double)known.state_ns / 1e6,
+		 (double)rehearsal->round_trip_ns / 1e6);
+	if (s->options.on_limit == GW_LIMIT_STOP_COPY || predict_fixed(&known) <= s->options.downtime_ns)
+		return 0;
+	return gw_error_set(&s->error, -EBUSY,
+			    "does not fit, and nothing was copied: the blackout would be at least %.0f ms (%s) and %.0f are "
+			    "allowed; allow it with --downtime, or say --on-limit stop-copy",
+			    (double)predict_fixed(&known) / 1e6, predict_text(&known, text, sizeof(text)),
+			    (double)s->options.downtime_ns / 1e6);
+}
+
+int rehearse_answered(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct rehearsal *rehearsal = &s->source.rehearsal;
+	uint64_t number, took_ns = session_now(s) - rehearsal->from_ns;
+	int rc = wire_get_echo(event->payload, event->payload_bytes, &number);
+
+	if (rc < 0 || !rehearsal->under_way || rehearsal->answered == rehearsal->sent || number != rehearsal->answered + 1)
+		return -EPROTO;
+	rehearsal->answered++;
+	if (number <= SHORT_ECHOES && (number == 1 || took_ns < rehearsal->round_trip_ns))
+		rehearsal->round_trip_ns = took_ns;
+	if (number < SHORT_ECHOES + pieces(rehearsal))
+		return 0;
+	rehearsal->under_way = false;
+	if (took_ns > rehearsal->round_trip_ns)
+		rehearsal->state_ns = (uint64_t)((double)(took_ns - rehearsal->round_trip_ns) * (double)rehearsal->state_bytes /
+						 (double)burst_bytes(rehearsal));
+	rc = check_fits(s);
+	return rc < 0 ? rc : source_rehearsed(s);
+}
