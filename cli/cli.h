@@ -85,6 +85,7 @@ struct cli_vm {
 	const char *name;
 	struct gw_vmm *vmm;
 	const char *tracker; /* source: how memory is to be tracked; NULL: the best way */
+	bool no_rehearsal;     /* source: the guest is stopped once alone */
 	const char *untracked; /* source: devices that may write unseen, "NAME,..."; NULL: none */
 	const char *hook;  /* receiver: run when all memory is here; NULL: none */
 	int hook_pid;      /* 0: it does not run */

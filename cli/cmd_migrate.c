@@ -14,7 +14,7 @@
 struct plan {
 	const char *name, *uri, *fault, *tracker, *untracked;
 	enum output output;
-	bool detach, quit;
+	bool detach, quit, no_rehearsal;
 	struct cli_disk_plan disks;
 	struct gw_session_options session;
 	struct gw_link_options link;
@@ -79,6 +79,7 @@ static int make_plan(const struct command *command, const struct given *given, s
 	else if (option_value(command, given, "block") || option_value(command, given, "disk"))
 		plan->disks.mode = CLI_DISKS_ALL;
 	plan->disks.only = option_value(command, given, "disk");
+	plan->no_rehearsal = option_value(command, given, "no-rehearsal") != NULL;
 	plan->quit = option_value(command, given, "quit") != NULL;
 	plan->link.zero_copy = option_value(command, given, "zero-copy") != NULL;
 	plan->fault = option_value(command, given, "fault");
@@ -148,7 +149,7 @@ static int open_link(struct gw_link **link, const struct plan *plan, struct gw_e
 
 static int migrate(const struct command *command, struct plan *plan)
 {
-	struct cli_vm vm = { .tracker = plan->tracker, .untracked = plan->untracked };
+	struct cli_vm vm = { .tracker = plan->tracker, .untracked = plan->untracked, .no_rehearsal = plan->no_rehearsal };
 	struct gw_link *link = NULL;
 	struct gw_session *session = NULL;
 	struct monitor *monitor = NULL;

@@ -55,6 +55,7 @@ const struct command commands[] = {
 	    { "rounds", 0, "N", "most rounds after the bulk; default 50" },
 	    { "max-time", 0, "S", "most seconds of copying; default none" },
 	    { "on-limit", 0, "POLICY", "for a guest that writes too fast: throttle (default) slows it, give-up, stop-copy" },
+	    { "no-rehearsal", 0, NULL, "do not stop the guest for a moment beforehand to try saving its devices; estimate it" },
 	    { "tracker", 0, "NAME", "track memory by kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync; default: the best" },
 	    { "allow-untracked", 0, "DEVICE,...", "move the guest although these devices may write to its memory unseen" },
 	    { "as", 0, "GUEST", "the guest's name at the receiver; default: NAME" },

@@ -33,6 +33,14 @@ static json_t *blackout_json(const struct gw_blackout *b)
 			 (json_int_t)b->start_ns, "rest_ns", (json_int_t)b->rest_ns);
 }
 
+static json_t *prediction_json(const struct gw_prediction *p)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "pause_ns", (json_int_t)p->pause_ns, "collect_ns",
+			 (json_int_t)p->collect_ns, "last_round_ns", (json_int_t)p->last_round_ns, "sync_ns",
+			 (json_int_t)p->sync_ns, "save_ns", (json_int_t)p->save_ns, "state_ns", (json_int_t)p->state_ns, "load_ns",
+			 (json_int_t)p->load_ns, "start_ns", (json_int_t)p->start_ns, "messages_ns", (json_int_t)p->messages_ns);
+}
+
 /* The dirty rate of each region of memory. */
 static void add_regions(json_t *object, const struct gw_status *s)
 {
@@ -42,6 +50,21 @@ static void add_regions(json_t *object, const struct gw_status *s)
 		json_array_append_new(list, json_pack("{s:s, s:f}", "name", s->regions[i].name, "dirty_bytes_per_s",
 						      s->regions[i].dirty_bytes_per_s));
 	json_object_set_new(object, "regions", list);
+}
+
+/* What the source alone knows. */
+static void add_source(json_t *object, const struct gw_status *s)
+{
+	json_object_update_new(object, json_pack("{s:s, s:I, s:I, s:i, s:I, s:i, s:I, s:I}", "on_limit",
+						 gw_limit_policy_name(s->on_limit), "last_round_bytes",
+						 (json_int_t)s->last_round_bytes, "held_bytes", (json_int_t)s->held_bytes,
+						 "throttle_percent", (int)s->throttle.cpu_percent, "throttle_disk_bytes_per_s",
+						 (json_int_t)s->throttle.disk_bytes_per_s, "throttled_percent",
+						 (int)s->throttled.cpu_percent, "throttled_disk_bytes_per_s",
+						 (json_int_t)s->throttled.disk_bytes_per_s, "throttled_ns",
+						 (json_int_t)s->throttled_ns));
+	if (s->predicted_ns)
+		json_object_set_new(object, "prediction", prediction_json(&s->prediction));
 }
 
 json_t *status_json(const struct gw_status *s, const char *name)
@@ -58,15 +81,7 @@ json_t *status_json(const struct gw_status *s, const char *name)
 		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
 
 	if (object && s->is_source)
-		json_object_update_new(object, json_pack("{s:s, s:I, s:I, s:i, s:I, s:i, s:I, s:I}", "on_limit",
-							 gw_limit_policy_name(s->on_limit), "last_round_bytes",
-							 (json_int_t)s->last_round_bytes, "held_bytes",
-							 (json_int_t)s->held_bytes, "throttle_percent",
-							 (int)s->throttle.cpu_percent, "throttle_disk_bytes_per_s",
-							 (json_int_t)s->throttle.disk_bytes_per_s, "throttled_percent",
-							 (int)s->throttled.cpu_percent, "throttled_disk_bytes_per_s",
-							 (json_int_t)s->throttled.disk_bytes_per_s, "throttled_ns",
-							 (json_int_t)s->throttled_ns));
+		add_source(object, s);
 	if (object && s->region_count)
 		add_regions(object, s);
 	if (object && s->disk_bytes)
@@ -205,6 +220,22 @@ static void print_blackout(const struct gw_blackout *b)
 	printf("\n");
 }
 
+static void print_prediction(const struct gw_prediction *p, uint64_t total_ns)
+{
+	const struct {
+		const char *name;
+		uint64_t ns;
+	} parts[] = { { "stop", p->pause_ns },	     { "collect", p->collect_ns }, { "last round", p->last_round_ns },
+		      { "sync of disks", p->sync_ns }, { "device save", p->save_ns }, { "device state", p->state_ns },
+		      { "device load", p->load_ns }, { "start", p->start_ns }, { "messages", p->messages_ns } };
+
+	printf("  predicted   %.1f ms:", ms(total_ns));
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		if (parts[i].ns)
+			printf(" %s %.1f", parts[i].name, ms(parts[i].ns));
+	printf("\n");
+}
+
 /* What was done about a guest that wrote too fast. */
 static void print_policy(const struct gw_status *s)
 {
@@ -245,6 +276,7 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 	printf("  total       %.3f s, %u rounds after the bulk, tracker %s\n", (double)s->elapsed_ns / 1e9, s->round,
 	       s->tracker ? s->tracker : "-");
 	print_blackout(&s->blackout);
+	print_prediction(&s->prediction, s->predicted_ns);
 	printf("  memory      %s of RAM: %s sent, %s known to be zero, %s on the wire\n",
 	       gw_format_size(memory, sizeof(memory), s->memory_bytes), gw_format_size(put, sizeof(put), s->put_bytes),
 	       gw_format_size(zero, sizeof(zero), s->zero_bytes), gw_format_size(wire, sizeof(wire), s->wire_bytes));

@@ -24,6 +24,15 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return cli_disks_track(vm, tracker, error);
 }
 
+static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error)
+{
+	const struct cli_vm *self = vm;
+
+	*state_bytes = 0;
+	*save_ns = 0;
+	return self->no_rehearsal ? 0 : gw_vmm_dry_run(self->vmm, state_bytes, save_ns, error);
+}
+
 static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	struct cli_vm *self = vm;
@@ -174,6 +183,7 @@ static bool vm_was_running(void *vm)
 const struct gw_vm_ops cli_vm_ops = {
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
+	.rehearse = vm_rehearse,
 	.guard = vm_guard,
 	.deadline = vm_deadline,
 	.still_paused = vm_still_paused,

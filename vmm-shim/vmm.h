@@ -136,6 +136,13 @@ GW_MUST_CHECK int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, 
 /* Whether the VM's memory is what it was when it was attached to.  Return: 0, or -EBUSY with @error saying what changed. */
 GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *error);
 
+/*
+ * Rehearses saving the device state: the guest stands for as long as stopping and saving take, a millisecond or a few, and
+ * runs on by itself, if it ran.  *state_bytes and *save_ns: how much and how long it will be; 0 where the VMM cannot
+ * rehearse.  Return: 0, or -errno with the VMM's own words in @error.
+ */
+GW_MUST_CHECK int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error);
+
 /* What @wanted may be, besides NULL: the best that works here. */
 #define GW_TRACKERS "kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync"
 GW_MUST_CHECK int gw_vmm_check_tracker(const char *wanted);
