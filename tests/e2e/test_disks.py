@@ -362,7 +362,7 @@ class Disks(unittest.TestCase):
         limits = ("-b", "--bandwidth", self.too_little_for(source), "--rounds", "3", "--downtime", "50")
         sender, code, _ = self.move(*limits, "--on-limit", "give-up")
         self.assertEqual((sender.returncode, code), (1, 1))
-        self.assertIn("does not converge", sender.stderr)
+        self.assertRegex(sender.stderr, "does not (converge|fit)")  # how slow a sync is, is up to the device
         self.check_stayed(source)
         end = self.check_arrived(source, destination, *self.move(*limits, "--on-limit", "stop-copy", images=[(a, b)]))
         print(f"  {records(source)} records, {end['round']} rounds, disk {end['disk_put_bytes'] >> 10} KiB")
@@ -374,7 +374,7 @@ class Disks(unittest.TestCase):
                 a, b = self.image("a.img"), self.image("b.img")
                 source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"), cache=cache, aio=aio)
                 end = self.check_arrived(source, destination, *self.move(
-                    "-b", "--bandwidth", self.too_little_for(source), "--downtime", "25", images=[(a, b)]))
+                    "-b", "--bandwidth", self.too_little_for(source), "--downtime", "100", images=[(a, b)]))
                 # Whether it had to be slowed is up to the device; the waiting itself is tested in tests/blocks.
                 self.assertEqual(end["throttle_disk_bytes_per_s"], 0)
                 print(f"  {aio}: {records(source)} records, {end['round']} rounds, slowed to "

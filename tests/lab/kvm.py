@@ -133,8 +133,8 @@ class Kvm(unittest.TestCase):
 
     def test_a_guest_that_is_too_fast_is_slowed(self):
         with vmlab.Lab() as lab:
-            end = self.check_move(lab, "tcp:", "--bandwidth", "8M", "--downtime", "60", devices=False,
-                                  work="GW_MIB=16 GW_RATE_MIB=16")
+            end = self.check_move(lab, "tcp:", "--bandwidth", "8M", "--downtime", "120", devices=False,
+                                  work="GW_MIB=32 GW_RATE_MIB=16")
             self.assertGreater(end["throttled_percent"], 0)
 
     def test_qemu_reads_and_clears_the_log_beside_ours(self):
