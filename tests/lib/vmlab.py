@@ -88,11 +88,11 @@ class Qmp:
 
 
 class Vm:
-    """One QEMU.  ram: the path of its RAM file."""
+    """One QEMU.  ram: the path of its RAM file; memory: arguments for other memory than that one file."""
 
     def __init__(self, lab, host, name, ram_mib=256, incoming=False, guest=True, paused=False, ram=None,
                  append="", with_godwit=True, extra=(), share=True, huge=False, prealloc=False, patience=20,
-                 run=()):
+                 run=(), memory=None):
         self.lab, self.host, self.name = lab, host, name
         self.ram = Path(ram) if ram else Path("/dev/shm") / f"gw-{os.getpid()}-{host.name}-{name}.ram"
         self.folder = host.folder / f"vm-{name}"
@@ -101,10 +101,10 @@ class Vm:
         self.control = self.folder / "control.sock"
         self.log = open(self.folder / "log", "wb")
         lab.files.append(self.ram)
-        args = [QEMU, "-accel", ACCEL, "-machine", "q35,memory-backend=ram0", "-m", f"{ram_mib}M", "-object",
-                f"memory-backend-file,id=ram0,size={ram_mib}M,mem-path={self.ram},share={'on' if share else 'off'}"
-                + (",prealloc=on" if prealloc else ""),
-                "-nodefaults", "-display", "none", "-serial", f"file:{self.serial}",
+        memory = memory or ["-machine", "q35,memory-backend=ram0", "-m", f"{ram_mib}M", "-object",
+                            f"memory-backend-file,id=ram0,size={ram_mib}M,mem-path={self.ram},"
+                            f"share={'on' if share else 'off'}{',prealloc=on' if prealloc else ''}"]
+        args = [QEMU, "-accel", ACCEL, *memory, "-nodefaults", "-display", "none", "-serial", f"file:{self.serial}",
                 "-qmp", f"unix:{self.control},server=on,wait=off"]
         if guest:
             images = lab.guest_images()
