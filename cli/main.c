@@ -4,8 +4,10 @@
 
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define JSON_OPTION { "json", 0, NULL, "print JSON instead of text" }
 #define QUIET_OPTION { "quiet", 'q', NULL, "print nothing but errors" }
@@ -104,8 +106,22 @@ static void print_help(void)
 	printf("\n'godwit COMMAND --help' explains a command, godwit(1) everything.\n");
 }
 
+/*
+ * Takes the numbers of standard streams that are closed.  Otherwise a socket or the guest's memory could get such a number, and what
+ * is printed would go there.  Return: false when one cannot be taken.
+ */
+static bool hold_standard_streams(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return false;
+	return true;
+}
+
 int main(int argc, char **argv)
 {
+	if (!hold_standard_streams())
+		return EXIT_FAILED;
 	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
 		print_help();
 		return argc < 2 ? EXIT_USAGE : EXIT_DONE;

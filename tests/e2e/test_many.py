@@ -143,16 +143,27 @@ class Terminals(unittest.TestCase):
             self.setUp()
 
     def test_output_that_goes_nowhere(self):
-        """Standard streams that are closed, whose numbers sockets and files must not get; and a pipe whose reader has gone."""
         reading, writing = os.pipe()
         os.close(reading)
-        for what, streams in (("closed", {"preexec_fn": lambda: os.closerange(0, 3)}),
+        for what, streams in (("no stdout", {"preexec_fn": lambda: os.close(1)}),
                               ("a broken pipe", {"stdout": writing, "stderr": writing})):
             with self.subTest(what):
                 self.check_arrived(self.begin("bulk", **streams))
             self.doCleanups()
             self.setUp()
         os.close(writing)
+
+    def test_no_standard_stream_at_all(self):
+        """A descriptor of the guest's memory must not get the number of one: what is printed would go to the guest."""
+        source = self.lab.a.vm("still", guest=False, ram_mib=32, paused=True)
+        self.lab.b.vm("still", guest=False, ram_mib=32, incoming=True)
+        fill(source)
+        before = source.ram.read_bytes()
+        receiver, port = self.lab.b.receive("still")
+        done = subprocess.run([str(vmlab.GODWIT), "migrate", "--json", "-v", "--fault", "fail@12", "still", f"127.0.0.1:{port}"],
+                              env=self.lab.a.env, preexec_fn=lambda: os.closerange(0, 3), timeout=60)
+        self.assertEqual((done.returncode, receiver.wait(timeout=60)), (1, 1))
+        self.assertTrue(source.ram.read_bytes() == before, "the guest's memory has the words that were printed")
 
 
 if __name__ == "__main__":
