@@ -22,7 +22,7 @@
  * what it would give.  With GW_DISPLAY=1 each count is drawn too, in the first sixteen lines of a display of 800 columns and 256
  * colours (vga=0x303): its low sixteen bits, lowest first, each fifty columns of black or white.  With GW_SPIN=1 it checks and
  * rewrites pages as fast as it can, says nothing, and counts them behind the words of spun.mark, for whoever has the guest's
- * memory before him.
+ * memory before him.  With GW_PLUGGED_MIB it first waits until the machine has so much memory, of which drivers plug in a part.
  */
 #include <fcntl.h>
 #include <glob.h>
@@ -293,6 +293,17 @@ static void touch(uint64_t *memory, uint64_t pages, uint64_t rate_mib)
 	}
 }
 
+static void await_memory(uint64_t mib)
+{
+	for (int tries = 0; (uint64_t)sysconf(_SC_PHYS_PAGES) < mib * 256; tries++) {
+		if (tries == 300) {
+			printf("GUEST WRONG: only %ld MiB of memory\n", sysconf(_SC_PHYS_PAGES) / 256);
+			pause();
+		}
+		usleep(100000);
+	}
+}
+
 /* Half of the memory that is free has bytes in it afterwards. */
 static void fill_and_free(void)
 {
@@ -369,8 +380,10 @@ int main(void)
 	struct timespec next;
 
 	open_console();
-	if (parameter("GW_DISK_MIB", 0) || parameter("GW_NET", 0) || parameter("GW_BALLOON", 0))
+	if (parameter("GW_DISK_MIB", 0) || parameter("GW_NET", 0) || parameter("GW_BALLOON", 0) ||
+	    parameter("GW_PLUGGED_MIB", 0))
 		load_modules();
+	await_memory(parameter("GW_PLUGGED_MIB", 0));
 	if (parameter("GW_BALLOON", 0))
 		fill_and_free();
 	start_net();
