@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines of other kinds: memory of many backends, UEFI variables, a TPM, libvirt's seccomp sandbox."""
 
+import array
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import unittest
@@ -15,6 +18,8 @@ import vmlab  # noqa: E402
 
 MIB = 1 << 20
 COMPARE = vmlab.BUILD / "perf" / "ramcmp"
+OVMF = Path("/usr/share/OVMF")
+SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]  # libvirt's line
 
 
 class Memory(unittest.TestCase):
@@ -78,6 +83,126 @@ class Memory(unittest.TestCase):
             self.move(lab, lab.b, lab.a, destination, back, paths)
         if reason:
             self.skipTest(f"all but huge pages passed: {reason}")
+
+
+class Uefi(unittest.TestCase):
+    def test_variables_that_firmware_writes_meanwhile(self):
+        """The store is a flash chip: an image that -b moves, and that the VMM writes anew when the guest starts there."""
+        code, template = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
+        if not code.exists() or not template.exists():
+            self.skipTest("the package ovmf is not installed")
+        with vmlab.Lab() as lab:
+            stores = {side: lab.folder / f"{side}.fd" for side in "ab"}
+            shutil.copy(template, stores["a"])
+            with open(stores["b"], "wb") as file:
+                file.truncate(template.stat().st_size)
+            source, destination = (
+                host.vm(guest=False, ram_mib=128, incoming=host is lab.b, extra=[
+                    "-drive", f"if=pflash,format=raw,readonly=on,file={code}",
+                    "-drive", f"if=pflash,format=raw,file={stores[host.name]},id=vars"]) for host in (lab.a, lab.b))
+            vmlab.wait_for(lambda: stores["a"].read_bytes() != template.read_bytes(), 120, "the first variable")
+            receiver, port = lab.b.receive("guest", "--quiet", "--hook", f"cmp {stores['a']} {stores['b']}")
+            sender = lab.a.godwit("migrate", "-b", "--quiet", "--bandwidth", "40M", "guest", f"127.0.0.1:{port}")
+            _, err = receiver.communicate(timeout=60)
+            self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
+            self.assertNotIn("Shell>", source.serial.read_text(errors="replace"), "it was to go on over there")
+            vmlab.wait_for(lambda: "Shell>" in destination.serial.read_text(errors="replace"), 120, "the firmware's shell")
+            destination.qmp("quit")
+            destination.process.wait(30)
+            # What the firmware needs to start again: a volume's head, and what it has written.
+            store = stores["b"].read_bytes()
+            self.assertEqual((store[40:44], len(store)), (b"_FVH", template.stat().st_size))
+            self.assertIn("BootOrder".encode("utf-16-le"), store)
+
+
+class Tpm(unittest.TestCase):
+    """QEMU fetches an emulator's state and sends it with its devices' state; godwit has to leave it alone."""
+
+    def start(self, lab, side):
+        folder = lab.folder / f"tpm-{side}"
+        folder.mkdir()
+        lab.processes.append(subprocess.Popen(["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl",
+                                               f"type=unixio,path={folder}/control"], stderr=subprocess.DEVNULL))
+        vmlab.wait_for((folder / "control").exists, 20, "swtpm")
+        return folder
+
+    def registers(self, folder):
+        """The SHA-256 platform registers 0 to 7 of an emulator whose VMM is gone."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(20)
+            control.connect(str(folder / "control"))
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                ours.settimeout(20)
+                control.sendmsg([struct.pack(">I", 0x10)],  # CMD_SET_DATAFD
+                                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))])
+                self.assertEqual(control.recv(4), bytes(4))
+                values = []
+                for number in range(8):
+                    body = struct.pack(">IHBBBB", 1, 0x000B, 3, 1 << number, 0, 0)
+                    ours.sendall(struct.pack(">HII", 0x8001, 10 + len(body), 0x17E) + body)  # TPM2_PCR_Read
+                    answer = ours.recv(4096)
+                    self.assertEqual(answer[6:10], bytes(4), "the TPM refuses to tell its registers")
+                    values.append(answer[-32:])
+                return values
+
+    def test_an_emulated_tpm_keeps_its_state(self):
+        if not shutil.which("swtpm"):
+            self.skipTest("the package swtpm is not installed")
+        for device in ("tpm-crb", "tpm-tis"):
+            with self.subTest(device=device), vmlab.Lab() as lab:
+                folders = [self.start(lab, side) for side in "ab"]
+                source, destination = (
+                    host.vm(guest=False, ram_mib=64, incoming=host is lab.b, extra=[
+                        "-chardev", f"socket,id=tpm,path={folder}/control", "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+                        "-device", f"{device},tpmdev=tpm0", "-chardev", f"file,id=log,path={folder}/log",
+                        "-device", "isa-debugcon,iobase=0x402,chardev=log"]) for host, folder in zip((lab.a, lab.b), folders))
+                vmlab.wait_for(lambda: "No bootable device" in (folders[0] / "log").read_text(errors="replace"), 120,
+                               "the firmware's measurements")
+                states = [folder / "tpm2-00.permall" for folder in folders]  # seeds and keys, no two alike
+                self.assertFalse(states[1].exists())
+                receiver, port = lab.b.receive("guest", "--quiet")
+                sender = lab.a.godwit("migrate", "--quiet", "guest", f"127.0.0.1:{port}")
+                _, err = receiver.communicate(timeout=60)
+                self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
+                self.assertEqual(destination.status(), "running")
+                self.assertTrue(states[0].read_bytes() == states[1].read_bytes())
+                source.kill()
+                destination.kill()
+                here, there = (self.registers(folder) for folder in folders)
+                self.assertEqual(here, there)
+                self.assertNotIn(bytes(32), here, "the firmware measured nothing")
+
+
+class Sandbox(unittest.TestCase):
+    def test_a_vmm_in_libvirts_sandbox(self):
+        """A call that the sandbox denies ends the VMM.  The shim tracks, slows, is left alone, and hands over in it."""
+        with vmlab.Lab() as lab:
+            for side in "ab":
+                with open(lab.folder / f"{side}.img", "wb") as file:
+                    file.truncate(8 * MIB)
+            source, destination = (
+                host.vm(ram_mib=96, append="GW_MIB=24 GW_RATE_MIB=60 GW_DISK_MIB=1 GW_DISK_RATE=100", incoming=host is lab.b,
+                        extra=[*SANDBOX, "-drive", f"file={lab.folder / host.name}.img,format=raw,if=virtio,id=disk0"])
+                for host in (lab.a, lab.b))
+            for vm in (source, destination):
+                self.assertIn("Seccomp:\t2", Path(f"/proc/{vm.process.pid}/status").read_text(), "no sandbox")
+            source.wait_count(5)
+            receiver, port = lab.b.receive()
+            sender = lab.a.start("migrate", "-b", "--quiet", "--bandwidth", "32M", "--downtime", "5", "guest", f"127.0.0.1:{port}")
+            vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
+            sender.kill()
+            sender.communicate()
+            receiver.communicate(timeout=60)
+            source.counts_on()
+            receiver, port = lab.b.receive("guest", "--quiet", "--overwrite", "--hook",
+                                           f"{COMPARE} {source.ram} {destination.ram} && cmp {lab.folder}/a.img {lab.folder}/b.img")
+            sender = lab.a.godwit("migrate", "-b", "--quiet", "guest", f"127.0.0.1:{port}")
+            _, err = receiver.communicate(timeout=60)
+            self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
+            destination.counts_on()
+            destination.wait_verified()
+            self.assertEqual(destination.wrong(), "")
 
 
 if __name__ == "__main__":
