@@ -182,14 +182,15 @@ class Sandbox(unittest.TestCase):
                 with open(lab.folder / f"{side}.img", "wb") as file:
                     file.truncate(8 * MIB)
             source, destination = (
-                host.vm(ram_mib=96, append="GW_MIB=24 GW_RATE_MIB=60 GW_DISK_MIB=1 GW_DISK_RATE=100", incoming=host is lab.b,
+                host.vm(ram_mib=96, append="GW_MIB=16 GW_RATE_MIB=100 GW_DISK_MIB=1 GW_DISK_RATE=100", incoming=host is lab.b,
                         extra=[*SANDBOX, "-drive", f"file={lab.folder / host.name}.img,format=raw,if=virtio,id=disk0"])
                 for host in (lab.a, lab.b))
             for vm in (source, destination):
                 self.assertIn("Seccomp:\t2", Path(f"/proc/{vm.process.pid}/status").read_text(), "no sandbox")
             source.wait_count(5)
             receiver, port = lab.b.receive()
-            sender = lab.a.start("migrate", "-b", "--quiet", "--bandwidth", "32M", "--downtime", "5", "guest", f"127.0.0.1:{port}")
+            sender = lab.a.start("migrate", "-b", "--quiet", "--bandwidth", "64M", "--downtime", "1", "--rounds", "1000",
+                                 "guest", f"127.0.0.1:{port}")
             vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
             sender.kill()
             sender.communicate()
