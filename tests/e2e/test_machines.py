@@ -191,7 +191,8 @@ class Sandbox(unittest.TestCase):
             receiver, port = lab.b.receive()
             sender = lab.a.start("migrate", "-b", "--quiet", "--bandwidth", "64M", "--downtime", "1", "--rounds", "1000",
                                  "guest", f"127.0.0.1:{port}")
-            vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
+            vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0 or sender.poll() is not None, 60, "the throttle")
+            self.assertIsNone(sender.poll(), "it ended")
             sender.kill()
             sender.communicate()
             receiver.communicate(timeout=60)
