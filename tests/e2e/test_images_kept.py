@@ -196,7 +196,7 @@ class Images(unittest.TestCase):
         source.qmp("block-dirty-bitmap-add", node="disk0", name="made-later", granularity=CHUNK, persistent=True)
         for at in range(0, MIB, 2 * CHUNK):
             image.request(source, "write", at, CHUNK, 0x11)
-        sender, receiver = self.begin("--bandwidth", "2M")
+        sender, receiver = self.begin("--bandwidth", "4M")
         for at in range(2 * MIB, 4 * MIB, 4 * CHUNK):
             image.request(source, "write", at, CHUNK, 0x22)
         self.still_going()
@@ -235,13 +235,13 @@ class Images(unittest.TestCase):
             except vmlab.LabError as reason:
                 self.assertIn("zstd", str(reason))  # QEMU can be built without it; the others are always there
                 print(f"  without {options}: {reason}")
-        self.move_all(images, "4M", "--overwrite")  # a preallocated image is not empty
+        self.move_all(images, "6M", "--overwrite")  # a preallocated image is not empty
 
     def test_sizes_of_raw_images(self):
         images = [Image(self.folder, f"{cache}{extra}", size=2 * MIB + extra, more=f",cache={cache}")
                   for cache, extra in (("writeback", 1), ("writeback", 511), ("writeback", 4095), ("none", 4095))]
         images.append(Image(self.folder, "huge", size=4 * TIB, more=",cache=none"))
-        self.move_all(images, "2M")
+        self.move_all(images, "4M")
         for image in images:
             self.assertEqual(image.paths["a"].stat().st_size, image.paths["b"].stat().st_size)
         self.assertLess(images[-1].paths["b"].stat().st_blocks * 512, 2 * MIB, "a sparse image is sparse there")
@@ -261,7 +261,7 @@ class Images(unittest.TestCase):
 
     def test_names_of_images(self):
         """Those that QEMU takes; the images at the destination are made by `godwit run`."""
-        self.move_all([Image(self.folder, f"name{n}", name=name, there=False) for n, name in enumerate(NAMES)], "2M")
+        self.move_all([Image(self.folder, f"name{n}", name=name, there=False) for n, name in enumerate(NAMES)], "4M")
 
     def test_block_jobs_in_mid_migration(self):
         """A refusal with the guest running at the source, or every byte: never a success with wrong bytes."""
@@ -286,7 +286,7 @@ class Images(unittest.TestCase):
                 if job is stream:
                     self.put_on_top(image)
                 source, destination = self.pair([image], name)
-                sender, receiver = self.begin("--bandwidth", "4M", name=name)
+                sender, receiver = self.begin("--bandwidth", "6M", name=name)
                 self.still_going(name)
                 job(source, image)
                 for at in range(0, image.size, 4 * CHUNK):
