@@ -3,9 +3,10 @@
 """Whoever dies, whenever: before the commit the source's guest runs on, with every byte.
 
 Phases are held open with what godwit offers anybody: a bandwidth limit keeps the bulk going, the
-receiver's hook keeps the blackout going.
+receiver's hook keeps the blackout going, until the test lets it end or eight seconds have passed.
 """
 
+import itertools
 import signal
 import socket
 import sys
@@ -21,17 +22,21 @@ WORK = "GW_MIB=16 GW_RATE_MIB=8"
 
 
 class Kills(unittest.TestCase):
-    def begin(self, lab, phase):
-        """A migration stopped in the given phase.  Return: source, destination, sender, receiver."""
-        source = lab.a.vm(append=WORK)
+    def begin(self, lab, phase, source=None):
+        """A migration stopped in the given phase, of a guest that is there or of a new one.  Return: source, destination, sender,
+        receiver."""
+        source = source or lab.a.vm(append=WORK)
         destination = lab.b.vm(append=WORK, incoming=True)
         source.wait_count(5)
-        hook = ["--hook", "sleep 8"] if phase == "blackout" else []
+        self.gate = lab.folder / "gate"
+        self.gate.touch()
+        hook = ["--hook", f"for i in $(seq 80); do [ ! -e {self.gate} ] || sleep 0.1; done"] if phase == "blackout" else []
         limit = ["--bandwidth", "10M"] if phase == "bulk" else []
         receiver, port = lab.b.receive("guest", *hook)
         sender = lab.a.start("migrate", "--json", *limit, "guest", f"127.0.0.1:{port}")
         if phase == "bulk":
-            vmlab.wait_for(lambda: lab.a.status().get("put_bytes", 0) > 1 << 20, 20, "bulk")
+            # Before it has begun, the one before it is told of.
+            vmlab.wait_for(lambda: lab.a.status()["live"] and lab.a.status().get("put_bytes", 0) > 1 << 20, 20, "bulk")
         else:
             vmlab.wait_for(lambda: source.status() in ("paused", "postmigrate", "finish-migrate"), 20, "blackout")
             time.sleep(0.3)  # into the hook
@@ -54,6 +59,7 @@ class Kills(unittest.TestCase):
                 source, destination, sender, receiver = self.begin(lab, phase)
                 sender.kill()
                 self.runs_on(source)
+                self.gate.unlink()
                 self.assertNotEqual(receiver.wait(timeout=40), 0)
                 self.not_started(destination)
 
@@ -72,6 +78,7 @@ class Kills(unittest.TestCase):
             with self.subTest(phase=phase), vmlab.Lab() as lab:
                 source, destination, sender, receiver = self.begin(lab, phase)
                 destination.kill()
+                self.gate.unlink()
                 self.assertEqual(sender.wait(timeout=40), 1)
                 self.assertEqual(receiver.wait(timeout=40), 1)
                 self.runs_on(source)
@@ -82,6 +89,7 @@ class Kills(unittest.TestCase):
                 source, destination, sender, receiver = self.begin(lab, phase)
                 source.kill()
                 self.assertEqual(sender.wait(timeout=40), 1)
+                self.gate.unlink()
                 self.assertEqual(receiver.wait(timeout=40), 1)
                 self.not_started(destination)
 
@@ -93,6 +101,7 @@ class Kills(unittest.TestCase):
                 source, destination, sender, receiver = self.begin(lab, phase)
                 source.process.send_signal(signal.SIGUSR2)
                 self.assertEqual(sender.wait(timeout=40), 1)
+                self.gate.unlink()
                 self.assertEqual(receiver.wait(timeout=40), 1)
                 self.not_started(destination)
                 source.wait_count(source.count() + 25)
@@ -102,15 +111,18 @@ class Kills(unittest.TestCase):
                 print(f"  {phase}: {sender.stderr.read().splitlines()[-1]}", flush=True)
 
     def test_interrupted_in_each_phase(self):
-        for phase in ("bulk", "blackout"):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                with self.subTest(phase=phase, signal=number), vmlab.Lab() as lab:
-                    source, destination, sender, receiver = self.begin(lab, phase)
+        source = None
+        with vmlab.Lab() as lab:
+            for phase, number in itertools.product(("bulk", "blackout"), (signal.SIGINT, signal.SIGTERM)):
+                with self.subTest(phase=phase, signal=number):
+                    source, destination, sender, receiver = self.begin(lab, phase, source)
                     sender.send_signal(number)
                     self.assertEqual(sender.wait(timeout=40), 3)
                     self.runs_on(source)
+                    self.gate.unlink()
                     receiver.wait(timeout=40)
                     self.not_started(destination)
+                    destination.kill()
 
     def test_interrupted_receiver(self):
         with vmlab.Lab() as lab:

@@ -151,8 +151,8 @@ class Live(unittest.TestCase):
             return vm.count() - first
 
         with vmlab.Lab() as lab:
-            source = lab.a.vm(append=work)
-            destination = lab.b.vm(append=work, incoming=True)
+            options = {"append": work, "ram_mib": 128}
+            source, destination = lab.a.vm(**options), lab.b.vm(incoming=True, **options)
             source.wait_count(5)
             full = ticks(source)
             sender, code, _, _ = move(lab, source, destination, *limits, "--on-limit", "give-up", "--rounds", "4")
@@ -161,7 +161,7 @@ class Live(unittest.TestCase):
             # Slowed, then cancelled; slowed, then its godwit killed: it goes on at full speed.
             for way in ("cancel", "kill"):
                 destination.kill()
-                destination = lab.b.vm(append=work, incoming=True)
+                destination = lab.b.vm(incoming=True, **options)
                 receiver, port = lab.b.receive("guest")
                 running = lab.a.start("migrate", "--quiet", *limits, "guest", f"127.0.0.1:{port}")
                 vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
@@ -173,7 +173,7 @@ class Live(unittest.TestCase):
                 receiver.communicate(timeout=30)
                 self.assertGreater(ticks(source), full / 2, way)
             destination.kill()
-            destination = lab.b.vm(append=work, incoming=True)
+            destination = lab.b.vm(incoming=True, **options)
             sender, code, _, err = move(lab, source, destination, *limits)
             self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
             end = vmlab.summary(sender.stdout)
@@ -187,17 +187,17 @@ class Live(unittest.TestCase):
     def test_status_says_how_it_goes_and_the_time_is_kept(self):
         work = "GW_MIB=32 GW_RATE_MIB=40"
         with vmlab.Lab() as lab:
-            source = lab.a.vm(append=work)
-            destination = lab.b.vm(append=work, incoming=True)
+            options = {"append": work, "ram_mib": 128}
+            source, destination = lab.a.vm(**options), lab.b.vm(incoming=True, **options)
             source.wait_count(5)
             receiver, port = lab.b.receive("guest")
-            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "10M", "--downtime", "100", "--rounds", "1000", "guest",
+            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "20M", "--downtime", "100", "--rounds", "1000", "guest",
                                  f"127.0.0.1:{port}")
             vmlab.wait_for(lambda: lab.a.status().get("put_bytes", 0) > 4 << 20, 20, "some of the bulk")
             bulk, text = lab.a.status(), lab.a.godwit("status", "guest").stdout
             self.assertEqual(bulk["state"], "bulk")
-            self.assertTrue(5 << 20 < bulk["sent_bytes_per_s"] < 15 << 20, bulk["sent_bytes_per_s"])
-            self.assertRegex(text, r"round 0, \d+ of 256 MiB left, sent [1-9]\d* MiB at [1-9]\d* MiB/s, tracked by ")
+            self.assertTrue(10 << 20 < bulk["sent_bytes_per_s"] < 30 << 20, bulk["sent_bytes_per_s"])
+            self.assertRegex(text, r"round 0, \d+ of 128 MiB left, sent [1-9]\d* MiB at [1-9]\d* MiB/s, tracked by ")
             vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0, 60, "the throttle")
             rounds, text = lab.a.status(), lab.a.godwit("status", "guest").stdout
             self.assertGreater(rounds["dirty_bytes_per_s"], 1 << 20, rounds)
@@ -210,7 +210,7 @@ class Live(unittest.TestCase):
             destination.kill()
             # In the bulk too: half of it would take four seconds.
             for policy, codes in (("give-up", (1, 1)), ("stop-copy", (0, 0))):
-                destination = lab.b.vm(append=work, incoming=True)
+                destination = lab.b.vm(incoming=True, **options)
                 sender, code, _, _ = move(lab, source, destination, "--bandwidth", "10M", "--downtime", "100", "--max-time", "1",
                                           "--on-limit", policy)
                 self.assertEqual((sender.returncode, code), codes, sender.stderr)
@@ -230,14 +230,14 @@ class Live(unittest.TestCase):
             vmlab.wait_for(lambda: vm.qmp("query-balloon")["actual"] <= 130 << 20, 30, "memory given back")
 
         # What is given back was sent before, for the most part, and is not cleared by the guest first: the destination is to hear of it.
-        for what, happens, sent_mib in (("balloon", balloon, 190), ("reset", lambda vm: vm.qmp("system_reset"), 20)):
+        for what, happens, sent_mib, rate in (("balloon", balloon, 190, "20M"), ("reset", lambda vm: vm.qmp("system_reset"), 20, "40M")):
             with self.subTest(what), vmlab.Lab() as lab:
                 options = {"append": f"{WORK} GW_BALLOON=1 init_on_alloc=0", "extra": ["-device", "virtio-balloon-pci"]}
                 source, destination = lab.a.vm(**options), lab.b.vm(incoming=True, **options)
                 source.wait_count(5)
                 full = source.ram.stat().st_blocks
                 receiver, port = lab.b.receive("guest", "--hook", f"{COMPARE} {source.ram} {destination.ram}")
-                sender = lab.a.start("migrate", "--json", "--bandwidth", "20M", "guest", f"127.0.0.1:{port}")
+                sender = lab.a.start("migrate", "--json", "--bandwidth", rate, "guest", f"127.0.0.1:{port}")
                 vmlab.wait_for(lambda: lab.a.status().get("put_bytes", 0) > sent_mib << 20, 40, "bulk")
                 happens(source)
                 self.assertIn(lab.a.status().get("state"), ("bulk", "rounds"), "it is in the midst of it")
