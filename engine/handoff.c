@@ -228,8 +228,11 @@ int source_loaded(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0)
 		return rc;
-	if (s->source.round_open || s->source.hook_from_ns || !s->source.recorded)
+	if (s->source.round_open || s->source.hook_from_ns)
 		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged or the hook had ended");
+	rc = source_device(s);
+	if (rc < 0)
+		return rc;
 	s->status.blackout.handover_ns = loaded.first;
 	s->status.blackout.load_ns = loaded.second;
 	return source_commit(s);
