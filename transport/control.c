@@ -3,11 +3,14 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <endian.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #define FRAME_MAGIC 0x47574d31u /* "GWM1" */
 
@@ -16,16 +19,38 @@ struct frame_header {
 	uint16_t type;   /* network order */
 	uint16_t flags;  /* 0 */
 	uint32_t length; /* of the payload, network order */
+	uint32_t check;  /* XXH32 of the fields above, network order: a damaged length must not be waited for */
+	uint64_t hash;   /* XXH64 of the payload, seeded with the check, network order */
 };
 
-static_assert(sizeof(struct frame_header) == 12, "the header is packed as it stands");
+static_assert(sizeof(struct frame_header) == 24, "the header is packed as it stands");
+
+#define CHECKED_BYTES offsetof(struct frame_header, check)
 
 #define FRAME_BYTES (sizeof(struct frame_header) + GW_LINK_MESSAGE_BYTES)
+
+static void seal(struct frame_header *header, const void *payload, uint32_t bytes)
+{
+	uint32_t check = XXH32(header, CHECKED_BYTES, 0);
+
+	header->check = htonl(check);
+	header->hash = htobe64(XXH64(payload, bytes, check));
+}
+
+/* Flips the bit that was asked for in a frame, when one was. */
+static void damage(struct control *control, unsigned char *frame, size_t bytes)
+{
+	if (control->damage_bit == CONTROL_NO_DAMAGE)
+		return;
+	frame[control->damage_bit / 8 % bytes] ^= (unsigned char)(1u << control->damage_bit % 8);
+	control->damage_bit = CONTROL_NO_DAMAGE;
+}
 
 int control_init(struct control *control, int fd)
 {
 	memset(control, 0, sizeof(*control));
 	control->fd = -1;
+	control->damage_bit = CONTROL_NO_DAMAGE;
 	control->in = malloc(FRAME_BYTES);
 	control->out = malloc(CONTROL_OUT_BYTES);
 	if (!control->in || !control->out) {
@@ -69,6 +94,7 @@ int control_send(struct control *control, uint16_t type, const void *payload, ui
 		.type = htons(type),
 		.length = htonl(bytes),
 	};
+	unsigned char *frame;
 	int rc;
 
 	if (control->out_used + sizeof(header) + bytes > CONTROL_OUT_BYTES) {
@@ -76,16 +102,19 @@ int control_send(struct control *control, uint16_t type, const void *payload, ui
 		if (rc != 0)
 			return rc < 0 ? rc : -EAGAIN;
 	}
-	memcpy(control->out + control->out_used, &header, sizeof(header));
+	seal(&header, payload, bytes);
+	frame = control->out + control->out_used;
+	memcpy(frame, &header, sizeof(header));
 	if (bytes)
-		memcpy(control->out + control->out_used + sizeof(header), payload, bytes);
+		memcpy(frame + sizeof(header), payload, bytes);
+	damage(control, frame, sizeof(header) + bytes);
 	control->out_used += sizeof(header) + bytes;
 	control->wire_bytes += sizeof(header) + bytes;
 	rc = control_flush(control);
 	return rc < 0 ? rc : 0;
 }
 
-/* Return: 1 when a whole frame stands at in_taken, and its header; 0; or -EPROTO. */
+/* Return: 1 when a whole frame stands at in_taken, and its header; 0; -EPROTO; or -EBADMSG when it was damaged. */
 static int whole_frame(const struct control *control, struct frame_header *header)
 {
 	size_t unread = control->in_used - control->in_taken;
@@ -93,10 +122,16 @@ static int whole_frame(const struct control *control, struct frame_header *heade
 	if (unread < sizeof(*header))
 		return 0;
 	memcpy(header, control->in + control->in_taken, sizeof(*header));
-	if (ntohl(header->magic) != FRAME_MAGIC || header->flags != 0 ||
-	    ntohl(header->length) > GW_LINK_MESSAGE_BYTES)
+	if (ntohl(header->magic) != FRAME_MAGIC)
 		return -EPROTO;
-	return unread >= sizeof(*header) + ntohl(header->length);
+	if (ntohl(header->check) != XXH32(header, CHECKED_BYTES, 0))
+		return -EBADMSG;
+	if (header->flags != 0 || ntohl(header->length) > GW_LINK_MESSAGE_BYTES)
+		return -EPROTO;
+	if (unread < sizeof(*header) + ntohl(header->length))
+		return 0;
+	return be64toh(header->hash) == XXH64(control->in + control->in_taken + sizeof(*header), ntohl(header->length),
+					      ntohl(header->check)) ? 1 : -EBADMSG;
 }
 
 static int read_more(struct control *control)
@@ -117,6 +152,7 @@ static int read_more(struct control *control)
 		control->closed = true;
 		return -EPIPE;
 	}
+	damage(control, control->in + control->in_used, (size_t)n);
 	control->in_used += (size_t)n;
 	control->wire_bytes += (uint64_t)n;
 	return 1;

@@ -5,6 +5,7 @@
  * A link around a link that misbehaves once, at a call counted from the start, so that a test can walk
  * through every point at which a session may fail and an operator can rehearse a failure on a real host.
  * Counted are put, fence, message and each event that poll hands out; the code under test has no idea.
+ * Damage is done below, on the wire: above the hash that a message carries it would test nothing but the decoders.
  */
 #include "transport/transport.h"
 
@@ -22,10 +23,9 @@ struct fault {
 	struct gw_fault_spec spec;
 	uint64_t calls;
 	bool silent; /* GW_FAULT_DROP has struck */
-	unsigned char scratch[GW_LINK_MESSAGE_BYTES];
 };
 
-enum verdict { PASS, CORRUPT, SWALLOW };
+enum verdict { PASS, SWALLOW };
 
 static void fault_sever(struct gw_link *link, unsigned rail)
 {
@@ -33,6 +33,13 @@ static void fault_sever(struct gw_link *link, unsigned rail)
 
 	if (inner->ops->sever)
 		inner->ops->sever(inner, rail);
+}
+
+static void fault_damage(struct gw_link *link, uint64_t bit)
+{
+	struct gw_link *inner = ((struct fault *)link)->inner;
+
+	inner->ops->damage(inner, bit);
 }
 
 /* Counts a call.  Return: a verdict, or the -errno that the fault makes of this call. */
@@ -56,7 +63,8 @@ static int count_call(struct fault *fault)
 		return gw_error_set(&fault->link.error, -ECONNRESET, "rehearsed cut of the link at call %llu",
 				    (unsigned long long)fault->calls);
 	case GW_FAULT_CORRUPT:
-		return CORRUPT;
+		fault_damage(&fault->link, fault->calls * 7919);
+		return PASS;
 	case GW_FAULT_DROP:
 		fault->silent = true;
 		return SWALLOW;
@@ -102,16 +110,6 @@ static int fault_fence(struct gw_link *link, uint64_t fence)
 	return pass_on(fault, gw_link_fence(fault->inner, fence));
 }
 
-/* Flips one bit, which one depends on the call's number. */
-static const void *corrupted(struct fault *fault, const void *payload, uint32_t bytes)
-{
-	if (bytes == 0 || bytes > sizeof(fault->scratch))
-		return payload;
-	memcpy(fault->scratch, payload, bytes);
-	fault->scratch[fault->calls * 7919 % bytes] ^= (unsigned char)(1u << (fault->calls % 8));
-	return fault->scratch;
-}
-
 static int fault_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
 {
 	struct fault *fault = (struct fault *)link;
@@ -122,8 +120,6 @@ static int fault_message(struct gw_link *link, uint16_t type, const void *payloa
 	verdict = count_call(fault);
 	if (verdict < 0 || verdict == SWALLOW)
 		return verdict < 0 ? verdict : 0;
-	if (verdict == CORRUPT)
-		payload = corrupted(fault, payload, bytes);
 	return pass_on(fault, gw_link_message(fault->inner, type, payload, bytes));
 }
 
@@ -139,8 +135,6 @@ static int fault_poll(struct gw_link *link, struct gw_link_event *event, uint64_
 	verdict = count_call(fault);
 	if (verdict < 0 || verdict == SWALLOW)
 		return verdict < 0 ? verdict : 0;
-	if (verdict == CORRUPT && event->type == GW_LINK_MESSAGE)
-		event->payload = corrupted(fault, event->payload, event->payload_bytes);
 	return rc;
 }
 
@@ -183,6 +177,7 @@ static const struct gw_link_ops fault_ops = {
 	.hurry = fault_hurry,
 	.seal = fault_seal,
 	.sever = fault_sever,
+	.damage = fault_damage,
 	.close = fault_close,
 };
 

@@ -9,6 +9,8 @@
  *
  * Happy path: source puts -> queue of a channel -> either end polls -> memcpy into the receiver's region;
  * a fence waits at the tail of every queue and is reported when it has come to the head of all.
+ * There is no wire here, and no hash: a message that is to be damaged (the fault link) carries a mark, and the end that takes
+ * it fails, as it does over TCP when the hash is wrong.
  * Failure: an end that closes marks the pair; the other end first gets what messages are left, then -EPIPE.
  */
 #include "transport/transport.h"
@@ -37,6 +39,7 @@ struct queue {
 struct frame {
 	uint16_t type;
 	uint32_t bytes;
+	bool damaged;
 };
 
 /* Messages on their way to one end. */
@@ -56,6 +59,7 @@ struct end {
 	bool closed;
 	bool sealed; /* of the receiver: puts are dropped */
 	bool wants_room;
+	bool damage; /* the next message that this end sends or takes */
 	struct gw_link_counters counters;
 };
 
@@ -154,7 +158,7 @@ static int mem_message(struct gw_link *link, uint16_t type, const void *payload,
 {
 	struct end *end = (struct end *)link;
 	struct mailbox *box = &end->peer->inbox;
-	struct frame frame = { .type = type, .bytes = bytes };
+	struct frame frame = { .type = type, .bytes = bytes, .damaged = end->damage };
 
 	if (end->peer->closed)
 		return gw_error_set(&link->error, -EPIPE, "the peer closed the session");
@@ -168,24 +172,28 @@ static int mem_message(struct gw_link *link, uint16_t type, const void *payload,
 	if (bytes)
 		memcpy(box->bytes + box->tail + sizeof(frame), payload, bytes);
 	box->tail += sizeof(frame) + bytes;
+	end->damage = false;
 	end->counters.wire_bytes += sizeof(frame) + bytes;
 	return 0;
 }
 
-static bool next_message(struct end *end, struct gw_link_event *event)
+/* Return: 1 and *event, 0, or -EBADMSG. */
+static int next_message(struct end *end, struct gw_link_event *event)
 {
 	struct mailbox *box = &end->inbox;
 	struct frame frame;
 
 	if (box->head == box->tail)
-		return false;
+		return 0;
 	memcpy(&frame, box->bytes + box->head, sizeof(frame));
+	if (frame.damaged || end->damage)
+		return gw_error_set(&end->link.error, -EBADMSG, "a message was damaged on the way");
 	event->type = GW_LINK_MESSAGE;
 	event->message_type = frame.type;
 	event->payload = box->bytes + box->head + sizeof(frame);
 	event->payload_bytes = frame.bytes;
 	box->head += sizeof(frame) + frame.bytes;
-	return true;
+	return 1;
 }
 
 static bool next_fence(struct pair *pair, struct gw_link_event *event)
@@ -208,14 +216,16 @@ static int mem_poll(struct gw_link *link, struct gw_link_event *event, uint64_t 
 	struct end *end = (struct end *)link;
 	struct pair *pair = end->pair;
 	bool room = end->wants_room;
+	int rc;
 
 	(void)timeout_ns; /* time does not pass in here: a caller with a clock moves it and asks again */
 	for (unsigned n = (unsigned)(next_random(pair) % pair->eager); n > 0 && !end->peer->closed; n--)
 		deliver_one(pair);
 	if (link->error.code)
 		return link->error.code;
-	if (next_message(end, event))
-		return 1;
+	rc = next_message(end, event);
+	if (rc != 0)
+		return rc;
 	if (end == &pair->receiver && next_fence(pair, event))
 		return 1;
 	if (end->peer->closed)
@@ -235,6 +245,12 @@ static void mem_counters(const struct gw_link *link, struct gw_link_counters *co
 static void mem_seal(struct gw_link *link)
 {
 	((struct end *)link)->sealed = true;
+}
+
+static void mem_damage(struct gw_link *link, uint64_t bit)
+{
+	(void)bit;
+	((struct end *)link)->damage = true;
 }
 
 static void mem_close(struct gw_link *link)
@@ -259,6 +275,7 @@ static const struct gw_link_ops mem_ops = {
 	.poll = mem_poll,
 	.counters = mem_counters,
 	.seal = mem_seal,
+	.damage = mem_damage,
 	.close = mem_close,
 };
 

@@ -24,8 +24,10 @@
 #include "base/clock.h"
 #include "base/thread.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,8 +35,14 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #define PARTING_NS (200 * GW_NS_PER_MS)
+
+uint32_t tcp_frame_check(const struct tcp_frame *frame)
+{
+	return htonl(XXH32(frame, offsetof(struct tcp_frame, check), 0));
+}
 
 void tcp_wake(struct tcp *tcp)
 {
@@ -111,6 +119,8 @@ static int control_failed(struct tcp *tcp, int code)
 		return gw_error_set(&link->error, code, "%s closed the connection", link->peer);
 	if (code == -EPROTO)
 		return gw_error_set(&link->error, code, "%s sent bytes that are not godwit's protocol", link->peer);
+	if (code == -EBADMSG)
+		return gw_error_set(&link->error, code, "a message from %s was damaged on the way: its hash is wrong", link->peer);
 	if (code == -ETIMEDOUT)
 		return gw_error_set(&link->error, code, "%s does not answer any more", link->peer);
 	return gw_error_set(&link->error, code, "connection to %s: %s", link->peer, strerror(-code));
@@ -208,6 +218,11 @@ static int tcp_poll(struct gw_link *link, struct gw_link_event *event, uint64_t 
 	}
 }
 
+static void tcp_damage(struct gw_link *link, uint64_t bit)
+{
+	((struct tcp *)link)->control.damage_bit = bit;
+}
+
 static void tcp_counters(const struct gw_link *link, struct gw_link_counters *counters)
 {
 	struct tcp *tcp = (struct tcp *)(uintptr_t)link;
@@ -300,6 +315,7 @@ static const struct gw_link_ops tcp_ops = {
 	.poll = tcp_poll,
 	.counters = tcp_counters,
 	.seal = tcp_seal,
+	.damage = tcp_damage,
 	.close = tcp_close,
 };
 

@@ -29,8 +29,11 @@ struct tcp_frame {
 	uint16_t region;
 	uint64_t offset; /* of a put; the fence's number for a fence */
 	uint32_t bytes;  /* of the payload; 0 for a fence */
-	uint32_t reserved;
+	uint32_t check;  /* tcp_frame_check() */
 };
+
+/* A hash of what stands in front of the check, in network order: a flipped bit would put a page elsewhere. */
+uint32_t tcp_frame_check(const struct tcp_frame *frame);
 
 struct tcp_put {
 	uint32_t region;

@@ -36,8 +36,8 @@
 
 #define HELLO_MAGIC 0x47574849u   /* "GWHI" */
 #define WELCOME_MAGIC 0x47574f4bu /* "GWOK" */
-#define LINK_VERSION 2
-#define LINK_OLDEST 2
+#define LINK_VERSION 3
+#define LINK_OLDEST 3
 #define OFFER_RDMA 1
 #define NONCE_BYTES 16
 #define DEFAULT_DEADLINE_NS (10 * GW_NS_PER_S)

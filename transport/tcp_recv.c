@@ -2,7 +2,7 @@
 /*
  * Theory of operation
  *
- * A worker reads frames from its socket.  Every header is checked, magic, kind, region and range, before
+ * A worker reads frames from its socket.  Every header is checked, magic, hash, kind, region and range, before
  * a byte of its payload is placed.  How the payload is placed is the region's choice:
  *
  *   GW_PLACE_MAPPED  large payloads are received straight into the mapping;
@@ -200,12 +200,14 @@ static int next_frame(struct reader *reader, struct tcp_frame *frame)
 	memcpy(frame, reader->scratch + reader->head, sizeof(*frame));
 	reader->head += sizeof(*frame);
 	reader->wire_bytes += sizeof(*frame);
+	if (ntohl(frame->magic) != TCP_FRAME_MAGIC)
+		return -EPROTO;
+	if (frame->check != tcp_frame_check(frame))
+		return -EBADMSG;
 	frame->kind = ntohs(frame->kind);
 	frame->region = ntohs(frame->region);
 	frame->offset = be64toh(frame->offset);
 	frame->bytes = ntohl(frame->bytes);
-	if (ntohl(frame->magic) != TCP_FRAME_MAGIC || frame->reserved != 0)
-		return -EPROTO;
 	return 0;
 }
 
@@ -273,6 +275,9 @@ static void report(const struct tcp_channel *channel, int rc)
 
 	if (rc == -EPROTO)
 		tcp_worker_failed(tcp, rc, "%s sent a put that is not of this session's protocol or regions",
+				  tcp->link.peer);
+	else if (rc == -EBADMSG)
+		tcp_worker_failed(tcp, rc, "the header of a put from %s was damaged on the way: its hash is wrong",
 				  tcp->link.peer);
 	else if (rc == -ENOSPC)
 		tcp_worker_failed(tcp, rc,

@@ -88,6 +88,7 @@ static void fill_frame(struct tcp_frame *frame, uint16_t kind, uint32_t region, 
 		.offset = htobe64(offset),
 		.bytes = htonl(bytes),
 	};
+	frame->check = tcp_frame_check(frame);
 }
 
 /* Sends all of an iovec, which it changes.  Return: 0 or -errno. */

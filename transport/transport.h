@@ -22,7 +22,7 @@
  *
  * Errors: -errno, with the text in gw_link_error().  After the first error a link only reports that error;
  * close it.  -EPIPE: the peer closed in good order.  -ETIMEDOUT: the peer went silent.  -EPROTO: the peer
- * sent what is not of this protocol.  -ENOSPC: no memory left to place a put.
+ * sent what is not of this protocol.  -EBADMSG: what it sent was damaged on the way.  -ENOSPC: no memory left to place a put.
  */
 #ifndef GODWIT_TRANSPORT_TRANSPORT_H
 #define GODWIT_TRANSPORT_TRANSPORT_H
@@ -97,6 +97,11 @@ struct gw_link_ops {
 	void (*hurry)(struct gw_link *link);
 	void (*seal)(struct gw_link *link);
 	void (*sever)(struct gw_link *link, unsigned rail);
+	/*
+	 * Flips a bit, which one depends on @bit, of what this end sends or reads next on its control channel, behind the hash.
+	 * For the fault link; every backend has it.
+	 */
+	void (*damage)(struct gw_link *link, uint64_t bit);
 	void (*close)(struct gw_link *link);
 };
 
@@ -159,7 +164,7 @@ GW_PUBLIC GW_MUST_CHECK int gw_mem_pair(struct gw_link **source, struct gw_link 
 enum gw_fault_kind {
 	GW_FAULT_FAIL,    /* that call answers -EIO */
 	GW_FAULT_CUT,     /* the connection is cut: this and all later calls answer -ECONNRESET */
-	GW_FAULT_CORRUPT, /* one bit of that message is flipped; other calls pass */
+	GW_FAULT_CORRUPT, /* the call passes, and one bit of the next message is flipped on the wire, that message or a later one */
 	GW_FAULT_DROP,    /* that message is lost and so is all that follows: a silent peer */
 	GW_FAULT_SEVER,   /* RDMA: the rail number @rail breaks; everything else passes */
 };

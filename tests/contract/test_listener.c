@@ -82,7 +82,7 @@ Test(listener, another_version_is_told_so)
 	cr_assert_eq(gw_listener_accept(listener, &link, GW_NS_PER_S, &error), -EPROTO);
 	cr_assert_neq(strstr(error.text, "version 9"), NULL, "%s", error.text);
 	cr_assert_eq(recv(fd, answer, sizeof(answer), MSG_WAITALL), 24);
-	cr_assert(answer[5] == 2 && answer[7] == 1, "our version and the status 'version'");
+	cr_assert(answer[5] == 3 && answer[7] == 1, "our version and the status 'version'");
 	close(fd);
 	gw_listener_close(listener);
 }

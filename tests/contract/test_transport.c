@@ -243,6 +243,25 @@ static void check_closing_with_work_in_flight_ends(enum backend backend)
 	close_ends(&e);
 }
 
+/* From either end a message with a flipped bit is not handed out: the session fails, and says why. */
+static void check_a_damaged_message_fails_the_session(enum backend backend)
+{
+	for (int sent = 0; sent < 2; sent++)
+		for (uint64_t bit = 40; bit < 400; bit += 200) { /* each bit: tests/unit/test_frames.c */
+			struct ends e = open_ends(backend, 1);
+			struct gw_link *harmed = sent ? e.source : e.receiver;
+			struct gw_link_event event;
+			int rc;
+
+			harmed->ops->damage(harmed, bit);
+			cr_assert_eq(gw_link_message(e.source, 3, "twenty-six bytes of payload", 27), 0);
+			rc = await(&e, true, GW_LINK_MESSAGE, &event);
+			cr_assert(rc == -EBADMSG || rc == -EPROTO, "bit %u: %d", (unsigned)bit, rc);
+			cr_assert(rc == -EPROTO || strstr(gw_link_error(e.receiver)->text, "was damaged on the way"));
+			close_ends(&e);
+		}
+}
+
 #ifdef CONTRACT_RDMA
 #define FOR_EACH_BACKEND(promise)                                                                                      \
 	Test(rdma, promise) { check_##promise(RDMA); }                                                                 \
@@ -264,6 +283,7 @@ FOR_EACH_BACKEND(what_is_in_flight_is_bounded)
 FOR_EACH_BACKEND(ranges_outside_are_refused)
 FOR_EACH_BACKEND(the_last_message_outlives_the_close)
 FOR_EACH_BACKEND(closing_with_work_in_flight_ends)
+FOR_EACH_BACKEND(a_damaged_message_fails_the_session)
 
 Test(fault, each_kind_strikes_at_its_call)
 {
@@ -281,7 +301,7 @@ Test(fault, each_kind_strikes_at_its_call)
 	cr_assert_eq(gw_fault_wrap(&e.receiver, e.receiver, &spec), 0);
 	cr_assert_eq(gw_link_message(e.receiver, 1, "x", 1), 0);
 	cr_assert_eq(gw_link_poll(e.receiver, &event, 0), 0);
+	close_ends(&e);
 	cr_assert_eq(gw_fault_parse("melt@1", &spec), -EINVAL);
 	cr_assert_eq(gw_fault_parse("cut@0", &spec), -EINVAL);
-	close_ends(&e);
 }

@@ -889,7 +889,7 @@ static void campaign_every_call(uint64_t seed)
 							     .fault_at_receiver = side == 1 };
 				struct outcome outcome = run(&scenario, "every call");
 
-				/* A corrupted put passes unseen; so many in a row mean the session is shorter than that. */
+				/* So many in a row mean that the session is shorter than that. */
 				done = outcome.source == GW_STATE_DONE ? done + 1 : 0;
 			}
 }

@@ -255,6 +255,13 @@ static void seal(struct gw_link *link)
 	gw_link_seal(rdma->inner);
 }
 
+static void damage(struct gw_link *link, uint64_t bit)
+{
+	struct gw_link *inner = ((struct rdma *)link)->inner;
+
+	inner->ops->damage(inner, bit);
+}
+
 static void close_link(struct gw_link *link)
 {
 	struct rdma *rdma = (struct rdma *)link;
@@ -281,6 +288,7 @@ static const struct gw_link_ops rdma_ops = {
 	.hurry = hurry,
 	.seal = seal,
 	.sever = sever,
+	.damage = damage,
 	.close = close_link,
 };
 
