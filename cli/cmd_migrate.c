@@ -170,7 +170,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc < 0) {
 		complain(command, "%s", error.text);
 		cli_vm_close(&vm);
-		return EXIT_NO_VM;
+		return rc == -ECANCELED ? EXIT_CANCELLED : EXIT_NO_VM;
 	}
 	rc = open_link(&link, plan, &error);
 	if (rc == 0)

@@ -80,6 +80,12 @@ static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image
 			snprintf(place, GW_DISK_PLACE_BYTES, "%.*s", (int)choice.path_bytes, choice.path);
 }
 
+static int stop_if_interrupted(void *context)
+{
+	(void)context;
+	return interrupted() ? -ECANCELED : 0;
+}
+
 /* The layers that do not move: what the receiver is to find in its own.  Return: 0 or -errno with @error set. */
 static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsigned count,
 		      struct gw_disk_base *bases, struct gw_error *error)
@@ -92,8 +98,10 @@ static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsi
 	for (unsigned i = 0; i < count && rc == 0; i++) {
 		memcpy(bases[i].name, files[i].name, sizeof(bases[i].name));
 		bases[i].bytes = disks->images[i].bytes;
-		rc = disks->ops->hash(disks, i, &bases[i].hash);
-		if (rc < 0)
+		rc = disks->ops->hash(disks, i, &bases[i].hash, stop_if_interrupted, NULL);
+		if (rc == -ECANCELED)
+			gw_error_set(error, rc, "cancelled; the guest stays here, untouched");
+		else if (rc < 0)
 			gw_error_set(error, rc, "VM '%s': image '%s' cannot be read: %s", vm->name, files[i].name, strerror(-rc));
 	}
 	gw_images_close(disks);

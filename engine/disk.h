@@ -72,8 +72,12 @@ struct gw_disk_ops {
 	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written.
 	 */
 	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
-	/* A hash of what the image holds, the same wherever it reads the same.  May take minutes.  Return: 0 or -errno. */
-	int (*hash)(struct gw_disks *disks, unsigned image, uint64_t *hash);
+	/*
+	 * A hash of what the image holds, the same wherever it reads the same.  May take minutes: @between (NULL: none) is called
+	 * with @context at least every 64 MiB that are read, and returns 0 to go on or -errno to stop.
+	 * Return: 0, -errno, or what @between returned.
+	 */
+	int (*hash)(struct gw_disks *disks, unsigned image, uint64_t *hash, int (*between)(void *context), void *context);
 };
 
 /* An image that does not move because the receiver has it: it must be the same there. */

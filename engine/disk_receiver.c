@@ -110,7 +110,7 @@ static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
 								"the same base, or migrate with -b", length, base->name);
 		rc = ours->ops->size(ours, k, &bytes);
 		if (rc == 0 && bytes == base->bytes)
-			rc = ours->ops->hash(ours, k, &hash);
+			rc = ours->ops->hash(ours, k, &hash, NULL, NULL);
 		if (rc < 0)
 			return gw_error_set(&s->error, rc, "the base of disk '%.*s' cannot be read here: %s", length,
 					    base->name, strerror(-rc));

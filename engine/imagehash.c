@@ -125,16 +125,19 @@ static int read_window(int fd, char *window, uint64_t offset, size_t want, size_
 	return 0;
 }
 
-static int compute(struct gw_disks *disks, unsigned image, int fd, XXH3_state_t *state, char *window)
+static int compute(struct gw_disks *disks, unsigned image, int fd, XXH3_state_t *state, char *window,
+		   int (*between)(void *context), void *context)
 {
 	uint64_t at = 0, first, end;
 	int rc;
 
 	while ((rc = disks->ops->next_data(disks, image, at, &first, &end)) > 0) {
 		for (at = first / GW_DISK_BLOCK_BYTES * GW_DISK_BLOCK_BYTES; at < end;) {
-			size_t got;
+			size_t got = 0;
 
-			rc = read_window(fd, window, at, WINDOW_BYTES, &got);
+			rc = between ? between(context) : 0;
+			if (rc == 0)
+				rc = read_window(fd, window, at, WINDOW_BYTES, &got);
 			if (rc < 0)
 				return rc;
 			feed(state, window, at, got);
@@ -146,7 +149,8 @@ static int compute(struct gw_disks *disks, unsigned image, int fd, XXH3_state_t 
 	return rc;
 }
 
-int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash)
+int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash, int (*between)(void *context),
+		void *context)
 {
 	XXH3_state_t *state = XXH3_createState();
 	char *window = aligned_alloc(4096, WINDOW_BYTES + GW_DISK_BLOCK_BYTES), path[512] = "";
@@ -162,7 +166,7 @@ int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash)
 		goto out;
 	if (rc == 0) {
 		(void)XXH3_64bits_reset(state);
-		rc = compute(disks, image, fd, state, window);
+		rc = compute(disks, image, fd, state, window, between, context);
 		*hash = XXH3_64bits_digest(state);
 	}
 	if (rc == 0 && cached && S_ISREG(st.st_mode))

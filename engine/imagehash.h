@@ -5,7 +5,11 @@
 
 #include "engine/disk.h"
 
-/* Reads the whole image the first time, which may take minutes; kept for the next.  Return: 0 or -errno. */
-int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash) GW_MUST_CHECK;
+/*
+ * Reads the whole image the first time, which may take minutes; kept for the next.  @between: see gw_disk_ops.hash.
+ * Return: 0, -errno, or what @between returned.
+ */
+int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash, int (*between)(void *context),
+		void *context) GW_MUST_CHECK;
 
 #endif

@@ -358,9 +358,9 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 	return 0;
 }
 
-static int hash_of(struct gw_disks *disks, unsigned image, uint64_t *hash)
+static int hash_of(struct gw_disks *disks, unsigned image, uint64_t *hash, int (*between)(void *context), void *context)
 {
-	return images_hash(disks, image, ((struct images *)disks)->fds[image].fd, hash);
+	return images_hash(disks, image, ((struct images *)disks)->fds[image].fd, hash, between, context);
 }
 
 static const struct gw_disk_ops image_ops = {

@@ -156,9 +156,11 @@ static int prepare(struct gw_disks *base, unsigned image, uint64_t bytes, struct
 	return 0;
 }
 
-static int hash(struct gw_disks *base, unsigned image, uint64_t *value)
+static int hash(struct gw_disks *base, unsigned image, uint64_t *value, int (*between)(void *context), void *context)
 {
 	(void)base;
+	(void)between;
+	(void)context;
 	*value = image;
 	return 0;
 }

@@ -142,6 +142,30 @@ Test(images, what_lies_behind_the_end_reads_as_zeros)
 	gw_images_close(disks);
 }
 
+static int stop_later(void *context)
+{
+	return --*(int *)context < 0 ? -ECANCELED : 0;
+}
+
+/* Nothing is kept of a hash that was stopped, and the next is asked as often. */
+Test(images, hashing_can_be_stopped_between_pieces)
+{
+	struct gw_disks *disks;
+	uint64_t hash = 0, again = 1;
+	int goes = 1;
+
+	write_pattern(0);
+	disks = open_images(0, false, false, 0);
+	cr_assert_eq(disks->ops->hash(disks, 0, &hash, stop_later, &goes), -ECANCELED);
+	cr_assert_eq(goes, -1);
+	goes = 1000;
+	cr_assert_eq(disks->ops->hash(disks, 0, &hash, stop_later, &goes), 0);
+	cr_assert_lt(goes, 999);
+	cr_assert_eq(disks->ops->hash(disks, 0, &again, NULL, NULL), 0);
+	cr_assert_eq(hash, again);
+	gw_images_close(disks);
+}
+
 Test(images, zeros_become_a_hole)
 {
 	struct gw_disks *disks;
