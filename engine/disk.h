@@ -14,6 +14,7 @@
 #include "base/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define GW_DISK_MAX_IMAGES 32
@@ -38,6 +39,7 @@ enum gw_disk_request_kind {
 	GW_DISK_WRITE, /* from memory */
 	GW_DISK_ZERO,  /* the range reads as zeros afterwards, with as little space as the file system can */
 	GW_DISK_SYNC,  /* all that was written before is on the device afterwards, fdatasync(2); no range */
+	GW_DISK_FIRST, /* the first block, which is withheld until then (see prepare), is in the image afterwards; no range */
 };
 
 struct gw_disk_request {
@@ -68,10 +70,16 @@ struct gw_disk_ops {
 	/* Receiver: gives the file that size.  Return: 0 or -errno. */
 	int (*resize)(struct gw_disks *disks, unsigned image, uint64_t bytes);
 	/*
-	 * Receiver, once, before anything else: makes the file ready to take @bytes.
+	 * Receiver, once, before anything else: makes the file ready to take @bytes.  From here on its first GW_DISK_BLOCK_BYTES are
+	 * withheld: on disk a text stands there that no format takes for its own, until GW_DISK_FIRST.
 	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written.
 	 */
 	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
+	/*
+	 * Receiver, when a round has ended: judges the first block that came, and may change it, by what is known here of the
+	 * image.  Return: 0, or -errno with @error set.
+	 */
+	int (*adopt)(struct gw_disks *disks, unsigned image, struct gw_error *error);
 	/*
 	 * A hash of what the image holds, the same wherever it reads the same.  May take minutes: @between (NULL: none) is called
 	 * with @context at least every 64 MiB that are read, and returns 0 to go on or -errno to stop.
@@ -105,6 +113,12 @@ struct gw_image_file {
 	const char *path;
 	bool fixed;      /* see struct gw_image */
 	bool overwrite;  /* receiver: even if something is in it */
+	/*
+	 * Receiver, may be NULL: judges the @bytes with which the image will begin, GW_DISK_BLOCK_BYTES or all of a smaller one,
+	 * and may change them.  May be called again and again.  Return: 0, or -errno with @error set.
+	 */
+	int (*adopt)(void *context, unsigned char *block, size_t bytes, struct gw_error *error);
+	void *context;
 };
 
 /*
@@ -120,8 +134,9 @@ GW_PUBLIC GW_MUST_CHECK int gw_images_open(struct gw_disks **disks, const struct
 GW_PUBLIC void gw_images_keep(struct gw_disks *disks);
 
 /*
- * Waits for what is under way, closes.  Files that were prepared and not kept are half a copy: they are cut to nothing, so
- * that no guest ever starts on them and the next attempt finds them empty.  NULL is fine.
+ * Waits for what is under way, closes.  What was prepared and not kept is half a copy, and no guest must start on it.  A file
+ * is made again what it was before, if it was blank, and cut to nothing if it was not; the next attempt finds it blank either
+ * way.  A block device gets the text back that stands in place of its first block.  NULL is fine.
  */
 GW_PUBLIC void gw_images_close(struct gw_disks *disks);
 

@@ -7,6 +7,9 @@
  * block.  DISK_END ends a round: the images get their size, and those written since are synced, in the background.  SYNCED tells the
  * source when all that was ordered is on the devices, and how long it took: the source does not stop the guest before.
  * The device state is not loaded before everything is written and synced (disk_is_settled()).
+ *
+ * The first block of each image is withheld (disk.h) until a round has ended in the blackout: until then the image cannot
+ * start.  Whether it may be what came (adopt) is asked at the end of each round, so that the answer no comes early.
  */
 #include "engine/session.h"
 
@@ -18,6 +21,7 @@
 #define IO_WAIT_NS (200 * 1000ULL)
 #define SAY_SHARE 4 /* of the time after which silence is death */
 #define SYNC_TAG (1ULL << 63)
+#define FIRST_TAG (1ULL << 62)
 
 static const char *name_of(const struct gw_session *s, unsigned image)
 {
@@ -89,6 +93,7 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 		taken |= 1u << k;
 		disk->image_of[i] = k;
 	}
+	disk->moved = taken;
 	disk->image_count = theirs->count;
 	return 0;
 }
@@ -200,6 +205,11 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 	disk->synced.round = sizes->round;
 	disk->synced.bytes += disk->written_bytes;
 	disk->written_bytes = 0;
+	for (unsigned i = 0; i < sizes->count; i++)
+		if (disks->ops->adopt(disks, disk->image_of[i], &s->error) < 0)
+			return s->error.code;
+	if (session_state(s) == GW_STATE_SWITCHOVER)
+		disk->first_wanted = disk->moved;
 	disk->sync_wanted |= disk->written;
 	disk->written = 0;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
@@ -237,6 +247,28 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 	return did;
 }
 
+static int begin_firsts(struct gw_session *s)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+
+	for (unsigned i = 0; i < disks->count; i++) {
+		struct gw_disk_request request = { .kind = GW_DISK_FIRST, .image = i, .tag = FIRST_TAG | i };
+		int rc;
+
+		if (!(disk->first_wanted & ~disk->first_writing & 1u << i))
+			continue;
+		rc = disks->ops->begin(disks, &request);
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc < 0)
+			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, i), strerror(-rc));
+		disk->first_wanted &= ~(1u << i);
+		disk->first_writing |= 1u << i;
+	}
+	return 0;
+}
+
 static int begin_syncs(struct gw_session *s)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -246,7 +278,7 @@ static int begin_syncs(struct gw_session *s)
 		struct gw_disk_request request = { .kind = GW_DISK_SYNC, .image = i, .tag = SYNC_TAG | i };
 		int rc;
 
-		if (!(disk->sync_wanted & ~disk->syncing & 1u << i))
+		if (!(disk->sync_wanted & ~disk->syncing & ~disk->first_wanted & ~disk->first_writing & 1u << i))
 			continue;
 		rc = disks->ops->begin(disks, &request);
 		if (rc == -EAGAIN)
@@ -289,11 +321,15 @@ static int take_ended(struct gw_session *s)
 	int did = 0;
 
 	while (disks->ops->next_ended(disks, &ended) > 0) {
-		struct disk_batch *batch = &disk->batches[(ended.tag & ~SYNC_TAG) >> 32];
+		struct disk_batch *batch = &disk->batches[(ended.tag & ~(SYNC_TAG | FIRST_TAG)) >> 32];
 		unsigned image = (unsigned)ended.tag;
 
 		did = 1;
-		if (!(ended.tag & SYNC_TAG)) {
+		if (ended.tag & FIRST_TAG) {
+			disk->first_writing &= ~(1u << image);
+			disk->first_done |= 1u << image;
+			disk->sync_wanted |= 1u << image;
+		} else if (!(ended.tag & SYNC_TAG)) {
 			image = disk->image_of[batch->disk.pieces[(uint32_t)ended.tag].image];
 			batch->ended++;
 		} else {
@@ -352,14 +388,16 @@ int disk_receiver_pump(struct gw_session *s)
 		busy |= disk->batches[i].used && disk->batches[i].placed;
 	}
 	if (did >= 0) {
-		rc = begin_syncs(s);
+		rc = begin_firsts(s);
+		if (rc == 0)
+			rc = begin_syncs(s);
 		did = rc < 0 ? rc : did;
 	}
 	if (did >= 0) {
 		rc = report_syncs(s);
 		did = rc < 0 ? rc : did | rc;
 	}
-	if ((busy || disk->syncing) && s->wait_ns > IO_WAIT_NS)
+	if ((busy || disk->syncing || disk->first_writing) && s->wait_ns > IO_WAIT_NS)
 		s->wait_ns = IO_WAIT_NS;
 	return did;
 }
@@ -373,7 +411,8 @@ bool disk_is_settled(const struct gw_session *s)
 	for (unsigned i = 0; i < DISK_BATCHES; i++)
 		if (disk->batches[i].used)
 			return false;
-	return !disk->sync_told && !disk->sync_wanted && !disk->syncing && !disk->written;
+	return !disk->sync_told && !disk->sync_wanted && !disk->syncing && !disk->written && !disk->first_wanted &&
+	       !disk->first_writing && disk->first_done == disk->moved;
 }
 
 void disk_receiver_end(struct gw_session *s)

@@ -60,6 +60,9 @@ struct disk_receiver {
 	bool sync_told;         /* DISK_END came, SYNCED was not sent for it */
 	struct wire_synced synced;
 	uint64_t sync_from_ns, sync_said_ns;
+	uint32_t moved;                       /* images, a bit each */
+	uint32_t first_wanted, first_writing; /* their first blocks, which are withheld until the guest is paused */
+	uint32_t first_done;
 };
 
 /* --- source --------------------------------------------------------------------------------------------- */

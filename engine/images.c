@@ -7,15 +7,22 @@
  * aligned; what is not aligned, the tail of an odd file, goes through the cache.
  *
  * A read that comes up short is read on: a file ends where it ends, and what is behind it is zeros.  A short write
- * is written on.  Zeros are a hole in a file (fallocate), and only asked for where the file has data.
+ * is written on.  Zeros are a hole in a file (fallocate), and only asked for where the file has data.  Where there is no such
+ * thing as a hole, zeros are written, by the ring too and a piece at a time, over what was written since the file was made ready.
+ *
+ * What a receiver has for the first block of an image stays in memory (firstblock.h), so that an image that is not whole cannot
+ * start, whatever becomes of this process.  GW_DISK_FIRST brings it to the image: a write of 64 KiB, in the sync's shadow.
  *
  * Reads through the page cache leave nothing there that was not there before: the guest's own hot blocks must
  * neither be pushed out by a copy that passes each block once, nor dropped with it.
  */
 #include "engine/disk.h"
 
+#include "base/halfcopy.h"
+#include "engine/firstblock.h"
 #include "engine/imagehash.h"
 #include "engine/page.h"
+#include "engine/written.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,18 +39,35 @@
 
 #define ENTRIES 64u
 #define DIRECT_ALIGN 4096u
+#define ZERO_BYTES (1024u * 1024) /* are written at a time */
+#define BLANK_BYTES (16u * 1024 * 1024) /* what a blank file has at most, but for holes */
 #define SOURCE_LOCK 0x676f647769740000 /* a place for a lock, not for bytes */
 
 struct image_fds {
 	int fd, direct; /* direct -1: none */
 	bool is_device, overwrite, read_only;
 	bool half; /* prepared, and not known to be whole */
+	bool fresh; /* a file that was empty when it was prepared: what is not in @written reads as zeros */
+	struct written written;
+	struct first_block first;
+	int (*adopt)(void *context, unsigned char *block, size_t bytes, struct gw_error *error);
+	void *context;
+	bool was_blank; /* a file, before it was prepared; then it was: */
+	uint64_t was_bytes, was_used;
+	char *was; /* the first @was_used bytes */
 };
+
+/* How zeros are made: the first that the file system can. */
+enum zero_way { ZERO_PUNCH, ZERO_RANGE, ZERO_WRITE };
+
+static unsigned char zeros[ZERO_BYTES] __attribute__((aligned(DIRECT_ALIGN))); /* and they stay that */
 
 /* A request under way; a place of the table is its user_data. */
 struct work {
 	bool used;
 	bool cached; /* READ: it was in the page cache before */
+	bool staged; /* its memory is the staging memory */
+	enum zero_way way; /* ZERO */
 	struct gw_disk_request request;
 	uint64_t done; /* bytes of it */
 };
@@ -58,6 +82,18 @@ struct images {
 	struct gw_disk_ended at_once[ENTRIES]; /* what ended without the ring */
 	unsigned at_once_count;
 };
+
+static int size_of(const struct image_fds *fds, uint64_t *bytes)
+{
+	struct stat st;
+
+	if (fds->is_device)
+		return ioctl(fds->fd, BLKGETSIZE64, bytes) < 0 ? -errno : 0;
+	if (fstat(fds->fd, &st) < 0)
+		return -errno;
+	*bytes = (uint64_t)st.st_size;
+	return 0;
+}
 
 static int next_data(struct gw_disks *disks, unsigned image, uint64_t from, uint64_t *first, uint64_t *end)
 {
@@ -89,6 +125,25 @@ static bool is_aligned(const struct gw_disk_request *request, uint64_t done)
 	return ((request->offset + done) | (request->bytes - done)) % DIRECT_ALIGN == 0;
 }
 
+/* The next piece of zeros to be written: of what was never written none are.  Return: 0 when there is no more. */
+static unsigned zero_piece(const struct image_fds *fds, struct work *work)
+{
+	uint64_t from = work->request.offset + work->done, end = work->request.offset + work->request.bytes, last = end;
+
+	if (from < end && fds->fresh && !written_next(&fds->written, from, end, &from, &last))
+		from = last = end;
+	work->done = from - work->request.offset;
+	return last - from < ZERO_BYTES ? (unsigned)(last - from) : ZERO_BYTES;
+}
+
+static void prepare_zeros(const struct image_fds *fds, const struct work *work, struct io_uring_sqe *sqe)
+{
+	uint64_t offset = work->request.offset + work->done, bytes = work->request.bytes - work->done;
+	int mode = work->way == ZERO_PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+
+	io_uring_prep_fallocate(sqe, fds->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+}
+
 /* Puts one step of a request into the ring.  There is always room: the ring has as many places as the table. */
 static void push(struct images *images, unsigned slot)
 {
@@ -100,23 +155,29 @@ static void push(struct images *images, unsigned slot)
 	uint64_t offset = request->offset + work->done;
 	unsigned left = (unsigned)(request->bytes - work->done);
 	int fd = fds->direct >= 0 && is_aligned(request, work->done) ? fds->direct : fds->fd;
+	bool fixed = images->fixed_buffer && work->staged;
 
 	switch (request->kind) {
 	case GW_DISK_READ:
-		if (images->fixed_buffer)
+		if (fixed)
 			io_uring_prep_read_fixed(sqe, fd, memory, left, offset, 0);
 		else
 			io_uring_prep_read(sqe, fd, memory, left, offset);
 		break;
 	case GW_DISK_WRITE:
-		if (images->fixed_buffer)
+	case GW_DISK_FIRST:
+		if (fixed)
 			io_uring_prep_write_fixed(sqe, fd, memory, left, offset, 0);
 		else
 			io_uring_prep_write(sqe, fd, memory, left, offset);
 		break;
 	case GW_DISK_ZERO:
-		io_uring_prep_fallocate(sqe, fds->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-					(off_t)request->bytes);
+		if (work->way != ZERO_WRITE) {
+			prepare_zeros(fds, work, sqe);
+			break;
+		}
+		io_uring_prep_write(sqe, fd, zeros, zero_piece(fds, work), request->offset + work->done);
+		sqe->flags |= IOSQE_ASYNC; /* a write to the page cache would be done at once, in this thread */
 		break;
 	case GW_DISK_SYNC:
 		io_uring_prep_fsync(sqe, fds->fd, IORING_FSYNC_DATASYNC);
@@ -126,11 +187,17 @@ static void push(struct images *images, unsigned slot)
 }
 
 /* Whether a range is a hole already, so that nothing is to be done. */
-static bool is_hole(const struct image_fds *fds, const struct gw_disk_request *request)
+static bool is_hole(const struct image_fds *fds, uint64_t from, uint64_t end)
 {
-	off_t at = fds->is_device ? (off_t)request->offset : lseek(fds->fd, (off_t)request->offset, SEEK_DATA);
+	uint64_t first, last;
+	off_t at;
 
-	return at < 0 ? errno == ENXIO : (uint64_t)at >= request->offset + request->bytes;
+	if (fds->is_device)
+		return false;
+	if (fds->fresh && !written_next(&fds->written, from, end, &first, &last))
+		return true;
+	at = lseek(fds->fd, (off_t)from, SEEK_DATA);
+	return at < 0 ? errno == ENXIO : (uint64_t)at >= end;
 }
 
 /* Whether the page cache has the beginning of a stretch: then the guest uses it, and it stays. */
@@ -142,50 +209,88 @@ static bool is_cached(const struct image_fds *fds, uint64_t offset)
 	return fds->direct < 0 && preadv2(fds->fd, &one, 1, (off_t)offset, RWF_NOWAIT) == 1;
 }
 
+/* The write that brings the first block to its image; of nothing, when it is there. */
+static int prepare_first(struct image_fds *fds, struct work *work)
+{
+	uint64_t bytes;
+	int rc = size_of(fds, &bytes);
+
+	work->request.offset = 0;
+	work->request.memory = fds->first.bytes;
+	work->request.bytes = !fds->first.changed ? 0 : bytes < GW_DISK_BLOCK_BYTES ? bytes : GW_DISK_BLOCK_BYTES;
+	fds->first.changed = false;
+	return rc;
+}
+
+/* What is there to do in the image itself.  Return: 1, 0 when nothing, -errno. */
+static int prepare_work(struct images *images, struct work *work)
+{
+	const struct gw_disk_request *request = &work->request;
+	struct image_fds *fds = &images->fds[request->image];
+	int rc = 0;
+
+	if (request->kind == GW_DISK_SYNC)
+		return 1;
+	if (request->kind == GW_DISK_FIRST)
+		rc = prepare_first(fds, work);
+	work->done = first_block_take(&fds->first, request);
+	if (rc < 0 || work->done == request->bytes)
+		return rc;
+	work->staged = request->kind != GW_DISK_FIRST;
+	if (request->kind == GW_DISK_READ)
+		work->cached = is_cached(fds, request->offset);
+	if (request->kind == GW_DISK_ZERO)
+		return !is_hole(fds, request->offset + work->done, request->offset + request->bytes);
+	if (request->kind == GW_DISK_WRITE && fds->fresh)
+		rc = written_note(&fds->written, request->offset + work->done, request->bytes - work->done);
+	return rc < 0 ? rc : 1;
+}
+
 static int begin(struct gw_disks *disks, const struct gw_disk_request *request)
 {
 	struct images *images = (struct images *)disks;
+	struct work work = { .used = true, .request = *request };
 	unsigned slot = 0;
 	int rc;
 
 	if (images->under_way + images->at_once_count == ENTRIES)
 		return -EAGAIN;
-	if (request->kind == GW_DISK_ZERO && is_hole(&images->fds[request->image], request)) {
-		images->at_once[images->at_once_count++] = (struct gw_disk_ended){ .tag = request->tag };
-		return 0;
+	rc = prepare_work(images, &work);
+	if (rc <= 0) {
+		if (rc == 0)
+			images->at_once[images->at_once_count++] = (struct gw_disk_ended){ .tag = request->tag };
+		return rc;
 	}
 	while (images->work[slot].used)
 		slot++;
-	images->work[slot] = (struct work){
-		.used = true,
-		.cached = request->kind == GW_DISK_READ && is_cached(&images->fds[request->image], request->offset),
-		.request = *request,
-	};
+	images->work[slot] = work;
 	images->under_way++;
 	push(images, slot);
 	rc = io_uring_submit(&images->ring);
 	return rc < 0 && rc != -EAGAIN && rc != -EBUSY ? rc : 0; /* those two: it is submitted with the next */
 }
 
-/* A file system or device that cannot make holes has zeros written. */
-static int write_zeros(const struct image_fds *fds, const struct gw_disk_request *request)
+/* The same for zeros: a file system or device that cannot make holes has them written, a piece at a time. */
+static bool zeros_ended(struct images *images, unsigned slot, int *result)
 {
-	static const char zeros[64 * 1024];
-	uint64_t done = 0;
+	struct work *work = &images->work[slot];
 
-	if (fallocate(fds->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)request->offset,
-		      (off_t)request->bytes) == 0)
-		return 0;
-	while (done < request->bytes) {
-		uint64_t left = request->bytes - done;
-		ssize_t n = pwrite(fds->fd, zeros, left < sizeof(zeros) ? left : sizeof(zeros),
-				   (off_t)(request->offset + done));
-
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		done += n > 0 ? (uint64_t)n : 0;
+	if (work->way == ZERO_WRITE) {
+		if (*result <= 0) {
+			*result = *result < 0 ? *result : -EIO;
+			return true;
+		}
+		work->done += (unsigned)*result;
+	} else if (*result == -EOPNOTSUPP || *result == -EINVAL) {
+		work->way++;
+	} else {
+		return true;
 	}
-	return 0;
+	*result = 0;
+	if (work->way == ZERO_WRITE && zero_piece(&images->fds[work->request.image], work) == 0)
+		return true;
+	push(images, slot);
+	return false;
 }
 
 /* What a step that ended with @result leaves to do.  Return: true when the request has ended, with *result. */
@@ -199,17 +304,15 @@ static bool step_ended(struct images *images, unsigned slot, int *result)
 		push(images, slot);
 		return false;
 	}
-	if (request->kind == GW_DISK_ZERO && (*result == -EOPNOTSUPP || *result == -EINVAL)) {
-		*result = write_zeros(fds, request);
-		return true;
-	}
-	if (*result < 0 || request->kind == GW_DISK_ZERO || request->kind == GW_DISK_SYNC)
+	if (request->kind == GW_DISK_ZERO)
+		return zeros_ended(images, slot, result);
+	if (*result < 0 || request->kind == GW_DISK_SYNC)
 		return true;
 	work->done += (unsigned)*result;
 	if (request->kind == GW_DISK_READ && *result == 0) {
 		memset((char *)request->memory + work->done, 0, request->bytes - work->done);
 		work->done = request->bytes;
-	} else if (request->kind == GW_DISK_WRITE && *result == 0) {
+	} else if (request->kind != GW_DISK_READ && *result == 0) {
 		*result = -EIO;
 		return true;
 	}
@@ -243,6 +346,8 @@ static int next_ended(struct gw_disks *disks, struct gw_disk_ended *ended)
 		over = step_ended(images, slot, &result);
 		if (!over) {
 			(void)!io_uring_submit(&images->ring);
+			if (images->work[slot].request.kind == GW_DISK_ZERO)
+				return 0; /* many pieces may follow: the caller has other work too */
 			continue;
 		}
 		*ended = (struct gw_disk_ended){ images->work[slot].request.tag, result };
@@ -253,18 +358,6 @@ static int next_ended(struct gw_disks *disks, struct gw_disk_ended *ended)
 	return 0;
 }
 
-static int size_of(const struct image_fds *fds, uint64_t *bytes)
-{
-	struct stat st;
-
-	if (fds->is_device)
-		return ioctl(fds->fd, BLKGETSIZE64, bytes) < 0 ? -errno : 0;
-	if (fstat(fds->fd, &st) < 0)
-		return -errno;
-	*bytes = (uint64_t)st.st_size;
-	return 0;
-}
-
 static int size(struct gw_disks *disks, unsigned image, uint64_t *bytes)
 {
 	return size_of(&((struct images *)disks)->fds[image], bytes);
@@ -272,10 +365,11 @@ static int size(struct gw_disks *disks, unsigned image, uint64_t *bytes)
 
 static int resize(struct gw_disks *disks, unsigned image, uint64_t bytes)
 {
-	const struct image_fds *fds = &((struct images *)disks)->fds[image];
+	struct image_fds *fds = &((struct images *)disks)->fds[image];
 	uint64_t now;
 	int rc = size_of(fds, &now);
 
+	first_block_cut(&fds->first, bytes);
 	if (rc < 0 || now == bytes || fds->is_device)
 		return rc < 0 ? rc : now < bytes ? -ENOSPC : 0;
 	return ftruncate(fds->fd, (off_t)bytes) < 0 ? -errno : 0;
@@ -284,7 +378,7 @@ static int resize(struct gw_disks *disks, unsigned image, uint64_t bytes)
 /*
  * Whether a file holds nothing that anybody would miss: holes and, at its beginning, zeros (`qemu-img create` leaves a
  * block of them), or what `qemu-img create -f qcow2` leaves: a header, empty tables, not one cluster of data, which
- * would need two more.
+ * would need two more.  Half a copy is worth nothing either, on a block device too.
  */
 static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 {
@@ -293,7 +387,11 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 
 	if (bytes == 0)
 		return true;
-	if (fds->is_device || pread(fds->fd, begin, sizeof(begin), 0) < 0)
+	if (pread(fds->fd, begin, sizeof(begin), 0) < 0)
+		return false;
+	if (gw_half_copy_begins(begin, sizeof(begin)))
+		return true;
+	if (fds->is_device)
 		return false;
 	if (memcmp(begin, "QFI\xfb", 4) == 0) {
 		unsigned cluster_bits = (unsigned char)begin[23]; /* the last byte of a big-endian number */
@@ -329,6 +427,33 @@ static void lock_as_source(const struct image_fds *fds)
 	(void)fcntl(fds->fd, F_OFD_SETLK, &lock);
 }
 
+/* A blank file is one that somebody made, with a base maybe: should the migration fail it is made that again. */
+static void keep_what_was(struct image_fds *fds, uint64_t bytes)
+{
+	char begin[GW_HALF_COPY_BYTES];
+	ssize_t n = pread(fds->fd, begin, sizeof(begin), 0);
+	bool is_qcow2 = n >= 4 && memcmp(begin, "QFI\xfb", 4) == 0;
+
+	fds->was_bytes = bytes;
+	fds->was_used = is_qcow2 ? bytes : 0;
+	if (n < 0 || gw_half_copy_begins(begin, (size_t)n) || fds->was_used > BLANK_BYTES || !is_blank(fds, bytes))
+		return;
+	fds->was = malloc(fds->was_used + 1);
+	fds->was_blank = fds->was && pread(fds->fd, fds->was, fds->was_used, 0) == (ssize_t)fds->was_used;
+}
+
+/* What cannot be undone stays half a copy, and is marked as such. */
+static void undo(struct image_fds *fds)
+{
+	int rc = 0;
+
+	if (fds->is_device)
+		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BYTES);
+	else if (ftruncate(fds->fd, 0) == 0 && fds->was_blank && pwrite(fds->fd, fds->was, fds->was_used, 0) >= 0)
+		rc = ftruncate(fds->fd, (off_t)fds->was_bytes);
+	(void)rc; /* nobody is left to tell */
+}
+
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
 {
 	struct images *images = (struct images *)disks;
@@ -347,15 +472,35 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 	if (!fds->overwrite && !is_blank(fds, now))
 		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
 						    "replaced", name);
-	if (fds->is_device)
-		return now >= bytes ? 0 :
-				      gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming",
-						   name, (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
+	if (fds->is_device && now < bytes)
+		return gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming", name,
+				    (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
+	if (!fds->is_device)
+		keep_what_was(fds, now);
 	fds->half = true;
-	if (ftruncate(fds->fd, 0) < 0 || ftruncate(fds->fd, (off_t)bytes) < 0)
+	if (!fds->is_device && (ftruncate(fds->fd, 0) < 0 || ftruncate(fds->fd, (off_t)bytes) < 0))
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
-	return 0;
+	fds->fresh = !fds->is_device;
+	rc = first_block_init(&fds->first, fds->fd, bytes);
+	/* A file's beginning reads as zeros should the text not have reached the disk when the host dies; a device's does not. */
+	if (rc == 0 && fds->is_device && fdatasync(fds->fd) < 0)
+		rc = -errno;
+	return rc < 0 ? gw_error_set(error, rc, "disk '%s': the image here cannot be written: %s", name, strerror(-rc)) : 0;
+}
+
+static int adopt(struct gw_disks *disks, unsigned image, struct gw_error *error)
+{
+	struct image_fds *fds = &((struct images *)disks)->fds[image];
+	uint64_t bytes;
+	int rc = size_of(fds, &bytes);
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "disk '%s': %s", disks->images[image].name, strerror(-rc));
+	if (!fds->adopt || !fds->first.bytes)
+		return 0;
+	return fds->adopt(fds->context, fds->first.bytes, bytes < GW_DISK_BLOCK_BYTES ? (size_t)bytes : GW_DISK_BLOCK_BYTES,
+			  error);
 }
 
 static int hash_of(struct gw_disks *disks, unsigned image, uint64_t *hash, int (*between)(void *context), void *context)
@@ -370,6 +515,7 @@ static const struct gw_disk_ops image_ops = {
 	.size = size,
 	.resize = resize,
 	.prepare = prepare,
+	.adopt = adopt,
 	.hash = hash_of,
 };
 
@@ -399,6 +545,8 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 		fds->fd = open(file->path, O_RDONLY | O_CLOEXEC);
 	}
 	fds->overwrite = file->overwrite;
+	fds->adopt = file->adopt;
+	fds->context = file->context;
 	if (fds->fd < 0 || fstat(fds->fd, &st) < 0)
 		return gw_error_set(error, -errno, "disk '%s' (%s): %s", file->name, file->path ? file->path : "?",
 				    strerror(errno));
@@ -487,7 +635,10 @@ void gw_images_close(struct gw_disks *disks)
 		io_uring_queue_exit(&images->ring);
 	for (unsigned i = 0; i < disks->count; i++) {
 		if (images->fds[i].half)
-			(void)!ftruncate(images->fds[i].fd, 0); /* a file that cannot be cut stays half a copy */
+			undo(&images->fds[i]);
+		first_block_fini(&images->fds[i].first);
+		written_fini(&images->fds[i].written);
+		free(images->fds[i].was);
 		if (images->fds[i].fd >= 0)
 			close(images->fds[i].fd);
 		if (images->fds[i].direct >= 0)

@@ -89,6 +89,7 @@ static void do_write(struct sim_disks *disks, const struct gw_disk_request *requ
 	if (request->kind == GW_DISK_WRITE && request->offset + request->bytes > disks->size[image])
 		disks->size[image] = request->offset + request->bytes;
 	disks->unsynced[image] = true;
+	disks->withheld[image] |= request->offset < BLOCK;
 }
 
 static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
@@ -116,6 +117,8 @@ static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
 			do_read(disks, request);
 		else if (request->kind == GW_DISK_SYNC)
 			disks->unsynced[request->image] = false;
+		else if (request->kind == GW_DISK_FIRST)
+			disks->unsynced[request->image] |= disks->withheld[request->image], disks->withheld[request->image] = false;
 		else
 			do_write(disks, request);
 		return 1;
@@ -153,6 +156,15 @@ static int prepare(struct gw_disks *base, unsigned image, uint64_t bytes, struct
 	(void)error;
 	memset(disks->bytes[image], 0, (size_t)SIM_BLOCKS * BLOCK);
 	set_size(disks, image, bytes);
+	disks->withheld[image] = true;
+	return 0;
+}
+
+static int adopt(struct gw_disks *base, unsigned image, struct gw_error *error)
+{
+	(void)base;
+	(void)image;
+	(void)error;
 	return 0;
 }
 
@@ -165,7 +177,7 @@ static int hash(struct gw_disks *base, unsigned image, uint64_t *value, int (*be
 	return 0;
 }
 
-static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, prepare, hash };
+static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, prepare, adopt, hash };
 
 void *sim_memory(size_t bytes)
 {
@@ -301,6 +313,8 @@ const char *sim_disks_compare(const struct sim_disks *source, const struct sim_d
 			return "an image has another size";
 		if (memcmp(source->bytes[i], receiver->bytes[k], source->size[i]) != 0)
 			return "an image differs";
+		if (receiver->withheld[k])
+			return "an image's first block is not in it";
 		if (receiver->unsynced[k])
 			return "an image is not synced";
 	}

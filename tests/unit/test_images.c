@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -102,6 +104,7 @@ static void check_copy(int flags)
 	to = open_images(1, true, false, 0);
 	cr_assert_eq(to->ops->prepare(to, 0, from->images[0].bytes, &error), 0, "%s", error.text);
 	copy(from, to);
+	cr_assert_eq(do_one(to, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
 	cr_assert_eq(do_one(to, (struct gw_disk_request){ .kind = GW_DISK_SYNC }), 0);
 	gw_images_close(from);
 	gw_images_keep(to);
@@ -238,6 +241,165 @@ Test(images, half_a_copy_is_cut_to_nothing)
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 4096, disks->staging, 0 }), 0);
 	gw_images_close(disks);
 	cr_assert(stat(paths[1], &st) == 0 && st.st_size == 0);
+}
+
+static size_t read_begin(int which, char *bytes, size_t room)
+{
+	int fd = open(paths[which], O_RDONLY);
+	ssize_t n = pread(fd, bytes, room, 0);
+
+	close(fd);
+	cr_assert_geq(n, 0);
+	return (size_t)n;
+}
+
+/* What comes for the first block is not in the file before its time, and then it is. */
+static void check_withheld(uint64_t bytes)
+{
+	static char begin[2 * GW_DISK_BLOCK_BYTES];
+	struct gw_error error = { 0 };
+	struct gw_disks *disks = open_images(1, true, false, 0);
+	size_t got;
+
+	cr_assert_eq(disks->ops->prepare(disks, 0, bytes, &error), 0, "%s", error.text);
+	memset(disks->staging, 0x5A, 2 * GW_DISK_BLOCK_BYTES);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, bytes, disks->staging, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 100, 10, NULL, 0 }), 0);
+	got = read_begin(1, begin, sizeof(begin));
+	cr_assert_eq(strncmp(begin, "godwit: this is half a copy", 27), 0);
+	for (size_t i = 512; i < got; i++)
+		cr_assert_eq(begin[i], i < GW_DISK_BLOCK_BYTES ? 0 : 0x5A, "byte %zu", i);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
+	cr_assert_eq(read_begin(1, begin, sizeof(begin)), bytes);
+	for (size_t i = 0; i < bytes; i++)
+		cr_assert_eq(begin[i], i >= 100 && i < 110 ? 0 : 0x5A, "byte %zu", i);
+	/* What comes later is withheld again, until the next time. */
+	memset(disks->staging, 0xA5, 512);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 512, disks->staging, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
+	read_begin(1, begin, 513);
+	cr_assert(begin[0] == (char)0xA5 && begin[512] == 0x5A);
+	gw_images_keep(disks);
+	gw_images_close(disks);
+	cr_assert_eq(truncate(paths[1], 0), 0);
+}
+
+Test(images, the_first_block_is_written_last)
+{
+	check_withheld(GW_DISK_BLOCK_BYTES + 4096);
+	check_withheld(GW_DISK_BLOCK_BYTES);
+	check_withheld(12345); /* all of it is the first block */
+}
+
+/* A receiver that is killed leaves half a copy: the next one may have it without --overwrite. */
+Test(images, half_a_copy_may_be_overwritten)
+{
+	struct gw_error error = { 0 };
+	struct gw_disks *disks = open_images(1, true, false, 0);
+	struct stat st;
+
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, MIB / 2, 4096, disks->staging, 0 }), 0);
+	gw_images_keep(disks); /* stands for the kill: nothing is undone */
+	gw_images_close(disks);
+	disks = open_images(1, true, false, 0);
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
+	gw_images_close(disks);
+	cr_assert(stat(paths[1], &st) == 0 && st.st_size == 0);
+}
+
+/* The image that was made for the guest, with its base's name in it, serves the next attempt too. */
+Test(images, a_blank_image_is_what_it_was_after_a_failure)
+{
+	static char before[200000], after[200000];
+	struct gw_error error = { 0 };
+	struct gw_disks *disks;
+	int fd = open(paths[1], O_RDWR);
+
+	memcpy(before, "QFI\xfb\0\0\0\3", 8);
+	before[23] = 16;
+	strcpy(before + 1000, "/the/base");
+	before[196610] = 1;
+	cr_assert_eq(write(fd, before, sizeof(before)), (ssize_t)sizeof(before));
+	close(fd);
+	disks = open_images(1, true, false, 0);
+	cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
+	memset(disks->staging, 1, MIB);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, MIB, disks->staging, 0 }), 0);
+	gw_images_close(disks);
+	cr_assert_eq(read_begin(1, after, sizeof(after)), sizeof(after));
+	cr_assert_eq(memcmp(before, after, sizeof(after)), 0);
+	cr_assert_eq(truncate(paths[1], 0), 0);
+	cr_assert_eq(truncate(paths[1], 3 * MIB), 0); /* a raw one: holes */
+	disks = open_images(1, true, false, 0);
+	cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
+	gw_images_close(disks);
+	fd = open(paths[1], O_RDONLY);
+	cr_assert_eq(lseek(fd, 0, SEEK_END), 3 * MIB);
+	close(fd);
+}
+
+/* A ramfs, which has neither holes to be asked for nor a way to make them.  Return: whether there is one, in ./plain. */
+static bool mount_plain(void)
+{
+	mkdir("./plain", 0700);
+	if (unshare(CLONE_NEWNS) < 0 && unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
+		return false;
+	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return false;
+	return mount("none", "./plain", "ramfs", 0, NULL) == 0;
+}
+
+/* How often somebody came for an answer until there was one. */
+static unsigned come_for(struct gw_disks *disks, struct gw_disk_request request)
+{
+	struct gw_disk_ended ended;
+	unsigned times = 1;
+
+	cr_assert_eq(disks->ops->begin(disks, &request), 0);
+	while (disks->ops->next_ended(disks, &ended) == 0)
+		times++;
+	cr_assert_eq(ended.result, 0);
+	return times;
+}
+
+Test(images, zeros_where_there_are_no_holes)
+{
+	struct gw_disk_request request = { GW_DISK_WRITE, 0, 0, MIB, NULL, 0 };
+	struct gw_error error = { 0 };
+	struct gw_disks *disks;
+	struct stat before, after;
+	char *bytes = malloc(MIB);
+	unsigned times;
+	int fd;
+
+	if (!mount_plain())
+		cr_skip_test("no file system can be mounted here");
+	strcpy(paths[1], "./plain/image");
+	fd = open(paths[1], O_RDWR | O_CREAT, 0600);
+	cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), -1, "it makes holes");
+	disks = open_images(1, true, false, 0);
+	cr_assert_eq(disks->ops->prepare(disks, 0, 1ULL << 33, &error), 0, "%s", error.text);
+	memset(disks->staging, 1, MIB);
+	request.memory = disks->staging;
+	for (request.offset = 64 * MIB; request.offset < 96 * MIB; request.offset += MIB)
+		cr_assert_eq(do_one(disks, request), 0);
+	cr_assert_eq(fstat(fd, &before), 0);
+	/* 8 GiB of zeros over 32 MiB that were written: those alone are written to. */
+	times = come_for(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, 1ULL << 33, NULL, 0 });
+	cr_assert_eq(fstat(fd, &after), 0);
+	cr_assert_eq(after.st_blocks, before.st_blocks, "%lld blocks, then %lld", (long long)before.st_blocks,
+		     (long long)after.st_blocks);
+	for (off_t at = 63 * MIB; at < 97 * MIB; at += MIB) {
+		cr_assert_eq(pread(fd, bytes, MIB, at), MIB);
+		for (unsigned i = 0; i < MIB; i++)
+			cr_assert_eq(bytes[i], 0);
+	}
+	/* And never so long that the caller's other work would wait: a MiB at a time. */
+	cr_assert_geq(times, 32, "%u", times);
+	gw_images_close(disks);
+	free(bytes);
+	close(fd);
 }
 
 Test(images, what_is_no_image_is_an_error)

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/halfcopy.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char text[GW_HALF_COPY_BYTES] =
+	"godwit: this is half a copy of a disk image.\n"
+	"A migration was filling it and did not come to its end here.  The guest and its whole image are at the source.\n"
+	"Nothing in this file is worth keeping: the next migration may overwrite it, and it may be deleted.\n";
+
+#define FIRST_LINE 45u /* enough to know it by */
+
+_Static_assert(sizeof(text) == GW_HALF_COPY_BYTES, "the text fits");
+
+int gw_half_copy_mark(int fd, uint64_t bytes)
+{
+	size_t want = bytes < sizeof(text) ? (size_t)bytes : sizeof(text);
+	ssize_t n = pwrite(fd, text, want, 0);
+
+	if (n < 0)
+		return -errno;
+	return (size_t)n == want ? 0 : -EIO;
+}
+
+bool gw_half_copy_begins(const void *begin, size_t bytes)
+{
+	return bytes >= FIRST_LINE && memcmp(begin, text, FIRST_LINE) == 0;
+}
