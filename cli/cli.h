@@ -96,6 +96,9 @@ struct cli_vm {
 	struct gw_vmm_image images[GW_VMM_MAX_IMAGES]; /* those that move; at the receiver all */
 	unsigned image_count, all_count;
 	char all_names[GW_VMM_MAX_IMAGES][GW_VMM_NAME_BYTES]; /* source: of all images when the session began */
+	struct cli_layer {
+		const struct gw_vmm_image *image, *below; /* below NULL: none */
+	} layers[GW_VMM_MAX_IMAGES]; /* receiver: of images */
 	struct gw_disks *disks; /* NULL: none move */
 };
 

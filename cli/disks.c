@@ -181,6 +181,13 @@ static void real_path(const char *path, char place[GW_DISK_PLACE_BYTES])
 	free(real);
 }
 
+static int adopt(void *context, unsigned char *block, size_t bytes, struct gw_error *error)
+{
+	const struct cli_layer *layer = context;
+
+	return gw_vmm_adopt_image(layer->image, layer->below, block, bytes, error);
+}
+
 int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 {
 	struct gw_image_file files[GW_VMM_MAX_IMAGES];
@@ -203,6 +210,12 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 		files[i].path = vm->images[i].path;
 		files[i].fixed = vm->images[i].fixed;
 		files[i].overwrite = overwrite;
+		/* The layers of a disk stand behind one another, from the top. */
+		vm->layers[i].image = &vm->images[i];
+		if (i + 1 < vm->image_count && vm->images[i + 1].layer == vm->images[i].layer + 1)
+			vm->layers[i].below = &vm->images[i + 1];
+		files[i].adopt = adopt;
+		files[i].context = &vm->layers[i];
 	}
 	return gw_images_open(&vm->disks, files, vm->image_count, true, error);
 }

@@ -6,7 +6,12 @@
  * that are missing are made before it starts: an empty file for raw, and for qcow2 an image of one MiB, both of which
  * `godwit receive` replaces, size and all, and which QEMU reads anew when the guest arrives.  An image that says itself
  * what it is made of, a chain, cannot be guessed: its top is made with qemu-img by whoever knows the base.
+ *
+ * What a failed migration left counts as missing where a VMM would not start on it: a qcow2 image without a byte, or half a copy
+ * (base/halfcopy.h).  So the same command line serves for the next attempt.
  */
+#include "base/cleanup.h"
+#include "base/halfcopy.h"
 #include "vmm-shim/args.h"
 #include "vmm-shim/vmm.h"
 
@@ -15,6 +20,7 @@
 #include <libgen.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -94,6 +100,20 @@ static bool is_plain(const char *path)
 	return path[word] != ':' && strncmp(path, "/dev/", 5) != 0;
 }
 
+/* Whether a file is there on which a VMM would not start, and in which nobody would miss anything. */
+static bool is_left_over(const struct drive *drive)
+{
+	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);
+	char begin[GW_HALF_COPY_BYTES];
+	struct stat st;
+	ssize_t n;
+
+	if (strcmp(drive->format, "qcow2") != 0 || fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return false;
+	n = pread(fd, begin, sizeof(begin), 0);
+	return n == 0 || (n > 0 && gw_half_copy_begins(begin, (size_t)n));
+}
+
 /* Runs qemu-img.  Return: 0 or -errno. */
 static int make_qcow2(const char *path)
 {
@@ -111,7 +131,7 @@ static int make_qcow2(const char *path)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
 }
 
-static int make_image(const struct drive *drive, struct gw_error *error)
+static int make_image(const struct drive *drive, bool left_over, struct gw_error *error)
 {
 	int fd, rc;
 
@@ -131,7 +151,8 @@ static int make_image(const struct drive *drive, struct gw_error *error)
 						    "size", drive->path, drive->format[0] ?
 				    "only raw and qcow2 are made here" : "its format is not said (format=raw or format=qcow2)");
 	}
-	fprintf(stderr, "godwit: image %s did not exist: it is empty now, for the guest that comes to fill\n", drive->path);
+	fprintf(stderr, "godwit: image %s %s: it is empty now, for the guest that comes to fill\n", drive->path,
+		left_over ? "was what a failed migration left" : "did not exist");
 	return 0;
 }
 
@@ -146,14 +167,18 @@ int gw_vmm_make_images(int argc, char **argv, struct gw_error *error)
 		char folder[PATH_BYTES];
 		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive) :
 			     args_is(argv[i], "-blockdev") ? read_blockdev(argc, argv, argv[i + 1], &drive) : false;
+		bool left_over;
 		int rc;
 
-		if (!found || drive.read_only || !is_plain(drive.path) || access(drive.path, F_OK) == 0 || errno != ENOENT)
+		if (!found || drive.read_only || !is_plain(drive.path))
+			continue;
+		left_over = is_left_over(&drive);
+		if (!left_over && (access(drive.path, F_OK) == 0 || errno != ENOENT))
 			continue;
 		snprintf(folder, sizeof(folder), "%s", drive.path);
 		if (access(dirname(folder), F_OK) < 0)
 			return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive.path);
-		rc = make_image(&drive, error);
+		rc = make_image(&drive, left_over, error);
 		if (rc < 0)
 			return rc;
 	}

@@ -192,6 +192,13 @@ GW_MUST_CHECK int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error);
 /* Loads the device state; the guest stays paused. */
 GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error);
+/*
+ * Judges the beginning of what came for image @ours, @bytes of it: 64 KiB, or all of a smaller image; @below: the VMM's next
+ * layer, or NULL.  A backing file is renamed to that layer where the source has it elsewhere.
+ * Return: 0; or -errno with @error set: it names other files, is encrypted, or cannot be understood.
+ */
+GW_MUST_CHECK int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block,
+				     size_t bytes, struct gw_error *error);
 /* Lets the guest run. */
 GW_MUST_CHECK int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error);
 

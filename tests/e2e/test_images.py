@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a move leaves on disk: half an image cannot start, a whole one can be opened again, and no header names another file.
+
+No guest is needed for that: firmware alone, in 64 MiB.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+import vmlab  # noqa: E402
+
+MIB = 1 << 20
+
+
+def qemu_img(*args):
+    return subprocess.run(["qemu-img", *map(str, args)], check=True, capture_output=True, text=True).stdout
+
+
+def fails(*args):
+    return subprocess.run(list(map(str, args)), capture_output=True, text=True).returncode != 0
+
+
+def drive(path, fmt="qcow2", name="disk0", **more):
+    options = "".join(f",{key.replace('_', '-')}={value}" for key, value in more.items())
+    return ["-drive", f"file={path},format={fmt},if=virtio,id={name},cache=none{options}"]
+
+
+class Images(unittest.TestCase):
+    def setUp(self):
+        self.lab = vmlab.Lab()
+        self.addCleanup(self.lab.close)
+        # Not in /dev/shm, where there is no O_DIRECT.
+        self.folder = vmlab.BUILD / f"images-{os.getpid()}"
+        self.folder.mkdir(exist_ok=True)
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def image(self, name, fmt="qcow2", mib=64, base=None, base_format="raw", written=None):
+        """@written: (pattern, offset in MiB, MiB)."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        if base:
+            qemu_img("create", "-f", fmt, "-b", base, "-F", base_format, path)
+        else:
+            qemu_img("create", "-f", fmt, path, f"{mib}M")
+        if written:
+            pattern, at, size = written
+            subprocess.run(["qemu-io", "-f", fmt, "-c", f"write -P {pattern} {at}M {size}M", str(path)], check=True,
+                           capture_output=True)
+        return path
+
+    def source(self, *extra, **options):
+        return self.lab.a.vm(ram_mib=64, guest=False, extra=[word for part in extra for word in part], **options)
+
+    def destination(self, *extra):
+        return self.lab.b.vm(ram_mib=64, guest=False, incoming=True, extra=[word for part in extra for word in part])
+
+    def begin(self, *options, receive=()):
+        receiver, port = self.lab.b.receive("guest", *receive)
+        sender = self.lab.a.start("migrate", "--quiet", *options, "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+        return sender, receiver
+
+    def move(self, *options, receive=()):
+        """Return: the exit codes of both sides, and what they had to say."""
+        sender, receiver = self.begin(*options, receive=receive)
+        _, err = sender.communicate(timeout=120)
+        _, there = receiver.communicate(timeout=60)
+        return (sender.returncode, receiver.returncode), err + there
+
+    def quit(self, *vms):
+        for vm in vms:
+            vm.qmp("quit")
+            vm.process.wait(30)
+
+    def test_half_an_image_cannot_start_and_the_next_attempt_may_have_it(self):
+        a = self.image("a.qcow2", written=(0x5a, 3, 40)), self.image("a.raw", "raw", written=(0x6b, 0, 20))
+        b = self.folder / "b.qcow2", self.folder / "b.raw"
+        lines = [[*drive(one[0]), *drive(one[1], "raw", "disk1")] for one in (a, b)]
+        source, destination = self.source(lines[0]), self.destination(lines[1])
+        sender, receiver = self.begin("-b", "--bandwidth", "8M")
+        vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 20 * MIB, 60, "half of the disks")
+        receiver.kill()
+        sender.communicate(timeout=60)
+        self.assertEqual(sender.returncode, 1)
+        for path in b:
+            self.assertEqual(path.read_bytes()[:27], b"godwit: this is half a copy")
+        self.assertTrue(fails("qemu-img", "info", "-U", "-f", "qcow2", b[0]))
+        self.assertTrue(fails("qemu-img", "check", "-U", "-f", "qcow2", b[0]))
+        self.assertIn("file format: raw", qemu_img("info", "-U", b[0]))
+        self.assertNotEqual(b[1].read_bytes()[510:512], b"\x55\xaa")
+        destination.kill()
+        destination = self.destination(lines[1])  # the same command line
+        self.assertIn("was what a failed migration left", (destination.folder / "log").read_text())
+        codes, err = self.move("-b")
+        self.assertEqual(codes, (0, 0), err)
+        self.quit(source, destination)
+        for one, other, fmt in zip(a, b, ("qcow2", "raw")):
+            qemu_img("compare", "-f", fmt, "-F", fmt, one, other)
+        qemu_img("check", "-f", "qcow2", b[0])
+
+    def chain(self):
+        """A top on a base, at either side in folders of their own.  Return: the bases, the tops."""
+        bases = [self.image(f"{side}/base-{side}.raw", "raw", written=(0x11, 40, 8)) for side in ("here", "there")]
+        tops = [self.image("here/a.qcow2", base=bases[0], written=(0x22, 1, 4)), self.image("there/b.qcow2", base=bases[1])]
+        return bases, tops
+
+    def check_reopens(self, bases, tops):
+        """Without a trace of the source's files the moved image reads as the one that was moved."""
+        self.assertIn(f"backing file: {bases[1]}", qemu_img("info", tops[1]))
+        self.assertNotIn(b"/here/", tops[1].read_bytes()[:65536])
+        qemu_img("check", "-f", "qcow2", tops[1])
+        flat = self.folder / "flat.raw"
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", tops[0], flat)
+        (self.folder / "here").rename(self.folder / "gone")
+        qemu_img("compare", "-f", "raw", "-F", "qcow2", flat, tops[1])
+        (self.folder / "gone").rename(self.folder / "here")
+
+    def test_a_moved_chain_can_be_opened_where_it_is(self):
+        for way in ("-i", "-b"):
+            with self.subTest(way=way):
+                bases, tops = self.chain()
+                if way == "-b":  # the base is to come, too
+                    bases[1].write_bytes(b"")
+                    os.truncate(bases[1], 64 * MIB)
+                source, destination = self.source(drive(tops[0])), self.destination(drive(tops[1]))
+                if way == "-b":  # it fails, and the next attempt has the same command line
+                    codes, err = self.move("-b", "--fault", "cut@20")
+                    self.assertEqual(codes, (1, 1), err)
+                    destination.kill()
+                    destination = self.destination(drive(tops[1]))
+                codes, err = self.move(way)
+                self.assertEqual(codes, (0, 0), err)
+                self.quit(source, destination)
+                self.check_reopens(bases, tops)
+                self.lab.close()
+                self.lab = vmlab.Lab()
+                self.addCleanup(self.lab.close)
+
+    def test_a_source_cannot_plant_a_header(self):
+        secret = self.folder / "secret"
+        secret.write_bytes(b"of the destination" * 4096)
+        a, b = self.image("a.qcow2", written=(0x5a, 1, 4)), self.image("b.qcow2")
+        source, destination = self.source(drive(a)), self.destination(drive(b))
+        # QEMU has read its header; what is in the file from now on is what a hostile source would send.
+        planted = self.folder / "planted.qcow2"
+        shutil.copy(a, planted)
+        qemu_img("rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", planted)
+        data = self.folder / "data.qcow2"
+        qemu_img("create", "-f", "qcow2", "-o", f"data_file={secret}.raw,data_file_raw=on", data, "64M")
+        before = b.read_bytes()
+        for header, words in ((planted, f"names a backing file, '{secret}'"), (data, "its data lies in another file")):
+            with open(a, "r+b") as file:
+                file.write(header.read_bytes()[:65536])
+            codes, err = self.move("-b")
+            self.assertEqual(codes, (1, 1), err)
+            self.assertIn(words, err)
+            self.assertEqual(source.status(), "running")
+            self.assertEqual(b.read_bytes(), before, "the image there is not what it was")
+        self.assertEqual(destination.status(), "inmigrate")
+
+    def test_hashing_a_base_can_be_interrupted(self):
+        base = self.image("base.raw", "raw", mib=512, written=(0x33, 0, 512))
+        source = self.source(drive(self.image("a.qcow2", base=base)))
+        cache = Path("/var/cache") if os.geteuid() == 0 else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        kept = cache / "godwit" / f"hash-{base.stat().st_dev:x}-{base.stat().st_ino:x}"
+        kept.unlink(missing_ok=True)
+        sender = self.lab.a.start("migrate", "--quiet", "-i", "guest", "tcp:127.0.0.1:1")
+
+        def has_base():
+            return any(os.path.realpath(fd) == str(base) for fd in Path(f"/proc/{sender.pid}/fd").iterdir())
+        vmlab.wait_for(has_base, 60, "the base being read", interval=0.001)
+        sender.send_signal(signal.SIGSTOP)  # from here on it does not matter how fast it would be
+        sender.send_signal(signal.SIGINT)
+        sender.send_signal(signal.SIGCONT)
+        _, err = sender.communicate(timeout=60)
+        self.assertEqual(sender.returncode, 3, err)
+        self.assertIn("cancelled", err)
+        self.assertFalse(kept.exists(), "it was hashed to its end")
+        self.assertEqual(source.status(), "running")
+
+
+if __name__ == "__main__":
+    import runner
+    runner.main()
