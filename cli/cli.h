@@ -7,6 +7,7 @@
 #include "vmm-shim/vmm.h"
 
 #include <jansson.h>
+#include <time.h>
 
 /* Exit codes; godwit(1) documents them, a test holds the two together. */
 enum exit_code {
@@ -95,7 +96,8 @@ struct cli_vm {
 	unsigned region_count;
 	struct gw_vmm_image images[GW_VMM_MAX_IMAGES]; /* those that move; at the receiver all */
 	unsigned image_count, all_count;
-	char all_names[GW_VMM_MAX_IMAGES][GW_VMM_NAME_BYTES]; /* source: of all images when the session began */
+	struct gw_vmm_image all_images[GW_VMM_MAX_IMAGES]; /* source: all of them, when the session began */
+	struct timespec written[GW_VMM_MAX_IMAGES]; /* of all_images: a file that does not move, when it was last written to */
 	struct cli_layer {
 		const struct gw_vmm_image *image, *below; /* below NULL: none */
 	} layers[GW_VMM_MAX_IMAGES]; /* receiver: of images */
@@ -114,7 +116,7 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 /* Receiver: opens all images of the VMM's disks to be written; vm->disks stays NULL when it has none. */
 int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error) GW_MUST_CHECK;
 int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
-/* Whether the VMM's disks are still those that move.  Return: 0, or -EBUSY with @error saying what changed. */
+/* Whether the VMM's disks, all layers, are still those that they were, and no job works on them.  Return: 0, or -EBUSY with @error saying what changed. */
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
 void cli_disks_close(struct cli_vm *vm);
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* One entry of "NAME[=PATH],...". */
@@ -133,6 +134,23 @@ static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool mo
 	return (int)count;
 }
 
+/* When a layer below the top was last written to; zero: it is none, or no file. */
+static struct timespec last_written(const struct gw_vmm_image *image)
+{
+	struct stat st;
+
+	if (image->layer == 0 || stat(image->path, &st) < 0 || !S_ISREG(st.st_mode))
+		return (struct timespec){ 0 };
+	return st.st_mtim;
+}
+
+static bool was_written(const struct cli_vm *vm, unsigned i)
+{
+	struct timespec then = vm->written[i], now = last_written(&vm->all_images[i]);
+
+	return (then.tv_sec || then.tv_nsec) && (then.tv_sec != now.tv_sec || then.tv_nsec != now.tv_nsec);
+}
+
 int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
 {
 	struct gw_image_file files[GW_VMM_MAX_IMAGES];
@@ -146,9 +164,12 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	if (rc < 0)
 		return rc;
 	vm->image_count = vm->all_count = (unsigned)rc;
-	for (unsigned i = 0; i < vm->all_count; i++)
-		memcpy(vm->all_names[i], vm->images[i].name, sizeof(vm->all_names[i]));
-	rc = choose(vm, plan, error);
+	memcpy(vm->all_images, vm->images, vm->all_count * sizeof(vm->images[0]));
+	for (unsigned i = 0; i < vm->all_count && plan->mode == CLI_DISKS_TOP; i++)
+		vm->written[i] = last_written(&vm->all_images[i]);
+	rc = gw_vmm_check_jobs(vm->vmm, error);
+	if (rc == 0)
+		rc = choose(vm, plan, error);
 	if (rc == 0)
 		rc = as_files(vm, plan, false, files, error);
 	if (rc > 0) {
@@ -225,6 +246,40 @@ int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_er
 	return gw_vmm_watch_images(vm->vmm, vm->images, vm->image_count, GW_DISK_BLOCK_BYTES, tracker, error);
 }
 
+static bool is_same_image(const struct gw_vmm_image *a, const struct gw_vmm_image *b)
+{
+	return strcmp(a->name, b->name) == 0 && a->device == b->device && a->inode == b->inode &&
+	       a->virtual_bytes == b->virtual_bytes && strcmp(a->format, b->format) == 0;
+}
+
+static bool is_among(const struct gw_vmm_image *image, const struct gw_vmm_image *images, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (is_same_image(image, &images[i]))
+			return true;
+	return false;
+}
+
+static bool is_moving(const struct cli_vm *vm, const char *name)
+{
+	size_t length = strcspn(name, "/");
+
+	for (unsigned i = 0; i < vm->image_count; i++)
+		if (strncmp(vm->images[i].name, name, length) == 0 && (vm->images[i].name[length] == '\0' ||
+								       vm->images[i].name[length] == '/'))
+			return true;
+	return false;
+}
+
+static bool is_named_among(const char *name, const struct gw_vmm_image *images, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (strcmp(images[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* A layer that does not move counts too: what was written to it since it was compared is nowhere but here. */
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
 {
 	struct gw_vmm_image now[GW_VMM_MAX_IMAGES];
@@ -232,29 +287,23 @@ int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
 
 	if (!vm->disks)
 		return 0;
+	rc = gw_vmm_check_jobs(vm->vmm, error);
+	if (rc < 0)
+		return rc;
 	count = gw_vmm_images(vm->vmm, now, GW_VMM_MAX_IMAGES, error);
 	if (count < 0)
 		return count;
-	rc = 0;
-	for (unsigned i = 0; i < vm->image_count && rc == 0; i++) {
-		const struct gw_vmm_image *was = &vm->images[i];
-		int k = 0;
-
-		while (k < count && (strcmp(now[k].name, was->name) != 0 || now[k].device != was->device ||
-				     now[k].inode != was->inode || now[k].virtual_bytes != was->virtual_bytes))
-			k++;
-		if (k == count)
+	for (unsigned i = 0; i < vm->all_count && rc == 0; i++)
+		if (is_moving(vm, vm->all_images[i].name) && !is_among(&vm->all_images[i], now, (unsigned)count))
 			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image in "
-							 "mid-migration: migrate again", was->name);
-	}
-	for (int k = 0; k < count && rc == 0; k++) {
-		unsigned i = 0;
-
-		while (i < vm->all_count && strcmp(vm->all_names[i], now[k].name) != 0)
-			i++;
-		if (i == vm->all_count)
+							 "mid-migration: migrate again", vm->all_images[i].name);
+	for (unsigned i = 0; i < vm->all_count && rc == 0; i++)
+		if (is_moving(vm, vm->all_images[i].name) && was_written(vm, i))
+			rc = gw_error_set(error, -EBUSY, "disk '%s', which does not move, was written to in mid-migration: migrate "
+							 "again", vm->all_images[i].name);
+	for (int k = 0; k < count && rc == 0; k++)
+		if (!is_named_among(now[k].name, vm->all_images, vm->all_count))
 			rc = gw_error_set(error, -EBUSY, "disk '%s' was plugged in in mid-migration: migrate again", now[k].name);
-	}
 	return rc;
 }
 

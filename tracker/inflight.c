@@ -13,6 +13,9 @@
  * A write is remembered by its place in the file, a read by its buffers, of which a copy is kept: a vector need not outlive
  * its submission.
  *
+ * What cannot be followed is never ignored: a request of a kind that is not known here, a ring with entries of another shape,
+ * requests that the kernel took from a queue before we were told.  The ring has failed then, and every collect with it.
+ *
  * This runs whether or not files or memory are watched, since what is submitted now may be under way when they are.
  */
 #include "tracker/inflight.h"
@@ -27,12 +30,16 @@
 #include <limits.h>
 #include <liburing.h>
 #include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 
 #define MAX_RINGS 128
 #define AIO_RING_MAGIC 0xa10a10a1
 #define FEW 3
+/* Flags of a ring whose entries are as we read them: not SQE128, CQE32, nor what a later kernel may add. */
+#define FLAGS_KNOWN (0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | 1u << 17)
 
 struct flight {
 	uint64_t key;
@@ -49,8 +56,10 @@ struct flight {
 struct ring {
 	const void *id; /* NULL: a free place */
 	bool is_uring;
+	int fd; /* io_uring: its descriptor */
 	unsigned seen; /* completions looked at: a counter (io_uring), a place (libaio) */
-	int failure;   /* it cannot be followed; or */
+	int failure;   /* it cannot be followed, and why; or */
+	char why[80];
 	int unknown_file; /* its writes cannot */
 	unsigned noted_to; /* io_uring: where its submission queue ended when it was last noted */
 	bool uneven;       /* some of its requests may complete never, or more than once */
@@ -68,6 +77,16 @@ struct aio_ring {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* before those of blocks.c and reads.c */
 static struct ring rings[MAX_RINGS];
 static bool too_many;
+
+GW_PRINTF(3, 4) static void fail(struct ring *ring, int code, const char *format, ...)
+{
+	va_list args;
+
+	ring->failure = code;
+	va_start(args, format);
+	vsnprintf(ring->why, sizeof(ring->why), format, args);
+	va_end(args);
+}
 
 static void mark(const struct flight *flight)
 {
@@ -126,6 +145,10 @@ static void reap_uring(struct ring *ring)
 	const struct io_uring_cq *cq = &((const struct io_uring *)ring->id)->cq;
 	unsigned tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE), mask = *cq->kring_mask;
 
+	unsigned taken = __atomic_load_n(((const struct io_uring *)ring->id)->sq.khead, __ATOMIC_ACQUIRE);
+
+	if ((int)(taken - ring->noted_to) > 0)
+		fail(ring, -EOPNOTSUPP, "an io_uring got %u requests past the hooks", taken - ring->noted_to);
 	if (tail - ring->seen > mask + 1) {
 		doubt(ring);
 		ring->seen = tail - (mask + 1);
@@ -165,6 +188,16 @@ static struct ring *find_ring(const void *id)
 	return NULL;
 }
 
+static void forget(struct ring *ring)
+{
+	if (!ring)
+		return;
+	for (unsigned i = 0; i < ring->count; i++)
+		free(ring->flights[i].many);
+	free(ring->flights);
+	*ring = (struct ring){ 0 };
+}
+
 /* The ring, with what has completed by now taken out; a new one begins here.  NULL: there are too many. */
 static struct ring *use_ring(const void *id, bool is_uring, unsigned now_at)
 {
@@ -197,7 +230,7 @@ static struct flight *add(struct ring *ring, uint64_t key)
 		struct flight *more = realloc(ring->flights, room * sizeof(*more));
 
 		if (!more) {
-			ring->failure = -ENOMEM;
+			fail(ring, -ENOMEM, "no memory for %u requests under way", room);
 			return NULL;
 		}
 		ring->flights = more;
@@ -234,7 +267,7 @@ static void note_read(struct ring *ring, uint64_t key, const struct iovec *buffe
 	if (count > FEW) {
 		flight->many = malloc(count * sizeof(*buffers));
 		if (!flight->many) {
-			ring->failure = -ENOMEM;
+			fail(ring, -ENOMEM, "no memory for a read to %u buffers", (unsigned)count);
 			return;
 		}
 	}
@@ -278,9 +311,33 @@ static void note_iocb(struct ring *ring, const struct iocb *request)
 	case IOCB_CMD_PREADV:
 		note_read(ring, key, vector, request->aio_nbytes);
 		break;
+	case IOCB_CMD_FSYNC:
+	case IOCB_CMD_FDSYNC:
+	case IOCB_CMD_POLL:
+	case IOCB_CMD_NOOP:
+		break;
 	default:
+		fail(ring, -EOPNOTSUPP, "a request of kind %u to libaio is not known", request->aio_lio_opcode);
 		break;
 	}
+}
+
+void gw_inflight_new_aio(aio_context_t context)
+{
+	const struct aio_ring *shared = (const void *)(uintptr_t)context;
+
+	GW_LOCK_SCOPE(&lock);
+	forget(find_ring(shared));
+	(void)use_ring(shared, false, __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE));
+}
+
+bool gw_inflight_knows_aio(uint64_t address)
+{
+	const struct ring *ring;
+
+	GW_LOCK_SCOPE(&lock);
+	ring = find_ring((const void *)(uintptr_t)address);
+	return ring && !ring->is_uring;
 }
 
 void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list)
@@ -293,7 +350,7 @@ void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list
 	if (!ring)
 		return;
 	if (shared->magic != AIO_RING_MAGIC)
-		ring->failure = -EOPNOTSUPP;
+		fail(ring, -EOPNOTSUPP, "a ring of libaio is of another make (%u)", shared->magic);
 	for (long i = 0; i < count && !ring->failure; i++)
 		note_iocb(ring, list[i]);
 }
@@ -311,7 +368,9 @@ static void note_sqe(struct ring *ring, const struct io_uring_sqe *sqe)
 {
 	const struct iovec *vector = (const void *)(uintptr_t)sqe->addr;
 
-	if (sqe->flags & (IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS))
+	if (sqe->flags & IOSQE_BUFFER_SELECT) /* the kernel says later where it read to */
+		fail(ring, -EOPNOTSUPP, "a request of kind %u to io_uring reads to a buffer of the kernel's choice", sqe->opcode);
+	if (sqe->flags & IOSQE_CQE_SKIP_SUCCESS)
 		ring->uneven = true;
 	switch (sqe->opcode) {
 	case IORING_OP_WRITE:
@@ -334,10 +393,66 @@ static void note_sqe(struct ring *ring, const struct io_uring_sqe *sqe)
 	case IORING_OP_NOP:
 	case IORING_OP_FSYNC:
 		break;
-	default: /* poll, timeouts, sockets: who knows */
+	case IORING_OP_POLL_ADD: /* these complete more than once, or complete others */
+	case IORING_OP_POLL_REMOVE:
+	case IORING_OP_TIMEOUT:
+	case IORING_OP_TIMEOUT_REMOVE:
+	case IORING_OP_LINK_TIMEOUT:
+	case IORING_OP_ASYNC_CANCEL:
+	case IORING_OP_MSG_RING:
+	case IORING_OP_ACCEPT:
+	case IORING_OP_CONNECT:
+	case IORING_OP_SHUTDOWN:
+	case IORING_OP_SEND:
+	case IORING_OP_SENDMSG:
+	case IORING_OP_SEND_ZC:
+	case IORING_OP_SENDMSG_ZC:
+	case IORING_OP_RECV: /* copied by the kernel, through the page table */
+	case IORING_OP_RECVMSG:
+	case IORING_OP_EPOLL_CTL:
+	case IORING_OP_OPENAT:
+	case IORING_OP_OPENAT2:
+	case IORING_OP_CLOSE:
+	case IORING_OP_STATX:
+	case IORING_OP_SYNC_FILE_RANGE:
+	case IORING_OP_FADVISE:
+	case IORING_OP_FILES_UPDATE:
+	case IORING_OP_SOCKET:
 		ring->uneven = true;
 		break;
+	default:
+		fail(ring, -EOPNOTSUPP, "a request of kind %u to io_uring is not known", sqe->opcode);
+		break;
 	}
+}
+
+static void judge_shape(struct ring *ring, const struct io_uring *uring)
+{
+	ring->fd = uring->ring_fd;
+	if (uring->flags & ~FLAGS_KNOWN)
+		fail(ring, -EOPNOTSUPP, "an io_uring has flags that are not known, %#x", uring->flags & ~FLAGS_KNOWN);
+}
+
+void gw_inflight_new_uring(const struct io_uring *uring)
+{
+	struct ring *ring;
+
+	GW_LOCK_SCOPE(&lock);
+	forget(find_ring(uring));
+	ring = use_ring(uring, true, __atomic_load_n(uring->cq.ktail, __ATOMIC_ACQUIRE));
+	if (!ring)
+		return;
+	ring->noted_to = uring->sq.sqe_tail;
+	judge_shape(ring, uring);
+}
+
+bool gw_inflight_knows_uring(int fd)
+{
+	GW_LOCK_SCOPE(&lock);
+	for (unsigned i = 0; i < MAX_RINGS; i++)
+		if (rings[i].id && rings[i].is_uring && rings[i].fd == fd)
+			return true;
+	return false;
 }
 
 void gw_inflight_uring(const struct io_uring *uring)
@@ -350,8 +465,7 @@ void gw_inflight_uring(const struct io_uring *uring)
 	ring = use_ring(uring, true, __atomic_load_n(uring->cq.ktail, __ATOMIC_ACQUIRE));
 	if (!ring)
 		return;
-	if (uring->flags & (IORING_SETUP_SQE128 | IORING_SETUP_CQE32))
-		ring->failure = -EOPNOTSUPP;
+	judge_shape(ring, uring);
 	for (unsigned at = sq->sqe_head; at != sq->sqe_tail && !ring->failure; at++)
 		note_sqe(ring, &sq->sqes[at & mask]);
 	ring->noted_to = sq->sqe_tail;
@@ -363,13 +477,22 @@ void gw_inflight_drop(const void *id)
 
 	GW_LOCK_SCOPE(&lock);
 	ring = find_ring(id);
-	if (!ring)
-		return;
-	reap(ring);
-	for (unsigned i = 0; i < ring->count; i++)
-		free(ring->flights[i].many);
-	free(ring->flights);
-	*ring = (struct ring){ 0 };
+	if (ring)
+		reap(ring);
+	forget(ring);
+}
+
+void gw_inflight_explain(char *text, size_t bytes)
+{
+	const char *why = "the guest sends a disk its own commands (SG_IO)"; /* as nothing of ours failed */
+
+	GW_LOCK_SCOPE(&lock);
+	for (unsigned i = 0; i < MAX_RINGS; i++)
+		if (rings[i].id && rings[i].failure)
+			why = rings[i].why;
+		else if (rings[i].id && rings[i].unknown_file)
+			why = "which file a request to io_uring goes to only the kernel knows";
+	snprintf(text, bytes, "%s", too_many ? "it has more rings than can be noted" : why);
 }
 
 int gw_inflight_reap(enum gw_inflight_kind kind)

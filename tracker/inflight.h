@@ -14,8 +14,19 @@
 #include "base/error.h"
 
 #include <linux/aio_abi.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 struct io_uring;
+
+/* After a ring was made, before anything is submitted to it. */
+void gw_inflight_new_aio(aio_context_t context);
+void gw_inflight_new_uring(const struct io_uring *ring);
+
+/* Whether that ring, a descriptor of io_uring's or an address of libaio's, is one that was told of. */
+bool gw_inflight_knows_uring(int fd);
+bool gw_inflight_knows_aio(uint64_t address);
 
 /* Before io_submit() of @count requests: notes those that write or read.  What they owe (pace.h) is the caller's to pay. */
 void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
@@ -30,6 +41,9 @@ enum gw_inflight_kind { GW_INFLIGHT_READS, GW_INFLIGHT_WRITES };
 
 /* Marks what has ended since it was last looked.  Return: 0, or -errno when one of this kind could not be followed. */
 GW_MUST_CHECK int gw_inflight_reap(enum gw_inflight_kind kind);
+
+/* What could not be followed, in words of at most @bytes. */
+void gw_inflight_explain(char *text, size_t bytes);
 
 /* Files have come to be watched: finds out which of them the writes under way go to. */
 void gw_inflight_resolve(void);

@@ -25,6 +25,7 @@
 #include "vmm-shim/lease.h"
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/prefault.h"
+#include "vmm-shim/stock.h"
 #include "vmm-shim/throttle.h"
 #include "vmm-shim/track.h"
 
@@ -291,6 +292,15 @@ static int answer_watch(const struct agent *agent, const struct agent_request *r
 	return fdpass_send(agent->client, &reply, sizeof(reply), fd);
 }
 
+static int answer_stock(const struct agent *agent)
+{
+	struct gw_error error = { 0 };
+	int rc = stock_take(&error);
+	struct agent_reply reply = new_reply(AGENT_STOCK, rc, &error);
+
+	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+}
+
 static int answer_sync(const struct agent *agent)
 {
 	struct gw_error error = { 0 };
@@ -350,6 +360,8 @@ static int serve(struct agent *agent)
 		return answer_watch(agent, &request);
 	case AGENT_SYNC:
 		return answer_sync(agent);
+	case AGENT_STOCK:
+		return answer_stock(agent);
 	case AGENT_THROTTLE:
 		return answer_throttle(agent);
 	case AGENT_UNWATCH:

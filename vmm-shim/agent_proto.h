@@ -43,6 +43,7 @@ enum agent_type {
 	AGENT_ARM = 12, /* region[0], device: first page, inode: pages: they are about to be read */
 	AGENT_THROTTLE = 11, /* struct agent_throttle follows in a packet of its own */
 	AGENT_PREFAULT = 13, /* what comes of the guest's memory is mapped from now on */
+	AGENT_STOCK = 14, /* whether all that the VMM submits can be followed */
 };
 
 struct agent_request {

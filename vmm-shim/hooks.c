@@ -42,19 +42,40 @@
 /* The same function under its other name, for offsets of 64 bits; here they are one. */
 #define ALSO(name) __attribute__((visibility("default"), alias(#name)))
 
+/* What there is in place of a function that nobody has: an error, where a call to nowhere would end the VMM. */
+static int missing(void)
+{
+	errno = ENOSYS;
+	return -ENOSYS;
+}
+
 /* The real function of this name, looked up once: whoever comes first stores what all would. */
 #define REAL(name)                                                                                                     \
 	({                                                                                                             \
 		static __typeof__(&name) real_function;                                                                \
 		__typeof__(&name) found = __atomic_load_n(&real_function, __ATOMIC_RELAXED);                           \
 		if (!found) {                                                                                          \
-			found = (__typeof__(&name))dlsym(RTLD_NEXT, #name);                                            \
+			found = (__typeof__(&name))find_real(#name);                                                   \
 			__atomic_store_n(&real_function, found, __ATOMIC_RELAXED);                                     \
 		}                                                                                                      \
 		found;                                                                                                 \
 	})
 
 _Static_assert(sizeof(off_t) == 8, "offsets have 64 bits");
+
+/* A VMM's module may have brought the library along for itself alone: then RTLD_NEXT does not find it. */
+static void *find_real(const char *name)
+{
+	static const char *const libraries[] = { "liburing.so.2", "libaio.so.1", "libaio.so.1t64" };
+	void *found = dlsym(RTLD_NEXT, name);
+
+	for (size_t i = 0; !found && i < sizeof(libraries) / sizeof(libraries[0]); i++) {
+		void *library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
+
+		found = library ? dlsym(library, name) : NULL;
+	}
+	return found ? found : (void *)(uintptr_t)missing;
+}
 
 static _Atomic bool enabled;
 static __thread bool own_thread; /* no thread of the VMM's */
@@ -346,8 +367,14 @@ EXPORT int madvise(void *addr, size_t bytes, int advice)
 
 /* --- what is only submitted --------------------------------------------------------------------------------- */
 
+int io_setup(int events, aio_context_t *context);
+int io_queue_init(int events, aio_context_t *context);
 int io_submit(aio_context_t context, long count, struct iocb **list);
 int io_destroy(aio_context_t context);
+int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
+int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, void *params);
+int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, void *params, void *memory, size_t bytes);
+int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring);
 int io_uring_submit(struct io_uring *ring);
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait);
 int io_uring_submit_and_get_events(struct io_uring *ring);
@@ -363,6 +390,51 @@ static void note_uring(const struct io_uring *ring)
 	if (gw_pace_is_on())
 		gw_pace_pay();
 	errno = kept;
+}
+
+/* A ring is known from when it is made: one that is not was made past these (vmm-shim/stock.c). */
+static int made_uring(const struct io_uring *ring, int rc)
+{
+	if (rc >= 0 && atomic_load_explicit(&enabled, memory_order_relaxed))
+		gw_inflight_new_uring(ring);
+	return rc;
+}
+
+static int made_aio(const aio_context_t *context, int rc)
+{
+	if (rc >= 0 && atomic_load_explicit(&enabled, memory_order_relaxed))
+		gw_inflight_new_aio(*context);
+	return rc;
+}
+
+EXPORT int io_setup(int events, aio_context_t *context)
+{
+	return made_aio(context, REAL(io_setup)(events, context));
+}
+
+EXPORT int io_queue_init(int events, aio_context_t *context)
+{
+	return made_aio(context, REAL(io_queue_init)(events, context));
+}
+
+EXPORT int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
+{
+	return made_uring(ring, REAL(io_uring_queue_init)(entries, ring, flags));
+}
+
+EXPORT int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, void *params)
+{
+	return made_uring(ring, REAL(io_uring_queue_init_params)(entries, ring, params));
+}
+
+EXPORT int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, void *params, void *memory, size_t bytes)
+{
+	return made_uring(ring, REAL(io_uring_queue_init_mem)(entries, ring, params, memory, bytes));
+}
+
+EXPORT int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring)
+{
+	return made_uring(ring, REAL(io_uring_queue_mmap)(fd, params, ring));
 }
 
 EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm-shim/images.h"
 
+#include "tracker/inflight.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -116,11 +118,13 @@ void images_unwatch(void)
 int images_sync(struct gw_error *error)
 {
 	int rc = gw_blocks_sync();
+	char why[100];
 
 	if (rc == -EFBIG)
 		return gw_error_set(error, rc, "an image grew far beyond the size of its disk");
-	if (rc < 0)
-		return gw_error_set(error, rc, "a way in which the VMM writes to its disks cannot be followed: %s",
-				    strerror(-rc));
+	if (rc < 0) {
+		gw_inflight_explain(why, sizeof(why));
+		return gw_error_set(error, rc, "a way in which the VMM writes to its disks cannot be followed: %s", why);
+	}
 	return 0;
 }

@@ -9,6 +9,7 @@
  */
 #include "vmm-shim/track.h"
 
+#include "tracker/inflight.h"
 #include "tracker/kvm.h"
 #include "tracker/reads.h"
 #include "tracker/wp_sync.h"
@@ -96,14 +97,16 @@ bool track_is_on(void)
 int64_t track_collect(struct gw_error *error)
 {
 	int64_t by_kvm, by_wp;
+	char why[100];
 	int rc = gw_kvm_check(error);
 
 	if (rc < 0)
 		return rc;
 	rc = gw_reads_sync();
-	if (rc < 0)
-		return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s",
-				    strerror(-rc));
+	if (rc < 0) {
+		gw_inflight_explain(why, sizeof(why));
+		return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s", why);
+	}
 	by_kvm = track.kvm ? gw_kvm_log_collect(error) : 0;
 	if (by_kvm < 0)
 		return by_kvm;

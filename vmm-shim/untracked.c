@@ -4,8 +4,20 @@
  *
  * A tracker sees what the VMM's process and KVM write.  A device given to the guest (VFIO, vDPA) writes by DMA, a
  * vhost-user back end and whoever else maps an ivshmem are other processes, the kernel's SCSI target reads past the page
- * tables: none of it shows.  Such devices and objects are found by their QOM types, back ends of network cards, which are
- * neither, by what the monitor tells of them, and disks by their block drivers: some drive the hardware themselves.
+ * tables: none of it shows.  Such devices and objects are found by their QOM types, and back ends of network cards, which are
+ * neither, by what the monitor tells of them.
+ *
+ * Block drivers are taken only if they are known, since a new one may do anything.  What is asked of each:
+ *   - Does it write to images through functions that the hooks have (hooks.c)?  "file" and its like do, and formats and filters
+ *     go to disk through them.  libblkio's (io_uring, nvme-io_uring, virtio-blk-...) makes its system calls itself.
+ *   - Does it read into guest memory so that it shows?  A copy by a processor, whether the VMM's own code does it or the kernel for
+ *     read() and recv(), goes through the VMM's page table: write protection sees it.  So network drivers are seen, which
+ *     receive from sockets and copy (nbd, ssh, curl, nfs, iscsi, rbd, gluster).  What pins the pages first and lets a device write
+ *     to them later is not: O_DIRECT and fixed buffers, which the hooks note, and RDMA (iser), which they do not.
+ * Calls with checked bounds (__pread64_chk) are not hooked: a compiler uses them where it knows how large the buffer is, which
+ * is never so for guest memory.
+ *
+ * And the VMM is asked for its rings (stock.c): one that was made past the hooks gives away whoever submits to it.
  */
 #include "vmm-shim/vmm_internal.h"
 
@@ -24,9 +36,31 @@ static const struct {
 	{ "ivshmem", "is memory that other processes write to" },
 	{ "x-pci-proxy", "is served by another process, which writes to the guest's memory" },
 	{ "cryptodev-vhost", "is served by another process, which writes to the guest's memory" },
-}, drivers[] = {
+};
+
+/* Block drivers that are refused, and why; any that is in neither list is refused too. */
+static const struct {
+	const char *name, *why;
+} drivers[] = {
 	{ "nvme", "drives a disk whose hardware writes to the guest's memory by DMA" },
-	{ "virtio-blk-v", "has a back end that writes to the guest's memory" }, /* vfio-pci, vhost-user, vhost-vdpa */
+	{ "virtio-blk-vfio-pci", "drives a disk whose hardware writes to the guest's memory by DMA" },
+	{ "virtio-blk-vhost-user", "has a back end that writes to the guest's memory" },
+	{ "virtio-blk-vhost-vdpa", "has a back end that writes to the guest's memory" },
+	{ "io_uring", "reads and writes past all calls that can be watched (take driver=file with aio=io_uring)" },
+	{ "nvme-io_uring", "reads and writes past all calls that can be watched (take driver=host_device)" },
+	{ "iser", "reads into the guest's memory by RDMA" },
+};
+
+static const char *const known_drivers[] = {
+	/* files and devices of this host */
+	"file", "host_device", "host_cdrom", "null-co", "null-aio", "vvfat",
+	/* formats */
+	"raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhdx", "luks", "parallels", "dmg", "cloop", "bochs",
+	/* filters, those that block jobs put in between among them */
+	"throttle", "copy-on-read", "copy-before-write", "snapshot-access", "preallocate", "compress", "blkdebug", "blkverify",
+	"quorum", "mirror_top", "commit_top",
+	/* over the network, with a copy by a processor */
+	"nbd", "ssh", "http", "https", "ftp", "ftps", "nfs", "iscsi", "rbd", "gluster",
 };
 
 /* Whether @name is one of "NAME,NAME,...". */
@@ -104,7 +138,17 @@ static int judge_networks(struct gw_vmm *vmm, const char *allowed, struct gw_err
 	return rc;
 }
 
-/* The "nvme" driver is VFIO inside of QEMU; "nvme-io_uring" is not, it asks the kernel. */
+static const char *judge_driver(const char *driver)
+{
+	for (size_t i = 0; i < sizeof(drivers) / sizeof(drivers[0]); i++)
+		if (strcmp(driver, drivers[i].name) == 0)
+			return drivers[i].why;
+	for (size_t i = 0; i < sizeof(known_drivers) / sizeof(known_drivers[0]); i++)
+		if (strcmp(driver, known_drivers[i]) == 0)
+			return NULL;
+	return "is a block driver that is not known here: its reads and writes may not be seen";
+}
+
 static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
 {
 	json_t *list, *node;
@@ -117,16 +161,44 @@ static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error 
 		const char *name = json_string_value(json_object_get(node, "node-name"));
 		const char *driver = json_string_value(json_object_get(node, "drv"));
 
-		for (size_t k = 0; name && driver && rc == 0 && k < sizeof(drivers) / sizeof(drivers[0]); k++) {
-			size_t length = strlen(drivers[k].prefix);
-			bool same = strncmp(driver, drivers[k].prefix, length) == 0 && driver[length] != '-';
+		const char *why = driver ? judge_driver(driver) : NULL;
 
-			if (same && !is_allowed(allowed, name))
-				rc = refuse(name, driver, drivers[k].why, error);
-		}
+		if (rc == 0 && name && why && !is_allowed(allowed, name))
+			rc = refuse(name, driver, why, error);
 	}
 	json_decref(list);
 	return rc;
+}
+
+/* What moves, rewrites or drops images while the guest runs would do so behind our back. */
+int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
+{
+	json_t *list, *job;
+	size_t i;
+	int rc = qmp_command(vmm_qmp(vmm), "query-jobs", NULL, -1, &list, error);
+
+	if (rc < 0)
+		return rc;
+	json_array_foreach (list, i, job) {
+		const char *id = json_string_value(json_object_get(job, "id"));
+		const char *type = json_string_value(json_object_get(job, "type"));
+		const char *status = json_string_value(json_object_get(job, "status"));
+
+		if (rc < 0 || (status && (strcmp(status, "concluded") == 0 || strcmp(status, "null") == 0)))
+			continue;
+		rc = gw_error_set(error, -EBUSY, "the VMM's job '%s' (%s) is under way, which works on images that move: let it end, "
+						 "or cancel it", id ? id : "?", type ? type : "?");
+	}
+	json_decref(list);
+	return rc;
+}
+
+static int check_stock(struct gw_vmm *vmm, struct gw_error *error)
+{
+	struct agent_request request = { .type = AGENT_STOCK };
+	struct agent_reply reply;
+
+	return agent_call(vmm_agent(vmm), &request, &reply, NULL, error);
 }
 
 int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
@@ -136,5 +208,7 @@ int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_erro
 
 	for (size_t i = 0; rc == 0 && i < sizeof(paths) / sizeof(paths[0]); i++)
 		rc = judge_devices(vmm, paths[i], allowed, error);
-	return rc == 0 ? judge_networks(vmm, allowed, error) : rc;
+	if (rc == 0)
+		rc = judge_networks(vmm, allowed, error);
+	return rc == 0 ? check_stock(vmm, error) : rc;
 }

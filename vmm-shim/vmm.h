@@ -128,10 +128,14 @@ GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_im
 /* --- source ---------------------------------------------------------------------------------------- */
 
 /*
- * Looks for devices that write to guest memory where no tracker sees it: VFIO, vDPA, vhost-user, ivshmem.  @allowed:
- * "NAME,NAME" of those that the user vouches for, or NULL.  Return: 0, or -EOPNOTSUPP with @error naming one and why.
+ * Looks for devices that write to guest memory where no tracker sees it: VFIO, vDPA, vhost-user, ivshmem; for block drivers that
+ * are not known, and for requests that the VMM submits past the hooks.  @allowed: "NAME,NAME" of those that the user vouches
+ * for, or NULL.  Return: 0, or -EOPNOTSUPP with @error naming one and why.
  */
 GW_MUST_CHECK int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error);
+
+/* Whether block jobs (commit, stream, mirror, backup) are under way.  Return: 0, or -EBUSY with @error naming one. */
+GW_MUST_CHECK int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error);
 
 /* Whether the VM's memory is what it was when it was attached to.  Return: 0, or -EBUSY with @error saying what changed. */
 GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *error);

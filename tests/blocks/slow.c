@@ -58,7 +58,19 @@ static void *submit_later(void *argument)
 	return NULL;
 }
 
+int io_setup(int events, aio_context_t *context);
+int io_destroy(aio_context_t context);
 int io_submit(aio_context_t context, long count, struct iocb **list);
+
+int io_setup(int events, aio_context_t *context)
+{
+	return syscall(SYS_io_setup, events, context) < 0 ? -errno : 0;
+}
+
+int io_destroy(aio_context_t context)
+{
+	return syscall(SYS_io_destroy, context) < 0 ? -errno : 0;
+}
 
 int io_submit(aio_context_t context, long count, struct iocb **list)
 {

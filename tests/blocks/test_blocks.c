@@ -2,11 +2,14 @@
 /* The dirty-block tracker under the shim's own hooks: no write is lost, however slow and by whatever call. */
 #include "tests/blocks/slow.h"
 #include "tracker/blocks.h"
+#include "tracker/inflight.h"
 #include "tracker/pace.h"
 #include "tracker/reads.h"
 #include "vmm-shim/hooks.h"
+#include "vmm-shim/stock.h"
 
 #include <criterion/criterion.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -22,6 +25,8 @@
 #define BLOCKS 256u
 #define SLOW_MS 60
 
+int io_setup(int events, aio_context_t *context);
+int io_destroy(aio_context_t context);
 int io_submit(aio_context_t context, long count, struct iocb **list);
 
 static int fd;
@@ -354,6 +359,89 @@ Test(blocks, a_fixed_file_cannot_be_followed)
 	io_uring_queue_exit(&ring);
 	cr_assert_eq(gw_blocks_sync(), 0);
 	free(bytes);
+}
+
+/* --- what cannot be followed ---------------------------------------------------------------------------------- */
+
+static void expect_failure(const char *words)
+{
+	struct gw_error error = { 0 };
+	char why[100];
+
+	cr_assert_eq(gw_blocks_sync(), -EOPNOTSUPP, "%s", words);
+	cr_assert_eq(gw_reads_sync(), -EOPNOTSUPP, "%s", words);
+	gw_inflight_explain(why, sizeof(why));
+	cr_assert(strstr(why, words), "%s", why);
+	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, words), "%s", error.text);
+}
+
+Test(blocks, a_request_of_a_kind_that_is_not_known_cannot_be_followed)
+{
+	static const struct {
+		uint8_t opcode, flags;
+		const char *words;
+	} cases[] = { { IORING_OP_SPLICE, 0, "kind 30" }, { IORING_OP_URING_CMD, 0, "kind 46" }, { 200, 0, "kind 200" },
+		      { IORING_OP_MADVISE, 0, "kind 25" }, { IORING_OP_READ, IOSQE_BUFFER_SELECT, "the kernel's choice" } };
+	struct gw_error error = { 0 };
+
+	watch();
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct io_uring_sqe *sqe;
+
+		cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+		cr_assert_eq(stock_take(&error), 0, "%s", error.text);
+		sqe = io_uring_get_sqe(&ring);
+		io_uring_prep_nop(sqe);
+		sqe->opcode = cases[i].opcode;
+		sqe->flags = cases[i].flags;
+		sqe->fd = -1;
+		cr_assert_eq(io_uring_submit(&ring), 1);
+		expect_failure(cases[i].words);
+		io_uring_queue_exit(&ring);
+	}
+}
+
+/* The library's own submit, which nobody hooked. */
+Test(blocks, what_is_submitted_past_the_hooks_is_found)
+{
+	void *library = dlopen("liburing.so.2", RTLD_LAZY);
+	int (*submit)(struct io_uring *) = (int (*)(struct io_uring *))dlsym(library, "io_uring_submit");
+	char *bytes = aligned(BLOCK, 9);
+
+	watch();
+	cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	cr_assert_eq(gw_blocks_sync(), 0);
+	io_uring_prep_write(io_uring_get_sqe(&ring), fd, bytes, BLOCK, 0);
+	cr_assert_eq(submit(&ring), 1);
+	expect_failure("got 1 requests past the hooks");
+	io_uring_queue_exit(&ring);
+	free(bytes);
+}
+
+Test(blocks, a_ring_that_was_made_past_the_hooks_is_found)
+{
+	struct io_uring_params params = { 0 };
+	struct gw_error error = { 0 };
+	aio_context_t own = 0;
+	int made;
+
+	cr_assert_eq(io_uring_queue_init(8, &ring, 0), 0);
+	cr_assert_eq(stock_take(&error), 0, "%s", error.text);
+	made = (int)syscall(SYS_io_uring_setup, 8, &params);
+	cr_assert_geq(made, 0);
+	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, "made past liburing"), "%s", error.text);
+	close(made);
+	gw_error_clear(&error);
+	cr_assert_eq(stock_take(&error), 0, "%s", error.text);
+	cr_assert_eq(syscall(SYS_io_setup, 8, &own), 0);
+	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, "made past libaio"), "%s", error.text);
+	cr_assert_eq(syscall(SYS_io_destroy, own), 0);
+	own = 0;
+	gw_error_clear(&error);
+	cr_assert_eq(io_setup(8, &own), 0);
+	cr_assert_eq(stock_take(&error), 0, "%s", error.text);
+	cr_assert_eq(io_destroy(own), 0);
+	io_uring_queue_exit(&ring);
 }
 
 /* --- everything at once ------------------------------------------------------------------------------------ */

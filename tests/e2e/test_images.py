@@ -164,6 +164,66 @@ class Images(unittest.TestCase):
             self.assertEqual(b.read_bytes(), before, "the image there is not what it was")
         self.assertEqual(destination.status(), "inmigrate")
 
+    def test_jobs_and_commits_in_mid_migration(self):
+        def commit(source):
+            source.qmp("block-commit", **{"job-id": "j", "device": "disk0", "top": str(middle), "base": str(base)})
+            vmlab.wait_for(lambda: not source.qmp("query-jobs"), 60, "the commit")
+
+        def commit_by_hand(source):
+            self.assertEqual(source.qmp("human-monitor-command", **{"command-line": "commit disk0"}), "")
+
+        def commit_slowly(source):
+            source.qmp("block-commit", **{"job-id": "slow", "device": "disk0", "top": str(middle), "base": str(base),
+                                          "speed": 65536})
+
+        base = self.image("base.raw", "raw", written=(0x11, 40, 8))
+        middle, top = self.folder / "middle.qcow2", self.folder / "top.qcow2"
+        for change, words in ((commit, "given another image"), (commit_by_hand, "was written to in mid-migration"),
+                              (commit_slowly, "the VMM's job 'slow' (commit) is under way")):
+            with self.subTest(change=change.__name__):
+                self.image(middle.name, base=base, written=(0x22, 1, 8))
+                self.image(top.name, base=middle, base_format="qcow2", written=(0x33, 10, 24))
+                there = self.image("there.qcow2", base=middle, base_format="qcow2")
+                source, destination = self.source(drive(top)), self.destination(drive(there))
+                sender, receiver = self.begin("-i", "--bandwidth", "8M")
+                vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > MIB, 60, "some of the disk")
+                change(source)
+                _, err = sender.communicate(timeout=120)
+                receiver.communicate(timeout=60)
+                self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
+                self.assertIn(words, err)
+                self.assertEqual(source.status(), "running")
+                if change == commit_slowly:  # and not begun at all
+                    done = self.lab.a.godwit("migrate", "-b", "guest", "tcp:127.0.0.1:1")
+                    self.assertEqual(done.returncode, 5)
+                    self.assertIn(words, done.stderr)
+                source.kill()
+                destination.kill()
+
+    def test_ways_to_disk_that_are_not_known_are_refused_by_name(self):
+        odd = ["-blockdev", "driver=blklogwrites,node-name=odd,file.driver=null-co,file.read-zeroes=on,log.driver=null-co,"
+               "log.read-zeroes=on"]
+        self.source(odd)
+        done = self.lab.a.godwit("migrate", "guest", "tcp:127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("'odd' (blklogwrites) is a block driver that is not known here", done.stderr)
+        done = self.lab.a.godwit("migrate", "--allow-untracked", "odd", "guest", "tcp:127.0.0.1:1")
+        self.assertIn("nothing listens", done.stderr)
+
+    def test_a_ring_made_past_the_hooks_is_refused_by_name(self):
+        self.lab.a.env["LD_PRELOAD"] = str(vmlab.BUILD / "tests" / "librings.so")
+        image = self.image("a.qcow2")
+        self.source(drive(image, aio="io_uring"))
+        done = self.lab.a.godwit("migrate", "-b", "guest", "tcp:127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("was made past liburing", done.stderr)
+        del self.lab.a.env["LD_PRELOAD"]
+        for aio in ("io_uring", "native", "threads"):  # QEMU's own are all known, used or not
+            self.lab.a.vm(aio, ram_mib=64, guest=False, extra=[*drive(self.image(f"{aio}.qcow2"), aio=aio), "-object",
+                                                               "iothread,id=io0", "-device", "virtio-scsi-pci,iothread=io0"])
+            done = self.lab.a.godwit("migrate", "-b", aio, "tcp:127.0.0.1:1")
+            self.assertIn("nothing listens", done.stderr)
+
     def test_hashing_a_base_can_be_interrupted(self):
         base = self.image("base.raw", "raw", mib=512, written=(0x33, 0, 512))
         source = self.source(drive(self.image("a.qcow2", base=base)))
