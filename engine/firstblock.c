@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int first_block_init(struct first_block *first, int fd, uint64_t image_bytes)
 {
@@ -14,6 +15,9 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes)
 		return -ENOMEM;
 	memset(first->bytes, 0, GW_DISK_BLOCK_BYTES);
 	first->changed = true;
+	/* All of it has its place on the device then: the write in the blackout allocates nothing, which its sync would wait for. */
+	if (pwrite(fd, first->bytes, image_bytes < GW_DISK_BLOCK_BYTES ? image_bytes : GW_DISK_BLOCK_BYTES, 0) < 0)
+		return -errno;
 	return gw_half_copy_mark(fd, image_bytes);
 }
 
