@@ -131,6 +131,28 @@ class Disks(unittest.TestCase):
             for device in devices:
                 device.close()
 
+    def test_libblkio_is_refused_by_name(self):
+        """It makes its system calls itself: each written block was lost, and each page that was read to."""
+        image = Path("/var/tmp/lab-blkio.img")
+        self.addCleanup(image.unlink)
+        with open(image, "wb") as file:
+            file.truncate(16 << 20)
+        try:
+            source = self.lab.a.vm(guest=False, ram_mib=64, extra=[
+                "-blockdev", f"driver=io_uring,node-name=odd,filename={image},cache.direct=on", "-device",
+                "virtio-blk-pci,drive=odd"])
+        except vmlab.LabError as why:
+            if "io_uring" in str(why):
+                self.skipTest("QEMU here has no libblkio")
+            raise
+        done = self.lab.a.godwit("migrate", "-b", "guest", "tcp:127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("'odd' (io_uring) reads and writes past all calls that can be watched", done.stderr)
+        # Should its name have been vouched for, the ring that it made is still not known.
+        done = self.lab.a.godwit("migrate", "-b", "--allow-untracked", "odd", "guest", "tcp:127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("was made past liburing", done.stderr)
+        self.assertEqual(source.status(), "running")
 
     def test_a_read_under_way_is_not_lost(self):
         """The device writes to pages that were pinned when the read began: see tracker/reads.h."""
