@@ -2,6 +2,7 @@
 #include "base/halfcopy.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,14 +15,22 @@ static const char text[GW_HALF_COPY_BYTES] =
 
 _Static_assert(sizeof(text) == GW_HALF_COPY_BYTES, "the text fits");
 
-int gw_half_copy_mark(int fd, uint64_t bytes)
+int gw_half_copy_mark(int fd, uint64_t bytes, const void *header, size_t header_bytes)
 {
-	size_t want = bytes < sizeof(text) ? (size_t)bytes : sizeof(text);
-	ssize_t n = pwrite(fd, text, want, 0);
+	size_t want = bytes < GW_HALF_COPY_BLOCK ? (size_t)bytes : GW_HALF_COPY_BLOCK, room = GW_HALF_COPY_BLOCK - sizeof(text);
+	char *block = calloc(1, GW_HALF_COPY_BLOCK);
+	ssize_t n;
+	int rc;
 
-	if (n < 0)
-		return -errno;
-	return (size_t)n == want ? 0 : -EIO;
+	if (!block)
+		return -ENOMEM;
+	memcpy(block, text, sizeof(text));
+	if (header_bytes)
+		memcpy(block + sizeof(text), header, header_bytes < room ? header_bytes : room);
+	n = pwrite(fd, block, want, 0);
+	rc = n < 0 ? -errno : (size_t)n == want ? 0 : -EIO;
+	free(block);
+	return rc;
 }
 
 bool gw_half_copy_begins(const void *begin, size_t bytes)

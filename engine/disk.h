@@ -135,8 +135,9 @@ GW_PUBLIC void gw_images_keep(struct gw_disks *disks);
 
 /*
  * Waits for what is under way, closes.  What was prepared and not kept is half a copy, and no guest must start on it.  A file
- * is made again what it was before, if it was blank, and cut to nothing if it was not; the next attempt finds it blank either
- * way.  A block device gets the text back that stands in place of its first block.  NULL is fine.
+ * is made again what it was before, if it was blank.  One that was not is cut to nothing, but for the text and the header that it
+ * had, if that was qcow2's.  A block device gets the text back that stands in place of its first block.  The next attempt finds
+ * each of them blank.  NULL is fine.
  */
 GW_PUBLIC void gw_images_close(struct gw_disks *disks);
 

@@ -6,9 +6,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-int first_block_init(struct first_block *first, int fd, uint64_t image_bytes)
+int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, const void *header, size_t header_bytes)
 {
 	first->bytes = aligned_alloc(4096, GW_DISK_BLOCK_BYTES);
 	if (!first->bytes)
@@ -16,9 +15,7 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes)
 	memset(first->bytes, 0, GW_DISK_BLOCK_BYTES);
 	first->changed = true;
 	/* All of it has its place on the device then: the write in the blackout allocates nothing, which its sync would wait for. */
-	if (pwrite(fd, first->bytes, image_bytes < GW_DISK_BLOCK_BYTES ? image_bytes : GW_DISK_BLOCK_BYTES, 0) < 0)
-		return -errno;
-	return gw_half_copy_mark(fd, image_bytes);
+	return gw_half_copy_mark(fd, image_bytes, header, header_bytes);
 }
 
 void first_block_fini(struct first_block *first)

@@ -13,8 +13,12 @@ struct first_block {
 	bool changed;         /* since it was last written to the image */
 };
 
-/* Begins to withhold: marks the image, which has @image_bytes.  Return: 0 or -errno. */
-int first_block_init(struct first_block *first, int fd, uint64_t image_bytes) GW_MUST_CHECK;
+/*
+ * Begins to withhold: marks the image, which has @image_bytes, and keeps in it what fits of the header that it had (base/halfcopy.h).
+ * Return: 0 or -errno.
+ */
+int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, const void *header,
+		     size_t header_bytes) GW_MUST_CHECK;
 void first_block_fini(struct first_block *first);
 
 /* Takes what a WRITE or ZERO has for the first block.  Return: how many bytes, from the request's beginning. */

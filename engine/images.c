@@ -427,19 +427,23 @@ static void lock_as_source(const struct image_fds *fds)
 	(void)fcntl(fds->fd, F_OFD_SETLK, &lock);
 }
 
-/* A blank file is one that somebody made, with a base maybe: should the migration fail it is made that again. */
+/*
+ * A blank file is one that somebody made, with a base maybe: should the migration fail it is made that again.  Of another qcow2
+ * image the header is kept.
+ */
 static void keep_what_was(struct image_fds *fds, uint64_t bytes)
 {
 	char begin[GW_HALF_COPY_BYTES];
 	ssize_t n = pread(fds->fd, begin, sizeof(begin), 0);
-	bool is_qcow2 = n >= 4 && memcmp(begin, "QFI\xfb", 4) == 0;
+	bool blank = n >= 0 && !gw_half_copy_begins(begin, (size_t)n) && is_blank(fds, bytes);
+	uint64_t at = n >= 0 && gw_half_copy_begins(begin, (size_t)n) ? GW_HALF_COPY_BYTES : 0; /* half a copy has one, too */
+	uint64_t want = blank && bytes <= BLANK_BYTES ? bytes : GW_HALF_COPY_BLOCK;
 
 	fds->was_bytes = bytes;
-	fds->was_used = is_qcow2 ? bytes : 0;
-	if (n < 0 || gw_half_copy_begins(begin, (size_t)n) || fds->was_used > BLANK_BYTES || !is_blank(fds, bytes))
-		return;
-	fds->was = malloc(fds->was_used + 1);
-	fds->was_blank = fds->was && pread(fds->fd, fds->was, fds->was_used, 0) == (ssize_t)fds->was_used;
+	fds->was = malloc(want);
+	n = fds->was ? pread(fds->fd, fds->was, want, (off_t)at) : -1;
+	fds->was_used = n >= 4 && memcmp(fds->was, "QFI\xfb", 4) == 0 ? (uint64_t)n : 0;
+	fds->was_blank = fds->was && blank && (fds->was_used == bytes || fds->was_used == 0);
 }
 
 /* What cannot be undone stays half a copy, and is marked as such. */
@@ -448,8 +452,10 @@ static void undo(struct image_fds *fds)
 	int rc = 0;
 
 	if (fds->is_device)
-		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BYTES);
-	else if (ftruncate(fds->fd, 0) == 0 && fds->was_blank && pwrite(fds->fd, fds->was, fds->was_used, 0) >= 0)
+		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BLOCK, NULL, 0);
+	else if (ftruncate(fds->fd, 0) == 0 && !fds->was_blank && fds->was_used)
+		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BLOCK, fds->was, fds->was_used);
+	else if (fds->was_blank && pwrite(fds->fd, fds->was, fds->was_used, 0) >= 0)
 		rc = ftruncate(fds->fd, (off_t)fds->was_bytes);
 	(void)rc; /* nobody is left to tell */
 }
@@ -482,7 +488,7 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
 	fds->fresh = !fds->is_device;
-	rc = first_block_init(&fds->first, fds->fd, bytes);
+	rc = first_block_init(&fds->first, fds->fd, bytes, fds->was, fds->was_used);
 	/* A file's beginning reads as zeros should the text not have reached the disk when the host dies; a device's does not. */
 	if (rc == 0 && fds->is_device && fdatasync(fds->fd) < 0)
 		rc = -errno;

@@ -8,11 +8,13 @@
  * what it is made of, a chain, cannot be guessed: its top is made with qemu-img by whoever knows the base.
  *
  * What a failed migration left counts as missing where a VMM would not start on it: a qcow2 image without a byte, or half a copy
- * (base/halfcopy.h).  So the same command line serves for the next attempt.
+ * (base/halfcopy.h), which still has the name of the base that it was made on.  So the same command line serves for the next
+ * attempt.
  */
 #include "base/cleanup.h"
 #include "base/halfcopy.h"
 #include "vmm-shim/args.h"
+#include "vmm-shim/header.h"
 #include "vmm-shim/vmm.h"
 
 #include <errno.h>
@@ -30,6 +32,8 @@ struct drive {
 	char path[PATH_BYTES];
 	char format[32]; /* "": not said */
 	bool read_only;
+	bool left_over; /* by a migration that failed */
+	char base[HEADER_NAME_BYTES], base_format[HEADER_FORMAT_BYTES]; /* which it was made on; "": none */
 };
 
 static bool is_on(const char *text, const char *key)
@@ -100,28 +104,36 @@ static bool is_plain(const char *path)
 	return path[word] != ':' && strncmp(path, "/dev/", 5) != 0;
 }
 
-/* Whether a file is there on which a VMM would not start, and in which nobody would miss anything. */
-static bool is_left_over(const struct drive *drive)
+/* Finds out whether a file is there on which a VMM would not start, and in which nobody would miss anything. */
+static void look_at_left_over(struct drive *drive)
 {
 	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);
-	char begin[GW_HALF_COPY_BYTES];
+	static unsigned char begin[GW_HALF_COPY_BLOCK];
 	struct stat st;
 	ssize_t n;
 
 	if (strcmp(drive->format, "qcow2") != 0 || fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return false;
+		return;
 	n = pread(fd, begin, sizeof(begin), 0);
-	return n == 0 || (n > 0 && gw_half_copy_begins(begin, (size_t)n));
+	drive->left_over = n == 0 || (n > 0 && gw_half_copy_begins(begin, (size_t)n));
+	if (n > (ssize_t)GW_HALF_COPY_BYTES && drive->left_over &&
+	    !header_base(begin + GW_HALF_COPY_BYTES, (size_t)n - GW_HALF_COPY_BYTES, drive->base, drive->base_format))
+		drive->base[0] = '\0';
 }
 
 /* Runs qemu-img.  Return: 0 or -errno. */
-static int make_qcow2(const char *path)
+static int make_qcow2(const struct drive *drive)
 {
+	const char *format = drive->base_format[0] ? drive->base_format : "raw";
 	pid_t child = fork();
 	int status;
 
 	if (child == 0) {
-		execlp("qemu-img", "qemu-img", "create", "-q", "-f", "qcow2", path, "1M", (char *)NULL);
+		if (drive->base[0])
+			execlp("qemu-img", "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", drive->base, "-F", format, drive->path,
+			       "1M", (char *)NULL);
+		else
+			execlp("qemu-img", "qemu-img", "create", "-q", "-f", "qcow2", drive->path, "1M", (char *)NULL);
 		_exit(127);
 	}
 	if (child < 0 || waitpid(child, &status, 0) < 0)
@@ -131,12 +143,12 @@ static int make_qcow2(const char *path)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
 }
 
-static int make_image(const struct drive *drive, bool left_over, struct gw_error *error)
+static int make_image(const struct drive *drive, struct gw_error *error)
 {
 	int fd, rc;
 
 	if (strcmp(drive->format, "qcow2") == 0) {
-		rc = make_qcow2(drive->path);
+		rc = make_qcow2(drive);
 		if (rc < 0)
 			return gw_error_set(error, rc, "image %s does not exist, and qemu-img cannot make it%s", drive->path,
 					    rc == -ENOENT ? ": it is in package qemu-utils" : "");
@@ -152,7 +164,7 @@ static int make_image(const struct drive *drive, bool left_over, struct gw_error
 				    "only raw and qcow2 are made here" : "its format is not said (format=raw or format=qcow2)");
 	}
 	fprintf(stderr, "godwit: image %s %s: it is empty now, for the guest that comes to fill\n", drive->path,
-		left_over ? "was what a failed migration left" : "did not exist");
+		drive->left_over ? "was what a failed migration left" : "did not exist");
 	return 0;
 }
 
@@ -167,18 +179,17 @@ int gw_vmm_make_images(int argc, char **argv, struct gw_error *error)
 		char folder[PATH_BYTES];
 		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive) :
 			     args_is(argv[i], "-blockdev") ? read_blockdev(argc, argv, argv[i + 1], &drive) : false;
-		bool left_over;
 		int rc;
 
 		if (!found || drive.read_only || !is_plain(drive.path))
 			continue;
-		left_over = is_left_over(&drive);
-		if (!left_over && (access(drive.path, F_OK) == 0 || errno != ENOENT))
+		look_at_left_over(&drive);
+		if (!drive.left_over && (access(drive.path, F_OK) == 0 || errno != ENOENT))
 			continue;
 		snprintf(folder, sizeof(folder), "%s", drive.path);
 		if (access(dirname(folder), F_OK) < 0)
 			return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive.path);
-		rc = make_image(&drive, left_over, error);
+		rc = make_image(&drive, error);
 		if (rc < 0)
 			return rc;
 	}

@@ -10,6 +10,8 @@
  *
  * Source: QEMU's docs/interop/qcow2.txt (qcow2, versions 2 and 3), docs/interop/qed_spec.txt, block/qcow.c (qcow version 1).
  */
+#include "vmm-shim/header.h"
+
 #include "vmm-shim/vmm.h"
 
 #include <endian.h>
@@ -23,7 +25,7 @@
 #define QCOW_MAGIC 0x514649fbu
 #define V2_BYTES 72u
 #define V3_BYTES 104u
-#define NAME_BYTES 1023u /* of a backing file's, at most */
+#define NAME_BYTES (HEADER_NAME_BYTES - 1) /* of a backing file's, at most */
 #define EXTENSION_BYTES 8u
 #define EXTENSION_BACKING_FORMAT 0xe2792acau
 #define EXTENSION_FEATURES 0x6803f857u
@@ -143,6 +145,18 @@ static const char *read_extensions(struct header *header)
 	header->extensions_end = at;
 	/* QEMU may read on where we cannot: in a first cluster that is larger than what is looked at. */
 	return header->name_at || end == (size_t)1 << get32(header->block + 20) ? NULL : "its header cannot be understood";
+}
+
+bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES], char format[HEADER_FORMAT_BYTES])
+{
+	struct header header = { .block = block };
+
+	if (read_fixed(&header, bytes) || read_name(&header) || read_extensions(&header) || header.name_bytes == 0 ||
+	    header.format_bytes >= HEADER_FORMAT_BYTES)
+		return false;
+	snprintf(name, HEADER_NAME_BYTES, "%.*s", (int)header.name_bytes, (const char *)block + header.name_at);
+	snprintf(format, HEADER_FORMAT_BYTES, "%.*s", (int)header.format_bytes, (const char *)block + header.format_at);
+	return true;
 }
 
 /* Copies the extensions but those that are made anew, and that of feature names when it is not @keep_features. */

@@ -129,9 +129,15 @@ class Images(unittest.TestCase):
                     bases[1].write_bytes(b"")
                     os.truncate(bases[1], 64 * MIB)
                 source, destination = self.source(drive(tops[0])), self.destination(drive(tops[1]))
-                if way == "-b":  # it fails, and the next attempt has the same command line
-                    codes, err = self.move("-b", "--fault", "cut@20")
-                    self.assertEqual(codes, (1, 1), err)
+                for end in ("fails", "is killed") if way == "-b" else ():  # and the next attempt has the same command line
+                    if end == "fails":
+                        codes, err = self.move("-b", "--fault", "cut@20")
+                        self.assertEqual(codes, (1, 1), err)
+                    else:
+                        sender, receiver = self.begin("-b", "--bandwidth", "8M")
+                        vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > MIB, 60, "some of the disk")
+                        receiver.kill()
+                        sender.communicate(timeout=60)
                     destination.kill()
                     destination = self.destination(drive(tops[1]))
                 codes, err = self.move(way)

@@ -339,6 +339,28 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	close(fd);
 }
 
+/* Of one that was not blank the header is kept, behind the text, for whoever makes it anew on its base. */
+Test(images, an_overwritten_image_keeps_the_name_of_its_base_after_a_failure)
+{
+	static char before[2 * MIB], after[65536];
+	struct gw_error error = { 0 };
+	int fd = open(paths[1], O_RDWR);
+
+	memset(before, 7, sizeof(before));
+	memcpy(before, "QFI\xfb\0\0\0\3", 8);
+	cr_assert_eq(write(fd, before, sizeof(before)), (ssize_t)sizeof(before));
+	close(fd);
+	for (int attempt = 0; attempt < 2; attempt++) {
+		struct gw_disks *disks = open_images(1, true, attempt == 0, 0); /* the second finds half a copy */
+
+		cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
+		gw_images_close(disks);
+		cr_assert_eq(read_begin(1, after, sizeof(after)), sizeof(after));
+		cr_assert_eq(strncmp(after, "godwit: this is half a copy", 27), 0);
+		cr_assert_eq(memcmp(after + 512, before, sizeof(after) - 512), 0);
+	}
+}
+
 /* A ramfs, which has neither holes to be asked for nor a way to make them.  Return: whether there is one, in ./plain. */
 static bool mount_plain(void)
 {
