@@ -24,6 +24,7 @@
 #include "engine/page.h"
 #include "engine/written.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -375,6 +376,14 @@ static int resize(struct gw_disks *disks, unsigned image, uint64_t bytes)
 	return ftruncate(fds->fd, (off_t)bytes) < 0 ? -errno : 0;
 }
 
+static uint32_t big_endian(const char *at)
+{
+	uint32_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return be32toh(value);
+}
+
 /*
  * Whether a file holds nothing that anybody would miss: holes and, at its beginning, zeros (`qemu-img create` leaves a
  * block of them), or what `qemu-img create -f qcow2` leaves: a header, empty tables, not one cluster of data, which
@@ -394,9 +403,13 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 	if (fds->is_device)
 		return false;
 	if (memcmp(begin, "QFI\xfb", 4) == 0) {
-		unsigned cluster_bits = (unsigned char)begin[23]; /* the last byte of a big-endian number */
+		uint32_t cluster_bits = big_endian(begin + 20), l1_entries = big_endian(begin + 36), refcounts = big_endian(begin + 56);
+		uint64_t tables;
 
-		return cluster_bits >= 9 && cluster_bits <= 21 && bytes < 5ULL << cluster_bits;
+		if (cluster_bits < 9 || cluster_bits > 21 || bytes > BLANK_BYTES)
+			return false;
+		tables = ((l1_entries * 8ULL + (1ULL << cluster_bits) - 1) >> cluster_bits) + refcounts;
+		return bytes < (3 + tables) << cluster_bits;
 	}
 	data = lseek(fds->fd, sizeof(begin), SEEK_DATA);
 	return data < 0 && errno == ENXIO && page_is_zero(begin, sizeof(begin));

@@ -148,6 +148,29 @@ class Images(unittest.TestCase):
                 self.lab = vmlab.Lab()
                 self.addCleanup(self.lab.close)
 
+    def test_each_kind_of_qcow2_on_a_base_that_lies_elsewhere(self):
+        kinds = ("compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on,cluster_size=128k",
+                 "compression_type=zstd,lazy_refcounts=on", "refcount_bits=1")
+        bases = [self.image(f"{side}/base.raw", "raw", mib=16, written=(0x11, 4, 8)) for side in ("here", "there")]
+        lines, tops = {0: [], 1: []}, {0: [], 1: []}
+        for number, kind in enumerate(kinds):
+            for side, base in enumerate(bases):
+                path = base.parent / f"{number}.qcow2"
+                qemu_img("create", "-f", "qcow2", "-o", kind, "-b", base, "-F", "raw", path)
+                lines[side] += drive(path, name=f"d{number}")
+                tops[side].append(path)
+            subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 0x22 1M 2M", str(tops[0][-1])], check=True,
+                           capture_output=True)
+        source, destination = self.source(lines[0]), self.destination(lines[1])
+        codes, err = self.move("-i")
+        self.assertEqual(codes, (0, 0), err)
+        self.quit(source, destination)
+        for kind, here, there in zip(kinds, *tops.values()):
+            with self.subTest(kind=kind):
+                self.assertIn(f"backing file: {bases[1]}", qemu_img("info", there))
+                qemu_img("check", "-f", "qcow2", there)
+                qemu_img("compare", "-f", "qcow2", "-F", "qcow2", here, there)
+
     def test_a_source_cannot_plant_a_header(self):
         secret = self.folder / "secret"
         secret.write_bytes(b"of the destination" * 4096)

@@ -317,7 +317,8 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	int fd = open(paths[1], O_RDWR);
 
 	memcpy(before, "QFI\xfb\0\0\0\3", 8);
-	before[23] = 16;
+	before[23] = 16; /* bits of a cluster */
+	before[39] = before[59] = 1; /* an entry of L1, a cluster of references' counts */
 	strcpy(before + 1000, "/the/base");
 	before[196610] = 1;
 	cr_assert_eq(write(fd, before, sizeof(before)), (ssize_t)sizeof(before));
