@@ -51,7 +51,7 @@ int cmd_run(const struct command *command, int argc, char **argv)
 	}
 	rc = gw_vmm_check_name(name, &error);
 	if (rc == 0)
-		rc = gw_vmm_check_args(name, given.count, given.rest, advice, sizeof(advice), &error);
+		rc = gw_vmm_check_args(given.count, given.rest, advice, sizeof(advice), &error);
 	if (rc < 0) {
 		complain(command, "%s", error.text);
 		if (advice[0])

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -103,7 +104,7 @@ static bool parse_json_backend(const char *text, struct backend *backend)
 /* Return: whether @text, the value of -object, is a memory backend, and what it says. */
 static bool parse_backend(const char *text, struct backend *backend)
 {
-	char value[256];
+	char value[PATH_MAX];
 
 	memset(backend, 0, sizeof(*backend));
 	if (text[0] == '{')
@@ -160,20 +161,19 @@ static int judge_backend(const struct backend *backend, char *advice, size_t adv
 {
 	if (strcmp(backend->type, "memory-backend-file") != 0) {
 		snprintf(advice, advice_bytes,
-			 "-object memory-backend-file,id=%s,share=on,mem-path=/dev/shm/%s.ram,size=...", backend->id,
-			 backend->id);
+			 "-object memory-backend-file,id=%s,share=on,mem-path=/dev/shm,size=...", backend->id);
 		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s: godwit moves memory-backend-file with share=on",
 				    backend->id, backend->type);
 	}
 	if (!backend->share || !backend->has_path) {
 		snprintf(advice, advice_bytes, "%s%s to -object memory-backend-file,id=%s",
-			 backend->share ? "" : ",share=on", backend->has_path ? "" : ",mem-path=/dev/shm/...", backend->id);
+			 backend->share ? "" : ",share=on", backend->has_path ? "" : ",mem-path=/dev/shm", backend->id);
 		return gw_error_set(error, -EINVAL, "RAM '%s' is private to the VMM", backend->id);
 	}
 	return 0;
 }
 
-int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, size_t advice_bytes,
+int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
 		      struct gw_error *error)
 {
 	bool machine_ram = false;
@@ -200,7 +200,7 @@ int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, siz
 		return 0;
 	ram_size(argc, argv, size, sizeof(size));
 	snprintf(advice, advice_bytes,
-		 "-object memory-backend-file,id=ram0,size=%s,mem-path=/dev/shm/%s.ram,share=on -machine memory-backend=ram0",
-		 size, name);
+		 "-object memory-backend-file,id=ram0,size=%s,mem-path=/dev/shm,share=on -machine memory-backend=ram0",
+		 size);
 	return gw_error_set(error, -EINVAL, "the guest's RAM is not in a shared file, so it cannot be migrated");
 }

@@ -26,7 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PATH_BYTES 1024
+#define PATH_BYTES 4096
 
 struct drive {
 	char path[PATH_BYTES];

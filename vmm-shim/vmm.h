@@ -41,7 +41,7 @@ GW_MUST_CHECK int gw_vmm_is_alive(const char *name);
  * Judges a VMM's command line.  Return: 0; or -EINVAL with @error set, and in @advice the very arguments
  * to add or change.
  */
-GW_MUST_CHECK int gw_vmm_check_args(const char *name, int argc, char **argv, char *advice, size_t advice_bytes,
+GW_MUST_CHECK int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
 				    struct gw_error *error);
 
 /*

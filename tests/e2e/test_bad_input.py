@@ -38,7 +38,7 @@ class CommandLine(unittest.TestCase):
             done = lab.a.godwit("run", "--name", "web", "--", "qemu-system-x86_64", "-m", "3G")
             self.assertEqual(done.returncode, 2)
             advice = done.stderr.strip().splitlines()[-1].split()
-            self.assertIn("memory-backend-file,id=ram0,size=3G,mem-path=/dev/shm/web.ram,share=on", advice)
+            self.assertIn("memory-backend-file,id=ram0,size=3G,mem-path=/dev/shm,share=on", advice)
             again = lab.a.godwit("run", "--check", "--name", "web", "--", "qemu-system-x86_64", "-m", "3G", *advice)
             self.assertEqual(again.returncode, 0, again.stderr)
 

@@ -7,7 +7,7 @@
 static int judge(char *advice, size_t bytes, struct gw_error *error, int argc, const char **argv)
 {
 	*error = (struct gw_error){ 0 };
-	return gw_vmm_check_args("vm", argc, (char **)(uintptr_t)argv, advice, bytes, error);
+	return gw_vmm_check_args(argc, (char **)(uintptr_t)argv, advice, bytes, error);
 }
 
 #define JUDGE(...)                                                                                                     \
