@@ -35,7 +35,8 @@ static uint64_t deadline_of(const struct qmp *qmp, uint64_t timeout_ns)
 
 static int vmm_gone(struct gw_error *error)
 {
-	return gw_error_set(error, -ECONNRESET, "the VMM closed its QMP connection: it died or was ended");
+	return gw_error_set(error, -ECONNRESET, "the VMM closed its QMP connection: it died or was ended; its standard "
+					       "error says why");
 }
 
 /* Hands out the next line as JSON.  Return: 1 and *object; 0 on the deadline; -errno. */
@@ -192,6 +193,23 @@ void qmp_forget_migration(struct qmp *qmp)
 	qmp->migration[0] = '\0';
 }
 
+/* The VMM's own words for why its migration failed, where it has any. */
+static int migration_failed(struct qmp *qmp, struct gw_error *error)
+{
+	char status[sizeof(qmp->migration)];
+	const char *words = NULL;
+	json_t *migration = NULL;
+	int rc;
+
+	memcpy(status, qmp->migration, sizeof(status));
+	if (qmp_command(qmp, "query-migrate", NULL, -1, &migration, NULL) == 0)
+		words = json_string_value(json_object_get(migration, "error-desc"));
+	rc = gw_error_set(error, -EIO, "the VMM's device state: migration %s: %s", status,
+			  words ? words : "its standard error says why");
+	json_decref(migration);
+	return rc;
+}
+
 int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *error)
 {
 	uint64_t deadline_ns = deadline_of(qmp, timeout_ns);
@@ -203,7 +221,7 @@ int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *err
 		if (strcmp(qmp->migration, "completed") == 0)
 			return 0;
 		if (strcmp(qmp->migration, "failed") == 0 || strcmp(qmp->migration, "cancelled") == 0)
-			return gw_error_set(error, -EIO, "the VMM's device state: migration %s", qmp->migration);
+			return migration_failed(qmp, error);
 		rc = next_object(qmp, deadline_ns, &object, error);
 		if (rc == 0)
 			return gw_error_set(error, -ETIMEDOUT, "the VMM's device state is not done in time (status '%s')",
