@@ -20,6 +20,8 @@
 #define GW_DISK_MAX_IMAGES 32
 #define GW_DISK_NAME_BYTES 64
 #define GW_DISK_PLACE_BYTES 256
+#define GW_DISK_FRONT_BYTES 128
+#define GW_DISK_FORMAT_BYTES 32
 #define GW_DISK_BLOCK_BYTES (64u * 1024)      /* of the dirty-block tracker */
 #define GW_DISK_SLOT_BYTES (1024u * 1024)     /* one read, one put at most */
 #define GW_DISK_SLOTS 32u
@@ -30,6 +32,8 @@ struct gw_disks;
 struct gw_image {
 	char name[GW_DISK_NAME_BYTES]; /* "virtio0"; its backing file "virtio0/1", and so on; alike on both sides, or: */
 	char place[GW_DISK_PLACE_BYTES]; /* source: goes to the disk whose image lies there, ""; receiver: where it lies */
+	char front[GW_DISK_FRONT_BYTES];   /* what the guest reaches it by, ""; must be the same on both sides */
+	char format[GW_DISK_FORMAT_BYTES]; /* of the file, in words; must be the same on both sides */
 	uint64_t bytes;                  /* of the file when the session began */
 	bool fixed;                    /* a disk's size is the file's (raw, a block device): it may not change */
 };
@@ -91,6 +95,7 @@ struct gw_disk_ops {
 /* An image that does not move because the receiver has it: it must be the same there. */
 struct gw_disk_base {
 	char name[GW_DISK_NAME_BYTES];
+	char format[GW_DISK_FORMAT_BYTES]; /* see struct gw_image */
 	uint64_t bytes, hash;
 };
 

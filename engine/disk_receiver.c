@@ -14,7 +14,6 @@
 #include "engine/session.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,104 +27,6 @@ static const char *name_of(const struct gw_session *s, unsigned image)
 	return s->options.disks->images[image].name;
 }
 
-/* The disk that an image belongs to: its name up to the layer. */
-static int disk_length(const char *name)
-{
-	return (int)strcspn(name, "/");
-}
-
-/* The image of ours that the source means by @name: a layer of the disk of that name, or of the one it says it is to go to. */
-static unsigned find_ours(const struct gw_session *s, const struct wire_disks *theirs, const char *name)
-{
-	const struct gw_disks *ours = s->options.disks;
-	const char *layer = name + disk_length(name);
-	char wanted[2 * GW_DISK_NAME_BYTES];
-	unsigned k = 0;
-
-	snprintf(wanted, sizeof(wanted), "%s", name);
-	for (unsigned i = 0; i < theirs->count; i++) {
-		const char *top = theirs->images[i].name;
-
-		if (!theirs->images[i].place[0] || strncmp(top, name, (size_t)(layer - name)) != 0 || top[layer - name] != '\0')
-			continue;
-		while (k < ours->count && strcmp(ours->images[k].place, theirs->images[i].place) != 0)
-			k++;
-		if (k == ours->count)
-			return k;
-		snprintf(wanted, sizeof(wanted), "%s%s", ours->images[k].name, layer);
-	}
-	k = 0;
-	while (k < ours->count && strcmp(ours->images[k].name, wanted) != 0)
-		k++;
-	return k;
-}
-
-static int not_here(struct gw_session *s, const char *name, const char *place)
-{
-	const struct gw_disks *ours = s->options.disks;
-
-	if (place[0])
-		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s' to %s, and no disk of the VMM here lies there: "
-							"its first, '%s', is %s", name, place, ours->images[0].name,
-				    ours->images[0].place);
-	return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', which the VMM here does not have: give its -drive "
-						"the same id, or say --disk %s=PATH there", name, name);
-}
-
-/* Finds the source's images among ours.  Return: 0, or -EINVAL with what is missing in words. */
-static int match_images(struct gw_session *s, const struct wire_disks *theirs)
-{
-	const struct gw_disks *ours = s->options.disks;
-	struct disk_receiver *disk = &s->receiver.disk;
-	uint32_t taken = 0;
-
-	if (!ours && s->options.no_disks)
-		return gw_error_set(&s->error, -EINVAL, "disk '%s' cannot be received: %s", theirs->images[0].name,
-				    s->options.no_disks);
-	if (!ours || ours->count == 0)
-		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', and the VMM here has no disk that may "
-							"be written to: start it with the same -drive or -blockdev lines", theirs->images[0].name);
-	for (unsigned i = 0; i < theirs->count; i++) {
-		unsigned k = find_ours(s, theirs, theirs->images[i].name);
-
-		if (k == ours->count || (taken & 1u << k))
-			return not_here(s, theirs->images[i].name, theirs->images[i].place);
-		taken |= 1u << k;
-		disk->image_of[i] = k;
-	}
-	disk->moved = taken;
-	disk->image_count = theirs->count;
-	return 0;
-}
-
-/* What the source leaves out because it is here must be the same here.  Return: 0 or -errno with the difference in words. */
-static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
-{
-	struct gw_disks *ours = s->options.disks;
-
-	for (unsigned i = 0; i < theirs->base_count; i++) {
-		const struct gw_disk_base *base = &theirs->bases[i];
-		int length = disk_length(base->name);
-		uint64_t hash, bytes;
-		unsigned k = find_ours(s, theirs, base->name);
-		int rc;
-
-		if (k == ours->count)
-			return gw_error_set(&s->error, -EINVAL, "disk '%.*s' has fewer layers here than at the source: give it "
-								"the same base, or migrate with -b", length, base->name);
-		rc = ours->ops->size(ours, k, &bytes);
-		if (rc == 0 && bytes == base->bytes)
-			rc = ours->ops->hash(ours, k, &hash, NULL, NULL);
-		if (rc < 0)
-			return gw_error_set(&s->error, rc, "the base of disk '%.*s' cannot be read here: %s", length,
-					    base->name, strerror(-rc));
-		if (bytes != base->bytes || hash != base->hash)
-			return gw_error_set(&s->error, -EINVAL, "the base of disk '%.*s' is another one here: copy the source's, "
-								"or migrate with -b", length, base->name);
-	}
-	return 0;
-}
-
 int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -136,9 +37,7 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0 || disk->agreed)
 		return -EPROTO;
-	rc = match_images(s, theirs);
-	if (rc == 0)
-		rc = check_bases(s, theirs);
+	rc = disk_match(s, theirs);
 	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
 		rc = disks->ops->prepare(disks, disk->image_of[i], theirs->images[i].bytes, &s->error);
 	if (rc < 0)

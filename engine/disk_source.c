@@ -49,6 +49,8 @@ int disk_propose(struct gw_session *s)
 	for (unsigned i = 0; i < disks->count; i++) {
 		memcpy(list->images[i].name, disks->images[i].name, sizeof(list->images[i].name));
 		memcpy(list->images[i].place, disks->images[i].place, sizeof(list->images[i].place));
+		memcpy(list->images[i].front, disks->images[i].front, sizeof(list->images[i].front));
+		memcpy(list->images[i].format, disks->images[i].format, sizeof(list->images[i].format));
 		list->images[i].bytes = disks->images[i].bytes;
 	}
 	list->base_count = disks->base_count;

@@ -50,9 +50,19 @@ enum gw_state {
 GW_PUBLIC const char *gw_state_name(enum gw_state state);
 GW_PUBLIC bool gw_state_is_final(enum gw_state state);
 
+#define GW_HOST_BYTES 16
+
+/* Which file memory lies in.  All zero: in none, or nobody can tell. */
+struct gw_memory_file {
+	unsigned char host[GW_HOST_BYTES]; /* the running kernel's boot id */
+	uint64_t device, inode;
+};
+
 /* A region of guest memory.  Both sides name it alike and agree on its size. */
 struct gw_region {
 	char name[GW_NAME_BYTES];
+	struct gw_memory_file file;
+	int lock_fd; /* of gw_region_open_file(): holds the lock that keeps the file from being taken twice */
 	struct gw_link_region memory; /* id is filled in by the session */
 	bool incore_is_told;          /* for ops: mincore(2) tells of it (base/incore.h) */
 	const struct gw_region_ops *ops;
@@ -84,6 +94,8 @@ struct gw_region_ops {
 
 /*
  * A region that is a file in tmpfs or hugetlbfs, mapped whole.  The fd is taken over in any case.
+ * The file is locked until the region is closed: sources share it, a receiver has it alone.  -EBUSY: the other kind, or
+ * another receiver, holds it.  A file system that knows no locks has none to offer.
  * @writable: the receiving side; then memory.base is for the transport alone: holes are filled through it by
  * UFFDIO_COPY, and a thread that touches a hole there waits forever (map the file again to look at it).
  * Return: 0, or -errno with @error set.
@@ -99,12 +111,32 @@ struct gw_throttle {
 	uint64_t disk_bytes_per_s; /* it may dirty blocks no faster; 0: no limit */
 };
 
+#define GW_FACTS_MAX 1024
+#define GW_FACT_KEY_BYTES 128
+#define GW_FACT_VALUE_BYTES 256
+
+/*
+ * What must be the same at both ends, in words for people: "machine type", "pc-q35-7.2".  The engine compares texts and
+ * knows nothing of what they mean.  Longer texts than the limits are refused.
+ */
+struct gw_fact {
+	const char *key;    /* each once */
+	const char *value;  /* "": this end takes whatever the other has */
+	const char *advice; /* what to do at the receiver when it differs; not sent */
+	bool spare;         /* receiver: the source need not have it; not sent */
+};
+
 /*
  * The guest and its VMM.  Each call may block for milliseconds, up to a deadline of its own; each returns
  * 0 or -errno with @error set.  Source: tracker to resume.  Receiver: prepare, load, start.  docs/ownership.md says what
  * each owes to the guest.
  */
 struct gw_vm_ops {
+	/*
+	 * What must be the same at both ends, in the order in which differences are to be told.  Called once a session, before
+	 * anything is changed.  *facts stays the callee's, until the next call.  NULL: nothing.
+	 */
+	int (*describe)(void *vm, const struct gw_fact **facts, unsigned *count, struct gw_error *error);
 	/* Starts tracking.  From its return on no write may go unseen. */
 	int (*tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
 	/* The same for the images of options.disks, in blocks of GW_DISK_BLOCK_BYTES.  NULL: no disks can be moved. */

@@ -263,6 +263,55 @@ static int open_filler(const struct gw_region *region)
 	return -1;
 }
 
+#define OWNER_LOCK 0x676f647769740000 /* a place for a lock, not for bytes; see images.c */
+
+/* Notes which file it is.  Without a boot id it stays unknown. */
+static void identify(struct gw_region *region, const struct stat *st)
+{
+	int fd GW_CLEANUP_CLOSE = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	char text[37] = "";
+	unsigned digits = 0;
+
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) != sizeof(text) - 1)
+		return;
+	for (const char *c = text; *c && digits < 2 * GW_HOST_BYTES; c++) {
+		unsigned nibble = *c <= '9' ? (unsigned)(*c - '0') : (unsigned)(*c - 'a' + 10);
+
+		if (*c == '-')
+			continue;
+		region->file.host[digits / 2] |= (unsigned char)((nibble & 15u) << (digits % 2 ? 0 : 4));
+		digits++;
+	}
+	region->file.device = st->st_dev;
+	region->file.inode = st->st_ino;
+}
+
+static void drop_lock(struct gw_region *region)
+{
+	if (region->lock_fd >= 0)
+		close(region->lock_fd);
+	region->lock_fd = -1;
+}
+
+/*
+ * Two guests in one file would write over each other.  The lock is on a description of our own: on the VMM's it would last
+ * as long as the VMM does.  A file that this process may not open by itself goes without.
+ */
+static int lock_file(struct gw_region *region, int fd, bool writable, struct gw_error *error)
+{
+	struct flock lock = { .l_type = writable ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = OWNER_LOCK, .l_len = 1 };
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	region->lock_fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (region->lock_fd < 0 || fcntl(region->lock_fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES))
+		return 0;
+	drop_lock(region);
+	return gw_error_set(error, -EBUSY, "RAM '%s' lies in a file that %s: give each VMM a file of its own, with "
+					   "mem-path=/dev/shm", region->name,
+			    writable ? "another guest is being copied from or to" : "another VMM here waits for a guest in");
+}
+
 int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes, bool writable,
 			struct gw_error *error)
 {
@@ -281,11 +330,16 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 				  (unsigned long long)st.st_size, (unsigned long long)bytes);
 		goto err_close;
 	}
+	identify(region, &st);
+	rc = lock_file(region, fd, writable, error);
+	if (rc < 0)
+		goto err_close;
 	region->memory.base = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
 	if (region->memory.base == MAP_FAILED) {
 		region->memory.base = NULL;
 		rc = gw_error_set(error, -errno, "RAM '%s' (%llu MiB) cannot be mapped: %s", name,
 				  (unsigned long long)bytes >> 20, strerror(errno));
+		drop_lock(region);
 		goto err_close;
 	}
 	region->memory.fd = fd;
@@ -315,5 +369,6 @@ void gw_region_close_file(struct gw_region *region)
 	if (region->memory.uffd >= 0)
 		close(region->memory.uffd);
 	close(region->memory.fd);
+	drop_lock(region);
 	region->memory.base = NULL;
 }

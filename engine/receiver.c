@@ -24,6 +24,12 @@
 #define CLEAR_BYTES (256ULL << 20)
 #define HOOK_LOOK_NS (1 * GW_NS_PER_MS) /* a hook that runs is looked at so often */
 
+static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_memory_file *ours)
+{
+	return theirs->inode != 0 && theirs->inode == ours->inode && theirs->device == ours->device &&
+	       memcmp(theirs->host, ours->host, GW_HOST_BYTES) == 0;
+}
+
 /* Compares what the source has with what is here.  Return: 0, or -EINVAL with the difference in words. */
 static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 {
@@ -47,8 +53,12 @@ static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 								"both the same size",
 					    theirs->regions[i].name, (unsigned long long)theirs->regions[i].bytes >> 20,
 					    (unsigned long long)s->regions[i].memory.bytes >> 20);
+		if (is_same_file(&theirs->regions[i].file, &s->regions[i].file))
+			return gw_error_set(&s->error, -EINVAL, "RAM '%s' lies in the very same file at the source and here: give this "
+								"VMM a file of its own, with mem-path=/dev/shm",
+					    theirs->regions[i].name);
 	}
-	return 0;
+	return facts_compare(s, theirs);
 }
 
 static int take_hello(struct gw_session *s, const struct gw_link_event *event)

@@ -93,6 +93,7 @@ void session_describe(const struct gw_session *s, struct wire_hello *hello)
 	for (unsigned i = 0; i < s->region_count; i++) {
 		memcpy(hello->regions[i].name, s->regions[i].name, GW_NAME_BYTES);
 		hello->regions[i].bytes = s->regions[i].memory.bytes;
+		hello->regions[i].file = s->regions[i].file;
 	}
 }
 

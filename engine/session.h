@@ -155,6 +155,16 @@ int session_breathe(struct gw_session *s) GW_MUST_CHECK;
 /* Fills in what both sides compare; see WIRE_HELLO. */
 void session_describe(const struct gw_session *s, struct wire_hello *hello);
 
+/*
+ * facts.c: what must be the same at both ends.  Packing asks the VM and allocates *texts, which is the caller's to free, also
+ * after a failure.  Comparing asks the VM, too.  Return: 0, or -errno with s->error set, naming what differs.
+ */
+int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts) GW_MUST_CHECK;
+int facts_compare(struct gw_session *s, const struct wire_hello *theirs) GW_MUST_CHECK;
+
+/* disk_match.c: which of our images each of the source's is.  Return: 0, or -errno with s->error naming what differs. */
+int disk_match(struct gw_session *s, const struct wire_disks *theirs) GW_MUST_CHECK;
+
 /* The stages and messages of each half. */
 extern const struct message_rule source_rules[WIRE_TYPES];
 extern const struct message_rule receiver_rules[WIRE_TYPES];

@@ -4,7 +4,7 @@
  *
  * The source half up to the switch-over, which is handoff.c:
  *
- *   idle    says HELLO: who the guest is, its regions and their sizes
+ *   idle    says HELLO: who the guest is, its regions and their sizes, what else must be the same at both ends
  *   setup   waits for HELLO_OK, rehearses (rehearse.c), proposes the disks if they are to move and waits for DISKS_OK, then arms the
  *           trackers: from here on no write goes unseen
  *   bulk    one round over every block, then every page
@@ -21,15 +21,20 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int source_setup(struct gw_session *s)
 {
 	struct wire_hello hello;
+	char *texts = NULL;
 	int rc;
 
 	session_describe(s, &hello);
-	rc = session_send(s, WIRE_HELLO, wire_put_hello(s->buffer, &hello));
+	rc = facts_pack(s, &hello, &texts);
+	if (rc == 0)
+		rc = session_send(s, WIRE_HELLO, wire_put_hello(s->buffer, &hello));
+	free(texts);
 	if (rc < 0)
 		return rc;
 	return session_enter(s, GW_STATE_SETUP);

@@ -16,11 +16,16 @@ struct hello_fixed {
 	uint16_t oldest;
 	uint32_t page_bytes;
 	uint32_t region_count;
+	uint32_t fact_count;
+	uint32_t fact_bytes;
 	char guest[GW_NAME_BYTES];
 };
 
 struct hello_region {
 	uint64_t bytes;
+	uint64_t device;
+	uint64_t inode;
+	unsigned char host[GW_HOST_BYTES];
 	char name[GW_NAME_BYTES];
 };
 
@@ -62,11 +67,14 @@ struct flag_fixed {
 	uint32_t flag;
 };
 
-static_assert(sizeof(struct hello_fixed) == 80 && sizeof(struct hello_region) == 72, "packed as they stand");
+static_assert(sizeof(struct hello_fixed) == 88 && sizeof(struct hello_region) == 104, "packed as they stand");
 static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "packed as they stand");
 static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "packed as they stand");
 static_assert(sizeof(struct synced_fixed) == 24, "packed as it stands");
 static_assert(sizeof(struct two_words) == 16 && sizeof(struct flag_fixed) == 4, "packed as they stand");
+static_assert(sizeof(struct hello_fixed) + GW_LINK_MAX_REGIONS * sizeof(struct hello_region) + WIRE_FACTS_BYTES <=
+		      GW_LINK_MESSAGE_BYTES,
+	      "a full HELLO is a message");
 static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <= GW_LINK_MESSAGE_BYTES,
 	      "a full ZERO is a message");
 
@@ -101,6 +109,8 @@ uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
 		.oldest = htobe16(hello->oldest),
 		.page_bytes = htobe32(hello->page_bytes),
 		.region_count = htobe32(hello->region_count),
+		.fact_count = htobe32(hello->fact_count),
+		.fact_bytes = htobe32(hello->fact_bytes),
 	};
 	char *at = buffer;
 
@@ -108,13 +118,67 @@ uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
 	memcpy(at, &fixed, sizeof(fixed));
 	at += sizeof(fixed);
 	for (unsigned i = 0; i < hello->region_count; i++) {
-		struct hello_region region = { .bytes = htobe64(hello->regions[i].bytes) };
+		const struct wire_region *from = &hello->regions[i];
+		struct hello_region region = {
+			.bytes = htobe64(from->bytes),
+			.device = htobe64(from->file.device),
+			.inode = htobe64(from->file.inode),
+		};
 
-		memcpy(region.name, hello->regions[i].name, GW_NAME_BYTES);
+		memcpy(region.host, from->file.host, GW_HOST_BYTES);
+		memcpy(region.name, from->name, GW_NAME_BYTES);
 		memcpy(at, &region, sizeof(region));
 		at += sizeof(region);
 	}
+	if (hello->fact_bytes > 0)
+		memcpy(at, hello->facts, hello->fact_bytes);
+	at += hello->fact_bytes;
 	return (uint32_t)(at - (char *)buffer);
+}
+
+/* A text of at most @most bytes with its end, printable, from *at on, which moves behind it. */
+static bool text_is_good(const char **at, const char *end, size_t most)
+{
+	const char *text = *at, *zero = memchr(text, '\0', (size_t)(end - text));
+
+	if (!zero || (size_t)(zero - text) >= most)
+		return false;
+	for (; text < zero; text++)
+		if (*text < ' ' || *text > '~')
+			return false;
+	*at = zero + 1;
+	return true;
+}
+
+/* Whether the facts are as many pairs of a key and a value as the message says, and nothing else. */
+static bool facts_are_good(const struct wire_hello *hello)
+{
+	const char *at = hello->facts, *end = at + hello->fact_bytes;
+
+	for (unsigned i = 0; i < hello->fact_count; i++)
+		if (at == end || *at == '\0' || !text_is_good(&at, end, GW_FACT_KEY_BYTES) ||
+		    !text_is_good(&at, end, GW_FACT_VALUE_BYTES))
+			return false;
+	return at == end;
+}
+
+/* The regions, from @at on.  Return: 0 or -EPROTO. */
+static int get_regions(const char *at, struct wire_hello *hello)
+{
+	for (unsigned i = 0; i < hello->region_count; i++, at += sizeof(struct hello_region)) {
+		struct wire_region *to = &hello->regions[i];
+		struct hello_region region;
+
+		memcpy(&region, at, sizeof(region));
+		to->bytes = be64toh(region.bytes);
+		if (!name_is_good(region.name) || to->bytes == 0 || to->bytes % hello->page_bytes != 0)
+			return -EPROTO;
+		memcpy(to->name, region.name, GW_NAME_BYTES);
+		memcpy(to->file.host, region.host, GW_HOST_BYTES);
+		to->file.device = be64toh(region.device);
+		to->file.inode = be64toh(region.inode);
+	}
+	return 0;
 }
 
 int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello)
@@ -122,9 +186,10 @@ int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello
 	struct hello_fixed fixed;
 	const char *at = payload;
 
-	if (bytes < sizeof(fixed))
+	if (bytes < offsetof(struct hello_fixed, page_bytes))
 		return -EPROTO;
-	memcpy(&fixed, at, sizeof(fixed));
+	memset(&fixed, 0, sizeof(fixed));
+	memcpy(&fixed, at, bytes < sizeof(fixed) ? bytes : sizeof(fixed));
 	if (be32toh(fixed.magic) != WIRE_MAGIC)
 		return -EPROTO;
 	memset(hello, 0, sizeof(*hello));
@@ -133,25 +198,21 @@ int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello
 	/* A later version may have another layout: the caller judges the version before anything else. */
 	if (hello->oldest > WIRE_VERSION || hello->version < WIRE_OLDEST)
 		return 0;
+	if (bytes < sizeof(fixed))
+		return -EPROTO;
 	hello->page_bytes = be32toh(fixed.page_bytes);
 	hello->region_count = be32toh(fixed.region_count);
+	hello->fact_count = be32toh(fixed.fact_count);
+	hello->fact_bytes = be32toh(fixed.fact_bytes);
 	if (!name_is_good(fixed.guest) || hello->region_count < 1 || hello->region_count > GW_LINK_MAX_REGIONS ||
-	    bytes != sizeof(fixed) + hello->region_count * sizeof(struct hello_region) ||
+	    hello->fact_count > GW_FACTS_MAX || hello->fact_bytes > WIRE_FACTS_BYTES ||
+	    bytes != sizeof(fixed) + hello->region_count * sizeof(struct hello_region) + hello->fact_bytes ||
 	    hello->page_bytes < 4096 || (hello->page_bytes & (hello->page_bytes - 1)) != 0)
 		return -EPROTO;
 	memcpy(hello->guest, fixed.guest, GW_NAME_BYTES);
 	at += sizeof(fixed);
-	for (unsigned i = 0; i < hello->region_count; i++, at += sizeof(struct hello_region)) {
-		struct hello_region region;
-
-		memcpy(&region, at, sizeof(region));
-		if (!name_is_good(region.name) || be64toh(region.bytes) == 0 ||
-		    be64toh(region.bytes) % hello->page_bytes != 0)
-			return -EPROTO;
-		memcpy(hello->regions[i].name, region.name, GW_NAME_BYTES);
-		hello->regions[i].bytes = be64toh(region.bytes);
-	}
-	return 0;
+	hello->facts = at + hello->region_count * sizeof(struct hello_region);
+	return facts_are_good(hello) ? get_regions(at, hello) : -EPROTO;
 }
 
 uint32_t wire_put_hello_ok(void *buffer)

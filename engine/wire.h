@@ -12,11 +12,12 @@
 #include "engine/disk.h"
 #include "engine/engine.h"
 
-#define WIRE_VERSION 1
-#define WIRE_OLDEST 1
+#define WIRE_VERSION 2
+#define WIRE_OLDEST 2
 #define WIRE_ZERO_RANGES 1024
 #define WIRE_TEXT_BYTES 400
 #define WIRE_DISK_PIECES 1024
+#define WIRE_FACTS_BYTES (192u * 1024)
 
 /* Numbers of the protocol: never reused, never renumbered. */
 enum wire_type {
@@ -49,6 +50,7 @@ enum wire_type {
 struct wire_region {
 	char name[GW_NAME_BYTES];
 	uint64_t bytes;
+	struct gw_memory_file file;
 };
 
 struct wire_hello {
@@ -57,6 +59,9 @@ struct wire_hello {
 	char guest[GW_NAME_BYTES];
 	unsigned region_count;
 	struct wire_region regions[GW_LINK_MAX_REGIONS];
+	unsigned fact_count;
+	uint32_t fact_bytes;
+	const char *facts; /* a key, a value, and so on, each ended by a zero; decoded: it lies in the payload */
 };
 
 struct wire_range {
@@ -106,6 +111,8 @@ struct wire_disks {
 	struct {
 		char name[GW_DISK_NAME_BYTES];
 		char place[GW_DISK_PLACE_BYTES]; /* where it is to go; empty: to the disk of that name */
+		char front[GW_DISK_FRONT_BYTES]; /* what the guest reaches it by; empty: nothing */
+		char format[GW_DISK_FORMAT_BYTES];
 		uint64_t bytes;
 	} images[GW_DISK_MAX_IMAGES];
 	unsigned base_count; /* of DISKS: images that must be the same at both */

@@ -22,12 +22,15 @@ struct disks_image {
 	uint64_t bytes;
 	char name[GW_DISK_NAME_BYTES];
 	char place[GW_DISK_PLACE_BYTES];
+	char front[GW_DISK_FRONT_BYTES];
+	char format[GW_DISK_FORMAT_BYTES];
 };
 
 struct disks_base {
 	uint64_t bytes;
 	uint64_t hash;
 	char name[GW_DISK_NAME_BYTES];
+	char format[GW_DISK_FORMAT_BYTES];
 };
 
 struct disk_fixed {
@@ -44,7 +47,7 @@ struct disk_piece {
 	uint64_t staged;
 };
 
-static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 328 && sizeof(struct disks_base) == 80,
+static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 488 && sizeof(struct disks_base) == 112,
 	      "packed as they stand");
 static_assert(sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
 static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) + sizeof(uint64_t) <= GW_LINK_MESSAGE_BYTES,
@@ -83,6 +86,8 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 
 		memcpy(image.name, disks->images[i].name, sizeof(image.name));
 		memcpy(image.place, disks->images[i].place, sizeof(image.place));
+		memcpy(image.front, disks->images[i].front, sizeof(image.front));
+		memcpy(image.format, disks->images[i].format, sizeof(image.format));
 		memcpy(at, &image, sizeof(image));
 	}
 	for (unsigned i = 0; i < disks->base_count; i++, at += sizeof(struct disks_base)) {
@@ -90,6 +95,7 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 		struct disks_base base = { .bytes = htobe64(from->bytes), .hash = htobe64(from->hash) };
 
 		memcpy(base.name, from->name, sizeof(base.name));
+		memcpy(base.format, from->format, sizeof(base.format));
 		memcpy(at, &base, sizeof(base));
 	}
 	return seal(buffer, (uint32_t)(at - (char *)buffer));
@@ -113,15 +119,20 @@ static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, str
 	return 0;
 }
 
-/* A name that may go to a terminal. */
-static bool name_is_good(const char name[GW_DISK_NAME_BYTES])
+/* A text that may go to a terminal, ended within its field, or nothing. */
+static bool word_is_good(const char *text, size_t room)
 {
-	if (name[0] == '\0' || !memchr(name, '\0', GW_DISK_NAME_BYTES))
+	if (!memchr(text, '\0', room))
 		return false;
-	for (const char *c = name; *c; c++)
-		if (*c < ' ' || *c > '~')
+	for (; *text; text++)
+		if (*text < ' ' || *text > '~')
 			return false;
 	return true;
+}
+
+static bool name_is_good(const char name[GW_DISK_NAME_BYTES])
+{
+	return name[0] != '\0' && word_is_good(name, GW_DISK_NAME_BYTES);
 }
 
 /* A path, or nothing. */
@@ -147,7 +158,10 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		disks->images[i].bytes = be64toh(image.bytes);
 		memcpy(disks->images[i].name, image.name, sizeof(image.name));
 		memcpy(disks->images[i].place, image.place, sizeof(image.place));
-		if (!name_is_good(image.name) || !place_is_good(image.place) || disks->images[i].bytes > INT64_MAX)
+		memcpy(disks->images[i].front, image.front, sizeof(image.front));
+		memcpy(disks->images[i].format, image.format, sizeof(image.format));
+		if (!name_is_good(image.name) || !place_is_good(image.place) || !word_is_good(image.front, sizeof(image.front)) ||
+		    !word_is_good(image.format, sizeof(image.format)) || disks->images[i].bytes > INT64_MAX)
 			return -EPROTO;
 	}
 	for (unsigned i = 0; rc == 0 && i < disks->base_count; i++, at += sizeof(struct disks_base)) {
@@ -158,7 +172,8 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		to->bytes = be64toh(base.bytes);
 		to->hash = be64toh(base.hash);
 		memcpy(to->name, base.name, sizeof(base.name));
-		if (!name_is_good(base.name))
+		memcpy(to->format, base.format, sizeof(base.format));
+		if (!name_is_good(base.name) || !word_is_good(base.format, sizeof(base.format)))
 			return -EPROTO;
 	}
 	return rc;

@@ -26,6 +26,16 @@ static uint64_t rnd(void)
 static unsigned char again[GW_LINK_MESSAGE_BYTES];
 static unsigned accepted;
 
+/* Whether all facts end within the message; a sanitizer sees what lies beyond. */
+static bool facts_are_texts(const struct wire_hello *hello)
+{
+	const char *at = hello->facts;
+
+	for (unsigned i = 0; i < 2 * hello->fact_count; i++)
+		at += strlen(at) + 1;
+	return at == hello->facts + hello->fact_bytes;
+}
+
 static void feed(const unsigned char *bytes, uint32_t length)
 {
 	static struct wire_zero zero;
@@ -45,7 +55,7 @@ static void feed(const unsigned char *bytes, uint32_t length)
 		accepted++;
 		for (unsigned i = 0; i < hello.region_count; i++)
 			good = good && strlen(hello.regions[i].name) < GW_NAME_BYTES;
-		good = good && wire_put_hello(again, &hello) == length;
+		good = good && wire_put_hello(again, &hello) == length && facts_are_texts(&hello);
 	}
 	if (wire_get_zero(bytes, length, &zero) == 0) {
 		accepted++;
@@ -82,12 +92,18 @@ static void feed(const unsigned char *bytes, uint32_t length)
 
 static uint32_t seed_message(unsigned char *buffer)
 {
-	static struct wire_hello hello = { .version = 1, .oldest = 1, .page_bytes = 4096, .guest = "g", .region_count = 3,
-					   .regions = { { "a", 4096 }, { "b", 8192 }, { "c", 4096 } } };
+	static const char facts[] = "machine type\0pc\0disk\0\0device a/04.0\0nic"; /* and its own zero */
+	static struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "g", .region_count = 3,
+					   .regions = { { .name = "a", .bytes = 4096, .file = { .host = { 7 }, .inode = 9 } },
+							{ .name = "b", .bytes = 8192 },
+							{ .name = "c", .bytes = 4096 } },
+					   .fact_count = 3, .fact_bytes = sizeof(facts), .facts = facts };
 	static struct wire_zero zero = { .count = 3, .ranges = { { 0, 4096 }, { 8192, 4096 }, { 65536, 65536 } } };
 	struct gw_error error = { .code = -5, .text = "text" };
 
-	static const struct wire_disks disks = { .count = 2, .images = { { "disk0", "", 65536 }, { "disk1", "/a", 1 } } };
+	static const struct wire_disks disks = { .count = 2, .images = { { .name = "disk0", .bytes = 65536, .format = "raw" },
+									     { .name = "disk1", .place = "/a", .bytes = 1, .front = "x/0" } },
+						 .base_count = 1, .bases = { { .name = "disk1/1", .format = "raw", .bytes = 5 } } };
 	static const struct wire_disk disk = { .fence = 3, .count = 2, .pieces = { { 0, false, 0, 4096, 0 },
 										   { 1, true, 65536, 1 << 20, 0 } } };
 
@@ -111,7 +127,7 @@ static uint32_t seed_message(unsigned char *buffer)
 
 int main(int argc, char **argv)
 {
-	unsigned char buffer[1024];
+	unsigned char buffer[2048];
 	unsigned count = argc > 2 ? (unsigned)atoi(argv[2]) : 200000;
 
 	state = argc > 1 ? strtoull(argv[1], NULL, 10) : 42;

@@ -19,10 +19,13 @@ static const char *hex(uint32_t bytes)
 
 static struct wire_hello sample(void)
 {
-	struct wire_hello hello = { .version = 1, .oldest = 1, .page_bytes = 4096, .guest = "web", .region_count = 1 };
+	static const char facts[] = "type\0pc\0disk\0"; /* and its own zero: an empty value */
+	struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "web", .region_count = 1,
+				    .fact_count = 2, .fact_bytes = sizeof(facts), .facts = facts };
 
 	strcpy(hello.regions[0].name, "ram0");
 	hello.regions[0].bytes = 1 << 20;
+	hello.regions[0].file = (struct gw_memory_file){ .host = { 0xab }, .device = 0x1234, .inode = 0x5678 };
 	return hello;
 }
 
@@ -31,10 +34,17 @@ Test(wire, hello)
 	struct wire_hello hello = sample(), back;
 	uint32_t bytes = wire_put_hello(buffer, &hello);
 
-	cr_assert_eq(bytes, 80 + 72);
-	cr_assert_eq(strncmp(hex(bytes), "474f44570001000100001000000000017765620000", 42), 0, "%s", hex(bytes));
-	cr_assert_eq(strncmp(hex(bytes) + 160, "000000000010000072616d3000", 26), 0, "%s", hex(bytes) + 160);
+	cr_assert_eq(bytes, 88 + 104 + 14);
+	cr_assert_eq(strncmp(hex(bytes), "474f4457000200020000100000000001000000020000000e7765620000", 58), 0, "%s", hex(bytes));
+	cr_assert_eq(strncmp(hex(bytes) + 176, "000000000010000000000000000012340000000000005678ab000000", 56), 0, "%s",
+		     hex(bytes) + 176);
+	cr_assert_eq(strncmp(hex(bytes) + 256, "72616d3000", 10), 0, "%s", hex(bytes) + 256);
+	cr_assert_str_eq(hex(bytes) + 2 * (88 + 104), "74797065007063006469736b0000");
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
+	cr_assert_eq(back.fact_count, 2);
+	cr_assert_str_eq(back.facts, "type");
+	cr_assert(back.regions[0].file.host[0] == 0xab && back.regions[0].file.device == 0x1234 &&
+		  back.regions[0].file.inode == 0x5678);
 	cr_assert_str_eq(back.guest, "web");
 	cr_assert_str_eq(back.regions[0].name, "ram0");
 	cr_assert_eq(back.regions[0].bytes, 1 << 20);
@@ -50,14 +60,77 @@ Test(wire, a_hello_that_lies_is_refused)
 	buffer[15] = 65; /* more regions than there are */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
-	memset(buffer + 16, 'A', 64); /* a name without an end */
+	memset(buffer + 24, 'A', 64); /* a name without an end */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
-	buffer[87] = 1; /* a size that is no whole number of pages */
+	buffer[95] = 1; /* a size that is no whole number of pages */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
 	buffer[0] = 'X';
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+}
+
+Test(wire, facts_that_lie_are_refused)
+{
+	struct wire_hello hello = sample(), back;
+	uint32_t bytes = wire_put_hello(buffer, &hello);
+	static char long_key[GW_FACT_KEY_BYTES + 8];
+
+	buffer[19] = 3; /* more than there are */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	buffer[19] = 1; /* fewer */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	bytes = wire_put_hello(buffer, &hello);
+	buffer[bytes - 1] = 'x'; /* the last has no end */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	bytes = wire_put_hello(buffer, &hello);
+	buffer[88 + 104] = 27; /* an escape for the terminal */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	buffer[88 + 104] = 0; /* no key */
+	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
+	memset(long_key, 'k', GW_FACT_KEY_BYTES);
+	hello.facts = long_key;
+	hello.fact_bytes = GW_FACT_KEY_BYTES + 2;
+	hello.fact_count = 1;
+	cr_assert_eq(wire_get_hello(buffer, wire_put_hello(buffer, &hello), &back), -EPROTO);
+	hello.facts = long_key + 1;
+	hello.fact_bytes--;
+	cr_assert_eq(wire_get_hello(buffer, wire_put_hello(buffer, &hello), &back), 0);
+}
+
+Test(wire, disks)
+{
+	static struct wire_disks disks = { .count = 1, .base_count = 1,
+					   .images = { { .name = "d", .place = "/p", .front = "q/1", .format = "qcow2", .bytes = 0x10 } },
+					   .bases = { { .name = "d/1", .format = "raw", .bytes = 0x20, .hash = 0x30 } } },
+				 back;
+	uint32_t bytes = wire_put_disks(buffer, &disks);
+
+	cr_assert_eq(bytes, 16 + 488 + 112 + 8);
+	cr_assert_eq(strncmp(hex(bytes), "000000000000000100000001000000000000000000000010" "6400", 52), 0, "%s", hex(bytes));
+	cr_assert_eq(memcmp(buffer + 16 + 8 + 64, "/p\0", 3), 0);
+	cr_assert_eq(memcmp(buffer + 16 + 8 + 64 + 256, "q/1\0", 4), 0);
+	cr_assert_eq(memcmp(buffer + 16 + 8 + 64 + 256 + 128, "qcow2\0", 6), 0);
+	cr_assert_eq(memcmp(buffer + 16 + 488 + 16, "d/1\0", 4), 0);
+	cr_assert_eq(memcmp(buffer + 16 + 488 + 16 + 64, "raw\0", 4), 0);
+	cr_assert_eq(wire_get_disks(buffer, bytes, &back), 0);
+	cr_assert_eq(memcmp(&disks, &back, sizeof(disks)), 0);
+	disks.images[0].format[0] = 27;
+	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), -EPROTO);
+	memset(disks.images[0].format, 'x', sizeof(disks.images[0].format));
+	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), -EPROTO);
+	strcpy(disks.images[0].format, "raw");
+	disks.images[0].front[5] = 'z'; /* behind its end nothing is read */
+	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), 0);
+}
+
+Test(wire, a_hello_of_an_earlier_version_is_readable_as_far_as_its_version)
+{
+	static const unsigned char first[12] = { 'G', 'O', 'D', 'W', 0, 1, 0, 1 };
+	struct wire_hello back;
+
+	cr_assert_eq(wire_get_hello(first, sizeof(first), &back), 0);
+	cr_assert_eq(back.version, 1);
 }
 
 Test(wire, a_hello_of_a_later_version_is_readable_as_far_as_its_version)
@@ -105,7 +178,7 @@ Test(wire, the_small_ones)
 	cr_assert(wire_get_flag(buffer, 4, &run) == 0 && run);
 	buffer[0] = 1;
 	cr_assert_eq(wire_get_flag(buffer, 4, &run), -EPROTO);
-	cr_assert_str_eq(hex(wire_put_hello_ok(buffer)), "474f445700010000");
+	cr_assert_str_eq(hex(wire_put_hello_ok(buffer)), "474f445700020000");
 	cr_assert_eq(wire_get_hello_ok(buffer, 8, &version), 0);
 	buffer[5] = 7;
 	cr_assert_eq(wire_get_hello_ok(buffer, 8, &version), -EPROTO);

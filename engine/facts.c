@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What must be the same at both ends beside memory: pairs of texts that the VM's owner gives.  The source sends its own in
+ * HELLO, the receiver compares them with its own before anything is changed.  A pair with an empty value at either end agrees
+ * with whatever the other end has, but both must have the key, unless the receiver can spare it.
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int ask(struct gw_session *s, const struct gw_fact **facts, unsigned *count)
+{
+	*facts = NULL;
+	*count = 0;
+	return s->vm_ops->describe ? s->vm_ops->describe(s->vm, facts, count, &s->error) : 0;
+}
+
+/* Appends a text; what would not be printed by a terminal becomes '?'.  Return: where the next one goes. */
+static char *append(char *at, const char *text)
+{
+	for (; *text; text++)
+		*at++ = *text < ' ' || *text > '~' ? '?' : *text;
+	*at = '\0';
+	return at + 1;
+}
+
+int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts)
+{
+	const struct gw_fact *facts;
+	size_t bytes = 0;
+	char *at;
+	int rc;
+
+	*texts = NULL;
+	rc = ask(s, &facts, &hello->fact_count);
+	for (unsigned i = 0; i < hello->fact_count && rc == 0; i++) {
+		size_t key = strlen(facts[i].key), value = strlen(facts[i].value);
+
+		if (key == 0 || key >= GW_FACT_KEY_BYTES || value >= GW_FACT_VALUE_BYTES)
+			rc = gw_error_set(&s->error, -EINVAL, "'%.100s' of this VM is described in too many words: %.100s", facts[i].key,
+					  facts[i].value);
+		bytes += key + value + 2;
+	}
+	if (rc == 0 && (hello->fact_count > GW_FACTS_MAX || bytes > WIRE_FACTS_BYTES))
+		rc = gw_error_set(&s->error, -E2BIG, "this VM has too many devices to be described to the receiver");
+	if (rc < 0)
+		return rc;
+	*texts = at = malloc(bytes + 1);
+	if (!at)
+		return gw_error_set(&s->error, -ENOMEM, "no memory to describe this VM");
+	for (unsigned i = 0; i < hello->fact_count; i++)
+		at = append(append(at, facts[i].key), facts[i].value);
+	hello->facts = *texts;
+	hello->fact_bytes = (uint32_t)bytes;
+	return 0;
+}
+
+/* Whether a text of the source is one of ours as it would be sent. */
+static bool is_alike(const char *sent, const char *ours)
+{
+	for (; *sent && *ours; sent++, ours++)
+		if (*sent != *ours && !(*sent == '?' && (*ours < ' ' || *ours > '~')))
+			return false;
+	return *sent == *ours;
+}
+
+static int judge(struct gw_session *s, const char *key, const char *value, const struct gw_fact *ours)
+{
+	if (!ours)
+		return gw_error_set(&s->error, -EINVAL, "the source has '%s'%s%s, this VMM has not: start this VMM with the source's "
+							"machine, devices and disks", key, value[0] ? ", " : "", value);
+	if (value[0] == '\0' || ours->value[0] == '\0' || is_alike(value, ours->value))
+		return 0;
+	return gw_error_set(&s->error, -EINVAL, "'%s' is %s at the source and %s here: %s", key, value, ours->value,
+			    ours->advice);
+}
+
+int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
+{
+	static const char more[] = "this VMM has '%s'%s%s, the source has not: start this VMM with the source's machine, devices and "
+				   "disks";
+	const char *at = theirs->facts;
+	bool seen[GW_FACTS_MAX] = { false };
+	const struct gw_fact *ours;
+	unsigned count;
+	int rc = ask(s, &ours, &count);
+
+	if (rc == 0 && count > GW_FACTS_MAX)
+		rc = gw_error_set(&s->error, -E2BIG, "the VM here has too many devices to be compared with the source's");
+	for (unsigned i = 0; i < theirs->fact_count && rc == 0; i++) {
+		const char *key = at, *value = key + strlen(key) + 1;
+		unsigned k = 0;
+
+		while (k < count && !is_alike(key, ours[k].key))
+			k++;
+		rc = judge(s, key, value, k < count ? &ours[k] : NULL);
+		if (k < count)
+			seen[k] = true;
+		at = value + strlen(value) + 1;
+	}
+	for (unsigned k = 0; k < count && rc == 0; k++)
+		if (!seen[k] && !ours[k].spare)
+			rc = gw_error_set(&s->error, -EINVAL, more, ours[k].key, ours[k].value[0] ? ", " : "", ours[k].value);
+	return rc;
+}
