@@ -15,40 +15,60 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #define MIN_BYTES (1024u * 1024)
 
+#define LINE_BYTES (PATH_MAX + 256)
+
+struct numbers {
+	uint64_t start, end, offset, device, inode;
+	char protection[8];
+};
+
 struct line {
 	uint64_t start, end, offset, device, inode;
-	char path[384];
+	char path[384]; /* for people: as much of it as fits */
 };
+
+/* Return: where the path begins in a line of the map, or 0 when it is none. */
+static int parse_numbers(const char *text, struct numbers *numbers)
+{
+	unsigned long long start, end, offset, inode;
+	unsigned major_number, minor_number;
+	int at = 0;
+
+	if (sscanf(text, "%llx-%llx %7s %llx %x:%x %llu %n", &start, &end, numbers->protection, &offset, &major_number,
+		   &minor_number, &inode, &at) < 7)
+		return 0;
+	numbers->start = start;
+	numbers->end = end;
+	numbers->offset = offset;
+	numbers->device = makedev(major_number, minor_number);
+	numbers->inode = inode;
+	return at;
+}
 
 /* Return: whether the line is a candidate, and its parts. */
 static bool parse_line(const char *text, struct line *line)
 {
 	static const char deleted[] = " (deleted)";
-	unsigned long long start, end, offset, inode;
-	unsigned major_number, minor_number;
-	char protection[8];
+	struct numbers numbers;
 	size_t length;
-	int at = 0;
+	int at = parse_numbers(text, &numbers);
 
-	if (sscanf(text, "%llx-%llx %7s %llx %x:%x %llu %n", &start, &end, protection, &offset, &major_number,
-		   &minor_number, &inode, &at) < 7 ||
-	    at == 0)
+	if (at == 0 || numbers.protection[1] != 'w' || numbers.protection[3] != 's' || numbers.inode == 0 || text[at] != '/')
 		return false;
-	if (protection[1] != 'w' || protection[3] != 's' || inode == 0 || text[at] != '/')
-		return false;
-	*line = (struct line){ start, end, offset, makedev(major_number, minor_number), inode, "" };
-	snprintf(line->path, sizeof(line->path), "%s", text + at);
-	line->path[strcspn(line->path, "\n")] = '\0';
-	length = strlen(line->path);
-	if (length > sizeof(deleted) && strcmp(line->path + length - (sizeof(deleted) - 1), deleted) == 0)
-		line->path[length - (sizeof(deleted) - 1)] = '\0';
+	*line = (struct line){ numbers.start, numbers.end, numbers.offset, numbers.device, numbers.inode, "" };
+	length = strcspn(text + at, "\n");
+	if (length > sizeof(deleted) && strncmp(text + at + length - (sizeof(deleted) - 1), deleted, sizeof(deleted) - 1) == 0)
+		length -= sizeof(deleted) - 1;
+	snprintf(line->path, sizeof(line->path), "%.*s", (int)length, text + at);
 	return true;
 }
 
@@ -108,7 +128,7 @@ static void drop_small(struct mappings *mappings)
 int mappings_read(struct mappings *mappings, struct gw_error *error)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");
-	char text[1024];
+	char text[LINE_BYTES];
 	struct line line;
 	int rc = 0;
 
@@ -126,7 +146,27 @@ int mappings_read(struct mappings *mappings, struct gw_error *error)
 	return 0;
 }
 
-int mappings_open(const struct agent_mapping *file)
+/* Whether a mapping of @fd is one of @file, by the kernel's own numbers for it. */
+static bool maps_as(int fd, const struct agent_mapping *file, size_t bytes)
+{
+	void *place = mmap(NULL, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	FILE *maps = place == MAP_FAILED ? NULL : fopen("/proc/self/maps", "re");
+	bool found = false;
+	char text[LINE_BYTES];
+	struct numbers numbers;
+
+	while (maps && !found && fgets(text, sizeof(text), maps))
+		found = parse_numbers(text, &numbers) > 0 && numbers.start == (uint64_t)(uintptr_t)place &&
+			numbers.inode == file->inode && numbers.device == file->device;
+	if (maps)
+		fclose(maps);
+	if (place != MAP_FAILED)
+		munmap(place, bytes);
+	return found;
+}
+
+/* A descriptor of this process on @file, open to read and write.  Return: a new descriptor or -errno. */
+static int find_descriptor(const struct agent_mapping *file, bool by_mapping)
 {
 	DIR *folder = opendir("/proc/self/fd");
 	struct dirent *entry;
@@ -138,9 +178,11 @@ int mappings_open(const struct agent_mapping *file)
 	while (found < 0 && (entry = readdir(folder))) {
 		int fd = atoi(entry->d_name);
 
-		if (entry->d_name[0] == '.' || fstat(fd, &st) < 0)
+		if (entry->d_name[0] == '.' || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+		    (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
 			continue;
-		if (st.st_ino != file->inode || st.st_dev != file->device || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+		if (by_mapping ? !maps_as(fd, file, (size_t)st.st_blksize) :
+				 st.st_ino != file->inode || st.st_dev != file->device)
 			continue;
 		found = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		if (found < 0)
@@ -148,6 +190,14 @@ int mappings_open(const struct agent_mapping *file)
 	}
 	closedir(folder);
 	return found;
+}
+
+int mappings_open(const struct agent_mapping *file)
+{
+	int fd = find_descriptor(file, false);
+
+	/* On some file systems (btrfs) stat() and the map have different numbers for the device. */
+	return fd == -ENOENT ? find_descriptor(file, true) : fd;
 }
 
 int mappings_reopen(const struct agent_mapping *file)
@@ -166,7 +216,7 @@ int mappings_find(uint64_t addr, uint64_t *offset)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");
 	struct agent_mapping file = { .bytes = 0 };
-	char text[1024];
+	char text[LINE_BYTES];
 	struct line line;
 	int found = -ENOENT;
 
@@ -188,7 +238,7 @@ uint64_t mappings_row(uint64_t addr)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");
 	struct line line, last = { .end = 0 };
-	char text[1024];
+	char text[LINE_BYTES];
 
 	while (maps && fgets(text, sizeof(text), maps)) {
 		if (!parse_line(text, &line) || line.end <= addr)
