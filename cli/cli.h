@@ -85,12 +85,12 @@ int cmd_resume(const struct command *command, int argc, char **argv);
 struct cli_vm {
 	const char *name;
 	struct gw_vmm *vmm;
+	bool is_source;
 	const char *tracker; /* source: how memory is to be tracked; NULL: the best way */
 	bool no_rehearsal;     /* source: the guest is stopped once alone */
 	const char *untracked; /* source: devices that may write unseen, "NAME,..."; NULL: none */
 	const char *hook;  /* receiver: run when all memory is here; NULL: none */
 	int hook_pid;      /* 0: it does not run */
-	bool is_source;
 	bool leave_paused; /* receiver: do not start the guest */
 	struct gw_region regions[GW_VMM_MAX_REGIONS];
 	unsigned region_count;
@@ -102,6 +102,8 @@ struct cli_vm {
 		const struct gw_vmm_image *image, *below; /* below NULL: none */
 	} layers[GW_VMM_MAX_IMAGES]; /* receiver: of images */
 	struct gw_disks *disks; /* NULL: none move */
+	struct gw_vmm_fact *described; /* GW_VMM_MAX_FACTS of them, made at the first need */
+	struct gw_fact *facts;         /* the same, for the engine */
 };
 
 enum cli_disk_mode { CLI_DISKS_NONE, CLI_DISKS_ALL, CLI_DISKS_TOP };
@@ -119,6 +121,10 @@ int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_er
 /* Whether the VMM's disks, all layers, are still those that they were, and no job works on them.  Return: 0, or -EBUSY with @error saying what changed. */
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
 void cli_disks_close(struct cli_vm *vm);
+
+/* facts.c: what must be the same at the other end; see gw_vm_ops.  What comes of it is freed by cli_facts_close(). */
+int cli_facts(void *vm, const struct gw_fact **facts, unsigned *count, struct gw_error *error) GW_MUST_CHECK;
+void cli_facts_close(struct cli_vm *vm);
 
 extern const struct gw_vm_ops cli_vm_ops;
 

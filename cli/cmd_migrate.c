@@ -165,6 +165,8 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc == 0)
 		rc = gw_vmm_check_devices(vm.vmm, vm.untracked, &error);
 	if (rc == 0)
+		rc = gw_vmm_check_blockers(vm.vmm, &error);
+	if (rc == 0)
 		rc = cli_disks_open(&vm, &plan->disks, &error);
 	plan->session.disks = vm.disks;
 	if (rc < 0) {

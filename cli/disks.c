@@ -2,6 +2,7 @@
 /* Gives the disks of a VMM to the engine: which of them move, and what their images are. */
 #include "cli/cli.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,6 +88,30 @@ static int stop_if_interrupted(void *context)
 	return interrupted() ? -ECANCELED : 0;
 }
 
+static const struct gw_vmm_image *image_of(const struct cli_vm *vm, const char *name)
+{
+	const struct gw_vmm_image *image = vm->images;
+
+	while (strcmp(image->name, name) != 0)
+		image++;
+	return image;
+}
+
+/* Tells the engine what the images are, for the other end to compare. */
+static void describe_images(const struct cli_vm *vm)
+{
+	static_assert(sizeof(vm->images[0].front) <= GW_DISK_FRONT_BYTES && sizeof(vm->images[0].format) <= GW_DISK_FORMAT_BYTES,
+		      "as the VMM names them");
+
+	for (unsigned i = 0; i < vm->disks->count; i++) {
+		struct gw_image *image = &vm->disks->images[i];
+		const struct gw_vmm_image *from = image_of(vm, image->name);
+
+		memcpy(image->front, from->front, sizeof(from->front));
+		memcpy(image->format, from->format, sizeof(from->format));
+	}
+}
+
 /* The layers that do not move: what the receiver is to find in its own.  Return: 0 or -errno with @error set. */
 static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsigned count,
 		      struct gw_disk_base *bases, struct gw_error *error)
@@ -98,6 +123,7 @@ static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsi
 		return rc;
 	for (unsigned i = 0; i < count && rc == 0; i++) {
 		memcpy(bases[i].name, files[i].name, sizeof(bases[i].name));
+		memcpy(bases[i].format, image_of(vm, files[i].name)->format, sizeof(bases[i].format));
 		bases[i].bytes = disks->images[i].bytes;
 		rc = disks->ops->hash(disks, i, &bases[i].hash, stop_if_interrupted, NULL);
 		if (rc == -ECANCELED)
@@ -188,13 +214,15 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	vm->image_count = kept;
 	vm->disks->base_count = base_count;
 	memcpy(vm->disks->bases, bases, base_count * sizeof(bases[0]));
+	describe_images(vm);
 	return 0;
 }
 
-/* As a person would name it; "" when that is too long. */
+/* As a person would name it; "" when that is too long.  In a mount namespace of the VMM's own its names are taken as they are. */
 static void real_path(const char *path, char place[GW_DISK_PLACE_BYTES])
 {
-	char *real = realpath(path, NULL);
+	const char *inside = strncmp(path, "/proc/", 6) == 0 ? strstr(path, "/root/") : NULL;
+	char *real = inside ? strdup(inside + strlen("/root")) : realpath(path, NULL);
 
 	place[0] = '\0';
 	if (real && strlen(real) < GW_DISK_PLACE_BYTES)
@@ -238,7 +266,10 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 		files[i].adopt = adopt;
 		files[i].context = &vm->layers[i];
 	}
-	return gw_images_open(&vm->disks, files, vm->image_count, true, error);
+	rc = gw_images_open(&vm->disks, files, vm->image_count, true, error);
+	if (rc == 0)
+		describe_images(vm);
+	return rc;
 }
 
 int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error)

@@ -181,6 +181,7 @@ static bool vm_was_running(void *vm)
 }
 
 const struct gw_vm_ops cli_vm_ops = {
+	.describe = cli_facts,
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
 	.rehearse = vm_rehearse,
@@ -229,6 +230,7 @@ void cli_vm_close(struct cli_vm *vm)
 		gw_region_close_file(&vm->regions[i]);
 	vm->region_count = 0;
 	cli_disks_close(vm);
+	cli_facts_close(vm);
 	gw_vmm_detach(vm->vmm);
 	vm->vmm = NULL;
 }

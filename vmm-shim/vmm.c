@@ -14,7 +14,7 @@
  */
 #include "vmm-shim/lease_client.h"
 #include "vmm-shim/lease_proto.h"
-#include "vmm-shim/vmm_internal.h"
+#include "vmm-shim/machine.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -24,10 +24,12 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define GREETING_NS (3 * GW_NS_PER_S)
@@ -79,31 +81,10 @@ static int get_property(struct qmp *qmp, const char *id, const char *property, c
 	rc = qmp_command(qmp, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", property), -1, &result, error);
 	if (rc < 0)
 		return rc;
-	snprintf(value, value_bytes, "%s", json_is_string(result) ? json_string_value(result) : "");
+	if (snprintf(value, value_bytes, "%s", json_is_string(result) ? json_string_value(result) : "") >= (int)value_bytes)
+		rc = gw_error_set(error, -EINVAL, "%s of %s is too long a text", property, path);
 	json_decref(result);
-	return 0;
-}
-
-/*
- * Whether a mapped file is the one of backend @id: mem-path names the file, or the folder in which QEMU
- * made "qemu_back_mem.ID.XXXXXX" and unlinked it.
- */
-static bool is_file_of(const char *path, const char *mem_path, const char *id)
-{
-	size_t length = strlen(mem_path);
-	char made[GW_VMM_NAME_BYTES + 32];
-
-	if (strcmp(path, mem_path) == 0)
-		return true;
-	while (length > 1 && mem_path[length - 1] == '/')
-		length--;
-	if (strncmp(path, mem_path, length) != 0 || path[length] != '/')
-		return false;
-	snprintf(made, sizeof(made), "qemu_back_mem.%s.", id);
-	if (strncmp(path + length + 1, made, strlen(made)) == 0)
-		return true;
-	snprintf(made, sizeof(made), "qemu_back_mem._objects_%s.", id);
-	return strncmp(path + length + 1, made, strlen(made)) == 0;
+	return rc;
 }
 
 struct mapped_file {
@@ -135,6 +116,70 @@ static int fetch_mappings(const struct gw_vmm *vmm, struct mapped_file *files, u
 	return 0;
 }
 
+/* Whether @name is what QEMU calls the file that it makes in a folder for backend @id: "qemu_back_mem.ID.XXXXXX". */
+static bool is_made_for(const char *name, const char *id)
+{
+	static const char *const begins[] = { "qemu_back_mem.", "qemu_back_mem._objects_" };
+
+	for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++) {
+		size_t length = strlen(begins[i]);
+
+		if (strncmp(name, begins[i], length) == 0 && strncmp(name + length, id, strlen(id)) == 0 &&
+		    name[length + strlen(id)] == '.' && !strchr(name + length + strlen(id) + 1, '.'))
+			return true;
+	}
+	return false;
+}
+
+/* Whether @path, as /proc has it, is that of a file whose name was @name and is gone. */
+static bool is_gone(const char *path, const char *name)
+{
+	size_t length = strlen(name);
+
+	return strncmp(path, name, length) == 0 && strcmp(path + length, " (deleted)") == 0;
+}
+
+/*
+ * Whether a mapped file is the one of backend @id.  @named is what mem-path leads to: the file itself; the folder in which
+ * QEMU made a file, opened it and removed its name; or, all zero, nothing any more.
+ */
+static bool is_file_of(const struct mapped_file *file, const char *mem_path, const struct stat *named, const char *id)
+{
+	char link[40], path[PATH_MAX + 16], *slash;
+	struct stat st;
+	ssize_t length;
+
+	if (file->fd < 0) /* it is not to be had, and known by its name alone */
+		return (slash = strrchr(file->mapping.path, '/')) && (S_ISREG(named->st_mode) || is_made_for(slash + 1, id));
+	if (S_ISREG(named->st_mode))
+		return fstat(file->fd, &st) == 0 && st.st_dev == named->st_dev && st.st_ino == named->st_ino;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
+	length = readlink(link, path, sizeof(path) - 1);
+	if (length < 0 || fstat(file->fd, &st) < 0)
+		return false;
+	path[length] = '\0';
+	if (named->st_mode == 0)
+		return is_gone(path, mem_path);
+	slash = strrchr(path, '/');
+	return slash && st.st_dev == named->st_dev && is_made_for(slash + 1, id);
+}
+
+/* Looks at what mem-path names, in the VMM's own folder and mount namespace.  Return: 0 or -errno with @error set. */
+static int stat_mem_path(struct gw_vmm *vmm, const char *id, const char *mem_path, struct stat *named, struct gw_error *error)
+{
+	char path[GW_VMM_PATH_BYTES];
+	struct gw_error why = { 0 };
+
+	if (vmm_path_of(vmm, mem_path, path, sizeof(path), &why) < 0)
+		return gw_error_set(error, -EINVAL, "the file of RAM '%s' (%.200s) cannot be found: %s", id, mem_path, why.text);
+	if (stat(path, named) == 0)
+		return 0;
+	if (errno != ENOENT)
+		return gw_error_set(error, -errno, "the file of RAM '%s' (%.200s): %s", id, mem_path, strerror(errno));
+	*named = (struct stat){ .st_mode = 0 };
+	return 0;
+}
+
 /* Takes one memory backend, as query-memdev tells of it, for a region. */
 static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_file *files, unsigned count,
 		      struct gw_error *error)
@@ -142,7 +187,8 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 	const char *id = json_string_value(json_object_get(memdev, "id"));
 	uint64_t bytes = (uint64_t)json_integer_value(json_object_get(memdev, "size"));
 	struct gw_vmm_region *region = &vmm->regions[vmm->region_count];
-	char type[64], mem_path[384];
+	char type[64], mem_path[PATH_MAX];
+	struct stat named;
 	int rc;
 
 	if (!id || strlen(id) >= GW_VMM_NAME_BYTES || vmm->region_count == GW_VMM_MAX_REGIONS)
@@ -155,14 +201,15 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s, not a memory-backend-file with share=on: it cannot be "
 						    "moved (was it plugged in later?)", id, type);
 	rc = get_property(vmm->qmp, id, "mem-path", mem_path, sizeof(mem_path), error);
+	if (rc == 0)
+		rc = stat_mem_path(vmm, id, mem_path, &named, error);
 	if (rc < 0)
 		return rc;
 	for (unsigned i = 0; i < count; i++) {
-		if (files[i].taken || files[i].mapping.bytes != bytes ||
-		    !is_file_of(files[i].mapping.path, mem_path, id))
+		if (files[i].taken || files[i].mapping.bytes != bytes || !is_file_of(&files[i], mem_path, &named, id))
 			continue;
 		if (files[i].fd < 0)
-			return gw_error_set(error, -EMFILE, "the file of RAM '%s' (%s) cannot be had from the VMM: it holds no "
+			return gw_error_set(error, -EMFILE, "the file of RAM '%s' (%.200s) cannot be had from the VMM: it holds no "
 							    "descriptor of it, or has too many files open (prlimit --nofile)",
 					    id, mem_path);
 		snprintf(region->name, sizeof(region->name), "%.63s", id);
@@ -172,7 +219,7 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		vmm->mapping_of[vmm->region_count++] = files[i].index;
 		return 0;
 	}
-	return gw_error_set(error, -EINVAL, "the file of RAM '%s' (%s, %llu MiB) is not mapped by the VMM", id, mem_path,
+	return gw_error_set(error, -EINVAL, "the file of RAM '%s' (%.200s, %llu MiB) is not mapped by the VMM", id, mem_path,
 			    (unsigned long long)bytes >> 20);
 }
 

@@ -101,7 +101,8 @@ GW_MUST_CHECK int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error);
 /* --- disks ---------------------------------------------------------------------------------------- */
 
 #define GW_VMM_MAX_IMAGES 32
-#define GW_VMM_PATH_BYTES 1024
+#define GW_VMM_PATH_BYTES 4352 /* PATH_MAX behind "/proc/PID/root" */
+#define GW_VMM_PLACE_BYTES 112
 
 /* An image file or block device behind a disk that the guest may write to. */
 struct gw_vmm_image {
@@ -113,6 +114,7 @@ struct gw_vmm_image {
 	uint64_t virtual_bytes;       /* the disk, as the guest sees it */
 	uint64_t room_bytes;          /* the file will not grow beyond */
 	uint64_t device, inode;       /* which file it is, see tracker/blocks.h */
+	char front[GW_VMM_PLACE_BYTES]; /* the place of the device that has the disk, "" for none */
 };
 
 /* Return: how many images there are, all disks and all layers; or -errno with @error naming what cannot be moved. */
@@ -124,6 +126,30 @@ GW_MUST_CHECK int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image 
 /* Starts tracking writes to images; see tracker/blocks.h.  Return: 0 and *tracker, or -errno with @error set. */
 GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count,
 				      uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error);
+
+/* --- the machine ----------------------------------------------------------------------------------- */
+
+#define GW_VMM_MAX_FACTS 1024
+#define GW_VMM_VALUE_BYTES 256
+
+/* What the guest would see differ, in words. */
+struct gw_vmm_fact {
+	char key[GW_VMM_PLACE_BYTES + 16], value[GW_VMM_VALUE_BYTES];
+	const char *advice;             /* static: what to do at the receiver */
+	char front[GW_VMM_PLACE_BYTES]; /* of a disk: the place of its device; else "" */
+	bool spare;                     /* at the receiver: the source need not have it */
+	bool moves_with_image;          /* the receiver's becomes the source's when the disk moves */
+};
+
+/*
+ * Describes the machine, its devices and its disks.  Two VMMs between which a guest can move without noticing are described
+ * alike, whatever their ids, back ends and files.  Return: how many facts, or -errno with @error set: also for a disk that
+ * writes to a temporary file (-snapshot).
+ */
+GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, struct gw_vmm_fact *list, unsigned most, struct gw_error *error);
+
+/* Whether the VMM would migrate.  Return: 0; -EOPNOTSUPP with its own words for what hinders it; -EBUSY while it does. */
+GW_MUST_CHECK int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error);
 
 /* --- source ---------------------------------------------------------------------------------------- */
 

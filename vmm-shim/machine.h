@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The machine as the guest sees it, and by what the guest reaches its disks.  Internal to vmm-shim; blocking as QMP is. */
+#ifndef GODWIT_SHIM_MACHINE_H
+#define GODWIT_SHIM_MACHINE_H
+
+#include "vmm-shim/vmm_internal.h"
+
+#define VMM_MAX_FRONTS 128
+
+/* A device with a medium. */
+struct vmm_front {
+	char drive[GW_VMM_PLACE_BYTES]; /* the drive's id or the node's name */
+	char place[GW_VMM_PLACE_BYTES]; /* of the device, alike in all VMMs with the same machine */
+	bool reads_size_anew;           /* when the guest arrives; others keep the size that they read at the start */
+};
+
+struct vmm_fronts {
+	unsigned count;
+	struct vmm_front list[VMM_MAX_FRONTS];
+};
+
+/* Return: 0 or -errno with @error set. */
+int vmm_fronts(struct gw_vmm *vmm, struct vmm_fronts *fronts, struct gw_error *error) GW_MUST_CHECK;
+
+/* The device of an entry of query-block.  Return: it, or NULL when no device has it. */
+const struct vmm_front *vmm_front_of(const struct vmm_fronts *fronts, const json_t *block);
+
+/* files.c: the path by which this process reaches what the VMM calls @name.  Return: 0, or -EINVAL when it is too long. */
+int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room, struct gw_error *error) GW_MUST_CHECK;
+
+/*
+ * The path by which this process reaches the file that QEMU calls @filename, which may be relative, "json:...", or
+ * /dev/fdset/N, in QEMU's own mount namespace.  It is not looked whether there is one.
+ * Return: 0, or -EINVAL with @error saying why it is not a plain file.
+ */
+int vmm_file_of(struct gw_vmm *vmm, const char *filename, char *path, size_t room, struct gw_error *error) GW_MUST_CHECK;
+
+/* Whether an image, as query-block describes it, is a file that ends with the VMM: that of -snapshot. */
+bool vmm_is_temporary(struct gw_vmm *vmm, const json_t *described);
+
+#endif
