@@ -173,7 +173,9 @@ static int save_into(struct gw_vmm *vmm, int file, struct gw_error *error)
 	id = json_integer_value(json_object_get(set, "fdset-id"));
 	json_decref(set);
 	snprintf(path, sizeof(path), "/dev/fdset/%lld", (long long)id);
-	rc = qmp_command(vmm_qmp(vmm), "xen-save-devices-state", json_pack("{s:s}", "filename", path), -1, NULL, error);
+	/* Not "live": with it a VMM whose guest is paused gives up its images, and aborts when it is to do so again. */
+	rc = qmp_command(vmm_qmp(vmm), "xen-save-devices-state", json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, NULL,
+			 error);
 	if (qmp_command(vmm_qmp(vmm), "remove-fd", json_pack("{s:I}", "fdset-id", id), -1, NULL, NULL) < 0)
 		return rc; /* QEMU closes it when our connection ends */
 	return rc;
