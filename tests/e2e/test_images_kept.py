@@ -61,6 +61,8 @@ class Image:
         self.name = name or f"{disk}.{fmt}"
         self.paths = {side: folder / side / self.name for side in "ab"}
         self.chunks = {}
+        # An image that godwit run makes is empty, and only virtio-blk reads its size anew.
+        self.front = "scsi-hd,bus=scsi0.0" if there else "virtio-blk-pci"
         for side, path in self.paths.items():
             path.parent.mkdir(exist_ok=True)
             if side == "a" or there:
@@ -76,7 +78,7 @@ class Image:
     def arguments(self, side):
         path = str(self.paths[side]).replace(",", ",,")
         return ["-drive", f"file={path},format={self.fmt},if=none,id={self.disk},discard=unmap{self.more}",
-                "-device", f"scsi-hd,bus=scsi0.0,drive={self.disk},id=device-{self.disk}"]
+                "-device", f"{self.front},drive={self.disk},id=device-{self.disk}"]
 
     def fill(self, offsets):
         """Random chunks, written before any VMM has the image."""
