@@ -99,7 +99,7 @@ class Case:
                                     "--json", *hook)
         self.port = int(json.loads(self.receiver.stdout.readline())["address"].rsplit(":", 1)[1])
         limit = ["--bandwidth", "8M"] if self.phase == "bulk" else []
-        self.sender = self.godwit("a", "migrate", "--quiet", *limit, self.name, f"tcp:{ADDRESSES['b']}:{self.port}")
+        self.sender = self.godwit("a", "migrate", "--quiet", "--no-rehearsal", *limit, self.name, f"tcp:{ADDRESSES['b']}:{self.port}")
         if self.phase == "bulk":
             vmlab.wait_for(lambda: self.lab.a.status(self.name).get("put_bytes", 0) > MIB, 20, "bulk")
         else:

@@ -189,7 +189,7 @@ class Sandbox(unittest.TestCase):
                 self.assertIn("Seccomp:\t2", Path(f"/proc/{vm.process.pid}/status").read_text(), "no sandbox")
             source.wait_count(5)
             receiver, port = lab.b.receive()
-            sender = lab.a.start("migrate", "-b", "--quiet", "--bandwidth", "64M", "--downtime", "1", "--rounds", "1000",
+            sender = lab.a.start("migrate", "-b", "--quiet", "--bandwidth", "20M", "--downtime", "30", "--rounds", "1000",
                                  "guest", f"127.0.0.1:{port}")
             vmlab.wait_for(lambda: lab.a.status().get("throttle_percent", 0) > 0 or sender.poll() is not None, 60, "the throttle")
             self.assertIsNone(sender.poll(), "it ended")
