@@ -80,6 +80,11 @@ struct gw_disk_ops {
 	 */
 	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
 	/*
+	 * Receiver, before the first write after GW_DISK_FIRST has ended: withholds the first block again.  A killed process
+	 * leaves an image that cannot start; a host that dies may leave the first block that was there.  Return: 0 or -errno.
+	 */
+	int (*withhold)(struct gw_disks *disks, unsigned image);
+	/*
 	 * Receiver, when a round has ended: judges the first block that came, and may change it, by what is known here of the
 	 * image.  Return: 0, or -errno with @error set.
 	 */

@@ -8,8 +8,8 @@
  * source when all that was ordered is on the devices, and how long it took: the source does not stop the guest before.
  * The device state is not loaded before everything is written and synced (disk_is_settled()).
  *
- * The first block of each image is withheld (disk.h) until a round has ended in the blackout: until then the image cannot
- * start.  Whether it may be what came (adopt) is asked at the end of each round, so that the answer no comes early.
+ * The first block of each image is withheld (disk.h) until a DISK_END says that the image is whole: until then the image cannot
+ * start.  The first write after that has it withheld again.  Whether it may be what came (adopt) is asked at the end of each round, so that the answer no comes early.
  */
 #include "engine/session.h"
 
@@ -77,6 +77,31 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }
 
+/* A size that changes is part of what is to be synced. */
+static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
+{
+	struct gw_disks *disks = s->options.disks;
+	uint64_t now;
+	int rc = disks->ops->size(disks, image, &now);
+
+	if (rc == 0 && now != bytes)
+		s->receiver.disk.written |= 1u << image;
+	if (rc == 0)
+		rc = disks->ops->resize(disks, image, bytes);
+	return rc < 0 ? gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s", name_of(s, image),
+				     (unsigned long long)bytes, strerror(-rc))
+		      : 0;
+}
+
+/* All of an image is there but its first block, which may follow. */
+static void want_first(struct disk_receiver *disk, unsigned image)
+{
+	if ((disk->first_done | disk->first_wanted | disk->first_writing) & 1u << image)
+		return;
+	disk->first_wanted |= 1u << image;
+	disk->synced.bytes += GW_DISK_BLOCK_BYTES;
+}
+
 int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -90,11 +115,9 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 		if (disk->batches[i].used)
 			return -EPROTO;
 	for (unsigned i = 0; i < sizes->count; i++) {
-		rc = disks->ops->resize(disks, disk->image_of[i], sizes->images[i].bytes);
+		rc = resize(s, disk->image_of[i], sizes->images[i].bytes);
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s",
-					    name_of(s, disk->image_of[i]), (unsigned long long)sizes->images[i].bytes,
-					    strerror(-rc));
+			return rc;
 	}
 	if (!disk->sync_told) {
 		disk->sync_from_ns = disk->sync_said_ns = session_now(s);
@@ -107,11 +130,30 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 	for (unsigned i = 0; i < sizes->count; i++)
 		if (disks->ops->adopt(disks, disk->image_of[i], &s->error) < 0)
 			return s->error.code;
-	if (session_state(s) == GW_STATE_SWITCHOVER)
-		disk->first_wanted = disk->moved;
+	for (unsigned i = 0; i < sizes->count; i++)
+		if (sizes->images[i].whole)
+			want_first(disk, disk->image_of[i]);
 	disk->sync_wanted |= disk->written;
 	disk->written = 0;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
+}
+
+/* An image that is about to be written to is not whole.  Return: 1, 0 when its first block is on its way there, -errno. */
+static int withhold_first(struct gw_session *s, unsigned image)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	struct gw_disks *disks = s->options.disks;
+	int rc;
+
+	if ((disk->first_wanted | disk->first_writing) & 1u << image)
+		return 0;
+	if (!(disk->first_done & 1u << image))
+		return 1;
+	rc = disks->ops->withhold(disks, image);
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, image), strerror(-rc));
+	disk->first_done &= ~(1u << image);
+	return 1;
 }
 
 /* Begins what can be begun of a batch.  Return: 1 when it did, 0, -errno. */
@@ -131,8 +173,11 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 			.memory = (char *)disks->staging + (piece->zero ? 0 : piece->staged),
 			.tag = (uint64_t)(batch - disk->batches) << 32 | batch->begun,
 		};
-		int rc = disks->ops->begin(disks, &request);
+		int rc = withhold_first(s, request.image);
 
+		if (rc <= 0)
+			return rc < 0 ? rc : did;
+		rc = disks->ops->begin(disks, &request);
 		if (rc == -EAGAIN)
 			break;
 		if (rc < 0)
@@ -200,7 +245,7 @@ static int report_syncs(struct gw_session *s)
 	uint64_t now = session_now(s);
 	int rc;
 
-	disk->synced.under_way = disk->sync_wanted || disk->syncing;
+	disk->synced.under_way = disk->first_wanted || disk->first_writing || disk->sync_wanted || disk->syncing;
 	if (!disk->sync_told || (disk->synced.under_way && now - disk->sync_said_ns < s->options.silence_ns / SAY_SHARE))
 		return 0;
 	disk->synced.ns = now - disk->sync_from_ns;

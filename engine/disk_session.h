@@ -39,6 +39,8 @@ struct disk_source {
 	unsigned batches_out; /* sent, not yet in the receiver's images */
 	bool sync_pending;     /* the sync that DISK_END of ended_round ordered is not known to be done */
 	uint32_t ended_round;
+	uint32_t whole; /* images, a bit each: all of them is in the receiver's file, the first block too */
+	unsigned times_made_whole;
 	struct predict_syncs syncs;
 };
 
@@ -61,7 +63,7 @@ struct disk_receiver {
 	struct wire_synced synced;
 	uint64_t sync_from_ns, sync_said_ns;
 	uint32_t moved;                       /* images, a bit each */
-	uint32_t first_wanted, first_writing; /* their first blocks, which are withheld until the guest is paused */
+	uint32_t first_wanted, first_writing; /* their first blocks, which are withheld while other blocks are missing */
 	uint32_t first_done;
 };
 
@@ -85,6 +87,14 @@ int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event) G
 int disk_synced(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 /* Whether the receiver has yet to sync what an earlier round wrote. */
 bool disk_sync_is_pending(const struct gw_session *s);
+/*
+ * To be called right before the guest is stopped, when no round is open and no sync pending: has the receiver write and sync the
+ * first block of each image that has all others, so that it need not in the blackout.
+ * Return: 1 when it was told to, and a sync is pending; 0 when there is nothing to do; -EAGAIN: try again; -errno.
+ */
+int disk_make_whole(struct gw_session *s) GW_MUST_CHECK;
+/* How much the receiver has to sync once the guest is stopped, if that was done now and disk_make_whole() before it. */
+uint64_t disk_last_sync_bytes(const struct gw_session *s);
 int disk_done(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 /* Stops tracking.  Reads may still be under way: whoever closes the disks waits for them. */
 void disk_source_end(struct gw_session *s);

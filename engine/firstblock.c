@@ -13,6 +13,11 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, co
 	if (!first->bytes)
 		return -ENOMEM;
 	memset(first->bytes, 0, GW_DISK_BLOCK_BYTES);
+	return first_block_withhold(first, fd, image_bytes, header, header_bytes);
+}
+
+int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes, const void *header, size_t header_bytes)
+{
 	first->changed = true;
 	/* All of it has its place on the device then: the write in the blackout allocates nothing, which its sync would wait for. */
 	return gw_half_copy_mark(fd, image_bytes, header, header_bytes);

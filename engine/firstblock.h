@@ -19,6 +19,10 @@ struct first_block {
  */
 int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, const void *header,
 		     size_t header_bytes) GW_MUST_CHECK;
+
+/* Withholds it again, as in first_block_init(), once it was written to the image.  Return: 0 or -errno. */
+int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes, const void *header,
+			 size_t header_bytes) GW_MUST_CHECK;
 void first_block_fini(struct first_block *first);
 
 /* Takes what a WRITE or ZERO has for the first block.  Return: how many bytes, from the request's beginning. */

@@ -11,7 +11,7 @@
  * thing as a hole, zeros are written, by the ring too and a piece at a time, over what was written since the file was made ready.
  *
  * What a receiver has for the first block of an image stays in memory (firstblock.h), so that an image that is not whole cannot
- * start, whatever becomes of this process.  GW_DISK_FIRST brings it to the image: a write of 64 KiB, in the sync's shadow.
+ * start, whatever becomes of this process.  GW_DISK_FIRST brings it to the image: a write of 64 KiB, before a sync.
  *
  * Reads through the page cache leave nothing there that was not there before: the guest's own hot blocks must
  * neither be pushed out by a copy that passes each block once, nor dropped with it.
@@ -508,6 +508,15 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 	return rc < 0 ? gw_error_set(error, rc, "disk '%s': the image here cannot be written: %s", name, strerror(-rc)) : 0;
 }
 
+static int withhold(struct gw_disks *disks, unsigned image)
+{
+	struct image_fds *fds = &((struct images *)disks)->fds[image];
+	uint64_t bytes;
+	int rc = size_of(fds, &bytes);
+
+	return rc < 0 ? rc : first_block_withhold(&fds->first, fds->fd, bytes, fds->was, fds->was_used);
+}
+
 static int adopt(struct gw_disks *disks, unsigned image, struct gw_error *error)
 {
 	struct image_fds *fds = &((struct images *)disks)->fds[image];
@@ -534,6 +543,7 @@ static const struct gw_disk_ops image_ops = {
 	.size = size,
 	.resize = resize,
 	.prepare = prepare,
+	.withhold = withhold,
 	.adopt = adopt,
 	.hash = hash_of,
 };

@@ -57,8 +57,8 @@ struct gw_prediction predict(const struct predict_input *input)
 		.messages_ns = (input->disk_left_bytes ? 3 : 2) * input->round_trip_ns,
 	};
 
-	if (input->disk_left_bytes)
-		parts.sync_ns = sync_ns(&input->syncs, input->disk_left_bytes);
+	if (input->sync_bytes)
+		parts.sync_ns = sync_ns(&input->syncs, input->sync_bytes);
 	return parts;
 }
 

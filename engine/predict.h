@@ -24,6 +24,7 @@ struct predict_input {
 	uint64_t left_bytes;     /* memory and disks */
 	double bytes_per_s;      /* of puts; more than 0 */
 	uint64_t disk_left_bytes;
+	uint64_t sync_bytes;     /* of images, to be synced in the blackout; 0: none */
 	struct predict_syncs syncs;
 	uint64_t collect_ns;     /* the latest collect, while the guest ran */
 	uint64_t save_ns;        /* of the rehearsal; 0: not rehearsed */

@@ -184,6 +184,7 @@ static void predict_now(struct gw_session *s, double bytes_per_s)
 		.left_bytes = s->status.left_bytes,
 		.bytes_per_s = bytes_per_s > 1 ? bytes_per_s : CONVERGE_UNKNOWN_RATE,
 		.disk_left_bytes = disk_left_bytes(s),
+		.sync_bytes = disk_last_sync_bytes(s),
 		.syncs = source->disk.syncs,
 		.collect_ns = source->collect_ns,
 		.save_ns = source->rehearsal.save_ns,
@@ -210,6 +211,21 @@ static int go_on(struct gw_session *s, const struct converge_input *input)
 	round_begin(s);
 	s->source.last_left_bytes = input->left_bytes;
 	return 1;
+}
+
+/* Stops the guest, once no image needs a sync that could have been done before. */
+static int switch_over(struct gw_session *s)
+{
+	int rc = disk_make_whole(s);
+
+	if (rc == 1) {
+		s->source.waits_for_sync = true;
+		hot_forget(s);
+		return 0;
+	}
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	return session_enter(s, GW_STATE_SWITCHOVER) < 0 ? s->error.code : 1;
 }
 
 static int decide(struct gw_session *s)
@@ -244,7 +260,7 @@ static int decide(struct gw_session *s)
 		hot_forget(s);
 		return 0;
 	case CONVERGE_SWITCH:
-		return session_enter(s, GW_STATE_SWITCHOVER) < 0 ? s->error.code : 1;
+		return switch_over(s);
 	case CONVERGE_GIVE_UP:
 		break;
 	}

@@ -114,6 +114,7 @@ struct wire_disks {
 		char front[GW_DISK_FRONT_BYTES]; /* what the guest reaches it by; empty: nothing */
 		char format[GW_DISK_FORMAT_BYTES];
 		uint64_t bytes;
+		bool whole; /* of DISK_END: the receiver's file may have its first block now */
 	} images[GW_DISK_MAX_IMAGES];
 	unsigned base_count; /* of DISKS: images that must be the same at both */
 	struct gw_disk_base bases[GW_DISK_MAX_IMAGES];

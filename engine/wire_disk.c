@@ -18,6 +18,12 @@ struct disks_fixed {
 	uint32_t reserved;
 };
 
+struct disk_end {
+	uint64_t bytes;
+	uint32_t whole;
+	uint32_t reserved;
+};
+
 struct disks_image {
 	uint64_t bytes;
 	char name[GW_DISK_NAME_BYTES];
@@ -49,7 +55,7 @@ struct disk_piece {
 
 static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 488 && sizeof(struct disks_base) == 112,
 	      "packed as they stand");
-static_assert(sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
+static_assert(sizeof(struct disk_end) == 16 && sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
 static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) + sizeof(uint64_t) <= GW_LINK_MESSAGE_BYTES,
 	      "a full DISK is a message");
 
@@ -186,10 +192,10 @@ uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks)
 
 	memcpy(at, &fixed, sizeof(fixed));
 	at += sizeof(fixed);
-	for (unsigned i = 0; i < disks->count; i++, at += sizeof(uint64_t)) {
-		uint64_t image_bytes = htobe64(disks->images[i].bytes);
+	for (unsigned i = 0; i < disks->count; i++, at += sizeof(struct disk_end)) {
+		struct disk_end end = { .bytes = htobe64(disks->images[i].bytes), .whole = htobe32(disks->images[i].whole) };
 
-		memcpy(at, &image_bytes, sizeof(image_bytes));
+		memcpy(at, &end, sizeof(end));
 	}
 	return seal(buffer, (uint32_t)(at - (char *)buffer));
 }
@@ -197,16 +203,17 @@ uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks)
 int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *disks)
 {
 	const char *at = (const char *)payload + sizeof(struct disks_fixed);
-	int rc = get_disks_fixed(payload, bytes, sizeof(uint64_t), disks);
+	int rc = get_disks_fixed(payload, bytes, sizeof(struct disk_end), disks);
 
 	if (rc == 0 && disks->base_count > 0)
 		return -EPROTO;
-	for (unsigned i = 0; rc == 0 && i < disks->count; i++, at += sizeof(uint64_t)) {
-		uint64_t image_bytes;
+	for (unsigned i = 0; rc == 0 && i < disks->count; i++, at += sizeof(struct disk_end)) {
+		struct disk_end end;
 
-		memcpy(&image_bytes, at, sizeof(image_bytes));
-		disks->images[i].bytes = be64toh(image_bytes);
-		if (disks->images[i].bytes > INT64_MAX)
+		memcpy(&end, at, sizeof(end));
+		disks->images[i].bytes = be64toh(end.bytes);
+		disks->images[i].whole = be32toh(end.whole) == 1;
+		if (disks->images[i].bytes > INT64_MAX || be32toh(end.whole) > 1)
 			return -EPROTO;
 	}
 	return rc;

@@ -170,8 +170,6 @@ class SlowSync(unittest.TestCase):
         answer = vm.qmp("human-monitor-command", **{"command-line": f'qemu-io disk0 "write -P {n % 255 + 1} {n % 64 * 64}k 64k"'})
         self.assertNotIn("Error", answer)
 
-    # Known to fail: the first block of an image is withheld until the guest is paused, and takes a sync of its own then.
-    @unittest.expectedFailure
     def test_a_disk_at_rest_is_synced_before_the_guest_is_stopped(self):
         _, receiver, port = self.start()
         done = self.lab.a.godwit("migrate", "--json", "-b", "guest", f"tcp:127.0.0.1:{port}")

@@ -88,8 +88,9 @@ static void do_write(struct sim_disks *disks, const struct gw_disk_request *requ
 		memcpy(to, request->memory, request->bytes);
 	if (request->kind == GW_DISK_WRITE && request->offset + request->bytes > disks->size[image])
 		disks->size[image] = request->offset + request->bytes;
+	if (!disks->withheld[image])
+		abort(); /* half an image could start */
 	disks->unsynced[image] = true;
-	disks->withheld[image] |= request->offset < BLOCK;
 }
 
 static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
@@ -118,7 +119,7 @@ static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
 		else if (request->kind == GW_DISK_SYNC)
 			disks->unsynced[request->image] = false;
 		else if (request->kind == GW_DISK_FIRST)
-			disks->unsynced[request->image] |= disks->withheld[request->image], disks->withheld[request->image] = false;
+			disks->unsynced[request->image] = true, disks->withheld[request->image] = false;
 		else
 			do_write(disks, request);
 		return 1;
@@ -160,6 +161,12 @@ static int prepare(struct gw_disks *base, unsigned image, uint64_t bytes, struct
 	return 0;
 }
 
+static int withhold(struct gw_disks *base, unsigned image)
+{
+	((struct sim_disks *)base)->withheld[image] = true;
+	return 0;
+}
+
 static int adopt(struct gw_disks *base, unsigned image, struct gw_error *error)
 {
 	(void)base;
@@ -177,7 +184,7 @@ static int hash(struct gw_disks *base, unsigned image, uint64_t *value, int (*be
 	return 0;
 }
 
-static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, prepare, adopt, hash };
+static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, prepare, withhold, adopt, hash };
 
 void *sim_memory(size_t bytes)
 {

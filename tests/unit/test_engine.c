@@ -190,7 +190,7 @@ Test(converge, what_no_round_and_no_throttle_makes_shorter_is_given_up)
 
 Test(predict, every_part_is_in_the_sum_and_named)
 {
-	struct predict_input in = { .left_bytes = 10 << 20, .bytes_per_s = 1000 * MIB, .disk_left_bytes = 1 << 20,
+	struct predict_input in = { .left_bytes = 10 << 20, .bytes_per_s = 1000 * MIB, .disk_left_bytes = 1 << 20, .sync_bytes = 1 << 20,
 				    .collect_ns = 4 * GW_NS_PER_MS, .save_ns = 375 * GW_NS_PER_MS,
 				    .state_ns = 20 * GW_NS_PER_MS, .round_trip_ns = 2 * GW_NS_PER_MS };
 	struct gw_prediction parts;
@@ -206,7 +206,7 @@ Test(predict, every_part_is_in_the_sum_and_named)
 	cr_assert_str_eq(predict_text(&parts, text, sizeof(text)), "375 save, 50 sync of disks, 20 device state, 10 last round, 8 "
 								   "collect, 6 load, 6 messages, 3 start, 1 stop");
 	cr_assert_str_eq(predict_text(&parts, little, sizeof(little)), "375 sav");
-	in.disk_left_bytes = 0;
+	in.disk_left_bytes = in.sync_bytes = 0;
 	in.save_ns = 0;
 	parts = predict(&in);
 	cr_assert_eq(parts.sync_ns, 0, "nothing is written, nothing synced");
@@ -216,7 +216,7 @@ Test(predict, every_part_is_in_the_sum_and_named)
 
 Test(predict, a_sync_has_a_fixed_part_and_one_for_each_byte)
 {
-	struct predict_input in = { .bytes_per_s = 1, .disk_left_bytes = 1 << 20 };
+	struct predict_input in = { .bytes_per_s = 1, .sync_bytes = 1 << 20 };
 
 	cr_assert_eq(predict(&in).sync_ns, 0, "none was measured");
 	predict_add_sync(&in.syncs, 0, 9 * GW_NS_PER_S);

@@ -273,7 +273,14 @@ static void check_withheld(uint64_t bytes)
 	cr_assert_eq(read_begin(1, begin, sizeof(begin)), bytes);
 	for (size_t i = 0; i < bytes; i++)
 		cr_assert_eq(begin[i], i >= 100 && i < 110 ? 0 : 0x5A, "byte %zu", i);
-	/* What comes later is withheld again, until the next time. */
+	cr_assert_eq(disks->ops->withhold(disks, 0), 0);
+	got = read_begin(1, begin, sizeof(begin));
+	cr_assert_eq(got, bytes);
+	cr_assert_eq(strncmp(begin, "godwit: this is half a copy", 27), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
+	read_begin(1, begin, sizeof(begin));
+	cr_assert(begin[0] == 0x5A && begin[105] == 0 && begin[bytes - 1] == 0x5A);
+	/* A write is not in the file until the next GW_DISK_FIRST. */
 	memset(disks->staging, 0xA5, 512);
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 512, disks->staging, 0 }), 0);
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
