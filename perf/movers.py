@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The movers that are compared: each moves a paused guest once and says what it took.  And turns, for what is compared standing."""
 
+import contextlib
 import resource
 import statistics
 import time
+from pathlib import Path
 
 import vmlab
+
+
+@contextlib.contextmanager
+def godwit_of(build):
+    """Meanwhile godwit is that of the folder @build; None: the usual one."""
+    usual = vmlab.GODWIT
+    if build:
+        vmlab.GODWIT = Path(build).resolve() / "bin" / "godwit"
+    try:
+        yield
+    finally:
+        vmlab.GODWIT = usual
 
 
 def run_godwit(lab, source, destination, scheme, options):
