@@ -41,6 +41,7 @@ struct disk_source {
 	uint32_t ended_round;
 	uint32_t whole; /* images, a bit each: all of them is in the receiver's file, the first block too */
 	unsigned times_made_whole;
+	uint64_t dirty_ns[GW_DISK_MAX_IMAGES]; /* when a collect found blocks of an image last; 0: never */
 	struct predict_syncs syncs;
 };
 
@@ -89,7 +90,7 @@ int disk_synced(struct gw_session *s, const struct gw_link_event *event) GW_MUST
 bool disk_sync_is_pending(const struct gw_session *s);
 /*
  * To be called right before the guest is stopped, when no round is open and no sync pending: has the receiver write and sync the
- * first block of each image that has all others, so that it need not in the blackout.
+ * first block of each image at rest that has all others, so that it need not in the blackout.
  * Return: 1 when it was told to, and a sync is pending; 0 when there is nothing to do; -EAGAIN: try again; -errno.
  */
 int disk_make_whole(struct gw_session *s) GW_MUST_CHECK;

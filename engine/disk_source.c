@@ -14,8 +14,8 @@
  * the order to sync them, which the receiver does meanwhile.  So no two writes to one block are ever under way.
  *
  * The receiver withholds the first block of an image while others are missing, so that half an image cannot start.  Right before
- * the guest is stopped, images that have nothing left are declared whole: the receiver writes and syncs their first blocks while
- * the guest runs.  An image that is written to once more loses its first block again, and gets it in the blackout.
+ * the guest is stopped, images at rest (REST_NS) are declared whole: the receiver writes and syncs their first blocks while the
+ * guest runs.  An image that is written to once more loses its first block again, and gets it in the blackout.
  *
  * While the images are waited for the link is idle, and pages go (source_round.c): as much between two fences as a
  * batch has at most, so that no block waits long behind them, and while the guest runs never so early that the disks
@@ -33,6 +33,7 @@
 #define IO_WAIT_NS (200 * 1000ULL) /* requests under way are looked for so often */
 #define ZERO_ALIGN 128u
 #define MOST_TIMES_WHOLE 3u
+#define REST_NS (500 * GW_NS_PER_MS)
 #define LOOK_NS (20 * GW_NS_PER_MS)
 #define SHY_NS (200 * GW_NS_PER_MS)
 #define SHY_SLOTS 8u
@@ -118,6 +119,9 @@ int disk_collect(struct gw_session *s)
 	blocks = gw_tracker_collect(disk->tracker, &s->error);
 	if (blocks < 0)
 		return gw_error_set(&s->error, (int)blocks, "the tracker of disks failed");
+	for (unsigned i = 0; i < s->options.disks->count; i++)
+		if (gw_bitmap_count(&disk->tracker->dirty[i]) > 0)
+			disk->dirty_ns[i] = session_now(s);
 	return check_sizes(s);
 }
 
@@ -489,16 +493,27 @@ static int end_round(struct gw_session *s)
 	return 1;
 }
 
-/* A guest that writes again and again takes a sync in the blackout in the end, which is predicted. */
-static bool may_make_whole(const struct gw_session *s)
+/*
+ * The complete images that disk_make_whole() is for.  An image that is written to often would lose its first block at once, and
+ * the text in its place would cost the blackout a write: it takes its sync in the blackout, which is predicted.
+ */
+static uint32_t images_at_rest(const struct gw_session *s)
 {
-	return s->source.disk.times_made_whole < MOST_TIMES_WHOLE && !round_is_late(s);
+	const struct disk_source *disk = &s->source.disk;
+	uint32_t rest = complete_images(s);
+
+	if (disk->times_made_whole == MOST_TIMES_WHOLE || round_is_late(s))
+		return 0;
+	for (unsigned i = 0; i < s->options.disks->count; i++)
+		if (disk->dirty_ns[i] && session_now(s) - disk->dirty_ns[i] < REST_NS)
+			rest &= ~(1u << i);
+	return rest;
 }
 
 int disk_make_whole(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
-	uint32_t whole = disk->tracker && may_make_whole(s) ? complete_images(s) & ~disk->whole : 0;
+	uint32_t whole = disk->tracker ? images_at_rest(s) & ~disk->whole : 0;
 	int rc;
 
 	if (!whole)
@@ -513,13 +528,11 @@ int disk_make_whole(struct gw_session *s)
 uint64_t disk_last_sync_bytes(const struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
-	uint32_t complete, first;
+	uint32_t first;
 
 	if (!disk->tracker)
 		return 0;
-	complete = complete_images(s);
-	first = may_make_whole(s) ? ~complete : ~(complete & disk->whole);
-	first &= (uint32_t)((1ULL << s->options.disks->count) - 1);
+	first = (uint32_t)((1ULL << s->options.disks->count) - 1) & ~images_at_rest(s) & ~(complete_images(s) & disk->whole);
 	return disk_left_bytes(s) + (uint64_t)__builtin_popcount(first) * GW_DISK_BLOCK_BYTES;
 }
 
