@@ -107,14 +107,20 @@ static int write_whole(const char *name, const char *file, json_t *object)
 /* Puts a file that was written whole in the record's place.  Return: 0 or -errno. */
 static int put_in_place(const char *name, const char *file)
 {
-	char from[192], to[192], folder[192];
-	int fd GW_CLEANUP_CLOSE = -1;
+	char from[192], to[192];
 
 	gw_vmm_path(from, sizeof(from), name, file);
 	gw_vmm_path(to, sizeof(to), name, LAST_FILE);
+	return rename(from, to) < 0 ? -errno : 0;
+}
+
+/* The folder's entries reach the device.  Return: 0 or -errno. */
+static int sync_folder(const char *name)
+{
+	char folder[192];
+	int fd GW_CLEANUP_CLOSE = -1;
+
 	gw_vmm_path(folder, sizeof(folder), name, NULL);
-	if (rename(from, to) < 0)
-		return -errno;
 	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
@@ -123,7 +129,9 @@ static int write_record(const char *name, json_t *object)
 {
 	int rc = write_whole(name, FRESH_FILE, object);
 
-	return rc < 0 ? rc : put_in_place(name, FRESH_FILE);
+	if (rc == 0)
+		rc = put_in_place(name, FRESH_FILE);
+	return rc < 0 ? rc : sync_folder(name);
 }
 
 static json_t *record_of(const char *name, bool is_source, const char *state, bool owns_guest)
@@ -146,6 +154,10 @@ int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *
 	return 0;
 }
 
+/*
+ * The guest waits for this, so the folder is not synced: a process that dies here loses nothing by it, and a host that
+ * loses its power loses the guest's VMM too.
+ */
 void monitor_record_owned(const char *name)
 {
 	int rc = put_in_place(name, OWNED_FILE);

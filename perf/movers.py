@@ -4,10 +4,13 @@
 import contextlib
 import resource
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 import vmlab
+
+tempfile.tempdir = "/dev/shm"  # the run folder lies in memory, as /run does
 
 
 @contextlib.contextmanager
