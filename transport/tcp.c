@@ -264,12 +264,13 @@ static void tcp_seal(struct gw_link *link)
 	pthread_mutex_lock(&tcp->lock);
 	tcp->closing = true; /* that a worker ends is no failure from here on */
 	pthread_mutex_unlock(&tcp->lock);
+	tcp->sealed = true;
 	for (unsigned i = 0; i < link->channels; i++) {
 		struct tcp_channel *channel = &tcp->channels[i];
 
 		if (!channel->running)
 			continue;
-		(void)shutdown(channel->fd, SHUT_RD);
+		(void)shutdown(channel->fd, SHUT_RD); /* wakes it */
 		pthread_join(channel->thread, NULL);
 		channel->running = false;
 	}

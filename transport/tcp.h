@@ -14,6 +14,7 @@
 #include "transport/transport.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define TCP_DEFAULT_CHANNELS 4
 #define TCP_QUEUE_PUTS 4096
@@ -63,6 +64,7 @@ struct tcp {
 	int wake;               /* eventfd: a worker has something to tell the link thread */
 	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 	uint64_t fence_reported; /* link thread only */
+	_Atomic bool sealed;     /* receiver: its workers read no more */
 	struct tcp_channel channels[GW_LINK_MAX_CHANNELS];
 
 	pthread_mutex_t lock; /* guards all below, the only lock here */

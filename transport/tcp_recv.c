@@ -51,6 +51,25 @@ struct reader {
 	uint64_t published_ns; /* a slow link must not look like a dead one */
 };
 
+/*
+ * recv() until the link is sealed.  A socket that was shut down for reading still gives what the peer goes on to send.
+ * Return: bytes read, or -errno, -EPIPE at the end.
+ */
+static ssize_t receive(const struct reader *reader, void *to, size_t count, int flags)
+{
+	while (!reader->channel->tcp->sealed) {
+		ssize_t n = recv(reader->channel->fd, to, count, flags);
+
+		if (n > 0)
+			return n;
+		if (n == 0)
+			break;
+		if (errno != EINTR)
+			return -errno;
+	}
+	return -EPIPE;
+}
+
 /* Reads at least @need bytes into scratch (need <= SCRATCH_BYTES).  Return: 0, -EPIPE at the end, -errno. */
 static int fill(struct reader *reader, size_t need, size_t limit)
 {
@@ -60,12 +79,10 @@ static int fill(struct reader *reader, size_t need, size_t limit)
 		reader->head = 0;
 	}
 	while (reader->tail < need) {
-		ssize_t n = recv(reader->channel->fd, reader->scratch + reader->tail, limit - reader->tail, 0);
+		ssize_t n = receive(reader, reader->scratch + reader->tail, limit - reader->tail, 0);
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EPIPE;
+		if (n < 0)
+			return (int)n;
 		reader->tail += (size_t)n;
 	}
 	return 0;
@@ -145,14 +162,10 @@ static int receive_direct(const struct reader *reader, const struct gw_link_regi
 			  size_t count)
 {
 	while (count > 0) {
-		ssize_t n = recv(reader->channel->fd, (char *)region->base + offset, count, MSG_WAITALL);
+		ssize_t n = receive(reader, (char *)region->base + offset, count, MSG_WAITALL);
 
-		if (n < 0 && errno == EINTR)
-			continue;
 		if (n < 0)
-			return errno == EFAULT ? -ENOSPC : -errno;
-		if (n == 0)
-			return -EPIPE;
+			return n == -EFAULT ? -ENOSPC : (int)n;
 		offset += (uint64_t)n;
 		count -= (size_t)n;
 	}

@@ -245,7 +245,8 @@ GW_PUBLIC int gw_link_next_pinned(const struct gw_link *link, uint32_t region, u
 GW_PUBLIC void gw_link_hurry(struct gw_link *link);
 
 /*
- * Receiver: from its return on no put lands any more, whatever the peer sends; messages go on.  Waits for what is landing.
+ * Receiver: from its return on no put lands any more, whatever the peer sends; messages go on.  Waits for what is landing,
+ * not for the peer.
  * To be called once the last fence was seen.
  */
 GW_PUBLIC void gw_link_seal(struct gw_link *link);

@@ -18,10 +18,14 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define BYTES (8u << 20)
@@ -262,6 +266,123 @@ static void check_a_damaged_message_fails_the_session(enum backend backend)
 		}
 }
 
+#define FLOOD_PUT_BYTES (64u * 1024)
+#define FLOOD_GIVES_UP_NS (20 * GW_NS_PER_S)
+#define SEALED_NS (300 * GW_NS_PER_MS)
+#define ECHO 40
+
+/* While set, a receiving worker over TCP never finds its socket empty: the peer is quicker. */
+static _Atomic bool peer_is_quicker;
+
+ssize_t __real_recv(int fd, void *to, size_t bytes, int flags);
+ssize_t __wrap_recv(int fd, void *to, size_t bytes, int flags); /* linked in place of recv() */
+
+ssize_t __wrap_recv(int fd, void *to, size_t bytes, int flags)
+{
+	int ready = 0;
+
+	while (peer_is_quicker && !(flags & MSG_DONTWAIT) && ioctl(fd, FIONREAD, &ready) == 0 && ready == 0)
+		usleep(50);
+	return __real_recv(fd, to, bytes, flags);
+}
+
+/* A source that puts what changes as fast as it can, without a fence, and answers message n with message n + 1. */
+struct flood {
+	struct gw_link *source;
+	unsigned char *from;
+	bool alone; /* it has a thread of its own */
+	unsigned puts;
+	_Atomic bool stop, gave_up;
+};
+
+static void flood_step(struct flood *flood)
+{
+	uint64_t offset = (uint64_t)flood->puts * FLOOD_PUT_BYTES % BYTES;
+	uint32_t bytes = flood->puts % 3 ? FLOOD_PUT_BYTES : 4096;
+	struct gw_link_event event;
+	int rc;
+
+	flood->from[offset]++;
+	flood->from[offset + bytes - 1]++;
+	rc = gw_link_put(flood->source, 2, offset, bytes);
+	flood->puts += rc == 0;
+	if (rc == 0 && flood->puts % 16)
+		return;
+	if (gw_link_poll(flood->source, &event, rc == 0 ? 0 : GW_NS_PER_MS) == 1 && event.type == GW_LINK_MESSAGE)
+		(void)!gw_link_message(flood->source, (uint16_t)(event.message_type + 1), NULL, 0);
+}
+
+static void *flood_thread(void *argument)
+{
+	struct flood *flood = argument;
+	uint64_t begun_ns = gw_now_ns(&gw_clock_real);
+
+	while (!flood->stop && !flood->gave_up) {
+		flood_step(flood);
+		flood->gave_up = gw_now_ns(&gw_clock_real) - begun_ns > FLOOD_GIVES_UP_NS;
+	}
+	peer_is_quicker = false;
+	return NULL;
+}
+
+/* The receiver's poll while the source goes on; mem has both ends in one thread. */
+static int poll_flooded(struct ends *e, struct flood *flood, struct gw_link_event *event)
+{
+	for (unsigned i = 0; i < 20 && !flood->alone; i++)
+		flood_step(flood);
+	return gw_link_poll(e->receiver, event, GW_NS_PER_MS);
+}
+
+static void await_echo(struct ends *e, struct flood *flood)
+{
+	struct gw_link_event event = { 0 };
+
+	cr_assert_eq(gw_link_message(e->receiver, ECHO, NULL, 0), 0);
+	while (event.message_type != ECHO + 1 && !flood->gave_up)
+		cr_assert(poll_flooded(e, flood, &event) >= 0, "%s", gw_link_error(e->receiver)->text);
+	cr_assert(!flood->gave_up, "no answer came from the source");
+}
+
+static void check_nothing_lands_after_the_seal(enum backend backend)
+{
+	struct ends e = open_ends(backend, 4);
+	static struct flood flood; /* static: its thread runs on when the test fails */
+	unsigned char *sealed = malloc(BYTES);
+	struct gw_link_event event;
+	uint64_t until_ns;
+	pthread_t thread;
+
+	flood.source = e.source;
+	flood.from = e.from;
+	flood.alone = backend != MEM && backend != FAULT_MEM;
+	for (uint64_t at = 0; at < BYTES; at += GW_LINK_PUT_BYTES)
+		put_or_wait(&e, at, GW_LINK_PUT_BYTES);
+	cr_assert_eq(gw_link_fence(e.source, 1), 0);
+	cr_assert_eq(await(&e, true, GW_LINK_FENCE, &event), 1);
+	memcpy(sealed, e.to, BYTES);
+	peer_is_quicker = flood.alone;
+	if (flood.alone)
+		cr_assert_eq(pthread_create(&thread, NULL, flood_thread, &flood), 0);
+	while (memcmp(sealed, e.to, BYTES) == 0 && !flood.gave_up)
+		cr_assert(poll_flooded(&e, &flood, &event) >= 0);
+	cr_assert(!flood.gave_up, "nothing landed before the seal");
+
+	gw_link_seal(e.receiver);
+	cr_assert(!flood.gave_up, "the seal waited for the source to end");
+	memcpy(sealed, e.to, BYTES);
+	until_ns = gw_now_ns(&gw_clock_real) + SEALED_NS;
+	while (gw_now_ns(&gw_clock_real) < until_ns)
+		cr_assert(poll_flooded(&e, &flood, &event) >= 0, "%s", gw_link_error(e.receiver)->text);
+	await_echo(&e, &flood);
+	cr_assert_eq(memcmp(sealed, e.to, BYTES), 0);
+
+	flood.stop = true;
+	if (flood.alone)
+		pthread_join(thread, NULL);
+	free(sealed);
+	close_ends(&e);
+}
+
 #ifdef CONTRACT_RDMA
 #define FOR_EACH_BACKEND(promise)                                                                                      \
 	Test(rdma, promise) { check_##promise(RDMA); }                                                                 \
@@ -284,6 +405,7 @@ FOR_EACH_BACKEND(ranges_outside_are_refused)
 FOR_EACH_BACKEND(the_last_message_outlives_the_close)
 FOR_EACH_BACKEND(closing_with_work_in_flight_ends)
 FOR_EACH_BACKEND(a_damaged_message_fails_the_session)
+FOR_EACH_BACKEND(nothing_lands_after_the_seal)
 
 Test(fault, each_kind_strikes_at_its_call)
 {
