@@ -187,6 +187,13 @@ void rail_kill(struct rail *rail)
 	}
 }
 
+void rail_seal(struct rail *rail)
+{
+	for (unsigned i = 0; i < RDMA_MAX_QPS; i++)
+		if (rail->qps[i].id && rail->qps[i].id->qp)
+			rdma_destroy_qp(rail->qps[i].id);
+}
+
 static void free_resources(struct rail *rail)
 {
 	if (rail->cq)

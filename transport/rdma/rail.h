@@ -19,6 +19,12 @@ int rail_post_recv(struct rail_qp *qp, unsigned slot) GW_MUST_CHECK;
 /* Any thread: notes why the rail is lost and wakes the link thread.  The first reason stays. */
 void rail_fail(struct rail *rail, const char *format, ...) GW_PRINTF(2, 3);
 
+/*
+ * Receiver, after watcher_stop(): destroys the queue pairs, which waits for writes that are landing; a queue pair in its
+ * error state may still finish one.  The connections stay, so InfiniBand's source hears nothing of it.
+ */
+void rail_seal(struct rail *rail);
+
 /* Link thread: ends the queue pairs; from its return on nothing arrives or leaves through them. */
 void rail_kill(struct rail *rail);
 

@@ -242,7 +242,6 @@ static void sever(struct gw_link *link, unsigned which)
 			(void)!ibv_modify_qp(rail->qps[i].id->qp, &attr, IBV_QP_STATE);
 }
 
-/* A queue pair in its error state takes no more writes, and the peer is not told. */
 static void seal(struct gw_link *link)
 {
 	struct rdma *rdma = (struct rdma *)link;
@@ -250,7 +249,7 @@ static void seal(struct gw_link *link)
 	watcher_stop(rdma);
 	for (unsigned i = 0; i < rdma->rail_count; i++) {
 		rdma->rails[i].failure_told = true;
-		sever(link, i);
+		rail_seal(&rdma->rails[i]);
 	}
 	gw_link_seal(rdma->inner);
 }
