@@ -6,6 +6,7 @@
 #include "transport/transport.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "tests/lib/pair.h"
 #include "tests/lib/plain.h"
 
@@ -81,6 +82,17 @@ static int poll_both(struct ends *e, enum gw_link_event_type type, bool at_recei
 		cr_assert(gw_link_poll(at_receiver ? e->source : e->receiver, &other, 0) >= 0);
 	}
 	return 0;
+}
+
+static void poll_both_for(struct ends *e, uint64_t ns)
+{
+	uint64_t until_ns = gw_now_ns(&gw_clock_real) + ns;
+	struct gw_link_event event;
+
+	while (gw_now_ns(&gw_clock_real) < until_ns) {
+		cr_assert(gw_link_poll(e->receiver, &event, GW_NS_PER_MS) >= 0);
+		cr_assert(gw_link_poll(e->source, &event, GW_NS_PER_MS) >= 0);
+	}
 }
 
 static void put_all(struct ends *e, uint64_t offset, uint64_t bytes, uint32_t step)
@@ -231,6 +243,39 @@ static void lose_a_rail(unsigned which, bool at_receiver, bool both)
 Test(rdma, a_lost_rail_costs_no_byte_and_the_other_carries_on) { lose_a_rail(0, false, false); }
 Test(rdma, a_rail_lost_at_the_receiver_too) { lose_a_rail(1, true, false); }
 Test(rdma, all_rails_lost_leave_tcp) { lose_a_rail(0, false, true); }
+
+static _Atomic unsigned warnings;
+
+static void count_warnings(void *context, enum gw_log_level level, const char *line)
+{
+	(void)context;
+	warnings += level <= GW_LOG_WARN;
+	fprintf(stderr, "%s\n", line);
+}
+
+/* iWARP: the end of a queue pair is the end of its connection, and the source hears of it. */
+Test(seal, a_seal_after_the_last_fence_is_no_trouble)
+{
+	struct ends e = open_ends("rdma", getenv("LAB_RAIL") != NULL);
+	struct gw_link_event event;
+
+	gw_log_set_sink(count_warnings, NULL);
+	fill(&e, 0, BYTES, 1);
+	put_all(&e, 0, BYTES, 64u << 10);
+	finish_round(&e, 1);
+	gw_link_hurry(e.source);
+	fill(&e, 0, 4u << 20, 2);
+	put_all(&e, 0, 4u << 20, 64u << 10);
+	finish_round(&e, 2);
+	gw_link_seal(e.receiver);
+	poll_both_for(&e, GW_NS_PER_S / 2);
+	for (unsigned at_receiver = 0; at_receiver < 2; at_receiver++) {
+		cr_assert_eq(gw_link_message(at_receiver ? e.source : e.receiver, 9, NULL, 0), 0);
+		cr_assert_eq(poll_both(&e, GW_LINK_MESSAGE, at_receiver, &event), 1);
+	}
+	cr_assert_eq(warnings, 0);
+	close_ends(&e);
+}
 
 Test(rdma, two_rails_share_the_load)
 {

@@ -4,7 +4,7 @@ set -u
 cd "$GODWIT_BUILD/tests" || exit 1
 export LAB_ADDRESS=198.18.2.1
 rc=0
-for program in contract_rdma "sim_verbs 100 ${LAB_SEEDS:-6}"; do
+for program in contract_rdma "promises_rdma seal" "sim_verbs 100 ${LAB_SEEDS:-6}"; do
 	echo "== $program"
 	./$program || rc=1
 done

@@ -247,6 +247,7 @@ static void seal(struct gw_link *link)
 	struct rdma *rdma = (struct rdma *)link;
 
 	watcher_stop(rdma);
+	rdma->sealed = true;
 	for (unsigned i = 0; i < rdma->rail_count; i++) {
 		rdma->rails[i].failure_told = true;
 		rail_seal(&rdma->rails[i]);

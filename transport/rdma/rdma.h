@@ -214,6 +214,7 @@ struct rdma {
 
 	/* Receiver; link thread only */
 	bool round_waits;
+	bool sealed; /* no rail takes writes any more */
 	struct rdma_round round;
 	uint64_t inner_seen, fence_reported;
 	unsigned keyed; /* extents below it had their key sent; @numbers holds them by arrival */

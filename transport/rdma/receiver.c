@@ -179,7 +179,7 @@ static int take_down(struct rdma *rdma, const struct gw_link_event *event)
 	rail = &rdma->rails[down.rail];
 	if (rail->state != RAIL_UP)
 		return -EPROTO;
-	gw_warn("RDMA by %s is given up: %s", rail->device, down.reason);
+	gw_log(rdma->sealed ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
 	rail->failed = true;
 	rail->failure_told = true;
 	rail_kill(rail);

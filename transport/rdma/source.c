@@ -529,17 +529,19 @@ static int call_down(struct rdma *rdma)
 	for (unsigned i = 0; i < rdma->rail_count; i++) {
 		struct rail *rail = &rdma->rails[i];
 		struct rdma_down down = { .rail = (uint16_t)i };
+		bool served;
 		int rc;
 
 		if (!rail->failed || rail->state != RAIL_UP)
 			continue;
 		pthread_mutex_lock(&rdma->lock);
+		served = rdma->hurry && rail->confirmed == rail->tail; /* iWARP: the receiver has sealed it */
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
 		pthread_mutex_unlock(&rdma->lock);
 		rc = rdma_say(rdma, RDMA_DOWN, rdma_put_down(rdma->out, &down));
 		if (rc <= 0)
 			return rc;
-		gw_warn("RDMA by %s is given up: %s", rail->device, down.reason);
+		gw_log(served ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
 		rail->state = RAIL_FAILING;
 		rail_kill(rail);
 	}
