@@ -34,7 +34,7 @@
 #define QUESTION_NS GW_NS_PER_S
 #define ANSWER_NS (5 * GW_NS_PER_S)
 #define FRESH_FILE "last.json.new"
-#define OWNED_FILE "last.json.owned"
+#define END_FILE "last.json.end"
 
 struct monitor {
 	char name[GW_VMM_NAME_BYTES];
@@ -144,8 +144,9 @@ int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *
 {
 	int rc = is_ours(name) ? 0 : -ESTALE;
 
-	if (rc == 0 && !is_source)
-		rc = write_whole(name, OWNED_FILE, record_of(name, false, gw_state_name(GW_STATE_DONE), true));
+	/* The end is written now, and later put in place by its name alone: there may be no room then. */
+	if (rc == 0)
+		rc = write_whole(name, END_FILE, record_of(name, is_source, gw_state_name(GW_STATE_DONE), !is_source));
 	if (rc == 0)
 		rc = write_record(name, record_of(name, is_source, gw_state_name(GW_STATE_UNCERTAIN), false));
 	if (rc < 0)
@@ -160,7 +161,7 @@ int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *
  */
 void monitor_record_owned(const char *name)
 {
-	int rc = put_in_place(name, OWNED_FILE);
+	int rc = put_in_place(name, END_FILE);
 
 	if (rc < 0) /* the guest starts all the same: the source has let it go */
 		gw_warn("the record of who owns the guest: %s; this host does", strerror(-rc));
@@ -291,6 +292,21 @@ void monitor_publish(struct monitor *monitor, const struct gw_status *status)
 	monitor->status.error = NULL;
 }
 
+/* Where the record of the end cannot be written, the one that was made ready before tells who owns the guest. */
+static void record_end(const char *name, const struct gw_status *status, json_t *object)
+{
+	bool handed_over = status->state == GW_STATE_DONE || status->state == GW_STATE_NOT_STARTED;
+	char path[192];
+	int rc = write_record(name, object);
+
+	if (rc < 0 && handed_over)
+		rc = put_in_place(name, END_FILE);
+	if (rc < 0)
+		gw_warn("the record of who owns the guest cannot be written: %s: 'godwit status' knows less", strerror(-rc));
+	gw_vmm_path(path, sizeof(path), name, END_FILE);
+	(void)unlink(path);
+}
+
 void monitor_close(struct monitor *monitor, const struct gw_status *status)
 {
 	json_t *object = status_json(status, monitor->name);
@@ -302,8 +318,8 @@ void monitor_close(struct monitor *monitor, const struct gw_status *status)
 	pthread_join(monitor->thread, NULL);
 	if (!is_ours(monitor->name))
 		json_decref(object);
-	else if (write_record(monitor->name, object) < 0)
-		gw_warn("the record of who owns the guest cannot be written: 'godwit status' knows less");
+	else
+		record_end(monitor->name, status, object);
 	if (stat(monitor->path, &st) == 0 && st.st_ino == monitor->inode)
 		unlink(monitor->path); /* last, so that whoever asks finds one or the other */
 	close(monitor->listener);

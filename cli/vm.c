@@ -5,12 +5,16 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define HOOK_TRIES 200 /* looks at a hook that is to end, the second half of them after SIGKILL */
+#define HOOK_LOOK_US 10000
 
 static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
@@ -43,6 +47,11 @@ static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *er
 	if (rc == 0 && armed)
 		rc = gw_vmm_recheck_memory(self->vmm, error);
 	return rc == 0 ? gw_vmm_guard(self->vmm, armed, limit_ns, error) : rc;
+}
+
+static int vm_guard_limit(void *vm, uint64_t limit_ns, struct gw_error *error)
+{
+	return gw_vmm_guard_limit(((struct cli_vm *)vm)->vmm, limit_ns, error);
 }
 
 static void vm_deadline(void *vm, uint64_t deadline_ns)
@@ -109,6 +118,7 @@ static int hook_ended(const struct cli_vm *vm, int status, struct gw_error *erro
 static int start_hook(struct cli_vm *vm, struct gw_error *error)
 {
 	char *arguments[] = { (char[]){ "sh" }, (char[]){ "-c" }, (char *)(uintptr_t)vm->hook, NULL };
+	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attributes;
 	sigset_t all, none;
 	int rc;
@@ -121,20 +131,38 @@ static int start_hook(struct cli_vm *vm, struct gw_error *error)
 	(void)posix_spawnattr_setsigmask(&attributes, &none);
 	(void)posix_spawnattr_setpgroup(&attributes, 0);
 	(void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
-	rc = posix_spawn(&vm->hook_pid, "/bin/sh", NULL, &attributes, arguments, environ);
+	rc = posix_spawn_file_actions_init(&files);
+	if (rc == 0) {
+		/* A background process group that reads from the terminal would be stopped. */
+		rc = posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+		if (rc == 0)
+			rc = posix_spawn(&vm->hook_pid, "/bin/sh", &files, &attributes, arguments, environ);
+		posix_spawn_file_actions_destroy(&files);
+	}
 	posix_spawnattr_destroy(&attributes);
 	return rc == 0 ? 0 : gw_error_set(error, -rc, "the hook '%s' cannot be started: %s", vm->hook, strerror(rc));
 }
 
-/* A hook that does not heed SIGTERM within a second is killed. */
+/*
+ * Ends the hook's process group: what does not heed SIGTERM within a second is killed, whether or not the shell lives.  A
+ * process that left the group is on its own.
+ */
 static void end_hook(struct cli_vm *vm)
 {
-	for (int tries = 0; vm->hook_pid > 0; tries++) {
-		(void)kill(-vm->hook_pid, tries == 0 ? SIGTERM : tries == 100 ? SIGKILL : 0);
-		if (waitpid(vm->hook_pid, NULL, WNOHANG) != 0)
-			vm->hook_pid = 0;
-		else
-			(void)usleep(10000);
+	pid_t group = vm->hook_pid;
+	bool reaped = false;
+
+	vm->hook_pid = 0;
+	if (group <= 0)
+		return;
+	(void)kill(-group, SIGTERM);
+	for (int tries = 0; tries < HOOK_TRIES; tries++) {
+		reaped = reaped || waitpid(group, NULL, WNOHANG) != 0;
+		if (reaped && kill(-group, 0) < 0)
+			return;
+		if (tries == HOOK_TRIES / 2)
+			(void)kill(-group, SIGKILL);
+		(void)usleep(HOOK_LOOK_US);
 	}
 }
 
@@ -190,6 +218,7 @@ const struct gw_vm_ops cli_vm_ops = {
 	.disk_tracker_open = vm_disk_tracker_open,
 	.rehearse = vm_rehearse,
 	.guard = vm_guard,
+	.guard_limit = vm_guard_limit,
 	.deadline = vm_deadline,
 	.still_paused = vm_still_paused,
 	.record = vm_record,

@@ -127,13 +127,15 @@ struct gw_vm_ops {
 	 * no return.
 	 */
 	int (*guard)(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error);
+	/* While it is armed: @limit_ns from now on are the limit.  -ESTALE: the VM has taken the guest back.  NULL: no hooks. */
+	int (*guard_limit)(void *vm, uint64_t limit_ns, struct gw_error *error);
 	/* Source: from now on no call waits beyond @deadline_ns of the session's clock; 0: up to its own deadline.  NULL: none. */
 	void (*deadline)(void *vm, uint64_t deadline_ns);
 	/* Source, right before disarming: the guest stands as pause() left it.  -EBUSY: somebody else resumed it. */
 	int (*still_paused)(void *vm, struct gw_error *error);
 	/*
 	 * Makes durable that this side cannot know from now on who owns the guest, for whoever asks after this process died.
-	 * The source before COMMIT, the receiver when the source is about to pause the guest; a failure ends the migration.
+	 * Both sides before the source pauses the guest; a failure ends the migration.  May wait for a device.
 	 * The end has a record of its own.
 	 */
 	int (*record)(void *vm, struct gw_error *error);

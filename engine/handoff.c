@@ -13,7 +13,7 @@
  *
  * The receiver loads the device state when all memory is placed and says LOADED.  Then comes the point of
  * no return, in source_commit(): the guest still stands, the switch is disarmed, the state becomes COMMIT, and COMMIT is
- * sent.  That nobody can know who owns the guest has been recorded by then, while the receiver was loading.
+ * sent.  That nobody can know who owns the guest was recorded before the pause.
  * Before that line every failure resumes the guest here; after it only the receiver's word counts.
  *
  * Nothing in here exits, aborts or waits without a deadline.  From the pause on one clock runs, options.pause_limit_ns, which
@@ -57,7 +57,7 @@ int source_check_pause(const struct gw_session *s, struct gw_error *error)
 
 int source_hook(struct gw_session *s, const struct gw_link_event *event)
 {
-	uint64_t now = session_now(s);
+	uint64_t now = session_now(s), left_ns;
 	bool runs;
 	int rc = wire_get_flag(event->payload, event->payload_bytes, &runs);
 
@@ -66,7 +66,10 @@ int source_hook(struct gw_session *s, const struct gw_link_event *event)
 	if (!runs)
 		set_pause_limit(s, s->source.pause_until_ns + (now - s->source.hook_from_ns));
 	s->source.hook_from_ns = runs ? now : 0;
-	return 0;
+	if (!s->vm_ops->guard_limit)
+		return 0;
+	left_ns = s->source.pause_until_ns > now ? s->source.pause_until_ns - now : 0;
+	return s->vm_ops->guard_limit(s->vm, left_ns + (runs ? s->options.hook_limit_ns : 0) + LEASE_SPARE_NS, &s->error);
 }
 
 static int collect_last(struct gw_session *s)
@@ -99,7 +102,11 @@ static int step_pause(struct gw_session *s)
 
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
-	rc = s->vm_ops->guard(s->vm, true, s->options.pause_limit_ns + s->options.hook_limit_ns + LEASE_SPARE_NS, &s->error);
+	/* Before the pause: the disk that it is written to may hang. */
+	rc = s->vm_ops->record(s->vm, &s->error);
+	if (rc < 0)
+		return rc;
+	rc = s->vm_ops->guard(s->vm, true, s->options.pause_limit_ns + LEASE_SPARE_NS, &s->error);
 	if (rc < 0)
 		return rc;
 	gw_link_hurry(s->link);
@@ -212,13 +219,10 @@ int source_switchover(struct gw_session *s)
 	return steps[s->source.step](s);
 }
 
-/* Waits for LOADED; a ROUND_ACK comes first.  The record is written meanwhile. */
 int source_device(struct gw_session *s)
 {
-	int rc = s->source.recorded ? 0 : s->vm_ops->record(s->vm, &s->error);
-
-	s->source.recorded = rc == 0;
-	return rc;
+	(void)s; /* waits for LOADED; a ROUND_ACK comes first */
+	return 0;
 }
 
 int source_loaded(struct gw_session *s, const struct gw_link_event *event)
@@ -230,9 +234,6 @@ int source_loaded(struct gw_session *s, const struct gw_link_event *event)
 		return rc;
 	if (s->source.round_open || s->source.hook_from_ns)
 		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged or the hook had ended");
-	rc = source_device(s);
-	if (rc < 0)
-		return rc;
 	s->status.blackout.handover_ns = loaded.first;
 	s->status.blackout.load_ns = loaded.second;
 	return source_commit(s);

@@ -314,14 +314,17 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 static int check_silence(struct gw_session *s)
 {
 	uint64_t now = session_now(s), silence_ns = s->options.silence_ns;
+	const char *advice = "";
 
 	if (s->is_source && s->source.may_be_paused && session_state(s) != GW_STATE_COMMIT &&
-	    silence_ns > s->options.pause_limit_ns)
+	    silence_ns > s->options.pause_limit_ns) {
 		silence_ns = s->options.pause_limit_ns;
+		advice = " while the guest was paused: --pause-limit allows more";
+	}
 	if (now - s->active_ns < silence_ns)
 		return 0;
-	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s", s->is_source ? "destination" : "source",
-			    (double)(now - s->active_ns) / 1e9);
+	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s", s->is_source ? "destination" : "source",
+			    (double)(now - s->active_ns) / 1e9, advice);
 }
 
 /* The VMM's death is no failure once the guest may be elsewhere: what counts then is the receiver's word. */

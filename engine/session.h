@@ -90,7 +90,6 @@ struct source_half {
 	uint64_t blackout_from_ns, checked_ns;
 	uint64_t pause_until_ns; /* the paused guest is resumed then; moved on by what the hook took */
 	uint64_t hook_from_ns;   /* the receiver's hook runs since; 0: it does not */
-	bool recorded;           /* that nobody knows who owns the guest, see gw_vm_ops.record */
 	struct disk_source disk;
 };
 

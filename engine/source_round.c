@@ -24,6 +24,7 @@
 #include <string.h>
 
 #define PUMP_STRETCHES 256 /* a step does so many, then looks at the link again */
+#define STEP_NS (20 * GW_NS_PER_MS) /* and no more after this: pages that were swapped out are slow to read */
 #define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* looked at in one go */
 #define ZERO_RANGE_BYTES (1ULL << 30)           /* sent as soon as it is so long */
 #define ARM_PAGES 4096u
@@ -368,11 +369,12 @@ bool round_is_late(const struct gw_session *s)
 static int pump_pages(struct gw_session *s, unsigned stretches)
 {
 	struct cursor *cursor = &s->source.cursor;
+	uint64_t until_ns = session_now(s) + STEP_NS;
 	int rc = 1, did = 0;
 
 	if (round_is_late(s))
 		cursor->scanned = true;
-	for (unsigned n = 0; n < stretches && !cursor->scanned && rc > 0; n++) {
+	for (unsigned n = 0; n < stretches && !cursor->scanned && rc > 0 && session_now(s) < until_ns; n++) {
 		if (!next_dirty(s)) {
 			cursor->scanned = true;
 			break;

@@ -558,6 +558,11 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_er
 	return rc;
 }
 
+int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, struct gw_error *error)
+{
+	return lease_arm(&vmm->lease, vmm->was_running, limit_ns, error);
+}
+
 void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns)
 {
 	qmp_set_deadline(vmm->qmp, deadline_ns);

@@ -188,6 +188,9 @@ GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, st
  */
 GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error);
 
+/* While it is armed: from now on @limit_ns are its limit.  Return: 0, or -errno with @error set, as above. */
+GW_MUST_CHECK int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, struct gw_error *error);
+
 /*
  * No call waits for the VMM beyond @deadline_ns of CLOCK_MONOTONIC; it fails with -ETIMEDOUT then.  0: until its own limit.
  * gw_vmm_resume() lifts it.

@@ -1,13 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded into a receiver: each fsync of an image takes $SLOW_SYNC_MS.  An io_uring request is no call that could be made slow, so
- * on its way to the kernel it is replaced by the wait for a timer.
+ * Preloaded into godwit: each fsync of an image takes $SLOW_SYNC_MS, each fdatasync() of a record $SLOW_RECORD_MS.  An io_uring
+ * request is no call that could be made slow, so on its way to the kernel it is replaced by the wait for a timer.
  */
 #include <dlfcn.h>
 #include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/timerfd.h>
+#include <unistd.h>
+
+int fdatasync(int fd)
+{
+	const char *text = getenv("SLOW_RECORD_MS");
+	int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+
+	usleep(text ? (useconds_t)atol(text) * 1000 : 0);
+	return real(fd);
+}
 
 static void wait_instead(struct io_uring_sqe *sqe)
 {

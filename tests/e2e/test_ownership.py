@@ -5,6 +5,7 @@
 The receiver's hook keeps the blackout open for as long as a test needs it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,24 @@ PAUSED = ("paused", "postmigrate", "finish-migrate")
 
 def ignores_shared(vm):
     return any(c["state"] for c in vm.qmp("query-migrate-capabilities") if c["capability"] == "x-ignore-shared")
+
+
+@contextlib.contextmanager
+def full_later(test, run):
+    """A run folder on a small file system of its own.  Gives what fills it."""
+    run.mkdir(mode=0o700)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", str(run)], capture_output=True).returncode:
+        test.skipTest("a tmpfs cannot be mounted here")
+
+    def fill():
+        with open(run / "full", "wb", buffering=0) as full, contextlib.suppress(OSError):
+            while True:
+                full.write(bytes(4096))
+
+    try:
+        yield fill
+    finally:
+        subprocess.run(["umount", "-l", str(run)], check=False)
 
 
 class Ownership(unittest.TestCase):
@@ -120,34 +139,19 @@ class Ownership(unittest.TestCase):
 
     def test_no_record_no_commit(self):
         """With no room for the record of who owns the guest, the guest stays."""
-        with vmlab.Lab() as lab:
-            run = lab.a.folder / "run"
-            run.mkdir(mode=0o700)
-            if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", str(run)],
-                              capture_output=True).returncode:
-                self.skipTest("a tmpfs cannot be mounted here")
-            try:
-                source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
-                receiver, port = lab.b.receive()
-                sender = lab.a.start("migrate", "--json", "--bandwidth", "64K", "--max-time", "3", "--on-limit", "stop-copy",
-                                     "guest", f"127.0.0.1:{port}")
-                vmlab.wait_for(lambda: (run / "guest" / "last.json").exists(), 20, "the first record")
-                with open(run / "full", "wb", buffering=0) as full:
-                    try:
-                        while True:
-                            full.write(bytes(4096))
-                    except OSError:
-                        pass
-                self.assertEqual(sender.wait(timeout=40), 1)
-                self.assertIn("record of who owns the guest", sender.stderr.read())
-                self.assertEqual(source.status(), "running")
-                self.assertNotEqual(receiver.wait(timeout=60), 0)
-                self.not_started(destination)
-                (run / "full").unlink()
-                source.process.kill()
-                source.process.wait()
-            finally:
-                subprocess.run(["umount", "-l", str(run)], check=False)
+        run = "run/guest/last.json"
+        with vmlab.Lab() as lab, full_later(self, lab.a.folder / "run") as fill:
+            source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+            receiver, port = lab.b.receive()
+            sender = lab.a.start("migrate", "--json", "--bandwidth", "64K", "--max-time", "3", "--on-limit", "stop-copy",
+                                 "guest", f"127.0.0.1:{port}")
+            vmlab.wait_for((lab.a.folder / run).exists, 20, "the first record")
+            fill()
+            self.assertEqual(sender.wait(timeout=40), 1)
+            self.assertIn("record of who owns the guest", sender.stderr.read())
+            self.assertEqual(source.status(), "running")
+            self.assertNotEqual(receiver.wait(timeout=60), 0)
+            self.not_started(destination)
 
     def test_resume_without_a_record_needs_force(self):
         with vmlab.Lab() as lab:
@@ -188,6 +192,62 @@ class Ownership(unittest.TestCase):
             self.assertEqual(sender.wait(timeout=30), 0, sender.stderr.read())
             self.assertEqual(receiver.wait(timeout=20), 0)
             self.assertEqual(destination.status(), "running")
+
+    def test_all_that_a_hook_started_ends_with_it(self):
+        """A child that ignores SIGTERM must not act once the source has the guest back, though the shell is gone."""
+        with vmlab.Lab() as lab:
+            acted = lab.folder / "acted"
+            source, destination, sender, receiver = self.begin(lab, "--hook-limit", "1",
+                                                               hook=f"(trap '' TERM; sleep 5; touch {acted}) & wait")
+            self.assertEqual(sender.wait(timeout=30), 1)
+            begun = time.monotonic()
+            self.assertNotEqual(receiver.wait(timeout=30), 0)
+            time.sleep(max(0, 7 - (time.monotonic() - begun)))
+            self.assertFalse(acted.exists(), "the hook's child went on")
+
+    def test_a_hook_reads_nothing_from_the_terminal(self):
+        with vmlab.Lab() as lab:
+            source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+            read = lab.folder / "read"
+            master, slave = os.openpty()
+            receiver = subprocess.Popen(["setsid", "-c", str(vmlab.GODWIT), "receive", "--name", "guest", "--listen", "127.0.0.1:0",
+                                         "--json", "--hook", f"cat > {read}"], env=lab.b.env, stdin=slave,
+                                        stdout=subprocess.PIPE, text=True)
+            lab.processes.append(receiver)
+            port = int(json.loads(receiver.stdout.readline())["address"].rsplit(":", 1)[1])
+            moved = lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(moved.returncode, 0, moved.stderr)
+            self.assertEqual(read.read_bytes(), b"")
+            receiver.wait(timeout=20)
+            os.close(master)
+            os.close(slave)
+
+    def test_a_run_folder_that_is_full_at_the_end(self):
+        """The record of the end was made ready before: resume here asks for --force."""
+        with vmlab.Lab() as lab, full_later(self, lab.a.folder / "run") as fill:
+            source, destination, sender, receiver = self.begin(lab, hook="sleep 2")
+            fill()
+            self.assertEqual(sender.wait(timeout=30), 0, sender.stderr.read())
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            self.assertFalse(lab.a.status()["owns_guest"])
+            self.assertEqual(lab.a.status()["state"], "done")
+            refused = lab.a.godwit("resume", "guest")
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("--force", refused.stderr)
+            self.assertEqual(source.status(), "postmigrate")
+            self.assertEqual(destination.status(), "running")
+
+    def test_a_record_that_takes_long_is_not_waited_for_in_the_pause(self):
+        with vmlab.Lab() as lab:
+            source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+            receiver, port = lab.b.receive()
+            lab.a.env.update(LD_PRELOAD=str(vmlab.BUILD / "tests" / "libslowsync.so"), SLOW_RECORD_MS="3000")
+            moved = lab.a.godwit("migrate", "--json", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(moved.returncode, 0, moved.stderr)
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            end = vmlab.summary(moved.stdout)
+            self.assertGreater(end["elapsed_ns"], 2.9e9, "no record was slow")
+            self.assertLess(end["blackout"]["total_ns"], 2.5e9, "the record stood in the blackout")
 
     def test_a_peer_that_stands_still_in_the_blackout(self):
         with vmlab.Lab() as lab:

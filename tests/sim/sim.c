@@ -317,6 +317,11 @@ static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *er
 	return rc;
 }
 
+static int vm_guard_limit(void *vm, uint64_t limit_ns, struct gw_error *error)
+{
+	return vm_guard(vm, true, limit_ns, error);
+}
+
 static int vm_still_paused(void *vm, struct gw_error *error)
 {
 	struct guest *guest = vm;
@@ -479,6 +484,7 @@ static const struct gw_vm_ops vm_ops = {
 	.disk_tracker_open = vm_disk_tracker_open,
 	.rehearse = vm_rehearse,
 	.guard = vm_guard,
+	.guard_limit = vm_guard_limit,
 	.throttle = vm_throttle,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,
