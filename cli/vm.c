@@ -105,6 +105,21 @@ static int vm_prepare(void *vm, struct gw_error *error)
 	return gw_vmm_prepare(((struct cli_vm *)vm)->vmm, error);
 }
 
+/* The images of the engine are the VM's, in the same order; see cli_disks_receive(). */
+static int vm_image_fits(void *vm, unsigned image, uint64_t bytes, struct gw_error *error)
+{
+	const struct cli_vm *self = vm;
+
+	return gw_vmm_check_size(self->vmm, &self->images[image], bytes, error);
+}
+
+static int vm_image_resized(void *vm, unsigned image, uint64_t bytes, struct gw_error *error)
+{
+	const struct cli_vm *self = vm;
+
+	return gw_vmm_look_again(self->vmm, &self->images[image], bytes, error);
+}
+
 static int hook_ended(const struct cli_vm *vm, int status, struct gw_error *error)
 {
 	if (status == 0)
@@ -228,6 +243,8 @@ const struct gw_vm_ops cli_vm_ops = {
 	.save_finish = vm_save_finish,
 	.resume = vm_resume,
 	.prepare = vm_prepare,
+	.image_fits = vm_image_fits,
+	.image_resized = vm_image_resized,
 	.handover = vm_handover,
 	.load = vm_load,
 	.start = vm_start,

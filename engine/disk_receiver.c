@@ -27,6 +27,22 @@ static const char *name_of(const struct gw_session *s, unsigned image)
 	return s->options.disks->images[image].name;
 }
 
+/* No image is changed unless the VM can run a guest on each of them. */
+static int prepare_images(struct gw_session *s, const struct wire_disks *theirs)
+{
+	const unsigned *image_of = s->receiver.disk.image_of;
+	struct gw_disks *disks = s->options.disks;
+	int rc = 0;
+
+	for (unsigned i = 0; i < theirs->count && rc == 0 && s->vm_ops->image_fits; i++)
+		rc = s->vm_ops->image_fits(s->vm, image_of[i], theirs->images[i].bytes, &s->error);
+	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
+		rc = disks->ops->prepare(disks, image_of[i], theirs->images[i].bytes, &s->error);
+	for (unsigned i = 0; i < theirs->count && rc == 0 && s->vm_ops->image_resized; i++)
+		rc = s->vm_ops->image_resized(s->vm, image_of[i], theirs->images[i].bytes, &s->error);
+	return rc;
+}
+
 int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -38,8 +54,8 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	if (rc < 0 || disk->agreed)
 		return -EPROTO;
 	rc = disk_match(s, theirs);
-	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
-		rc = disks->ops->prepare(disks, disk->image_of[i], theirs->images[i].bytes, &s->error);
+	if (rc == 0)
+		rc = prepare_images(s, theirs);
 	if (rc < 0)
 		return rc;
 	disk->batches = calloc(DISK_BATCHES, sizeof(*disk->batches));

@@ -156,6 +156,13 @@ struct gw_vm_ops {
 	/* Receiver: whatever can be done before the blackout, once the regions are agreed. */
 	int (*prepare)(void *vm, struct gw_error *error);
 	/*
+	 * Receiver, for each image of options.disks that is to get @bytes, whose number is @image: whether the VM can run a guest on an
+	 * image of that size.  Called before any image is changed.  NULL: each size will do.
+	 */
+	int (*image_fits)(void *vm, unsigned image, uint64_t bytes, struct gw_error *error);
+	/* The same image, once it has that size and begins with data: the VM may look at it again.  NULL: it need not. */
+	int (*image_resized)(void *vm, unsigned image, uint64_t bytes, struct gw_error *error);
+	/*
 	 * Receiver: all memory is here and the source is stopped; a hook may run now.  Does not block: asked again and again.
 	 * @give_up: ends it.  NULL: there is none.  Return: 1 when it is over, 0 while it runs, -errno.
 	 */

@@ -123,6 +123,18 @@ GW_MUST_CHECK int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images,
 /* The VMM's own descriptor of an image.  Return: a descriptor, the caller's, or -errno with @error set. */
 GW_MUST_CHECK int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image *image, struct gw_error *error);
 
+/*
+ * Receiver, before anything is changed: whether the VMM could let a guest write to an image of @bytes.  May write a block to a file
+ * without a name beside the image.  Return: 0, or -errno with @error saying why not.
+ */
+GW_MUST_CHECK int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error);
+
+/*
+ * Receiver, when the file has @bytes and begins with data: has the VMM look at it again where that matters for its size.
+ * Return: 0, or -errno with @error set.
+ */
+GW_MUST_CHECK int gw_vmm_look_again(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error);
+
 /* Starts tracking writes to images; see tracker/blocks.h.  Return: 0 and *tracker, or -errno with @error set. */
 GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count,
 				      uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error);

@@ -9,8 +9,10 @@ The test keeps the bytes that an image must hold in a model of its own, so no co
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -56,10 +58,11 @@ def written_chunks(path):
 class Image:
     """A disk: an image at either end, and the chunks that are not zero of what it must hold."""
 
-    def __init__(self, folder, disk, fmt="raw", size=2 * MIB, options=None, name=None, more="", there=True):
+    def __init__(self, folder, disk, fmt="raw", size=2 * MIB, options=None, name=None, more="", there=True,
+                 place=None):
         self.disk, self.fmt, self.size, self.more = disk, fmt, size, more
         self.name = name or f"{disk}.{fmt}"
-        self.paths = {side: folder / side / self.name for side in "ab"}
+        self.paths = {"a": folder / "a" / self.name, "b": (place or folder / "b") / self.name}
         self.chunks = {}
         # An image that godwit run makes is empty, and only virtio-blk reads its size anew.
         self.front = "scsi-hd,bus=scsi0.0" if there else "virtio-blk-pci"
@@ -120,6 +123,15 @@ class Image:
             if raw != path:
                 raw.unlink()
         return None
+
+
+class Nodes(Image):
+    """The same with a node of its own for the file, opened with O_DIRECT."""
+
+    def arguments(self, side):
+        return ["-blockdev", f"driver=file,filename={self.paths[side]},node-name={self.disk}-file,cache.direct=on",
+                "-blockdev", f"driver=raw,file={self.disk}-file,node-name={self.disk},cache.direct=on",
+                "-device", f"{self.front},drive={self.disk},id=device-{self.disk}"]
 
 
 class Images(unittest.TestCase):
@@ -248,18 +260,82 @@ class Images(unittest.TestCase):
             self.assertEqual(image.paths["a"].stat().st_size, image.paths["b"].stat().st_size)
         self.assertLess(images[-1].paths["b"].stat().st_blocks * 512, 2 * MIB, "a sparse image is sparse there")
 
-    # QEMU finds out the alignment that O_DIRECT asks for by reading the image when it starts: 4096 where it finds a hole.  An image
-    # of a size between is then refused when the guest starts there, which is after COMMIT: nobody runs it.
-    @unittest.expectedFailure
-    def test_a_size_that_direct_io_does_not_divide(self):
-        image = Image(self.folder, "disk0", size=2 * MIB + 512, more=",cache=none")
-        image.fill({0, CHUNK})
-        source, destination = self.pair([image])
-        receiver, port = self.lab.b.receive("guest", "--quiet")
-        sender = self.lab.a.godwit("migrate", "-b", "--quiet", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+    def move_odd_size(self, images, name):
+        """Images that QEMU opened with O_DIRECT, of half a KiB too many."""
+        for image in images:
+            image.fill({0, CHUNK})
+        source, destination = self.pair(images, name)
+        receiver, port = self.lab.b.receive(name, "--quiet")
+        sender = self.lab.a.godwit("migrate", "-b", "--quiet", name, f"tcp:{vmlab.ADDRESS}:{port}")
+        if sender.returncode:
+            receiver.terminate()
         receiver.communicate(timeout=60)
-        print(f"  exit {sender.returncode}: {sender.stderr.strip()}")
-        self.assertIn("running", (source.status(), destination.status()), "nobody runs the guest")
+        return source, destination, sender
+
+    def test_a_size_that_direct_io_does_not_divide(self):
+        """QEMU takes an alignment of 4096 where it finds a hole, as in an image that is empty when it starts."""
+        images = [Image(self.folder, disk, size=2 * MIB + 512, more=more)
+                  for disk, more in (("disk0", ",cache=none"), ("disk1", ",cache=none,auto-read-only=off"))]
+        images.append(Nodes(self.folder, "disk2", size=2 * MIB + 512))
+        source, destination, sender = self.move_odd_size(images, "guest")
+        self.assertEqual((sender.returncode, sender.stderr), (0, ""))
+        self.assertEqual((source.status(), destination.status()), ("postmigrate", "running"))
+        for image in images[:2]:
+            image.request(destination, "write", 2 * MIB, 512, 0x55)
+        destination.qmp("quit")
+        destination.process.wait(30)
+        self.assertEqual([wrong for wrong in (image.wrong("b") for image in images) if wrong], [])
+        # The images can be started from again: they begin with data, as they did at the source.
+        self.lab.b.vm("again", guest=False, ram_mib=64, extra=SCSI + [word for image in images for word in image.arguments("b")])
+
+    def refused_odd_size(self, name, place):
+        image = Image(self.folder, "disk0", size=2 * MIB + 512, more=",cache=none", name=f"{name}.img", place=place)
+        before = image.paths["b"].stat()
+        source, destination, sender = self.move_odd_size([image], name)
+        after = image.paths["b"].stat()
+        self.assertEqual(sender.returncode, 1)
+        self.assertIn("'disk0'", sender.stderr)
+        self.assertIn("needs a multiple of 4096 on this file system: start this VMM with cache=writeback", sender.stderr)
+        self.assertEqual((source.status(), destination.status()), ("running", "inmigrate"))
+        self.assertEqual((before.st_mtime_ns, before.st_blocks), (after.st_mtime_ns, after.st_blocks), "the image was touched")
+
+    def test_a_size_that_direct_io_cannot_serve(self):
+        """On a tmpfs, where QEMU always takes 4096."""
+        place = Path(tempfile.mkdtemp(prefix="gw-images-", dir="/dev/shm"))
+        self.addCleanup(shutil.rmtree, place)
+        try:
+            os.close(os.open(place / "probe", os.O_CREAT | os.O_RDWR | os.O_DIRECT))
+        except OSError as reason:
+            self.skipTest(f"this kernel has no O_DIRECT on a tmpfs: {reason}")
+        self.refused_odd_size("shm", place)
+
+    def test_a_device_of_larger_sectors(self):
+        """The file system of the destination lies on a device of 4096 bytes a sector: a size is refused, or every byte moves."""
+        place, device = self.folder / "large", self.folder / "large.img"
+        place.mkdir()
+        with open(device, "wb") as file:
+            file.truncate(64 * MIB)
+        loop = subprocess.run(["losetup", "--sector-size", "4096", "--find", "--show", device], capture_output=True, text=True)
+        if loop.returncode:
+            self.skipTest(f"no loop device of such sectors: {loop.stderr.strip()}")
+        loop = loop.stdout.strip()
+        self.addCleanup(subprocess.run, ["losetup", "-d", loop], check=True)
+        subprocess.run(["mkfs.ext4", "-q", loop], check=True)
+        if subprocess.run(["mount", loop, place]).returncode:
+            self.skipTest("no such file system can be mounted")
+        self.addCleanup(subprocess.run, ["umount", place], check=True)
+        self.addCleanup(self.lab.close)
+        self.refused_odd_size("large", place)
+        images = [Image(self.folder, f"{cache}{extra}", size=2 * MIB + extra, more=f",cache={cache}", place=place)
+                  for cache, extra in (("writeback", 512), ("none", 4096))]
+        source, destination, sender = self.move_odd_size(images, "guest")
+        self.assertEqual((sender.returncode, sender.stderr), (0, ""))
+        self.assertEqual((source.status(), destination.status()), ("postmigrate", "running"))
+        for image in images:
+            image.request(destination, "write", CHUNK + 512, 512, 0x55)
+        destination.qmp("quit")
+        destination.process.wait(30)
+        self.assertEqual([wrong for wrong in (image.wrong("b") for image in images) if wrong], [])
 
     def test_names_of_images(self):
         """Those that QEMU takes; the images at the destination are made by `godwit run`."""
