@@ -22,6 +22,8 @@
 #define SYNC_TAG (1ULL << 63)
 #define FIRST_TAG (1ULL << 62)
 
+#define SLOW_BYTES_PER_S (1024 * 1024) /* no storage that works is slower */
+
 static const char *name_of(const struct gw_session *s, unsigned image)
 {
 	return s->options.disks->images[image].name;
@@ -87,6 +89,9 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 	for (unsigned i = 0; i < batch->disk.count; i++)
 		if (batch->disk.pieces[i].image >= disk->image_count)
 			return -EPROTO;
+	batch->bytes = 0;
+	for (unsigned i = 0; i < batch->disk.count; i++)
+		batch->bytes += batch->disk.pieces[i].bytes;
 	batch->begun = batch->ended = 0;
 	batch->placed = false;
 	batch->used = true;
@@ -302,6 +307,24 @@ static int take_ended(struct gw_session *s)
 	return did;
 }
 
+/*
+ * Counts what the disks got done (alive.c).  A sync and zeros that are written show no progress before they end: such requests count
+ * for as long as slow storage needs for their bytes.
+ */
+static void count_work(struct gw_session *s, bool ended)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	uint64_t bytes = disk->sync_told ? disk->synced.bytes : 0, now = session_now(s);
+
+	for (unsigned i = 0; i < DISK_BATCHES; i++)
+		if (disk->batches[i].used && disk->batches[i].placed)
+			bytes += disk->batches[i].bytes;
+	if (ended || bytes == 0)
+		disk->got_on_ns = now;
+	if (ended || (double)(now - disk->got_on_ns) < (double)bytes * (double)GW_NS_PER_S / SLOW_BYTES_PER_S)
+		s->alive.work++;
+}
+
 /* What a batch needs next.  Return: 1 did something, 0, -errno; -EAGAIN is none: it is tried again. */
 static int pump_batch(struct gw_session *s, struct disk_batch *batch)
 {
@@ -340,6 +363,7 @@ int disk_receiver_pump(struct gw_session *s)
 	if (!disk->agreed)
 		return 0;
 	did = take_ended(s);
+	count_work(s, did > 0);
 	for (unsigned i = 0; i < DISK_BATCHES && did >= 0; i++) {
 		if (!disk->batches[i].used)
 			continue;

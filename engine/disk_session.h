@@ -49,6 +49,7 @@ struct disk_source {
 struct disk_batch {
 	bool used, placed;
 	unsigned begun, ended;
+	uint64_t bytes; /* of all pieces */
 	struct wire_disk disk;
 };
 
@@ -63,6 +64,7 @@ struct disk_receiver {
 	bool sync_told;         /* DISK_END came, SYNCED was not sent for it */
 	struct wire_synced synced;
 	uint64_t sync_from_ns, sync_said_ns;
+	uint64_t got_on_ns; /* a request ended, or none was under way */
 	uint32_t moved;                       /* images, a bit each */
 	uint32_t first_wanted, first_writing; /* their first blocks, which are withheld while other blocks are missing */
 	uint32_t first_done;

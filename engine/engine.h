@@ -187,6 +187,7 @@ struct gw_session_options {
 	enum gw_limit_policy on_limit;  /* what to do when it does not converge */
 	uint32_t chunk_bytes;           /* largest put, whole pages, at most GW_LINK_PUT_BYTES; 0: that */
 	uint64_t silence_ns;            /* a peer that says nothing for so long is dead; 0: 30 s */
+	uint64_t standstill_ns;         /* a session that does not get on for so long fails; 0: 120 s */
 	uint64_t pause_limit_ns;        /* source: past it a paused guest is resumed here; 0: 5 s, never below downtime_ns */
 	uint64_t hook_limit_ns;         /* source: so long the receiver's hook may hold it up besides; 0: 30 s */
 	struct gw_disks *disks;         /* source: to be moved too; receiver: where they may go; NULL: none */

@@ -235,6 +235,7 @@ static int run_hook(struct gw_session *s)
 	uint64_t from = receiver->hook_from_ns ? receiver->hook_from_ns : session_now(s);
 	int sent = 0, rc = s->vm_ops->handover ? s->vm_ops->handover(s->vm, false, &s->error) : 1;
 
+	s->alive.work += rc == 0; /* the source holds it to its limit */
 	if (rc == 0 && s->wait_ns > HOOK_LOOK_NS)
 		s->wait_ns = HOOK_LOOK_NS;
 	if (rc == 0 && receiver->hook_from_ns == 0) {

@@ -5,8 +5,7 @@
  * A session is stepped by its owner.  A step is: has somebody cancelled, is the VMM alive, what does the
  * stage want to do, what does the link have to say.  Stages and messages are tables: a stage has a source
  * and a receiver half, a message has the states in which it may come and its handler.  A message out of
- * its state is a broken peer and fails the session; so does silence beyond options.silence_ns.  A side that has nothing to say
- * says ALIVE, also in the midst of long work (session_breathe()): bytes that trickle in are no sign of life.
+ * its state is a broken peer and fails the session; so does a peer that is silent or stuck (alive.c).
  *
  * Every failure, wherever, comes back here as a -errno with its text in s->error and ends in end_session(),
  * which lets the half undo what it did.
@@ -22,9 +21,9 @@
 #define DEFAULT_DOWNTIME_NS (300 * GW_NS_PER_MS)
 #define DEFAULT_MAX_ROUNDS 50
 #define DEFAULT_SILENCE_NS (30 * GW_NS_PER_S)
+#define DEFAULT_STANDSTILL_NS (120 * GW_NS_PER_S) /* storage that hung for a minute has been seen to go on */
 #define DEFAULT_PAUSE_LIMIT_NS (5 * GW_NS_PER_S)
 #define DEFAULT_HOOK_LIMIT_NS (30 * GW_NS_PER_S)
-#define ALIVE_NS GW_NS_PER_S /* at the most */
 
 /* The stages of protocol version 1, in order. */
 static const struct stage stages[] = {
@@ -55,19 +54,8 @@ int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc < 0 && rc != -EAGAIN)
 		gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 	if (rc == 0)
-		s->alive_ns = session_now(s);
+		s->alive.said_ns = session_now(s);
 	return rc;
-}
-
-/* Says ALIVE when nothing was said for a while; a link that is full tells of life by itself. */
-static void show_life(struct gw_session *s)
-{
-	uint64_t every_ns = s->options.silence_ns / 8, now = session_now(s);
-
-	if (now - s->alive_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
-		return;
-	s->alive_ns = now;
-	(void)!gw_link_message(s->link, WIRE_ALIVE, NULL, 0); /* a dead link is found out by the next poll */
 }
 
 /* Past the point of no return the source cannot give up, whoever asks. */
@@ -76,10 +64,16 @@ static bool is_cancelled(const struct gw_session *s)
 	return atomic_load(&s->cancel) && !(s->is_source && session_state(s) == GW_STATE_COMMIT);
 }
 
+static int show_life(struct gw_session *s)
+{
+	alive_show(s);
+	return is_cancelled(s) ? gw_error_set(&s->error, -ECANCELED, "cancelled") : 0;
+}
+
 int session_breathe(struct gw_session *s)
 {
-	show_life(s);
-	return is_cancelled(s) ? gw_error_set(&s->error, -ECANCELED, "cancelled") : 0;
+	s->alive.work++;
+	return show_life(s);
 }
 
 void session_describe(const struct gw_session *s, struct wire_hello *hello)
@@ -109,6 +103,8 @@ static void fill_options(struct gw_session_options *options)
 		options->chunk_bytes = GW_LINK_PUT_BYTES;
 	if (!options->silence_ns)
 		options->silence_ns = DEFAULT_SILENCE_NS;
+	if (!options->standstill_ns)
+		options->standstill_ns = DEFAULT_STANDSTILL_NS;
 	if (!options->pause_limit_ns)
 		options->pause_limit_ns = DEFAULT_PAUSE_LIMIT_NS;
 	if (options->pause_limit_ns < options->downtime_ns)
@@ -166,7 +162,8 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 	s->status.on_limit = s->options.on_limit;
 	s->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	s->owns_guest = is_source;
-	s->begun_ns = s->active_ns = s->alive_ns = session_now(s);
+	s->begun_ns = session_now(s);
+	alive_init(s);
 	rc = check_regions(s, error);
 	for (unsigned i = 0; i < region_count && rc == 0; i++) {
 		regions[i].memory.id = i;
@@ -266,7 +263,7 @@ static int dispatch(struct gw_session *s, const struct gw_link_event *event)
 		return rc;
 	}
 	if (event->message_type == WIRE_ALIVE)
-		return event->payload_bytes == 0 ? 0 : gw_error_set(&s->error, -EPROTO, "the peer's ALIVE cannot be read");
+		return alive_take(s, event);
 	if (!(rule->states & (1u << session_state(s))))
 		return gw_error_set(&s->error, -EPROTO, "%s out of its turn (in state %s)",
 				    wire_type_name(event->message_type), gw_sm_name(&s->sm));
@@ -298,8 +295,7 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 			return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 		if (rc == 0)
 			return 0;
-		if (event.type != GW_LINK_ROOM)
-			s->active_ns = session_now(s);
+		alive_heard(s, &event);
 		if (event.type == GW_LINK_MESSAGE)
 			rc = dispatch(s, &event);
 		else if (event.type == GW_LINK_FENCE)
@@ -308,23 +304,6 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 			return rc;
 	}
 	return 0;
-}
-
-/* While the guest is paused the peer gets no more patience than the guest. */
-static int check_silence(struct gw_session *s)
-{
-	uint64_t now = session_now(s), silence_ns = s->options.silence_ns;
-	const char *advice = "";
-
-	if (s->is_source && s->source.may_be_paused && session_state(s) != GW_STATE_COMMIT &&
-	    silence_ns > s->options.pause_limit_ns) {
-		silence_ns = s->options.pause_limit_ns;
-		advice = " while the guest was paused: --pause-limit allows more";
-	}
-	if (now - s->active_ns < silence_ns)
-		return 0;
-	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s", s->is_source ? "destination" : "source",
-			    (double)(now - s->active_ns) / 1e9, advice);
 }
 
 /* The VMM's death is no failure once the guest may be elsewhere: what counts then is the receiver's word. */
@@ -345,8 +324,10 @@ static int run_stage(struct gw_session *s)
 {
 	enum gw_state state = session_state(s);
 	int (*half)(struct gw_session *) = s->is_source ? stages[state].source : stages[state].receiver;
+	int rc = half ? half(s) : 0;
 
-	return half ? half(s) : 0;
+	s->alive.work += rc > 0;
+	return rc;
 }
 
 bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
@@ -356,7 +337,7 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 	if (gw_sm_is_final(&s->sm))
 		return false;
 	s->wait_ns = wait_ns;
-	rc = session_breathe(s);
+	rc = show_life(s);
 	if (rc == 0)
 		rc = check_vm(s);
 	if (rc == 0)
@@ -371,7 +352,7 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 	if (rc >= 0 && !gw_sm_is_final(&s->sm))
 		rc = take_events(s, rc > 0 ? 0 : s->wait_ns);
 	if (rc >= 0 && !gw_sm_is_final(&s->sm))
-		rc = check_silence(s);
+		rc = alive_check(s);
 	if (rc < 0)
 		end_session(s, rc);
 	return !gw_sm_is_final(&s->sm);

@@ -62,6 +62,15 @@ struct rehearsal {
 	uint64_t state_bytes, save_ns, state_ns, round_trip_ns;
 };
 
+/* See alive.c. */
+struct alive {
+	uint64_t heard_ns, said_ns; /* when the peer, and when this side, last said anything */
+	uint64_t work;              /* of this side, without the bytes of puts; whoever gets on adds to it */
+	uint64_t peer_work;         /* as its last ALIVE said */
+	uint64_t seen_work;         /* of this side, with the bytes, at @looked_ns */
+	uint64_t looked_ns, got_on_ns;
+};
+
 struct source_half {
 	struct rehearsal rehearsal;
 	uint64_t collect_ns;      /* the latest, of the trackers alone */
@@ -120,8 +129,7 @@ struct gw_session {
 	uint64_t wait_ns; /* of this step; a stage that paces itself lowers it */
 	struct gw_status status;
 	uint64_t begun_ns, stage_ns;
-	uint64_t active_ns; /* when the peer last said anything */
-	uint64_t alive_ns;  /* when this side last did */
+	struct alive alive;
 	bool owns_guest;
 	struct source_half source;
 	struct receiver_half receiver;
@@ -146,10 +154,20 @@ int session_enter(struct gw_session *s, enum gw_state state) GW_MUST_CHECK;
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
 
 /*
- * Between two pieces of long work: shows the peer that this side lives, and looks whether somebody cancelled.
+ * Between two pieces of long work: counts a piece, shows the peer that this side lives, and looks whether somebody cancelled.
  * Return: 0, or -ECANCELED with s->error set.
  */
 int session_breathe(struct gw_session *s) GW_MUST_CHECK;
+
+/*
+ * alive.c.  alive_show() says ALIVE when nothing was said for a while.  alive_heard() notes an event of the link, and alive_take()
+ * reads an ALIVE.  Return of alive_check(): 0, or -ETIMEDOUT with s->error set: the peer is dead, or the session stands still.
+ */
+void alive_init(struct gw_session *s);
+void alive_show(struct gw_session *s);
+void alive_heard(struct gw_session *s, const struct gw_link_event *event);
+int alive_take(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
+int alive_check(struct gw_session *s) GW_MUST_CHECK;
 
 /* Fills in what both sides compare; see WIRE_HELLO. */
 void session_describe(const struct gw_session *s, struct wire_hello *hello);

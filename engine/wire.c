@@ -359,6 +359,25 @@ int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *syn
 	return 0;
 }
 
+uint32_t wire_put_work(void *buffer, uint64_t work)
+{
+	uint64_t word = htobe64(work);
+
+	memcpy(buffer, &word, sizeof(word));
+	return WIRE_WORK_BYTES;
+}
+
+int wire_get_work(const void *payload, uint32_t bytes, uint64_t *work)
+{
+	uint64_t word;
+
+	if (bytes != WIRE_WORK_BYTES)
+		return -EPROTO;
+	memcpy(&word, payload, sizeof(word));
+	*work = be64toh(word);
+	return 0;
+}
+
 uint32_t wire_put_echo(void *buffer, uint64_t number, uint32_t bytes)
 {
 	uint64_t word = htobe64(number);

@@ -166,6 +166,10 @@ int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error
 
 uint32_t wire_put_synced(void *buffer, const struct wire_synced *synced);
 int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *synced) GW_MUST_CHECK;
+#define WIRE_WORK_BYTES 8u
+/* ALIVE: how much its sender has got done, which only grows. */
+uint32_t wire_put_work(void *buffer, uint64_t work);
+int wire_get_work(const void *payload, uint32_t bytes, uint64_t *work) GW_MUST_CHECK;
 #define WIRE_ECHO_BYTES 8u
 /* ECHO: a number and zeros, @bytes in all, WIRE_ECHO_BYTES at least; the answer has the number alone. */
 uint32_t wire_put_echo(void *buffer, uint64_t number, uint32_t bytes);

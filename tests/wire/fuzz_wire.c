@@ -77,6 +77,8 @@ static void feed(const unsigned char *bytes, uint32_t length)
 		good = good && wire_put_pair(again, &pair) == length;
 	if (wire_get_synced(bytes, length, &synced) == 0)
 		good = good && wire_put_synced(again, &synced) == length;
+	if (wire_get_work(bytes, length, &number) == 0)
+		good = good && wire_put_work(again, number) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_echo(bytes, length, &number) == 0)
 		good = good && wire_put_echo(again, number, length) == length && memcmp(again, bytes, WIRE_ECHO_BYTES) == 0;
 	if (wire_get_error(bytes, length, &error) == 0)

@@ -195,6 +195,10 @@ Test(wire, what_the_prediction_needs)
 	cr_assert(synced.round == 7 && synced.under_way && synced.ns == 9 && synced.bytes == 65536);
 	buffer[7] = 2;
 	cr_assert_eq(wire_get_synced(buffer, 24, &synced), -EPROTO);
+	cr_assert_str_eq(hex(wire_put_work(buffer, 0x0102)), "0000000000000102");
+	cr_assert(wire_get_work(buffer, 8, &number) == 0 && number == 0x0102);
+	cr_assert_eq(wire_get_work(buffer, 7, &number), -EPROTO);
+	cr_assert_eq(wire_get_work(buffer, 9, &number), -EPROTO);
 	cr_assert_str_eq(hex(wire_put_echo(buffer, 3, 8)), "0000000000000003");
 	cr_assert_str_eq(hex(wire_put_echo(buffer, 3, 12)), "000000000000000300000000");
 	cr_assert(wire_get_echo(buffer, 12, &number) == 0 && number == 3);

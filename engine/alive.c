@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: a session ends when the peer dies, and when nothing gets on
+ *
+ * Silence: a side that has nothing else to say says ALIVE, also in the midst of long work.  A peer that says nothing for
+ * options.silence_ns is dead.  Bytes that trickle in are no sign of life.
+ *
+ * Standstill: a peer that only says ALIVE may be stuck.  So each side counts its work: pieces of long work, steps of its stage,
+ * requests that its disks have ended, bytes of puts.  ALIVE carries the count.  The session got on when either count grew, a fence
+ * was seen, or a message came that is neither ALIVE nor SYNCED, which says that a sync is under way.  Otherwise the session fails
+ * after options.standstill_ns.
+ *
+ * Work whose progress cannot be seen counts for a limited time: a hook within its own limit, which the source holds, and requests
+ * of disks within a time for each byte of theirs (disk_receiver.c).
+ *
+ * A peer that lies about its work is not found out: it could as well send a byte a minute.
+ */
+#include "engine/session.h"
+
+#include <errno.h>
+
+#define ALIVE_NS GW_NS_PER_S /* at the most */
+#define LOOK_NS GW_NS_PER_S  /* the counters of the link are not asked for at every step */
+
+static uint64_t work_of(const struct gw_session *s)
+{
+	struct gw_link_counters counters;
+
+	gw_link_counters(s->link, &counters);
+	return s->alive.work + counters.put_bytes;
+}
+
+void alive_init(struct gw_session *s)
+{
+	s->alive.heard_ns = s->alive.said_ns = s->alive.got_on_ns = session_now(s);
+}
+
+void alive_show(struct gw_session *s)
+{
+	uint64_t every_ns = s->options.silence_ns / 8, now = session_now(s);
+	unsigned char payload[WIRE_WORK_BYTES]; /* somebody may be using s->buffer */
+
+	if (now - s->alive.said_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
+		return;
+	s->alive.said_ns = now;
+	/* A full link tells of life by itself, and the next poll finds out a dead one. */
+	(void)!gw_link_message(s->link, WIRE_ALIVE, payload, wire_put_work(payload, work_of(s)));
+}
+
+void alive_heard(struct gw_session *s, const struct gw_link_event *event)
+{
+	if (event->type == GW_LINK_ROOM)
+		return;
+	s->alive.heard_ns = session_now(s);
+	if (event->type != GW_LINK_MESSAGE || (event->message_type != WIRE_ALIVE && event->message_type != WIRE_SYNCED))
+		s->alive.got_on_ns = s->alive.heard_ns;
+}
+
+int alive_take(struct gw_session *s, const struct gw_link_event *event)
+{
+	uint64_t work;
+
+	if (wire_get_work(event->payload, event->payload_bytes, &work) < 0)
+		return gw_error_set(&s->error, -EPROTO, "the peer's ALIVE cannot be read");
+	if (work > s->alive.peer_work)
+		s->alive.got_on_ns = session_now(s);
+	s->alive.peer_work = work;
+	return 0;
+}
+
+/* While the guest is paused the peer gets no more patience than the guest. */
+static int check_silence(struct gw_session *s, uint64_t now)
+{
+	uint64_t silence_ns = s->options.silence_ns;
+	const char *advice = "";
+
+	if (s->is_source && s->source.may_be_paused && session_state(s) != GW_STATE_COMMIT &&
+	    silence_ns > s->options.pause_limit_ns) {
+		silence_ns = s->options.pause_limit_ns;
+		advice = " while the guest was paused: --pause-limit allows more";
+	}
+	if (now - s->alive.heard_ns < silence_ns)
+		return 0;
+	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s", s->is_source ? "destination" : "source",
+			    (double)(now - s->alive.heard_ns) / 1e9, advice);
+}
+
+int alive_check(struct gw_session *s)
+{
+	uint64_t now = session_now(s), work;
+	int rc = check_silence(s, now);
+
+	if (rc < 0 || now - s->alive.looked_ns < LOOK_NS)
+		return rc;
+	s->alive.looked_ns = now;
+	work = work_of(s);
+	if (work != s->alive.seen_work)
+		s->alive.got_on_ns = now;
+	s->alive.seen_work = work;
+	if (now - s->alive.got_on_ns < s->options.standstill_ns)
+		return 0;
+	return gw_error_set(&s->error, -ETIMEDOUT, "the migration has stood still for %.0f s in state %s: the %s says that it is alive, "
+						   "and neither side has moved or written anything",
+			    (double)(now - s->alive.got_on_ns) / 1e9, gw_sm_name(&s->sm), s->is_source ? "destination" : "source");
+}
