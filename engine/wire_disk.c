@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The messages about disks; see wire.h.  Those that say where bytes belong end with a hash of themselves: a bit that
- * was flipped on the way would put a block elsewhere, and nobody would notice for months.
- */
+/* The messages about disks; see wire.h.  The link's frame carries a hash of each. */
 #include "engine/wire.h"
 
 #include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
-#include <xxhash.h>
 
 struct disks_fixed {
 	uint32_t round;
@@ -56,29 +52,8 @@ struct disk_piece {
 static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 488 && sizeof(struct disks_base) == 112,
 	      "packed as they stand");
 static_assert(sizeof(struct disk_end) == 16 && sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
-static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) + sizeof(uint64_t) <= GW_LINK_MESSAGE_BYTES,
+static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) <= GW_LINK_MESSAGE_BYTES,
 	      "a full DISK is a message");
-
-/* Ends a message of @bytes.  Return: its size with the hash. */
-static uint32_t seal(void *buffer, uint32_t bytes)
-{
-	uint64_t hash = htobe64(XXH64(buffer, bytes, 0));
-
-	memcpy((char *)buffer + bytes, &hash, sizeof(hash));
-	return bytes + (uint32_t)sizeof(hash);
-}
-
-/* Return: the size of a sealed message without the hash, or 0 when it is not what was sealed. */
-static uint32_t unseal(const void *payload, uint32_t bytes)
-{
-	uint64_t hash;
-
-	if (bytes <= sizeof(hash))
-		return 0;
-	bytes -= (uint32_t)sizeof(hash);
-	memcpy(&hash, (const char *)payload + bytes, sizeof(hash));
-	return be64toh(hash) == XXH64(payload, bytes, 0) ? bytes : 0;
-}
 
 uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 {
@@ -104,14 +79,13 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 		memcpy(base.format, from->format, sizeof(base.format));
 		memcpy(at, &base, sizeof(base));
 	}
-	return seal(buffer, (uint32_t)(at - (char *)buffer));
+	return (uint32_t)(at - (char *)buffer);
 }
 
 static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, struct wire_disks *disks)
 {
 	struct disks_fixed fixed;
 
-	bytes = unseal(payload, bytes);
 	if (bytes < sizeof(fixed))
 		return -EPROTO;
 	memcpy(&fixed, payload, sizeof(fixed));
@@ -197,7 +171,7 @@ uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks)
 
 		memcpy(at, &end, sizeof(end));
 	}
-	return seal(buffer, (uint32_t)(at - (char *)buffer));
+	return (uint32_t)(at - (char *)buffer);
 }
 
 int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *disks)
@@ -238,7 +212,7 @@ uint32_t wire_put_disk(void *buffer, const struct wire_disk *disk)
 
 		memcpy(at, &piece, sizeof(piece));
 	}
-	return seal(buffer, (uint32_t)(at - (char *)buffer));
+	return (uint32_t)(at - (char *)buffer);
 }
 
 /* A piece lies in a file whose size has 63 bits; data lies in the staging memory, and is one put at most. */
@@ -256,7 +230,6 @@ int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk)
 	const char *at = payload;
 	struct disk_fixed fixed;
 
-	bytes = unseal(payload, bytes);
 	if (bytes < sizeof(fixed))
 		return -EPROTO;
 	memcpy(&fixed, at, sizeof(fixed));
