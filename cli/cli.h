@@ -191,7 +191,7 @@ int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *
 void monitor_record_owned(const char *name);
 
 /* After `godwit resume`: this side owns the guest, whatever was recorded before. */
-void monitor_record_resumed(const char *name);
+void monitor_record_resumed(const char *name, bool is_source);
 
 /* Ends it and leaves @status behind in LAST_FILE for later questions. */
 void monitor_close(struct monitor *monitor, const struct gw_status *status);

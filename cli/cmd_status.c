@@ -269,12 +269,14 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	struct known known;
 	struct gw_vmm *vmm;
 	const char *why;
+	bool is_source;
 	int code, rc;
 	const char *name = take_name(command, argc, argv, &given, &code);
 
 	if (!name)
 		return code;
 	find_status(name, &known);
+	is_source = strcmp(text_of(known.status, "role"), "destination") != 0;
 	why = known.live ? NULL : why_not_resume(&known); /* a live session is attached, and that is an error of its own */
 	json_decref(known.status);
 	if (why && !option_value(command, &given, "force")) {
@@ -290,7 +292,7 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	if (rc < 0)
 		complain(command, "%s", error.text);
 	else
-		monitor_record_resumed(name);
+		monitor_record_resumed(name, is_source);
 	gw_vmm_detach(vmm);
 	return rc < 0 ? EXIT_FAILED : EXIT_DONE;
 }

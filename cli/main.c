@@ -12,7 +12,7 @@
 #define JSON_OPTION { "json", 0, NULL, "print JSON instead of text" }
 #define QUIET_OPTION { "quiet", 'q', NULL, "print nothing but errors" }
 #define VERBOSE_OPTION { "verbose", 'v', NULL, "log what is done" }
-#define FAULT_OPTION { "fault", 0, "SPEC", "rehearse a failure: fail@N, cut@N, corrupt@N or drop@N, at the N-th call" }
+#define FAULT_OPTION { "fault", 0, "SPEC", "rehearse a failure: fail@N, cut@N, corrupt@N, drop@N or rail@N, at the N-th call" }
 
 const struct command commands[] = {
 	{ "run",

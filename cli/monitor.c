@@ -167,9 +167,9 @@ void monitor_record_owned(const char *name)
 		gw_warn("the record of who owns the guest: %s; this host does", strerror(-rc));
 }
 
-void monitor_record_resumed(const char *name)
+void monitor_record_resumed(const char *name, bool is_source)
 {
-	int rc = write_record(name, record_of(name, true, "resumed", true));
+	int rc = write_record(name, record_of(name, is_source, "resumed", true));
 
 	if (rc < 0)
 		gw_warn("the record of who owns the guest cannot be written: %s", strerror(-rc));

@@ -153,6 +153,18 @@ class Ownership(unittest.TestCase):
             self.assertNotEqual(receiver.wait(timeout=60), 0)
             self.not_started(destination)
 
+    def test_a_guest_that_came_is_resumed_where_it_came(self):
+        with vmlab.Lab() as lab:
+            lab.a.vm(**SMALL)
+            destination = lab.b.vm(incoming=True, **SMALL)
+            receiver, port = lab.b.receive("guest", "--paused")
+            self.assertEqual(lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}").returncode, 0)
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            self.assertEqual(lab.b.godwit("resume", "guest").returncode, 0)
+            self.assertEqual(destination.status(), "running")
+            record = lab.b.status()
+            self.assertEqual((record["role"], record["state"], record["owns_guest"]), ("destination", "resumed", True))
+
     def test_resume_without_a_record_needs_force(self):
         with vmlab.Lab() as lab:
             source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
