@@ -118,11 +118,14 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 /* Receiver: opens all images of the VMM's disks to be written; vm->disks stays NULL when it has none. */
 int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error) GW_MUST_CHECK;
 int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
-/* Whether the VMM's disks, all layers, are still those that they were, and no job works on them.  Return: 0, or -EBUSY with @error saying what changed. */
+/*
+ * Whether all layers of the VMM's disks are unchanged, and no block job is under way.  Return: 0, or -EBUSY with @error naming the
+ * change.
+ */
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
 void cli_disks_close(struct cli_vm *vm);
 
-/* facts.c: what must be the same at the other end; see gw_vm_ops.  What comes of it is freed by cli_facts_close(). */
+/* facts.c: what must be the same at the other end; see gw_vm_ops.  cli_facts_close() frees the facts. */
 int cli_facts(void *vm, const struct gw_fact **facts, unsigned *count, struct gw_error *error) GW_MUST_CHECK;
 void cli_facts_close(struct cli_vm *vm);
 
@@ -172,7 +175,7 @@ struct monitor;
 
 /*
  * Serves status and cancel of @session on @file in the VM's run folder, from a thread of its own, so that
- * the session's thread is never kept waiting.  Only whoever is attached to the VM may call it: one process at a time.
+ * the session's thread is never kept waiting.  Only the process that is attached to the VM may call monitor_open().
  */
 int monitor_open(struct monitor **monitor, const char *name, const char *file, struct gw_session *session,
 		 struct gw_error *error) GW_MUST_CHECK;
@@ -181,16 +184,16 @@ int monitor_open(struct monitor **monitor, const char *name, const char *file, s
 void monitor_publish(struct monitor *monitor, const struct gw_status *status);
 
 /*
- * The record of who owns the guest, LAST_FILE, for status and resume.  It is on the disk when these return.  Both
- * write only over a record of this process: a godwit that thaws after hours must not overwrite what came after it.
+ * The record of the guest's owner, LAST_FILE, for status and resume.  The record is on the disk when these return.  Both functions
+ * replace only a record of this process: a godwit that thaws after hours must not overwrite a later record.
  *
  * uncertain: the source before COMMIT, the receiver before LOADED.  Return: 0, or -errno with @error set.
- * owned: the receiver, before it starts the guest; it was made ready by the former, and does not fail for want of space.
+ * owned: the receiver, before it starts the guest.  uncertain() has written this record to a file, so a full disk does not matter.
  */
 int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *error) GW_MUST_CHECK;
 void monitor_record_owned(const char *name);
 
-/* After `godwit resume`: this side owns the guest, whatever was recorded before. */
+/* After `godwit resume`: this side owns the guest.  Replaces any earlier record. */
 void monitor_record_resumed(const char *name, bool is_source);
 
 /* Ends it and leaves @status behind in LAST_FILE for later questions. */

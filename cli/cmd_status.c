@@ -9,7 +9,7 @@
 
 #define WATCH_US 500000
 
-/* What is known of a guest's migration. */
+/* The known facts of a guest's migration. */
 struct known {
 	json_t *status;  /* the session's own, or the record that the last one left; NULL: none */
 	bool live;       /* the session answered */
@@ -81,7 +81,7 @@ static void print_progress(const json_t *s)
 			       number(one, "dirty_bytes_per_s") / 1048576);
 }
 
-/* Who owns the guest, by what runs and what was recorded; docs/ownership.md has the table. */
+/* The guest's owner, by the state of the VMM and the record; docs/ownership.md has the table. */
 static void print_owner(const char *name, const struct known *known)
 {
 	const char *state = text_of(known->status, "state");
@@ -186,7 +186,7 @@ static const char *take_name(const struct command *command, int argc, char **arg
 	return NULL;
 }
 
-/* Asks whoever moves or receives the guest to end.  Return: 0, or an exit code after a complaint. */
+/* Asks the process that moves or receives the guest to end.  Return: 0, or an exit code after a complaint. */
 static int ask_to_cancel(const struct command *command, const char *name)
 {
 	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };

@@ -97,7 +97,7 @@ static const struct gw_vmm_image *image_of(const struct cli_vm *vm, const char *
 	return image;
 }
 
-/* Tells the engine what the images are, for the other end to compare. */
+/* Describes the images to the engine, for the other end to compare. */
 static void describe_images(const struct cli_vm *vm)
 {
 	static_assert(sizeof(vm->images[0].front) <= GW_DISK_FRONT_BYTES && sizeof(vm->images[0].format) <= GW_DISK_FORMAT_BYTES,
@@ -160,7 +160,7 @@ static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool mo
 	return (int)count;
 }
 
-/* When a layer below the top was last written to; zero: it is none, or no file. */
+/* The time of the last write to a layer below the top; zero for a top layer and for a device. */
 static struct timespec last_written(const struct gw_vmm_image *image)
 {
 	struct stat st;
@@ -218,7 +218,7 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	return 0;
 }
 
-/* As a person would name it; "" when that is too long.  In a mount namespace of the VMM's own its names are taken as they are. */
+/* The path without symbolic links; "" when that is too long.  A path in a mount namespace of the VMM is not resolved. */
 static void real_path(const char *path, char place[GW_DISK_PLACE_BYTES])
 {
 	const char *inside = strncmp(path, "/proc/", 6) == 0 ? strstr(path, "/root/") : NULL;
@@ -310,7 +310,7 @@ static bool is_named_among(const char *name, const struct gw_vmm_image *images, 
 	return false;
 }
 
-/* A layer that does not move counts too: what was written to it since it was compared is nowhere but here. */
+/* Layers that do not move are checked too: a write after the comparison would exist on this host alone. */
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
 {
 	struct gw_vmm_image now[GW_VMM_MAX_IMAGES];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives what must be the same at both ends, as vmm-shim describes it, to the engine. */
+/* Gives the engine the facts that must be the same at both ends, as vmm-shim describes them. */
 #include "cli/cli.h"
 
 #include <assert.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Whether the disk behind that device is one that the source moves: then the receiver's becomes what the source's is. */
+/* Whether the source moves the disk of that device: the receiver's disk takes the properties of the source's disk then. */
 static bool moves(const struct cli_vm *vm, const char *front)
 {
 	for (unsigned i = 0; vm->is_source && vm->disks && i < vm->image_count; i++)

@@ -6,8 +6,8 @@
  * "cancel"), one packet the answer, in JSON.  A thread of its own serves it from a copy of the status that
  * the session's thread leaves under a lock, so that no question ever delays the session.
  *
- * The last status stays behind in a file, the record of who owns the guest (docs/ownership.md).  It is replaced in one
- * step, and each record names its writer: a godwit that stood still while others went on leaves theirs alone.
+ * The last status stays behind in a file, the record of the guest's owner (docs/ownership.md).  The record is replaced in one step
+ * and names its writer.  A godwit that stood still does not replace the record of a later one.
  */
 #include "cli/cli.h"
 
@@ -50,7 +50,7 @@ struct monitor {
 
 /* --- the record ---------------------------------------------------------------------------------------- */
 
-/* Tells the records of this process from others: a process id comes again, together with a time it does not. */
+/* Identifies the records of this process.  A process id is used again; a process id with a time is not. */
 static const char *writer_of_this(void)
 {
 	static char writer[48];
@@ -228,7 +228,7 @@ static void *serve(void *argument)
 	}
 }
 
-/* Replaces whatever another process, which was killed or is stopped, has left at @path: the VM's agent serves us now. */
+/* Replaces a socket that a killed or stopped process has left at @path: the VM's agent serves this process now. */
 static int listen_at(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -264,7 +264,7 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 	gw_session_status(session, &monitor->status);
 	monitor->stop = eventfd(0, EFD_CLOEXEC);
 	rc = monitor->listener = listen_at(monitor->path);
-	/* What an earlier migration left behind must not answer for this one. */
+	/* The record of an earlier migration must not answer for this one. */
 	if (rc >= 0)
 		rc = write_record(name, record_of(name, file[0] == 'm', gw_state_name(GW_STATE_FAILED), file[0] == 'm'));
 	if (rc >= 0 && stat(monitor->path, &st) == 0)
@@ -321,7 +321,7 @@ void monitor_close(struct monitor *monitor, const struct gw_status *status)
 	else
 		record_end(monitor->name, status, object);
 	if (stat(monitor->path, &st) == 0 && st.st_ino == monitor->inode)
-		unlink(monitor->path); /* last, so that whoever asks finds one or the other */
+		unlink(monitor->path); /* last: a process that asks finds the socket or the record */
 	close(monitor->listener);
 	close(monitor->stop);
 	pthread_mutex_destroy(&monitor->lock);

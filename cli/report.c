@@ -52,7 +52,7 @@ static void add_regions(json_t *object, const struct gw_status *s)
 	json_object_set_new(object, "regions", list);
 }
 
-/* What the source alone knows. */
+/* Values that only the source knows. */
 static void add_source(json_t *object, const struct gw_status *s)
 {
 	json_object_update_new(object, json_pack("{s:s, s:I, s:I, s:i, s:I, s:i, s:I, s:I}", "on_limit",

@@ -7,8 +7,8 @@
  * guest RAM, starts and stops write tracking, collects on request, slows the guest, and has what comes of a guest that is
  * waited for mapped.
  *
- * When the connection ends, the guest is no longer slowed, tracking and mapping stop.  The dead man's switch has a thread
- * of its own (lease.c), since this one may be long in a collect; when the lease lapses, it ends this connection too.
+ * When the connection ends, the guest is no longer slowed, and tracking and mapping stop.  The dead man's switch has a thread of
+ * its own (lease.c), since the agent's thread may be busy in a long collect.  A lease that lapses ends the agent's connection too.
  * The agent never exits or aborts: it lives in somebody else's process.
  */
 #include "vmm-shim/agent.h"
@@ -399,7 +399,7 @@ static void client_gone(struct agent *agent)
 	images_unwatch();
 }
 
-/* Cuts the QMP connection of godwit process @pid: it may say "cont" or "quit" when it thaws, hours later. */
+/* Cuts the QMP connection of godwit process @pid: a process that thaws hours later could say "cont" or "quit". */
 static void cut_qmp(const char *folder, int pid)
 {
 	char path[108];

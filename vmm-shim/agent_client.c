@@ -51,7 +51,7 @@ static int take_answer(const struct agent_client *agent, unsigned type, struct a
 	uint64_t now = gw_now_ns(&gw_clock_real), until = agent->deadline_ns;
 	int fd = -1, rc;
 
-	/* A late answer would be taken for that of the next call: the connection is of no use after this. */
+	/* A late answer would be taken for the answer to the next call, so the connection is not used after this. */
 	if (until)
 		gw_unix_receive_limit(agent->fd, until > now ? until - now : 1);
 	rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);

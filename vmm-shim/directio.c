@@ -3,13 +3,12 @@
  * Theory of operation: raw images of a size that O_DIRECT may not divide
  *
  * QEMU lets no guest write to a raw image whose size, in whole sectors of 512 bytes, is no multiple of the request alignment.
- * With O_DIRECT QEMU finds the alignment out when it opens the image: by reads of growing length at offset 0.  A file system may
- * allow a read of any length where the file has a hole, and QEMU takes 4096 then.  An empty image of a VMM that waits is such a
- * hole, while the source's image begins with data and needs 512.
+ * When QEMU opens an image with O_DIRECT, reads of growing length at offset 0 show the alignment.  A file system may allow a read of
+ * any length in a hole, and QEMU takes 4096 then.  The empty image of a VMM that waits is a hole.  The source's image begins with
+ * data and may need 512.
  *
- * So two things are done for such a size.  gw_vmm_check_size() makes the same reads in a file of its own, which begins with data
- * and lies beside the image: the result is the alignment that this place needs.  gw_vmm_look_again() has QEMU open the image once
- * more, when the file begins with data.
+ * gw_vmm_check_size() makes the same reads in a scratch file that begins with data and lies beside the image.  The result is the
+ * alignment that the file system needs.  gw_vmm_look_again() has QEMU open the image again, once the image begins with data.
  */
 #include "vmm-shim/machine.h"
 
@@ -75,7 +74,7 @@ static int open_beside(const struct gw_vmm_image *image)
 	return rc < 0 ? rc : fd;
 }
 
-/* As QEMU finds it out.  Return: the alignment, or -errno. */
+/* Makes QEMU's reads in a scratch file.  Return: the alignment, or -errno. */
 static int find_alignment(const struct gw_vmm_image *image)
 {
 	static unsigned char block[MOST_BYTES] __attribute__((aligned(MOST_BYTES)));

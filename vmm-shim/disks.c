@@ -6,8 +6,8 @@
  * to, and the chain of its backing files.  An image is a file or a block device that can be looked at by its name;
  * whatever else QEMU can open (NBD, Ceph, a file with a hole in its name) is refused by name.
  *
- * An image is known by its file, not by its name: what QEMU has open is found among its descriptors.  files.c follows QEMU's
- * names to the file.
+ * An image is identified by its file, not by its name: QEMU's descriptor of the file is found among all its descriptors.  files.c
+ * follows QEMU's names to the file.
  */
 #include "vmm-shim/machine.h"
 
@@ -29,7 +29,7 @@ static const char *text_of(const json_t *object, const char *key)
 	return text ? text : "";
 }
 
-/* What a person calls the disk: the drive's id, the device's id, or the node's name.  It may be too long, never shortened. */
+/* The user's name for the disk: the drive's id, the device's id, or the node's name.  A name that is too long is refused. */
 static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_error *error)
 {
 	static const char backend[] = "/virtio-backend"; /* /machine/peripheral/ID/virtio-backend */

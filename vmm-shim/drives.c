@@ -7,9 +7,9 @@
  * `godwit receive` replaces, size and all, and which QEMU reads anew when the guest arrives.  An image that says itself
  * what it is made of, a chain, cannot be guessed: its top is made with qemu-img by whoever knows the base.
  *
- * What a failed migration left counts as missing where a VMM would not start on it: a qcow2 image without a byte, or half a copy
- * (base/halfcopy.h), which still has the name of the base that it was made on.  So the same command line serves for the next
- * attempt.
+ * An image that a failed migration left counts as missing where a VMM would not start on the image.  Such an image is a qcow2 file
+ * without a byte, or half a copy (base/halfcopy.h), which still has the name of its base.  So the same command line serves for the
+ * next attempt.
  */
 #include "base/cleanup.h"
 #include "base/halfcopy.h"
@@ -33,7 +33,7 @@ struct drive {
 	char format[32]; /* "": not said */
 	bool read_only;
 	bool left_over; /* by a migration that failed */
-	char base[HEADER_NAME_BYTES], base_format[HEADER_FORMAT_BYTES]; /* which it was made on; "": none */
+	char base[HEADER_NAME_BYTES], base_format[HEADER_FORMAT_BYTES]; /* the base of the image; "": none */
 };
 
 static bool is_on(const char *text, const char *key)
@@ -104,7 +104,7 @@ static bool is_plain(const char *path)
 	return path[word] != ':' && strncmp(path, "/dev/", 5) != 0;
 }
 
-/* Finds out whether a file is there on which a VMM would not start, and in which nobody would miss anything. */
+/* Finds out whether a failed migration left the file: a VMM would not start on such a file, and no content is lost with it. */
 static void look_at_left_over(struct drive *drive)
 {
 	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);

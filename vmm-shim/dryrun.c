@@ -2,17 +2,17 @@
 /*
  * Theory of operation: a rehearsal of saving
  *
- * `migrate` cannot be tried: it ends with a VMM that has handed its guest over.  xen-save-devices-state can, on any VMM: it stops
- * the guest, drains its disks, saves every device, and runs the guest again, all within one command, so that nothing is
- * left to be undone should this process die.  A small guest stands for a millisecond, and for as long as its `stop`
- * takes when its disks are slow.  The management sees a STOP and a RESUME, as it does when a switch-over fails.
+ * A rehearsal by `migrate` is impossible: that command leaves a VMM that has handed its guest over.  xen-save-devices-state serves
+ * instead, on any VMM.  This one command stops the guest, drains its disks, saves every device, and runs the guest again.  So
+ * nothing has to be undone when this process dies.  A small guest stands for a millisecond; slow disks make that as long as `stop`
+ * takes.  The management sees a STOP and a RESUME, as it does when a switch-over fails.
  *
- * It goes into a memory file of ours, which QEMU takes as /dev/fdset/N.  It has no RAM in it.  `migrate` adds what is not in a
- * shared file: firmware, option ROMs, video memory.  Their pages with data are counted in the VMM's memory, where QEMU's
- * blocks are mappings of their own, to be found by their size.
+ * The device state goes into a memory file of ours, which QEMU opens as /dev/fdset/N.  The file has no RAM in it.  `migrate` adds the
+ * memory that is in no shared file: firmware, option ROMs, video memory.  Their pages with data are counted in the VMM's memory.
+ * QEMU's blocks are mappings of their own there, and are found by their size.
  *
- * QEMU sets its own dirty log up when it saves, for all memory, although x-ignore-shared leaves that out.  Under KVM that takes time in
- * proportion to memory: 0.33 ms for each GiB with QEMU 7.2, 0.42 with ours around it.
+ * When QEMU saves, it sets up its own dirty log for all memory, although x-ignore-shared leaves that memory out.  Under KVM the time
+ * for this is proportional to memory: 0.33 ms a GiB with QEMU 7.2, 0.42 ms together with our own part.
  */
 #include "vmm-shim/vmm_internal.h"
 
@@ -30,12 +30,12 @@
 #include <unistd.h>
 
 #define KVM_NS_PER_GIB 420000ULL
-#define UNKNOWN_BLOCK_BYTES (1024u * 1024) /* at most, of a block that cannot be looked at */
+#define UNKNOWN_BLOCK_BYTES (1024u * 1024) /* assumed of a block that cannot be read */
 #define PAGE_BYTES 4096u
 #define PIECE_PAGES 512u
-#define STREAM_BYTES (48u * 1024) /* QEMU's description of the stream, and what else migrate adds */
+#define STREAM_BYTES (48u * 1024) /* QEMU's description of the stream and other parts that migrate adds */
 
-/* Counts the pages of a piece of another process's memory that have any byte but zero.  Return: that or -errno. */
+/* Counts the pages with any byte but zero in a piece of another process's memory.  Return: their number or -errno. */
 static int64_t pages_with_data(int pid, uint64_t from, size_t bytes, char *buffer)
 {
 	struct iovec here = { buffer, bytes }, there = { (void *)(uintptr_t)from, bytes };
@@ -48,7 +48,7 @@ static int64_t pages_with_data(int pid, uint64_t from, size_t bytes, char *buffe
 	return pages;
 }
 
-/* The same of a mapping, without looking at what was never touched.  @buffer: PIECE_PAGES of them. */
+/* The same for a mapping; pages that were never touched are not read.  @buffer: room for PIECE_PAGES pages. */
 static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char *buffer)
 {
 	uint64_t entries[PIECE_PAGES];
@@ -114,7 +114,7 @@ static bool is_region(const struct gw_vmm *vmm, const char *block)
 	return false;
 }
 
-/* What `migrate` sends of memory that is in no shared file.  QEMU tells of its blocks to people alone. */
+/* The bytes that `migrate` sends of memory that is in no shared file.  QEMU lists its blocks in text for people only. */
 static uint64_t other_memory_bytes(struct gw_vmm *vmm)
 {
 	json_t *text = NULL, *command = json_pack("{s:s}", "command-line", "info ramblock");
@@ -138,7 +138,7 @@ static uint64_t other_memory_bytes(struct gw_vmm *vmm)
 	return sum;
 }
 
-/* The part of saving that grows with memory, and that the rehearsal does not have. */
+/* The part of saving that grows with memory.  The rehearsal does not include this part. */
 static uint64_t memory_ns(struct gw_vmm *vmm)
 {
 	uint64_t bytes = 0;
@@ -200,6 +200,6 @@ int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, s
 	}
 	close(file);
 	if (rc == -EIO && strstr(refused.text, "has not been found"))
-		return 0; /* a VMM without the command: nothing is known */
+		return 0; /* the VMM does not have the command: nothing is known */
 	return rc < 0 ? gw_error_set(error, rc, "%s; the VMM's log may say more", refused.text) : 0;
 }

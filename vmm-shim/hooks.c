@@ -42,7 +42,7 @@
 /* The same function under its other name, for offsets of 64 bits; here they are one. */
 #define ALSO(name) __attribute__((visibility("default"), alias(#name)))
 
-/* What there is in place of a function that nobody has: an error, where a call to nowhere would end the VMM. */
+/* Stands in for a function that no library has: returns an error, where a call through a null pointer would end the VMM. */
 static int missing(void)
 {
 	errno = ENOSYS;
@@ -392,7 +392,7 @@ static void note_uring(const struct io_uring *ring)
 	errno = kept;
 }
 
-/* A ring is known from when it is made: one that is not was made past these (vmm-shim/stock.c). */
+/* A ring is known from its creation: an unknown ring was made without these hooks (vmm-shim/stock.c). */
 static int made_uring(const struct io_uring *ring, int rc)
 {
 	if (rc >= 0 && atomic_load_explicit(&enabled, memory_order_relaxed))

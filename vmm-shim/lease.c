@@ -2,20 +2,19 @@
 /*
  * Theory of operation
  *
- * A godwit that stops the guest, or slows it, may die, be stopped by a signal, be frozen by a cgroup or starve.  All of
- * them look alike from here: no beat comes.  So a thread of the VMM watches, which does nothing else, and decides alone:
+ * A godwit that stops or slows the guest may die, be stopped by a signal, be frozen by a cgroup, or starve.  The VMM sees the same
+ * in each case: no beat comes.  So a thread of the VMM watches and does nothing else.  The thread alone decides on the state:
  *
  *   idle     nobody holds the lease
  *   held     godwit is attached and beats; the guest runs
- *   armed    the guest is paused, or about to be, and stays godwit's business as long as beats come and the limit
- *            that godwit gave itself has not passed
+ *   armed    the guest is paused or is about to be paused; the lease lasts while beats come, until its limit
  *   lapsed   the guest is taken back: godwit's connections are cut, the throttle is lifted, and the guest is resumed over a
- *            QMP socket of the agent's own, again and again until it runs
+ *            QMP socket of the agent's own; resuming is tried again until the guest runs
  *
- * Taking back and disarming exclude each other, since both happen in this one thread: whichever comes first counts, and a
- * godwit that thaws after a lapse is told so by LAPSED or by a closed socket.  It cannot commit any more.
+ * Taking back and disarming exclude each other, since both happen in this one thread.  A godwit that thaws after a lapse reads LAPSED
+ * or finds a closed socket.  Such a godwit cannot commit any more.
  *
- * The lease that is held but not armed lapses only while the guest is slowed: otherwise nothing is owed to the guest.
+ * A lease that is held but not armed lapses only while the guest is slowed.  Otherwise there is nothing to undo.
  */
 #include "vmm-shim/lease.h"
 
@@ -61,12 +60,12 @@ static void let_go(void)
 	lease.armed = lease.opened = false;
 }
 
-/* Takes the guest back.  Blocks until that is done. */
+/* Takes the guest back.  Blocks until the guest has been given back. */
 static void lapse(void)
 {
 	bool armed = lease.armed;
 
-	(void)say(LEASE_LAPSED, 0); /* a client that died hears it no more */
+	(void)say(LEASE_LAPSED, 0); /* a client that died cannot read this */
 	lease.lapsed(lease.pid);
 	let_go();
 	if (armed)
@@ -114,7 +113,7 @@ static int take_packet(void)
 	return say(packet.type, 0);
 }
 
-/* One holder at a time; the next one waits in the backlog, and gives up by its own limit. */
+/* The lease has one holder at a time.  The next client waits in the backlog, up to the client's own limit. */
 static void take_client(void)
 {
 	lease.client = accept4(lease.listener, NULL, NULL, SOCK_CLOEXEC);

@@ -2,9 +2,9 @@
 /*
  * Theory of operation
  *
- * A thread that does nothing else renews the lease, so that a session which waits for the VMM does not lose it; how long it
- * may wait is bounded by the limit that the lease was armed with.  The session's thread arms and disarms, and reads the
- * answers; packets are sent whole, so the two share the descriptor without a lock.
+ * A thread that does nothing else renews the lease, so that a session which waits for the VMM does not lose the lease.  The limit
+ * that the lease was armed with bounds this wait.  The session's thread arms, disarms and reads the answers.  Packets are sent
+ * whole, so the two threads share the descriptor without a lock.
  */
 #include "vmm-shim/lease_client.h"
 
@@ -108,7 +108,7 @@ int lease_check(struct lease_client *lease, struct gw_error *error)
 
 	if (lease->fd < 0)
 		return 0;
-	/* Nothing comes unasked but LAPSED.  A VMM that died closes its end too: its QMP connection tells of that. */
+	/* LAPSED is the only packet without a request.  A VMM that died closes its end too; the QMP connection reports that death. */
 	if (lease->lapsed || recv(lease->fd, &packet, sizeof(packet), MSG_DONTWAIT) == (ssize_t)sizeof(packet))
 		return lost(lease, error);
 	return 0;

@@ -13,7 +13,7 @@ struct lease_client {
 	int fd;   /* -1: not open */
 	int stop; /* eventfd that ends the thread */
 	pthread_t beats;
-	bool lapsed; /* found out by lease_check() or a call: the guest is not ours any more */
+	bool lapsed; /* found by lease_check() or by a call: this process does not hold the guest any more */
 };
 
 /* Opens the lease at @path and starts to renew it, by a thread.  Return: 0, or -errno with @error set. */
@@ -31,7 +31,7 @@ int lease_disarm(struct lease_client *lease, struct gw_error *error) GW_MUST_CHE
 /* Whether the guest is still ours.  Does not block.  Return: 0, or -ESTALE with @error set. */
 int lease_check(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
-/* Hangs up; an armed lease lapses by that.  One that is not open is fine. */
+/* Closes the connection; an armed lease lapses by that.  A lease that is not open is fine. */
 void lease_close(struct lease_client *lease);
 
 #endif

@@ -2,12 +2,12 @@
 /*
  * Theory of operation: what two VMMs must have in common
  *
- * QEMU loads device state by the places that devices have, and does not notice all that differs.  So the machine is described
- * as pairs of texts, which the receiver compares: its type, its processors, its memory, each device, each disk.  Names that
- * a user may choose (ids, back ends, files) are left out; two machines that the guest cannot tell apart have the same texts.
+ * QEMU loads device state by the places that devices have, and misses some differences.  So the machine is described as pairs of
+ * texts, which the receiver compares: type, processors, memory, each device, each disk.  Names that a user may choose (ids, back
+ * ends, files) are left out.  Two machines that the guest cannot tell apart have the same texts.
  *
- * Devices come from the monitor's tree ("info qtree"): one command, and the same words from QEMU 7.2 to 10.  A device is known
- * by its place: its own address on its bus, behind that of its parent.  A device without an address has its type for one.
+ * Devices come from the monitor's tree ("info qtree"), which QEMU 7.2 to 10 print in the same words.  A device is identified by its
+ * place: its own address on its bus, behind the address of its parent.  The type of a device without an address serves as one.
  */
 #include "vmm-shim/machine.h"
 
@@ -28,7 +28,7 @@ struct facts {
 	struct gw_vmm_fact *list;
 	unsigned count, most;
 	struct gw_error *error;
-	int rc; /* of the first that did not fit */
+	int rc; /* of the first fact that did not fit */
 };
 
 static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char *value, const char *advice)
@@ -56,13 +56,13 @@ struct device {
 	char addr[24], port[24], channel[12], target[12], lun[12], other[24];
 	char drive[GW_VMM_PLACE_BYTES];
 	unsigned buses;
-	char bus[16]; /* the number of the bus below which devices follow now, "" while there is one alone */
+	char bus[16]; /* the number of the bus of the devices that follow; "" when the parent has one bus */
 };
 
 struct tree {
 	struct device stack[DEEPEST]; /* a device, its parent before it */
 	unsigned depth;
-	bool placed; /* the top of the stack has its place */
+	bool placed; /* the place of the top of the stack is known */
 	int (*found)(void *context, const struct device *device);
 	void *context;
 	struct { char place[GW_VMM_PLACE_BYTES]; unsigned count; } twins[GW_VMM_MAX_FACTS];
@@ -82,7 +82,7 @@ static const char *common_type(const char *type)
 	return type;
 }
 
-/* Devices without an address are counted, so that each has a place of its own. */
+/* Devices without an address are numbered, so that each has a place of its own. */
 static int make_unique(struct tree *tree, char place[GW_VMM_PLACE_BYTES])
 {
 	size_t length = strlen(place);
@@ -101,7 +101,7 @@ static int make_unique(struct tree *tree, char place[GW_VMM_PLACE_BYTES])
 	return 0;
 }
 
-/* All that is to be known of the device on top of the stack has been read. */
+/* All lines of the device on top of the stack have been read. */
 static int place_device(struct tree *tree)
 {
 	struct device *device = tree->depth > 0 ? &tree->stack[tree->depth - 1] : NULL;
@@ -154,13 +154,13 @@ static void take_property(struct device *device, const char *line)
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (strncmp(line, known[i].name, strlen(known[i].name)) == 0)
 			take_value(known[i].to, known[i].room, line + strlen(known[i].name));
-	/* USB: "addr 0.0, port 1, speed 5000, ..."; the address is the guest's to give. */
+	/* USB: "addr 0.0, port 1, speed 5000, ..."; the guest assigns the address. */
 	port = strncmp(line, "addr ", 5) == 0 ? strstr(line, ", port ") : NULL;
 	if (port && !strstr(line, " = "))
 		snprintf(device->port, sizeof(device->port), "%.*s", (int)strcspn(port + 7, ","), port + 7);
 }
 
-/* Whether the device whose bus was just met has more of them: a line like it comes before one that is less indented. */
+/* Whether the device of this bus has more buses: a line of the same indentation comes before a line of less. */
 static bool has_more_buses(const char *rest, int indent)
 {
 	for (; rest && *rest; rest = strchr(rest, '\n'), rest += rest ? 1 : 0) {
@@ -174,7 +174,7 @@ static bool has_more_buses(const char *rest, int indent)
 	return false;
 }
 
-/* "bus: ide.2": several buses of a device are told apart by the number that their names end with; one alone needs none. */
+/* "bus: ide.2": the number at the end of the name tells the buses of a device apart; a single bus needs no number. */
 static void take_bus(struct device *device, const char *name, const char *rest, int indent)
 {
 	const char *number = strrchr(name, '.');
@@ -250,7 +250,7 @@ static int note_device(void *context, const struct device *device)
 
 	snprintf(key, sizeof(key), "device %s", device->place);
 	fact = add(facts, key, device->type, DEVICE_ADVICE);
-	if (fact) /* it comes with the accelerator, and starts anew where none arrives */
+	if (fact) /* the accelerator adds this device, and the device starts anew where no state arrives */
 		fact->spare = strcmp(device->type, "kvmclock") == 0;
 	return 0;
 }
@@ -317,7 +317,7 @@ static int add_type(struct gw_vmm *vmm, struct facts *facts)
 	return 0;
 }
 
-/* How many there are of a kind, from the highest number. */
+/* The number of items of a kind, from the highest index. */
 static void raise_to(const json_t *properties, const char *key, json_int_t *highest)
 {
 	json_int_t number = json_integer_value(json_object_get(properties, key)) + 1;
@@ -417,7 +417,7 @@ static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 
 /* --- disks ------------------------------------------------------------------------------------------- */
 
-/* Throttling and the like: the host's, not the guest's. */
+/* Throttling and other filters belong to the host; the guest cannot see them. */
 static bool is_filter(const char *format)
 {
 	static const char *const known[] = { "throttle", "copy-on-read", "preallocate", "compress", "copy-before-write" };

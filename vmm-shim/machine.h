@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The machine as the guest sees it, and by what the guest reaches its disks.  Internal to vmm-shim; blocking as QMP is. */
+/* The machine as the guest sees it, and the devices of its disks.  Internal to vmm-shim; calls block as QMP does. */
 #ifndef GODWIT_SHIM_MACHINE_H
 #define GODWIT_SHIM_MACHINE_H
 
@@ -30,7 +30,7 @@ int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room, s
 
 /*
  * The path by which this process reaches the file that QEMU calls @filename, which may be relative, "json:...", or
- * /dev/fdset/N, in QEMU's own mount namespace.  It is not looked whether there is one.
+ * /dev/fdset/N, in QEMU's own mount namespace.  Whether the file exists is not checked.
  * Return: 0, or -EINVAL with @error saying why it is not a plain file.
  */
 int vmm_file_of(struct gw_vmm *vmm, const char *filename, char *path, size_t room, struct gw_error *error) GW_MUST_CHECK;

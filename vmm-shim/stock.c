@@ -2,9 +2,8 @@
 /*
  * Theory of operation
  *
- * Hooks see what goes through the libraries' functions, and nothing tells them of a library that makes its system calls
- * itself, as libblkio does.  But a ring leaves a trace in the process: io_uring a descriptor, libaio a mapping.  Each of
- * them must be one that the hooks were told of when it was made.
+ * Hooks see calls of the libraries' functions, and miss a library that makes its system calls itself, as libblkio does.  But a
+ * ring leaves a trace in the process: a descriptor of io_uring, a mapping of libaio.  The hooks must have seen the creation of each.
  */
 #include "vmm-shim/stock.h"
 

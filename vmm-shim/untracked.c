@@ -7,7 +7,7 @@
  * tables: none of it shows.  Such devices and objects are found by their QOM types, and back ends of network cards, which are
  * neither, by what the monitor tells of them.
  *
- * Block drivers are taken only if they are known, since a new one may do anything.  What is asked of each:
+ * Block drivers are taken only if they are known, since a new driver may do anything.  Two questions decide:
  *   - Does it write to images through functions that the hooks have (hooks.c)?  "file" and its like do, and formats and filters
  *     go to disk through them.  libblkio's (io_uring, nvme-io_uring, virtio-blk-...) makes its system calls itself.
  *   - Does it read into guest memory so that it shows?  A copy by a processor, whether the VMM's own code does it or the kernel for
@@ -170,7 +170,7 @@ static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error 
 	return rc;
 }
 
-/* What moves, rewrites or drops images while the guest runs would do so behind our back. */
+/* Jobs move, rewrite or drop images while the guest runs, and no tracker sees that. */
 int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
 {
 	json_t *list, *job;

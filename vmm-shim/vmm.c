@@ -149,7 +149,7 @@ static bool is_file_of(const struct mapped_file *file, const char *mem_path, con
 	struct stat st;
 	ssize_t length;
 
-	if (file->fd < 0) /* it is not to be had, and known by its name alone */
+	if (file->fd < 0) /* the file cannot be opened: its name alone is known */
 		return (slash = strrchr(file->mapping.path, '/')) && (S_ISREG(named->st_mode) || is_made_for(slash + 1, id));
 	if (S_ISREG(named->st_mode))
 		return fstat(file->fd, &st) == 0 && st.st_dev == named->st_dev && st.st_ino == named->st_ino;
@@ -267,7 +267,7 @@ static int run_state(struct qmp *qmp, char *state, size_t state_bytes, bool *run
 	return 0;
 }
 
-/* Switches a capability.  QEMU forgets none of them: what we switched on we switch off again. */
+/* Switches a capability.  QEMU keeps capabilities, so this process switches each one off again. */
 static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
 {
 	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
@@ -297,7 +297,7 @@ static bool is_on(const json_t *list, const char *name)
 	return false;
 }
 
-/* A godwit that was killed may have left it on; a VMM that waits for a guest has it on rightly. */
+/* A godwit that was killed may have left x-ignore-shared on.  A VMM that waits for a guest needs it on. */
 static int undo_ignore_shared(struct gw_vmm *vmm, struct gw_error *error)
 {
 	struct gw_error refused = { 0 };
@@ -314,7 +314,7 @@ static int undo_ignore_shared(struct gw_vmm *vmm, struct gw_error *error)
 	on = is_on(list, "x-ignore-shared");
 	json_decref(list);
 	if (on && ignore_shared(vmm, false, &refused) < 0)
-		gw_debug("x-ignore-shared stays on: %s", refused.text); /* a migration of somebody's is under way */
+		gw_debug("x-ignore-shared stays on: %s", refused.text); /* a migration of somebody else is under way */
 	return 0;
 }
 
@@ -415,7 +415,7 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 			close(vmm->regions[i].fd);
 	agent_close(&vmm->agent);
 	qmp_close(vmm->qmp);
-	lease_close(&vmm->lease); /* last: one that is armed still gives the guest back now */
+	lease_close(&vmm->lease); /* last: a lease that is still armed gives the guest back now */
 	free(vmm);
 }
 
@@ -546,12 +546,12 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_er
 {
 	int rc = armed ? run_state(vmm->qmp, NULL, 0, &vmm->was_running, error) : 0;
 
-	/* A guest that was paused already is nobody's to resume; what is undone is the same. */
+	/* A guest that was paused before is not resumed.  All else is undone in the same way. */
 	if (rc == 0)
 		rc = armed ? lease_arm(&vmm->lease, vmm->was_running, limit_ns, error) : lease_disarm(&vmm->lease, error);
 	if (rc == 0)
 		vmm->guarded = armed;
-	/* Only now: until the guest is about to be stopped the user's own migrate must send RAM. */
+	/* Not earlier: until the guest is about to be stopped the user's own migrate must send RAM. */
 	if (rc == 0 && armed)
 		rc = ignore_shared(vmm, true, error);
 	qmp_forget_meddling(vmm->qmp);
@@ -692,7 +692,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	int rc = 0;
 
 	gw_vmm_set_deadline(vmm, 0);
-	if (lease_check(&vmm->lease, NULL) < 0) { /* the VMM's end gives it back, and nobody else may */
+	if (lease_check(&vmm->lease, NULL) < 0) { /* the VMM's end gives the guest back, and nobody else may */
 		end_saving(vmm);
 		return 0;
 	}

@@ -144,7 +144,7 @@ GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_im
 #define GW_VMM_MAX_FACTS 1024
 #define GW_VMM_VALUE_BYTES 256
 
-/* What the guest would see differ, in words. */
+/* A property of the machine that the guest can see, in words. */
 struct gw_vmm_fact {
 	char key[GW_VMM_PLACE_BYTES + 16], value[GW_VMM_VALUE_BYTES];
 	const char *advice;             /* static: what to do at the receiver */
@@ -160,7 +160,7 @@ struct gw_vmm_fact {
  */
 GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, struct gw_vmm_fact *list, unsigned most, struct gw_error *error);
 
-/* Whether the VMM would migrate.  Return: 0; -EOPNOTSUPP with its own words for what hinders it; -EBUSY while it does. */
+/* Whether the VMM could migrate.  Return: 0; -EOPNOTSUPP with QEMU's reason in @error; -EBUSY while QEMU migrates by itself. */
 GW_MUST_CHECK int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error);
 
 /* --- source ---------------------------------------------------------------------------------------- */
@@ -195,7 +195,7 @@ GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, st
 
 /*
  * The dead man's switch, a lease that this process renews by a thread (docs/ownership.md).  Armed, right before the guest is
- * paused: should this process die, stand still for two seconds, or @limit_ns pass, the VMM gives the guest back.  Arming also
+ * paused: the VMM gives the guest back when this process dies, stands still for two seconds, or @limit_ns has passed.  Arming also
  * notes whether the guest runs.  Return: 0, or -errno with @error set: -ESTALE when the guest has been taken back.
  */
 GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error);

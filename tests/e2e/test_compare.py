@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both ends are compared before anything is changed: machine, devices, disks, memory's files.
 
-Most guests here never run: what is refused is refused before a guest matters.
+Most guests here never run: the comparison needs the VMM alone.
 """
 
 import json

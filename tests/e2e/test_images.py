@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What a move leaves on disk: half an image cannot start, a whole one can be opened again, and no header names another file.
+"""Images after a move: half an image cannot start, a whole image can be opened again, and no header names another file.
 
-No guest is needed for that: firmware alone, in 64 MiB.
+No guest system is needed: firmware runs in 64 MiB.
 """
 
 import os

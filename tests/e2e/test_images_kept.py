@@ -165,7 +165,7 @@ class Images(unittest.TestCase):
         return sender.returncode, receiver.returncode, err
 
     def arrived(self, images, destination, *ended):
-        """Every byte of every image is there: before the VMM there has them, and after it wrote to each of them."""
+        """Every byte of every image is at the destination, before and after the VMM there writes to each image."""
         self.assertEqual(ended[:2], (0, 0), ended[2])
         self.assertEqual([wrong for wrong in (image.wrong("b") for image in images) if wrong], [])
         destination.qmp("cont")
@@ -179,7 +179,7 @@ class Images(unittest.TestCase):
                 qemu_img("check", "-f", "qcow2", image.paths["b"])
 
     def test_trim_and_zero_writes_by_each_way_of_writing(self):
-        """Over what was sent and what was not yet: the last word on each byte is the one that counts."""
+        """Requests hit blocks that were sent and blocks that were not.  The last request for each byte counts."""
         images = [Image(self.folder, f"{aio.replace('_', '')}{fmt}", fmt, 4 * MIB, more=f",cache=none,aio={aio}")
                   for aio in ("threads", "native", "io_uring") for fmt in ("raw", "qcow2")]
         for image in images:
@@ -342,7 +342,7 @@ class Images(unittest.TestCase):
         self.move_all([Image(self.folder, f"name{n}", name=name, there=False) for n, name in enumerate(NAMES)], "4M")
 
     def test_block_jobs_in_mid_migration(self):
-        """A refusal with the guest running at the source, or every byte: never a success with wrong bytes."""
+        """The migration is refused and the guest runs at the source, or every byte arrives."""
         def snapshot(vm, image):
             vm.qmp("blockdev-snapshot-sync", device="disk0", format="qcow2", **{"snapshot-file": f"{image.paths['a']}.over"})
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network that loses packets without a word: one way, both ways, for good, or for eight seconds.
 
-Each end runs in a network namespace of its own.  All guests move at once; each has a port, and so rules, of its own.
+Each end runs in a network namespace of its own.  All guests move at once.  Each has a port of its own, and so its own rules.
 """
 
 import json

@@ -30,7 +30,7 @@ class Memory(unittest.TestCase):
     WORK = "GW_MIB=230 GW_RATE_MIB=16 GW_PLUGGED_MIB=330 memhp_default_state=online"
 
     def folders(self, lab, huge):
-        """Where each host has the files of each backend: what lies on huge pages here is on small ones there."""
+        """The folders of each backend's files on each host: huge pages on one host are small pages on the other."""
         shm = Path("/dev/shm")
         places = {("a", "node0"): huge, ("b", "node1"): huge} if huge else {}
         paths = {(side, name): places.get((side, name), shm) / f"gw-{os.getpid()}-{side}-{name}.ram"

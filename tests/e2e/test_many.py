@@ -117,7 +117,7 @@ class Terminals(unittest.TestCase):
         self.assertTrue(holds(self.destination, self.content))
 
     def test_a_terminal_that_wants_it_stopped(self):
-        """SIGTSTP, as ^Z sends it: a godwit that stood still would keep the guest paused."""
+        """SIGTSTP, as ^Z sends it: a godwit that obeyed would keep the guest paused."""
         for phase in ("bulk", "blackout"):
             with self.subTest(phase=phase):
                 sender = self.begin(phase, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -154,7 +154,7 @@ class Terminals(unittest.TestCase):
         os.close(writing)
 
     def test_no_standard_stream_at_all(self):
-        """A descriptor of the guest's memory must not get the number of one: what is printed would go to the guest."""
+        """A descriptor of guest memory must not get the number of a closed stream: output would go to guest memory."""
         source = self.lab.a.vm("still", guest=False, ram_mib=32, paused=True)
         self.lab.b.vm("still", guest=False, ram_mib=32, incoming=True)
         fill(source)

@@ -61,7 +61,7 @@ class Ownership(unittest.TestCase):
             self.assertNotEqual(destination.status(), "running")
 
     def test_a_godwit_that_is_stopped_loses_the_guest(self):
-        """Its guest runs again while it stands still, and it cannot commit when it thaws."""
+        """The guest runs again while godwit is stopped, and godwit cannot commit when it thaws."""
         with vmlab.Lab() as lab:
             source, destination, sender, receiver = self.begin(lab, hook="sleep 5")
             sender.send_signal(signal.SIGSTOP)
@@ -85,7 +85,7 @@ class Ownership(unittest.TestCase):
             self.assertTrue(record["owns_guest"])
 
     def test_others_may_go_on_while_a_godwit_stands_still(self):
-        """What a thawed godwit leaves behind does not undo what came after it."""
+        """A godwit that thaws does not undo a later migration."""
         with vmlab.Lab() as lab:
             source, destination, sender, receiver = self.begin(lab)
             sender.send_signal(signal.SIGSTOP)
@@ -286,7 +286,7 @@ class Ownership(unittest.TestCase):
             frozen.process.send_signal(signal.SIGCONT)
 
     def test_a_guest_that_cannot_be_started_there(self):
-        """The destination owns it, and both ends say so by an exit status and a state of their own."""
+        """The destination owns the guest, and both ends say so by an exit status and a state of their own."""
         with vmlab.Lab() as lab:
             images = [lab.folder / f"{side}.raw" for side in "ab"]
             for image in images:

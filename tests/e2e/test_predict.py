@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The blackout is predicted with all that is in it, and what does not fit is said before the guest is stopped.
+"""The blackout is predicted with all its parts, and a blackout that does not fit is refused before the guest is stopped.
 
-Guests are firmware or stand: what is measured is the way and the devices, not the memory.
+Guests are firmware or are paused: the tests measure the link and the devices, not memory.
 """
 
 import os
@@ -37,7 +37,7 @@ class Predict(unittest.TestCase):
         return self.lab.a.godwit("migrate", "--json", *options, "guest", f"tcp:127.0.0.1:{port}", timeout=timeout)
 
     def events(self, vm):
-        """What a management has seen of the guest's stops since the last look."""
+        """The STOP and RESUME events since the last call, as a management sees them."""
         vm.qmp("query-status")
         seen = [event["event"] for event in vm.qmp.events if event["event"] in ("STOP", "RESUME")]
         vm.qmp.events.clear()

@@ -132,7 +132,7 @@ class Disks(unittest.TestCase):
                 device.close()
 
     def test_libblkio_is_refused_by_name(self):
-        """It makes its system calls itself: each written block was lost, and each page that was read to."""
+        """libblkio makes its system calls itself: written blocks, and pages that it read to, would be lost."""
         image = Path("/var/tmp/lab-blkio.img")
         self.addCleanup(image.unlink)
         with open(image, "wb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A narrow or a long way between two ports of this machine, for kernels without netem."""
+"""A link with a limited rate or a long delay between two ports of this machine, for kernels without netem."""
 
 import queue
 import socket

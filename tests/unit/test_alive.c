@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A session whose peer lives and does nothing ends, and long work does not end it.  The peer is played by the test. */
+/* A session whose peer says ALIVE and does nothing ends.  Long work does not end a session.  The test plays the peer. */
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/wire.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two ends that differ: what the receiver says of each difference, before anything else is asked of either VM. */
+/* Two ends that differ: the receiver names each difference before any other call to either VM. */
 #include "engine/engine.h"
 #include "tests/lib/pair.h"
 

@@ -34,7 +34,7 @@ static size_t record_message(unsigned char *wire, size_t room)
 	return (size_t)got;
 }
 
-/* What a receiver makes of these bytes. */
+/* Gives a receiver these bytes. */
 static int receive_bytes(const unsigned char *wire, size_t bytes)
 {
 	struct gw_link_event event;

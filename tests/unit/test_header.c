@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The header of an image that came from elsewhere names no file of this host but the one that the VMM has there already. */
+/* The header of an image that came from the source names no file of this host but the VMM's own next layer. */
 #include "vmm-shim/vmm.h"
 
 #include <criterion/criterion.h>

@@ -150,7 +150,7 @@ static int stop_later(void *context)
 	return --*(int *)context < 0 ? -ECANCELED : 0;
 }
 
-/* Nothing is kept of a hash that was stopped, and the next is asked as often. */
+/* A hash that was stopped leaves nothing in the cache, and the next call reads all of the image. */
 Test(images, hashing_can_be_stopped_between_pieces)
 {
 	struct gw_disks *disks;
@@ -253,7 +253,7 @@ static size_t read_begin(int which, char *bytes, size_t room)
 	return (size_t)n;
 }
 
-/* What comes for the first block is not in the file before its time, and then it is. */
+/* The first block is withheld from the file until GW_DISK_FIRST. */
 static void check_withheld(uint64_t bytes)
 {
 	static char begin[2 * GW_DISK_BLOCK_BYTES];
@@ -380,7 +380,7 @@ static bool mount_plain(void)
 	return mount("none", "./plain", "ramfs", 0, NULL) == 0;
 }
 
-/* How often somebody came for an answer until there was one. */
+/* The number of calls of next_ended() until one request had ended. */
 static unsigned come_for(struct gw_disks *disks, struct gw_disk_request request)
 {
 	struct gw_disk_ended ended;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A VMM that answers what the test wrote down: why a migration failed is told in the VMM's own words. */
+/* A VMM that gives the test's answers: the reason of a failed migration is told in the VMM's own words. */
 #include "vmm-shim/qmp.h"
 
 #include <criterion/criterion.h>
@@ -35,7 +35,7 @@ static void serve(int listener, const char *answer)
 	_exit(0);
 }
 
-/* What is said of a migration after which query-migrate gets @answer, or the VMM dies. */
+/* The error of a migration after which query-migrate gets @answer, or the VMM dies. */
 static struct gw_error failed_with(const char *answer)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
