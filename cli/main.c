@@ -107,8 +107,8 @@ static void print_help(void)
 }
 
 /*
- * Takes the numbers of standard streams that are closed.  Otherwise a socket or the guest's memory could get such a number, and what
- * is printed would go there.  Return: false when one cannot be taken.
+ * Takes the numbers of standard streams that are closed.  Otherwise a socket or the guest's memory could get such a number, and
+ * output would go there.  Return: false when one cannot be taken.
  */
 static bool hold_standard_streams(void)
 {

@@ -3,9 +3,9 @@
  * Theory of operation
  *
  * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
- * VM's user can enter).  One godwit at a time: a second is told EBUSY.  It hands out the files that hold
- * guest RAM, starts and stops write tracking, collects on request, slows the guest, and has what comes of a guest that is
- * waited for mapped.
+ * VM's user can enter).  One godwit at a time: a second is told EBUSY.  The thread hands out the files that hold
+ * guest RAM, starts and stops write tracking, collects on request, and slows the guest.  In a VMM that waits for a guest, the thread
+ * maps the memory that arrives.
  *
  * When the connection ends, the guest is no longer slowed, and tracking and mapping stop.  The dead man's switch has a thread of
  * its own (lease.c), since the agent's thread may be busy in a long collect.  A lease that lapses ends the agent's connection too.

@@ -2,9 +2,9 @@
 /*
  * Theory of operation: files by QEMU's names for them
  *
- * QEMU's name of an image may be relative to QEMU's own folder, a pseudo name of options ("json:..."), or that of a
- * descriptor that it was given (/dev/fdset/N), and it holds in QEMU's own mount namespace.  All of them lead to a path below
- * /proc/PID that this process can open.  No name is shortened: one that does not fit is refused.
+ * QEMU's name of an image may be relative to QEMU's own folder, a pseudo name of options ("json:..."), or the name of a
+ * descriptor (/dev/fdset/N).  Each name is valid in QEMU's own mount namespace.  All of them lead to a path below /proc/PID that this
+ * process can open.  No name is shortened: a name that does not fit is refused.
  */
 #include "vmm-shim/machine.h"
 

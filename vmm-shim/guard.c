@@ -2,11 +2,11 @@
 /*
  * Theory of operation
  *
- * When godwit is gone between "guest paused" and the point of no return, nobody but the shim is left to give the guest
- * back.  The shim does what any client would: it connects to a QMP socket of the VMM and says so.  That socket serves
- * nobody else.  A few fixed commands and a look for "running": true need no JSON library inside the VMM.
+ * When godwit is gone between "guest paused" and the point of no return, only the shim is left to give the guest back.  The shim
+ * connects to a QMP socket of the VMM, as any client does, and sends the commands.  The socket serves the shim alone.  A few fixed
+ * commands and a search for "running": true need no JSON library inside the VMM.
  *
- * A VMM that hangs, on storage say, answers when it hangs no more: the attempts go on until then.
+ * A VMM that hangs, on storage for example, does not answer until the hang ends.  The attempts go on until then.
  */
 #include "vmm-shim/guard.h"
 

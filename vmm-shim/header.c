@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: the header of an image that came from elsewhere
+ * Theory of operation: the header of an image that came from the source
  *
- * An image can name other files: its backing file, a file with its data.  QEMU reads the header anew when it takes the image
- * over, and a user opens it again later; so who writes the header chooses which files of this host are read.  Therefore the
- * receiver looks at it before anybody else does.  A backing file may be the one that the VMM here has open as the next layer,
- * and no other: where the source has it under another name, or the name would be guessed a format for, it is given ours.
- * Whatever else refers to something outside of the image is refused by name.
+ * An image can name other files: its backing file, a file with its data.  QEMU reads the header again when the guest starts, and
+ * a user may open the image later.  So the writer of the header chooses which files of this host are read.  Therefore the receiver
+ * checks the header before QEMU reads it.  The only backing file allowed is the VMM's own next layer.  A header with another name
+ * for that layer, or without its format, gets the name and the format that are known here.  Any other reference to a file outside
+ * of the image is refused by name.
  *
  * Source: QEMU's docs/interop/qcow2.txt (qcow2, versions 2 and 3), docs/interop/qed_spec.txt, block/qcow.c (qcow version 1).
  */
@@ -25,7 +25,7 @@
 #define QCOW_MAGIC 0x514649fbu
 #define V2_BYTES 72u
 #define V3_BYTES 104u
-#define NAME_BYTES (HEADER_NAME_BYTES - 1) /* of a backing file's, at most */
+#define NAME_BYTES (HEADER_NAME_BYTES - 1) /* the longest name of a backing file */
 #define EXTENSION_BYTES 8u
 #define EXTENSION_BACKING_FORMAT 0xe2792acau
 #define EXTENSION_FEATURES 0x6803f857u
@@ -39,7 +39,7 @@
 /* A qcow2 image's first block, taken apart. */
 struct header {
 	unsigned char *block;
-	size_t limit;           /* all of it ends here: the first cluster, or what there is of it */
+	size_t limit;           /* the end of the header: the end of the first cluster, or of the bytes that are known */
 	size_t bytes;           /* without extensions */
 	size_t extensions_end;  /* behind the mark that ends them, or the last of them */
 	size_t name_at, name_bytes; /* the backing file's; 0: none */
@@ -79,7 +79,7 @@ static size_t padded(uint32_t bytes)
 	return ((size_t)bytes + 7) / 8 * 8;
 }
 
-/* Return: NULL, or what is wrong with the fixed part. */
+/* Return: NULL, or the fault of the fixed part in words. */
 static const char *read_fixed(struct header *header, size_t bytes)
 {
 	unsigned char *block = header->block;
@@ -143,7 +143,7 @@ static const char *read_extensions(struct header *header)
 		at += EXTENSION_BYTES + padded(bytes);
 	}
 	header->extensions_end = at;
-	/* QEMU may read on where we cannot: in a first cluster that is larger than what is looked at. */
+	/* The first cluster may be larger than the block that is checked here, and QEMU would read all of it. */
 	return header->name_at || end == (size_t)1 << get32(header->block + 20) ? NULL : "its header cannot be understood";
 }
 
@@ -159,7 +159,7 @@ bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES
 	return true;
 }
 
-/* Copies the extensions but those that are made anew, and that of feature names when it is not @keep_features. */
+/* Copies the extensions but those that are rewritten.  The feature names are copied with @keep_features only. */
 static size_t copy_extensions(const struct header *header, unsigned char *to, size_t room, bool keep_features)
 {
 	size_t used = 0;

@@ -10,8 +10,8 @@
 #define HEADER_FORMAT_BYTES 32u
 
 /*
- * The base that a qcow2 image names, and the format that it has by it ("": not said).  @block: the first @bytes of the image.
- * Return: whether it is such an image and names one.
+ * The base that a qcow2 image names, and the format of the base by that header ("": not said).  @block: the first @bytes of the image.
+ * Return: whether the block begins a qcow2 image that names a base.
  */
 bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES], char format[HEADER_FORMAT_BYTES]);
 

@@ -7,8 +7,8 @@
 #define GODWIT_SHIM_LEASE_H
 
 /*
- * Listens in @folder from a thread of its own.  @lapsed is called from that thread when a lease lapses: the caller ends
- * all that @pid, the process that held the lease, had of this VMM.  @is_slowed, from the same thread: whether the guest is slowed.
+ * Listens in @folder from a thread of its own.  @lapsed is called from that thread when a lease lapses.  It must end
+ * all connections of @pid, the process that held the lease, to this VMM.  @is_slowed, from the same thread: whether the guest is slowed.
  * Return: 0 or -errno.
  */
 int lease_start(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid));

@@ -20,15 +20,15 @@ struct lease_client {
 int lease_open(struct lease_client *lease, const char *path, struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * Arms it: from its return on the VMM's end gives the guest back should no beat come for two seconds, or @limit_ns pass.
- * @resume: giving it back means to run it.  Return: 0, or -errno with @error set: -ESTALE when the lease has lapsed.
+ * Arms the lease: from now on the VMM's end gives the guest back when no beat comes for two seconds, or when @limit_ns has passed.
+ * @resume: the guest is to run when it is given back.  Return: 0, or -errno with @error set: -ESTALE when the lease has lapsed.
  */
 int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct gw_error *error) GW_MUST_CHECK;
 
-/* Disarms it.  Return: 0, and it will not lapse any more; or -errno with @error set, and it has lapsed or may still. */
+/* Disarms the lease.  Return: 0, and the lease cannot lapse; or -errno with @error set, and the lease has lapsed or may lapse. */
 int lease_disarm(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
-/* Whether the guest is still ours.  Does not block.  Return: 0, or -ESTALE with @error set. */
+/* Whether the lease has not lapsed.  Does not block.  Return: 0, or -ESTALE with @error set. */
 int lease_check(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
 /* Closes the connection; an armed lease lapses by that.  A lease that is not open is fine. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What godwit and the lease's thread in the VMM say to each other: packets over a Unix socket (SOCK_SEQPACKET) that serves
- * nothing else.  Integers are in host order.  BEAT has no answer; OPEN, ARM and DISARM are answered with one packet.
+ * The protocol between godwit and the lease's thread in the VMM: packets over a Unix socket (SOCK_SEQPACKET) that serves
+ * no other purpose.  Integers are in host order.  BEAT has no answer; OPEN, ARM and DISARM are answered with one packet.
  * The VMM's end says LAPSED by itself before it closes.
  */
 #ifndef GODWIT_SHIM_LEASE_PROTO_H
@@ -14,7 +14,7 @@
 #define LEASE_SOCKET "lease.sock" /* in the VM's run folder */
 #define LEASE_MAGIC 0x47574c31u   /* "GWL1" */
 
-#define LEASE_BEAT_NS (200 * GW_NS_PER_MS) /* godwit renews it so often */
+#define LEASE_BEAT_NS (200 * GW_NS_PER_MS) /* the time between two beats of godwit */
 #define LEASE_NS (2 * GW_NS_PER_S)         /* without a beat it lapses after this */
 
 enum lease_type {

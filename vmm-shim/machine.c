@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: what two VMMs must have in common
+ * Theory of operation: the facts that two VMMs must have in common
  *
  * QEMU loads device state by the places that devices have, and misses some differences.  So the machine is described as pairs of
  * texts, which the receiver compares: type, processors, memory, each device, each disk.  Names that a user may choose (ids, back

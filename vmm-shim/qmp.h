@@ -42,8 +42,8 @@ int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *err
 void qmp_forget_migration(struct qmp *qmp);
 
 /*
- * Whether somebody else has let the guest run or reset it since qmp_forget_meddling(), as the events so far tell; an answer
- * to a command comes behind the events before it.  Return: the event's name, or NULL.
+ * Whether somebody else has let the guest run or reset it since qmp_forget_meddling(), by the events so far.  QEMU sends the answer
+ * to a command after all earlier events.  Return: the event's name, or NULL.
  */
 const char *qmp_meddling(const struct qmp *qmp);
 void qmp_forget_meddling(struct qmp *qmp);

@@ -2,22 +2,22 @@
 /*
  * Theory of operation: devices that write to guest memory unseen
  *
- * A tracker sees what the VMM's process and KVM write.  A device given to the guest (VFIO, vDPA) writes by DMA, a
- * vhost-user back end and whoever else maps an ivshmem are other processes, the kernel's SCSI target reads past the page
- * tables: none of it shows.  Such devices and objects are found by their QOM types, and back ends of network cards, which are
- * neither, by what the monitor tells of them.
+ * A tracker sees the writes of the VMM's process and of KVM.  It does not see others.  A device given to the guest (VFIO, vDPA)
+ * writes by DMA.  A vhost-user back end and the peers of an ivshmem are other processes.  The kernel's SCSI target writes past the
+ * page tables.  Such devices and objects are found by their QOM types.  Back ends of network cards have no QOM type and are found in
+ * the monitor's "info network".
  *
  * Block drivers are taken only if they are known, since a new driver may do anything.  Two questions decide:
  *   - Does it write to images through functions that the hooks have (hooks.c)?  "file" and its like do, and formats and filters
  *     go to disk through them.  libblkio's (io_uring, nvme-io_uring, virtio-blk-...) makes its system calls itself.
- *   - Does it read into guest memory so that it shows?  A copy by a processor, whether the VMM's own code does it or the kernel for
- *     read() and recv(), goes through the VMM's page table: write protection sees it.  So network drivers are seen, which
- *     receive from sockets and copy (nbd, ssh, curl, nfs, iscsi, rbd, gluster).  What pins the pages first and lets a device write
- *     to them later is not: O_DIRECT and fixed buffers, which the hooks note, and RDMA (iser), which they do not.
- * Calls with checked bounds (__pread64_chk) are not hooked: a compiler uses them where it knows how large the buffer is, which
- * is never so for guest memory.
+ *   - Does a tracker see its reads into guest memory?  A copy by a processor goes through the VMM's page table, and write protection
+ *     sees it.  The VMM's own code and the kernel, for read() and recv(), copy in this way.  So reads of network drivers are seen,
+ *     which receive from sockets (nbd, ssh, curl, nfs, iscsi, rbd, gluster).  A write by a device to pages that were pinned before is
+ *     not seen.  The hooks note such reads by O_DIRECT and fixed buffers, but not by RDMA (iser).
+ * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them where the size of the buffer is known, and the
+ * size of guest memory never is.
  *
- * And the VMM is asked for its rings (stock.c): one that was made past the hooks gives away whoever submits to it.
+ * The VMM is asked for its rings too (stock.c): a ring that was made without the hooks reveals a submitter that is not seen.
  */
 #include "vmm-shim/vmm_internal.h"
 

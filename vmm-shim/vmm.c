@@ -116,7 +116,7 @@ static int fetch_mappings(const struct gw_vmm *vmm, struct mapped_file *files, u
 	return 0;
 }
 
-/* Whether @name is what QEMU calls the file that it makes in a folder for backend @id: "qemu_back_mem.ID.XXXXXX". */
+/* Whether @name is QEMU's name for the file that it makes in a folder for backend @id: "qemu_back_mem.ID.XXXXXX". */
 static bool is_made_for(const char *name, const char *id)
 {
 	static const char *const begins[] = { "qemu_back_mem.", "qemu_back_mem._objects_" };
@@ -140,8 +140,8 @@ static bool is_gone(const char *path, const char *name)
 }
 
 /*
- * Whether a mapped file is the one of backend @id.  @named is what mem-path leads to: the file itself; the folder in which
- * QEMU made a file, opened it and removed its name; or, all zero, nothing any more.
+ * Whether a mapped file is the one of backend @id.  @named is the target of mem-path: the file itself; the folder in which
+ * QEMU made a file, opened it and removed its name; or, all zero, a target that is gone.
  */
 static bool is_file_of(const struct mapped_file *file, const char *mem_path, const struct stat *named, const char *id)
 {
@@ -164,7 +164,7 @@ static bool is_file_of(const struct mapped_file *file, const char *mem_path, con
 	return slash && st.st_dev == named->st_dev && is_made_for(slash + 1, id);
 }
 
-/* Looks at what mem-path names, in the VMM's own folder and mount namespace.  Return: 0 or -errno with @error set. */
+/* Looks at the target of mem-path, in the VMM's own folder and mount namespace.  Return: 0 or -errno with @error set. */
 static int stat_mem_path(struct gw_vmm *vmm, const char *id, const char *mem_path, struct stat *named, struct gw_error *error)
 {
 	char path[GW_VMM_PATH_BYTES];

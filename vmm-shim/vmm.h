@@ -180,8 +180,8 @@ GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *err
 
 /*
  * Rehearses saving the device state: the guest stands for as long as stopping and saving take, a millisecond or a few, and
- * runs on by itself, if it ran.  *state_bytes and *save_ns: how much and how long it will be; 0 where the VMM cannot
- * rehearse.  Return: 0, or -errno with the VMM's own words in @error.
+ * runs on by itself, if it ran.  *state_bytes and *save_ns: the size of the state and the time to save it; 0 where the VMM
+ * cannot rehearse.  Return: 0, or -errno with the VMM's own words in @error.
  */
 GW_MUST_CHECK int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error);
 
@@ -238,8 +238,8 @@ GW_MUST_CHECK int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error);
 /* Loads the device state; the guest stays paused. */
 GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error);
 /*
- * Judges the beginning of what came for image @ours, @bytes of it: 64 KiB, or all of a smaller image; @below: the VMM's next
- * layer, or NULL.  A backing file is renamed to that layer where the source has it elsewhere.
+ * Judges the first @bytes that came for image @ours: 64 KiB, or all of a smaller image.  @below: the VMM's next layer, or NULL.
+ * A backing file is renamed to that layer where the source has it elsewhere.
  * Return: 0; or -errno with @error set: it names other files, is encrypted, or cannot be understood.
  */
 GW_MUST_CHECK int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block,

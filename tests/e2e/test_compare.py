@@ -52,7 +52,7 @@ class Compare(unittest.TestCase):
                         "ide-hd": ["-device", f"ide-hd,drive={name},bus=ide.0"]}[via]
 
     def attempt(self, source, destination, *options, receive=(), keep=(), **other):
-        """Two VMs with these arguments and a migration.  Return: its exit code and what it said."""
+        """Two VMs with these arguments and a migration.  Return: its exit code and its error text."""
         before = {path: content(path) for path in keep}
         vms = dict({"guest": False, "paused": True, "ram_mib": 64}, **other)
         with vmlab.Lab() as lab:

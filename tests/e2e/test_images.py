@@ -67,7 +67,7 @@ class Images(unittest.TestCase):
         return sender, receiver
 
     def move(self, *options, receive=()):
-        """Return: the exit codes of both sides, and what they had to say."""
+        """Return: the exit codes and the error texts of both sides."""
         sender, receiver = self.begin(*options, receive=receive)
         _, err = sender.communicate(timeout=120)
         _, there = receiver.communicate(timeout=60)
@@ -176,7 +176,7 @@ class Images(unittest.TestCase):
         secret.write_bytes(b"of the destination" * 4096)
         a, b = self.image("a.qcow2", written=(0x5a, 1, 4)), self.image("b.qcow2")
         source, destination = self.source(drive(a)), self.destination(drive(b))
-        # QEMU has read its header; what is in the file from now on is what a hostile source would send.
+        # QEMU has read the header.  From now on the file has the content that a hostile source would send.
         planted = self.folder / "planted.qcow2"
         shutil.copy(a, planted)
         qemu_img("rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", planted)

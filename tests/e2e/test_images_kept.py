@@ -56,7 +56,7 @@ def written_chunks(path):
 
 
 class Image:
-    """A disk: an image at either end, and the chunks that are not zero of what it must hold."""
+    """A disk: an image at either end, and the chunks of its right content that are not zero."""
 
     def __init__(self, folder, disk, fmt="raw", size=2 * MIB, options=None, name=None, more="", there=True,
                  place=None):
@@ -64,7 +64,7 @@ class Image:
         self.name = name or f"{disk}.{fmt}"
         self.paths = {"a": folder / "a" / self.name, "b": (place or folder / "b") / self.name}
         self.chunks = {}
-        # An image that godwit run makes is empty, and only virtio-blk reads its size anew.
+        # An image that godwit run makes is empty, and only virtio-blk reads its size again.
         self.front = "scsi-hd,bus=scsi0.0" if there else "virtio-blk-pci"
         for side, path in self.paths.items():
             path.parent.mkdir(exist_ok=True)

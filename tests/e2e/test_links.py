@@ -19,7 +19,7 @@ import runner  # noqa: E402
 import vmlab  # noqa: E402
 
 MIB = 1 << 20
-PLACE = (16 * MIB, 40 * MIB)  # of a guest of 64 MiB; its firmware uses what lies before and behind
+PLACE = (16 * MIB, 40 * MIB)  # of a guest of 64 MiB; its firmware uses the memory before and behind
 ADDRESSES = {"a": "10.117.0.1", "b": "10.117.0.2"}
 AWAY_S = 8
 LIMIT_S = 60  # by when everything has ended: TCP gives a silent peer up after 15 s
@@ -54,7 +54,7 @@ class Network:
         return run("ip", "netns", "exec", self.names[side], "nft", *words)
 
     def lose(self, to, port):
-        """Drops what comes to one side of the connections with a port."""
+        """Drops packets to one side of the connections with a port."""
         self.nft(to, f"add rule inet lost in tcp {'dport' if to == 'b' else 'sport'} {port} counter drop comment \"{port}\"")
 
     def rules(self, side):
@@ -182,7 +182,7 @@ class Links(unittest.TestCase):
         (self.moved if case.states[1] == "running" else self.stayed)(case)
 
     def stayed_or_uncertain(self, case):
-        """If COMMIT itself is lost, nobody can know: both ends say so, and the advice that they give leads back to a guest that runs."""
+        """COMMIT is lost: both ends say that the owner is uncertain, and their advice leads to a guest that runs."""
         if case.codes[0] != 4:
             self.stayed(case)
             return

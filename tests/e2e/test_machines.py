@@ -87,7 +87,7 @@ class Memory(unittest.TestCase):
 
 class Uefi(unittest.TestCase):
     def test_variables_that_firmware_writes_meanwhile(self):
-        """The store is a flash chip: an image that -b moves, and that the VMM writes anew when the guest starts there."""
+        """The store is a flash chip: an image that -b moves, and that the VMM writes again when the guest starts there."""
         code, template = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
         if not code.exists() or not template.exists():
             self.skipTest("the package ovmf is not installed")
@@ -109,7 +109,7 @@ class Uefi(unittest.TestCase):
             vmlab.wait_for(lambda: "Shell>" in destination.serial.read_text(errors="replace"), 120, "the firmware's shell")
             destination.qmp("quit")
             destination.process.wait(30)
-            # What the firmware needs to start again: a volume's head, and what it has written.
+            # The firmware needs the head of the volume and the variables that it has written to start again.
             store = stores["b"].read_bytes()
             self.assertEqual((store[40:44], len(store)), (b"_FVH", template.stat().st_size))
             self.assertIn("BootOrder".encode("utf-16-le"), store)

@@ -19,7 +19,7 @@ MIB = 1 << 20
 GUESTS = 20
 LEGS = 20
 COMPARE = vmlab.BUILD / "perf" / "ramcmp"
-PLACE = (8 * MIB, 20 * MIB)  # of a guest of 32 MiB; its firmware uses what lies before and behind
+PLACE = (8 * MIB, 20 * MIB)  # of a guest of 32 MiB; its firmware uses the memory before and behind
 
 
 def fill(vm):
@@ -57,7 +57,7 @@ class Many(unittest.TestCase):
                 self.assertTrue(holds(destination, content), "another guest's bytes, or none")
 
     def test_there_and_back_again_and_again(self):
-        """Each time into a new VMM, on a memory file and an image that hold what an earlier stay left."""
+        """Each leg goes into a new VMM, whose memory file and image have the content of an earlier stay."""
         work = {"append": "GW_MIB=8 GW_RATE_MIB=8 GW_DISK_MIB=4 GW_DISK_RATE=100", "ram_mib": 96}
         folder = vmlab.BUILD / f"legs-{os.getpid()}"
         folder.mkdir()

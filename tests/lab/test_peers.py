@@ -31,7 +31,7 @@ XXHASH.XXH32.restype, XXHASH.XXH64.restype = ctypes.c_uint32, ctypes.c_uint64
 
 
 def seal(head, payload):
-    """A message as a peer would send it: what is spoiled here is not the wire."""
+    """A message with the right check and hash, as a peer would send it."""
     check = XXHASH.XXH32(head, ctypes.c_size_t(len(head)), ctypes.c_uint32(0))
     code = XXHASH.XXH64(payload, ctypes.c_size_t(len(payload)), ctypes.c_uint64(check))
     return head + struct.pack("!IQ", check, code) + payload

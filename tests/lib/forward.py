@@ -10,7 +10,7 @@ PIECE = 4096
 
 
 class Forwarder:
-    """Passes on what comes to .port to port .to, no faster than bytes_per_s in all, each byte delay_s late, both ways."""
+    """Forwards .port to port .to, both ways: at most bytes_per_s in all, each byte delay_s late."""
 
     def __init__(self, to, bytes_per_s=0, delay_s=0.0):
         self.to, self.bytes_per_s, self.delay_s = to, bytes_per_s, delay_s

@@ -25,7 +25,7 @@ struct sim_disks {
 	uint64_t size[SIM_IMAGES];
 	bool hole[SIM_IMAGES][SIM_BLOCKS];
 	bool unsynced[SIM_IMAGES];
-	bool withheld[SIM_IMAGES]; /* what came for the first block is not in the image yet */
+	bool withheld[SIM_IMAGES]; /* the first block that came is not in the image yet */
 	struct gw_bitmap marks[SIM_IMAGES];
 	struct gw_disk_request requests[SIM_REQUESTS];
 	bool busy[SIM_REQUESTS], was_read[SIM_REQUESTS];

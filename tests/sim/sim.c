@@ -606,7 +606,7 @@ static void lease_looks(struct sim *sim)
 	guest->guarded = false;
 }
 
-/* Somebody at the source says cont to the paused guest.  Past COMMIT nobody may, and nothing can hinder him. */
+/* Somebody at the source says cont to the paused guest.  Past COMMIT this is forbidden, and cannot be prevented. */
 static void meddle(struct sim *sim)
 {
 	struct guest *guest = &sim->source;

@@ -45,7 +45,7 @@ static int check(void *vm, struct gw_error *error)
 
 static const struct gw_vm_ops ops = { .describe = describe, .prepare = prepare, .check = check };
 
-/* Lets the two talk.  Return: what the receiver said; @alike: whether it went on to its VM. */
+/* Lets the two talk.  Return: the receiver's error text; @alike: whether it went on to its VM. */
 static const char *talk(struct vm *a, struct vm *b)
 {
 	static char text[GW_ERROR_TEXT_BYTES];
@@ -149,7 +149,7 @@ Test(compare, the_same_file_of_memory_is_refused)
 	cr_assert_not_null(strstr(talk(&a, &b), "lies in the very same file"));
 	b.region.file.host[3] ^= 1; /* on another host the numbers mean nothing */
 	cr_assert_str_eq(talk(&a, &b), "alike");
-	memset(&a.region.file, 0, sizeof(a.region.file)); /* nobody can tell */
+	memset(&a.region.file, 0, sizeof(a.region.file)); /* the file is not known */
 	memset(&b.region.file, 0, sizeof(b.region.file));
 	cr_assert_str_eq(talk(&a, &b), "alike");
 	close_both(&a, &b);

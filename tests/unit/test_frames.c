@@ -96,7 +96,7 @@ static int put_with_flipped_bit(size_t bit, unsigned char *memory, size_t memory
 	shutdown(data[0], SHUT_WR); /* a header that passes ends with "closed" */
 	while (rc == 0)
 		rc = gw_link_poll(link, &event, GW_NS_PER_S);
-	close(control[0]); /* nobody is left to part from */
+	close(control[0]); /* the peer is gone before the link is closed */
 	close(data[0]);
 	gw_link_close(link);
 	return rc;

@@ -18,7 +18,7 @@
 
 static struct gw_vmm_image ours = { .name = "disk0", .format = "qcow2" };
 static struct gw_vmm_image below = { .name = "disk0/1", .format = "raw" };
-static unsigned char block[BLOCK + 1]; /* and one that nobody may touch */
+static unsigned char block[BLOCK + 1]; /* and one byte that must stay as it is */
 static char base[80], top_folder[64];
 
 static void put32(size_t at, uint32_t value)
@@ -210,7 +210,7 @@ Test(header, whatever_else_is_outside_of_the_image_is_refused)
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "not known here"));
 	memset(block, 0, BLOCK);
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "no qcow2"));
-	make(3, 21, NULL, NULL, 0); /* an extension that runs out of what can be seen, while QEMU would read on */
+	make(3, 21, NULL, NULL, 0); /* an extension that ends behind the block, where QEMU would read on */
 	add_extension(112, 0x12345678, NULL, 0);
 	put32(116, BLOCK - 112 - 8);
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "cannot be understood"));
@@ -233,7 +233,7 @@ Test(header, whatever_else_is_outside_of_the_image_is_refused)
 	cr_assert_eq(adopt(NULL, NULL), 0);
 }
 
-/* Headers at random: what is taken names our layer, and is taken again as it is. */
+/* Random headers: a header that is accepted names our layer, and is accepted again without a change. */
 Test(header, whatever_comes_is_refused_or_names_our_layer)
 {
 	static unsigned char once[BLOCK];

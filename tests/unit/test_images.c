@@ -347,7 +347,7 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	close(fd);
 }
 
-/* Of one that was not blank the header is kept, behind the text, for whoever makes it anew on its base. */
+/* The header of an image that was not blank is kept behind the text, so that the image can be made again on its base. */
 Test(images, an_overwritten_image_keeps_the_name_of_its_base_after_a_failure)
 {
 	static char before[2 * MIB], after[65536];
