@@ -28,6 +28,11 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return cli_disks_track(vm, tracker, error);
 }
 
+static int vm_settle(void *vm, uint64_t *ns, struct gw_error *error)
+{
+	return gw_vmm_settle(((struct cli_vm *)vm)->vmm, ns, error);
+}
+
 static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
@@ -231,6 +236,7 @@ const struct gw_vm_ops cli_vm_ops = {
 	.describe = cli_facts,
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
+	.settle = vm_settle,
 	.rehearse = vm_rehearse,
 	.guard = vm_guard,
 	.guard_limit = vm_guard_limit,

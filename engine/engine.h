@@ -116,6 +116,12 @@ struct gw_vm_ops {
 	/* The same for the images of options.disks, in blocks of GW_DISK_BLOCK_BYTES.  NULL: no disks can be moved. */
 	int (*disk_tracker_open)(void *vm, struct gw_tracker **tracker, struct gw_error *error);
 	/*
+	 * Source, while the guest runs: writes back what is cached of its images, which pausing would wait for.  Does not block;
+	 * asked again and again until it is over.  *ns: what pausing will take for it.  NULL: nothing is cached.
+	 * Return: 1 when it is over, 0 while it is under way, -errno.
+	 */
+	int (*settle)(void *vm, uint64_t *ns, struct gw_error *error);
+	/*
 	 * Rehearses saving the device state, before anything is copied; the guest may stand for a moment.  *state_bytes: how
 	 * much it will be; *save_ns: how long saving will take.  A 0 says that it is not known.  A failure ends the migration:
 	 * its text is the VMM's own.  NULL: nothing is rehearsed, and both are estimated.

@@ -47,7 +47,7 @@ static uint64_t sync_ns(const struct predict_syncs *syncs, uint64_t bytes)
 struct gw_prediction predict(const struct predict_input *input)
 {
 	struct gw_prediction parts = {
-		.pause_ns = PAUSE_NS,
+		.pause_ns = PAUSE_NS + input->flush_ns,
 		.collect_ns = COLLECTS * input->collect_ns,
 		.last_round_ns = (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S / input->bytes_per_s),
 		.save_ns = input->save_ns ? input->save_ns : SAVE_NS,

@@ -27,6 +27,7 @@ struct predict_input {
 	uint64_t sync_bytes;     /* of images, to be synced in the blackout; 0: none */
 	struct predict_syncs syncs;
 	uint64_t collect_ns;     /* the latest collect, while the guest ran */
+	uint64_t flush_ns;       /* of the source's images, by pausing */
 	uint64_t save_ns;        /* of the rehearsal; 0: not rehearsed */
 	uint64_t state_ns;       /* device state on the control connection */
 	uint64_t round_trip_ns;

@@ -2,7 +2,8 @@
 /*
  * Theory of operation: what is measured before anything is copied
  *
- * Once the two sides have agreed, the VM rehearses saving its device state, which tells the time and the size, or that
+ * Pausing flushes the guest's images, so they are settled first, while the guest runs.  A guest whose pause would be too long
+ * by that alone is not stopped for a rehearsal either.  Then the VM rehearses saving its device state, which tells the time and the size, or that
  * saving fails.  Then the way is measured with ECHO, while the link is idle: a few short ones, whose shortest answer is the
  * round trip, and then as many bytes as the device state has.  They go on the control connection, in pieces of the same
  * size, as the device state will.  A blackout that is too long by these parts alone is said here, by number: no round
@@ -15,6 +16,8 @@
 #include <errno.h>
 
 #define SHORT_ECHOES 3u
+#define SETTLE_LOOK_NS (1 * GW_NS_PER_MS)
+#define SETTLE_PATIENCE_NS (600 * GW_NS_PER_S) /* gigabytes on a slow disk; then it is a standstill (alive.c) */
 #define PIECE_BYTES DEVICE_CHUNK_BYTES
 #define MOST_BYTES (1024u * 1024) /* what is beyond goes at the same rate */
 
@@ -28,13 +31,38 @@ static unsigned pieces(const struct rehearsal *rehearsal)
 	return (unsigned)((burst_bytes(rehearsal) + PIECE_BYTES - 1) / PIECE_BYTES);
 }
 
-int rehearse_begin(struct gw_session *s)
+int rehearse_settle(struct gw_session *s)
+{
+	struct source_half *source = &s->source;
+	uint64_t now = session_now(s);
+	int rc;
+
+	if (!source->settling)
+		source->settle_from_ns = now;
+	rc = s->vm_ops->settle(s->vm, &source->flush_ns, &s->error);
+	source->settling = rc == 0;
+	if (rc > 0)
+		source->settled_ns = session_now(s);
+	if (rc == 0 && s->wait_ns > SETTLE_LOOK_NS)
+		s->wait_ns = SETTLE_LOOK_NS;
+	if (rc == 0 && now - source->settle_from_ns < SETTLE_PATIENCE_NS)
+		s->alive.work++;
+	return rc;
+}
+
+/* A pause that is too long by the images alone. */
+static bool flush_is_long(const struct gw_session *s)
+{
+	return s->source.flush_ns > s->options.downtime_ns;
+}
+
+static int rehearse_saving(struct gw_session *s)
 {
 	struct rehearsal *rehearsal = &s->source.rehearsal;
 	size_t bytes = 0;
 	int rc = 0;
 
-	if (s->vm_ops->rehearse)
+	if (s->vm_ops->rehearse && !flush_is_long(s))
 		rc = s->vm_ops->rehearse(s->vm, &bytes, &rehearsal->save_ns, &s->error);
 	if (rc < 0) {
 		gw_error_prefix(&s->error, "the device state cannot be saved, so nothing was copied");
@@ -45,6 +73,15 @@ int rehearse_begin(struct gw_session *s)
 	return 0;
 }
 
+int rehearse_begin(struct gw_session *s)
+{
+	if (!s->vm_ops->settle)
+		return rehearse_saving(s);
+	s->source.settling = true;
+	s->source.settle_from_ns = session_now(s);
+	return 0;
+}
+
 /* Sends what is to be sent next.  Return: 1, 0 when an answer or room is awaited, -errno. */
 int rehearse_pump(struct gw_session *s)
 {
@@ -52,6 +89,12 @@ int rehearse_pump(struct gw_session *s)
 	uint32_t bytes = WIRE_ECHO_BYTES;
 	int rc;
 
+	if (s->source.settling) {
+		rc = rehearse_settle(s);
+		if (rc > 0)
+			rc = rehearse_saving(s);
+		return rc;
+	}
 	if (!rehearsal->under_way || rehearsal->sent == SHORT_ECHOES + pieces(rehearsal) ||
 	    (rehearsal->sent <= SHORT_ECHOES && rehearsal->sent > rehearsal->answered))
 		return 0;
@@ -74,7 +117,7 @@ int rehearse_pump(struct gw_session *s)
 static int check_fits(struct gw_session *s)
 {
 	const struct rehearsal *rehearsal = &s->source.rehearsal;
-	struct gw_prediction known = { .save_ns = rehearsal->save_ns, .state_ns = rehearsal->state_ns,
+	struct gw_prediction known = { .pause_ns = s->source.flush_ns, .save_ns = rehearsal->save_ns, .state_ns = rehearsal->state_ns,
 				       .messages_ns = 2 * rehearsal->round_trip_ns };
 	char text[160];
 

@@ -74,6 +74,9 @@ struct alive {
 struct source_half {
 	struct rehearsal rehearsal;
 	uint64_t collect_ns;      /* the latest, of the trackers alone */
+	bool settling;            /* see gw_vm_ops.settle */
+	uint64_t settle_from_ns, settled_ns; /* when it began, when it was over */
+	uint64_t flush_ns;        /* what pausing will take for the images */
 	unsigned too_long_rounds; /* see converge.h */
 	bool waits_for_sync;
 	struct gw_tracker *tracker;
@@ -230,6 +233,8 @@ void throttle_lift(struct gw_session *s);
 /* rehearse.c: measures what the blackout needs, then calls source_rehearsed(). */
 #define DEVICE_CHUNK_BYTES (64u * 1024)
 int rehearse_begin(struct gw_session *s) GW_MUST_CHECK;
+/* Goes on with gw_vm_ops.settle.  Return: 1 when it is over, 0 while it is under way, -errno. */
+int rehearse_settle(struct gw_session *s) GW_MUST_CHECK;
 int rehearse_pump(struct gw_session *s) GW_MUST_CHECK;
 int rehearse_answered(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 int source_rehearsed(struct gw_session *s) GW_MUST_CHECK;

@@ -146,6 +146,8 @@ static int collect(struct gw_session *s)
 	return 0;
 }
 
+#define SETTLED_NS (1 * GW_NS_PER_S) /* so long images that were settled have little to be flushed */
+
 static int give_up(struct gw_session *s, const struct converge_input *input)
 {
 	char text[160];
@@ -187,6 +189,7 @@ static void predict_now(struct gw_session *s, double bytes_per_s)
 		.sync_bytes = disk_last_sync_bytes(s),
 		.syncs = source->disk.syncs,
 		.collect_ns = source->collect_ns,
+		.flush_ns = source->flush_ns,
 		.save_ns = source->rehearsal.save_ns,
 		.state_ns = source->rehearsal.state_ns,
 		.round_trip_ns = source->rehearsal.round_trip_ns,
@@ -216,8 +219,14 @@ static int go_on(struct gw_session *s, const struct converge_input *input)
 /* Stops the guest, once no image needs a sync that could have been done before. */
 static int switch_over(struct gw_session *s)
 {
-	int rc = disk_make_whole(s);
+	int rc;
 
+	if (s->vm_ops->settle && !round_is_late(s) && session_now(s) - s->source.settled_ns > SETTLED_NS) {
+		hot_forget(s);
+		rc = rehearse_settle(s);
+		return rc < 0 ? rc : 1; /* what it finds is part of the next decision */
+	}
+	rc = disk_make_whole(s);
 	if (rc == 1) {
 		s->source.waits_for_sync = true;
 		hot_forget(s);
@@ -267,12 +276,31 @@ static int decide(struct gw_session *s)
 	return give_up(s, &input);
 }
 
+/* Return: 1 when nothing is to be waited for, 0, -errno. */
+static int settled(struct gw_session *s)
+{
+	struct source_half *source = &s->source;
+	uint64_t waited_ns = session_now(s) - source->settle_from_ns;
+
+	if (!source->settling)
+		return 1;
+	if (!round_is_late(s))
+		return rehearse_settle(s);
+	source->settling = false;
+	if (source->flush_ns < waited_ns)
+		source->flush_ns = waited_ns;
+	return 1;
+}
+
 int source_rounds(struct gw_session *s)
 {
 	int rc;
 
 	if (s->source.round_open)
 		return round_pump(s);
+	rc = settled(s);
+	if (rc <= 0)
+		return rc;
 	if (s->source.waits_for_sync && disk_sync_is_pending(s) &&
 	    (!round_is_late(s) || s->options.on_limit == GW_LIMIT_STOP_COPY))
 		return 0;

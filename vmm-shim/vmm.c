@@ -15,6 +15,7 @@
 #include "vmm-shim/lease_client.h"
 #include "vmm-shim/lease_proto.h"
 #include "vmm-shim/machine.h"
+#include "vmm-shim/settle.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -66,6 +67,7 @@ struct gw_vmm {
 	bool fd_passed; /* QEMU holds the other end of saving.fd under SAVE_FD */
 	bool migrating; /* QEMU's migrate was given and may be under way */
 	struct saving saving;
+	struct settle *settle; /* under way; NULL: none */
 };
 
 /* --- looking at RAM ---------------------------------------------------------------------------- */
@@ -409,6 +411,7 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 	if (vmm->fd_passed && vmm->qmp && !vmm->lease.lapsed)
 		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
 	(void)rc; /* a VMM that is gone needs neither */
+	settle_abandon(&vmm->settle);
 	end_saving(vmm);
 	for (unsigned i = 0; i < vmm->region_count; i++)
 		if (vmm->regions[i].fd >= 0)
@@ -561,6 +564,26 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_er
 int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, struct gw_error *error)
 {
 	return lease_arm(&vmm->lease, vmm->was_running, limit_ns, error);
+}
+
+/* The guest's RAM is no image, though it may be a file. */
+static bool is_memory(const void *context, const struct stat *st)
+{
+	const struct gw_vmm *vmm = context;
+	struct stat ram;
+
+	for (unsigned i = 0; i < vmm->region_count; i++)
+		if (vmm->regions[i].fd >= 0 && fstat(vmm->regions[i].fd, &ram) == 0 && ram.st_dev == st->st_dev &&
+		    ram.st_ino == st->st_ino)
+			return true;
+	return false;
+}
+
+int gw_vmm_settle(struct gw_vmm *vmm, uint64_t *ns, struct gw_error *error)
+{
+	int rc = vmm->settle ? 0 : settle_begin(&vmm->settle, gw_vmm_pid(vmm), is_memory, vmm, error);
+
+	return rc < 0 ? rc : settle_poll(&vmm->settle, ns);
 }
 
 void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns)

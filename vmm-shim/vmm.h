@@ -200,6 +200,13 @@ GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, st
  */
 GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error);
 
+/*
+ * While the guest runs: writes what the host caches of its images to their devices, so that the pause need not wait for that.
+ * Does not block; is to be called until it is over.  *ns: what the pause will take for it, from the latest of a few passes.
+ * Return: 1 when it is over, 0 while it is under way, -errno with @error set.
+ */
+GW_MUST_CHECK int gw_vmm_settle(struct gw_vmm *vmm, uint64_t *ns, struct gw_error *error);
+
 /* While it is armed: from now on @limit_ns are its limit.  Return: 0, or -errno with @error set, as above. */
 GW_MUST_CHECK int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, struct gw_error *error);
 

@@ -125,6 +125,23 @@ class Predict(unittest.TestCase):
         self.assertEqual(self.events(source), [])
         receiver.communicate(timeout=60)
 
+    def test_images_that_take_long_to_flush(self):
+        """`stop` flushes them: the guest is not stopped, not even for a rehearsal."""
+        def drive(side):
+            image = self.lab.folder / f"disk-{side}"
+            image.touch()
+            os.truncate(image, 1 << 20)
+            return ["-drive", f"file={image},format=raw,if=none,id=disk0,cache=writeback", "-device",
+                    "virtio-blk-pci,drive=disk0,id=disk0"]
+        slow = {"LD_PRELOAD": str(vmlab.BUILD / "tests" / "libslowsync.so"), "SLOW_RECORD_MS": "500"}
+        self.lab.a.env.update(slow)
+        source = self.lab.a.vm(extra=drive("a"), **SMALL)
+        self.lab.b.vm(incoming=True, extra=drive("b"), **SMALL)
+        receiver, port = self.receive()
+        self.events(source)
+        self.check_refused(source, receiver, self.migrate(port, "-b"), r"at least \d{3,} ms \(\d{3,} stop", "300 are allowed")
+        self.assertEqual(self.events(source), [])
+
     def test_a_big_guest(self):
         """Saving takes time in proportion to memory under KVM: 375 ms here for 900 GiB."""
         kvm = {"ram_mib": 900 << 10, "paused": True, "patience": 60}

@@ -25,9 +25,9 @@
 #include "engine/engine.h"
 
 #include "base/log.h"
-#include "tests/lib/pair.h"
 #include "tests/sim/cells.h"
 #include "tests/sim/disk.h"
+#include "tests/sim/links.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -64,6 +64,7 @@ struct guest {
 	bool running, was_running, guarded, dead, tracking;
 	bool lapsed;      /* source: the VM took the guest back: nothing can be disarmed any more */
 	bool meddled;     /* source: somebody resumed the paused guest */
+	unsigned settles; /* looks at the images being settled */
 	bool recorded;    /* that nobody knows who owns the guest */
 	uint64_t beat_ns; /* source: when the session was last stepped */
 	uint64_t armed_until_ns;
@@ -289,6 +290,18 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return rc < 0 ? rc : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
 }
 
+/* Takes a few looks, while the guest runs. */
+static int vm_settle(void *vm, uint64_t *ns, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	if (!guest->running && guest->was_running)
+		wrong(guest->sim, "settled in the pause");
+	*ns = 2 * GW_NS_PER_MS;
+	return rc < 0 ? rc : ++guest->settles % 3 == 0;
+}
+
 /* The guest stands for a moment and goes on. */
 static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error)
 {
@@ -482,6 +495,7 @@ static bool vm_was_running(void *vm)
 static const struct gw_vm_ops vm_ops = {
 	.tracker_open = vm_tracker_open,
 	.disk_tracker_open = vm_disk_tracker_open,
+	.settle = vm_settle,
 	.rehearse = vm_rehearse,
 	.guard = vm_guard,
 	.guard_limit = vm_guard_limit,
@@ -711,35 +725,6 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 	}
 	if (outcome->steps >= MAX_STEPS)
 		wrong(sim, "it does not end");
-}
-
-static uint64_t rail_bytes[GW_LINK_MAX_RAILS];
-
-static void open_links(struct gw_link **a, struct gw_link **b, unsigned channels, uint64_t seed)
-{
-#ifdef SIM_VERBS
-	const char *rail = getenv("LAB_RAIL");
-	struct gw_link_options options = { .channels = channels, .allow_remote = true, .rails = &rail,
-					   .rail_count = rail != NULL, .queue_pairs = (unsigned)(1 + seed % 3) };
-	struct gw_error error = { 0 };
-
-	if (pair_connect("rdma", getenv("LAB_ADDRESS"), &options, a, b, &error) < 0) {
-		printf("seed %llu: %s\n", (unsigned long long)seed, error.text);
-		exit(1);
-	}
-#else
-	if (gw_mem_pair(a, b, channels, seed) < 0)
-		abort();
-#endif
-}
-
-static void count_rails(const struct gw_link *link)
-{
-	struct gw_link_counters counters;
-
-	gw_link_counters(link, &counters);
-	for (unsigned i = 0; i < GW_LINK_MAX_RAILS; i++)
-		rail_bytes[i] += counters.rail_bytes[i];
 }
 
 static struct outcome migrate(const struct scenario *scenario)
