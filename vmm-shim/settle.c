@@ -64,8 +64,8 @@ static void *run(void *argument)
 	return NULL;
 }
 
-/* Whether descriptor @name of the process may be written through.  fdinfo tells, without opening it. */
-static bool is_writable(int pid, const char *name)
+/* Whether descriptor @name of the process is open as QEMU opens images, to read and write: logs are not read. */
+static bool is_read_and_written(int pid, const char *name)
 {
 	char path[64], line[128];
 	unsigned flags = O_RDONLY;
@@ -78,7 +78,18 @@ static bool is_writable(int pid, const char *name)
 			break;
 	if (info)
 		fclose(info);
-	return (flags & O_ACCMODE) != O_RDONLY;
+	return (flags & O_ACCMODE) == O_RDWR;
+}
+
+/* QEMU may have an image open more than once. */
+static bool is_there(const struct settle *settle, const struct stat *st)
+{
+	struct stat other;
+
+	for (unsigned i = 0; i < settle->count; i++)
+		if (fstat(settle->fds[i], &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino)
+			return true;
+	return false;
 }
 
 static void add_file(struct settle *settle, int pid, const char *name, bool (*skip)(const void *, const struct stat *),
@@ -89,8 +100,8 @@ static void add_file(struct settle *settle, int pid, const char *name, bool (*sk
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd/%.16s", pid, name);
-	if (settle->count == MOST_FILES || stat(path, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) ||
-	    skip(context, &st) || !is_writable(pid, name))
+	if (settle->count == MOST_FILES || stat(path, &st) < 0 || (!S_ISBLK(st.st_mode) && (!S_ISREG(st.st_mode) || st.st_size == 0)) ||
+	    skip(context, &st) || !is_read_and_written(pid, name) || is_there(settle, &st))
 		return;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd >= 0)

@@ -12,7 +12,7 @@
 struct settle;
 
 /*
- * Begins to sync the files that process @pid has open for writing, by a thread; files that @skip answers yes to are left out.
+ * Begins to sync the images that process @pid has open for writing, by a thread; files that @skip answers yes to are left out.
  * Return: 0 and *settle, to be given to settle_poll() or settle_abandon(); or -errno with @error set.
  */
 int settle_begin(struct settle **settle, int pid, bool (*skip)(const void *context, const struct stat *st), const void *context,
