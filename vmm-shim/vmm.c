@@ -60,6 +60,7 @@ struct gw_vmm {
 	unsigned region_count;
 	struct gw_vmm_region regions[GW_VMM_MAX_REGIONS];
 	uint8_t mapping_of[GW_VMM_MAX_REGIONS]; /* the agent's index of each region */
+	struct stat memory[GW_VMM_MAX_REGIONS]; /* the file of each region */
 	struct lease_client lease;
 	bool guarded, was_running;
 	bool left_paused;     /* resume failed: the agent is to go on trying */
@@ -217,6 +218,8 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		snprintf(region->name, sizeof(region->name), "%.63s", id);
 		region->bytes = bytes;
 		region->fd = files[i].fd;
+		if (fstat(region->fd, &vmm->memory[vmm->region_count]) < 0)
+			return gw_error_set(error, -errno, "the file of RAM '%s': %s", id, strerror(errno));
 		files[i].taken = true;
 		vmm->mapping_of[vmm->region_count++] = files[i].index;
 		return 0;
@@ -570,11 +573,9 @@ int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, struct gw_error *e
 static bool is_memory(const void *context, const struct stat *st)
 {
 	const struct gw_vmm *vmm = context;
-	struct stat ram;
 
 	for (unsigned i = 0; i < vmm->region_count; i++)
-		if (vmm->regions[i].fd >= 0 && fstat(vmm->regions[i].fd, &ram) == 0 && ram.st_dev == st->st_dev &&
-		    ram.st_ino == st->st_ino)
+		if (vmm->memory[i].st_dev == st->st_dev && vmm->memory[i].st_ino == st->st_ino)
 			return true;
 	return false;
 }
