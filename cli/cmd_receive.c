@@ -188,7 +188,11 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	listen = option_value(command, &given, "listen");
 	guest = option_value(command, &given, "guest");
 	wait.fault = option_value(command, &given, "fault");
-	if (!name || !listen || given.count > 0 || strlen(listen) >= sizeof(wait.address) - 8 || !strchr(listen, ':')) {
+	if (listen && (!strchr(listen, ':') || strlen(listen) >= sizeof(wait.address) - 8)) {
+		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444", listen);
+		return EXIT_USAGE;
+	}
+	if (!name || !listen || given.count > 0) {
 		complain(command, "a name and an address are needed: godwit receive %s", command->arguments);
 		return EXIT_USAGE;
 	}

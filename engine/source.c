@@ -162,11 +162,12 @@ static int give_up(struct gw_session *s, const struct converge_input *input)
 		return gw_error_set(&s->error, -EBUSY, "the time is up, and the destination's images are not synced yet: allow more "
 							"with --max-time, or say --on-limit stop-copy");
 	return gw_error_set(&s->error, -EBUSY,
-			    "does not converge: the guest dirties %.0f MiB/s, the link carries %.0f MiB/s, after %u rounds "
-			    "the blackout would be %.0f ms (%s) and %.0f are allowed; allow it with --downtime, or say "
-			    "--on-limit %s",
-			    s->source.dirty_rate.bytes_per_s / 1048576.0, input->sent_bytes_per_s / 1048576.0,
-			    s->status.round, (double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6,
+			    "does not converge: the guest dirties %.0f MiB/s, %.0f MiB/s are sent%s, after %u rounds "
+			    "the blackout would be %.0f ms (%s) and %.0f are allowed; allow it with --downtime, let it try longer "
+			    "with --rounds or --max-time, or say --on-limit %s",
+			    s->source.dirty_rate.bytes_per_s / 1048576.0, input->copied_bytes_per_s / 1048576.0,
+			    s->options.bandwidth_bytes_per_s ? " (--bandwidth)" : "", s->status.round,
+			    (double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6,
 			    s->options.on_limit == GW_LIMIT_GIVE_UP ? "throttle or stop-copy" : "stop-copy");
 }
 

@@ -295,7 +295,7 @@ static int connect_control(const char *uri, const struct addrinfo *list, const s
 			break;
 	}
 	if (fd == -ECONNREFUSED)
-		return gw_error_set(error, fd, "nothing listens at '%s': start 'godwit receive' there first", uri);
+		return gw_error_set(error, fd, "nothing listens at '%s': start 'godwit receive' (or 'godwit bench --listen') there first", uri);
 	return gw_error_set(error, fd, "'%s' cannot be reached: %s", uri, strerror(-fd));
 }
 

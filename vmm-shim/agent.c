@@ -436,7 +436,7 @@ static int is_slowed(void)
 static void take_client(struct agent *agent)
 {
 	int fd = accept4(agent->listener, NULL, NULL, SOCK_CLOEXEC);
-	struct gw_error error = { .code = -EBUSY, .text = "another godwit is attached to this VM" };
+	struct gw_error error = { .code = -EBUSY, .text = "another godwit is attached to this VM: 'godwit status' tells of it" };
 	struct agent_reply busy = new_reply(AGENT_HELLO, -EBUSY, &error);
 	struct agent_request scrap;
 
