@@ -210,7 +210,10 @@ static int vm_handover(void *vm, bool give_up, struct gw_error *error)
 
 static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *error)
 {
-	return gw_vmm_load(((struct cli_vm *)vm)->vmm, state, bytes, error);
+	struct cli_vm *self = vm;
+	int rc = gw_images_check(self->disks, error); /* QEMU itself would find it out after COMMIT */
+
+	return rc < 0 ? rc : gw_vmm_load(self->vmm, state, bytes, error);
 }
 
 static int vm_start(void *vm, bool run, struct gw_error *error)

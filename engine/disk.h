@@ -65,7 +65,10 @@ struct gw_disk_ops {
 	 * Return: 1 and [*first, *end), 0 for no more, -errno.
 	 */
 	int (*next_data)(struct gw_disks *disks, unsigned image, uint64_t from, uint64_t *first, uint64_t *end);
-	/* Begins a request; its memory is the callee's until it has ended.  Return: 0, -EAGAIN (reap first), -errno. */
+	/*
+	 * Begins a request; its memory is the callee's until it has ended.  Return: 0, -EAGAIN (reap first), -EBUSY when a VMM
+	 * was started on an image that is being received, -errno.
+	 */
 	int (*begin)(struct gw_disks *disks, const struct gw_disk_request *request);
 	/* Return: 1 and one request that has ended, in any order; 0 when none has. */
 	int (*next_ended)(struct gw_disks *disks, struct gw_disk_ended *ended);
@@ -76,12 +79,14 @@ struct gw_disk_ops {
 	/*
 	 * Receiver, once, before anything else: makes the file ready to take @bytes.  From here on its first GW_DISK_BLOCK_BYTES are
 	 * withheld: on disk a text stands there that no format takes for its own, until GW_DISK_FIRST.
-	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written.
+	 * It takes the image for this receiver alone, until the disks are closed.
+	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written, in use, taken.
 	 */
 	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
 	/*
 	 * Receiver, before the first write after GW_DISK_FIRST has ended: withholds the first block again.  A killed process
-	 * leaves an image that cannot start; a host that dies may leave the first block that was there.  Return: 0 or -errno.
+	 * leaves an image that cannot start; a host that dies may leave the first block that was there.  Return: 0, -EBUSY when
+	 * a VMM writes to the image, -errno.
 	 */
 	int (*withhold)(struct gw_disks *disks, unsigned image);
 	/*
@@ -140,6 +145,12 @@ struct gw_image_file {
 GW_PUBLIC GW_MUST_CHECK int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
 					   bool writable, struct gw_error *error);
 
+/*
+ * Receiver, before the VMM loads the device state: whether the images are this receiver's still.  No VMM holds locks on them
+ * then, its own neither.  Return: 0, also for NULL; or -EBUSY with @error set.
+ */
+GW_PUBLIC GW_MUST_CHECK int gw_images_check(struct gw_disks *disks, struct gw_error *error);
+
 /* Receiver: the guest is here, and the images with it. */
 GW_PUBLIC void gw_images_keep(struct gw_disks *disks);
 
@@ -147,7 +158,7 @@ GW_PUBLIC void gw_images_keep(struct gw_disks *disks);
  * Waits for what is under way, closes.  What was prepared and not kept is half a copy, and no guest must start on it.  A file
  * is made again what it was before, if it was blank.  One that was not is cut to nothing, but for the text and the header that it
  * had, if that was qcow2's.  A block device gets the text back that stands in place of its first block.  The next attempt finds
- * each of them blank.  NULL is fine.
+ * each of them blank.  An image that a VMM uses is left alone.  NULL is fine.
  */
 GW_PUBLIC void gw_images_close(struct gw_disks *disks);
 

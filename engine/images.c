@@ -13,12 +13,19 @@
  * What a receiver has for the first block of an image stays in memory (firstblock.h), so that an image that is not whole cannot
  * start, whatever becomes of this process.  GW_DISK_FIRST brings it to the image: a write of 64 KiB, before a sync.
  *
+ * A receiver has an image for itself from prepare to close, by a lock (base/imagelock.h), and a block device by O_EXCL too, which
+ * counts whatever node it was opened by.  A stopped receiver keeps them, so that nobody else's guest is in the image when it goes
+ * on.  A VMM that somebody starts on the image meanwhile is found by its own locks: nothing is written to the image then, and
+ * nothing of it undone.  A file system without locks is refused: what a receiver undoes could be a running guest's.
+ *
  * Reads through the page cache leave nothing there that was not there before: the guest's own hot blocks must
  * neither be pushed out by a copy that passes each block once, nor dropped with it.
  */
 #include "engine/disk.h"
 
+#include "base/clock.h"
 #include "base/halfcopy.h"
+#include "base/imagelock.h"
 #include "engine/firstblock.h"
 #include "engine/imagehash.h"
 #include "engine/page.h"
@@ -42,15 +49,16 @@
 #define DIRECT_ALIGN 4096u
 #define ZERO_BYTES (1024u * 1024) /* are written at a time */
 #define BLANK_BYTES (16u * 1024 * 1024) /* what a blank file has at most, but for holes */
-#define SOURCE_LOCK 0x676f647769740000 /* a place for a lock, not for bytes */
+#define LOOK_NS (100 * GW_NS_PER_MS) /* whether a VMM uses an image is asked so often while it is written to */
 
 struct image_fds {
-	int fd, direct; /* direct -1: none */
+	int fd, direct, claim; /* -1: none; claim: a block device's, opened by nobody else with O_EXCL */
 	bool is_device, overwrite, read_only;
 	bool half; /* prepared, and not known to be whole */
 	bool fresh; /* a file that was empty when it was prepared: what is not in @written reads as zeros */
 	struct written written;
 	struct first_block first;
+	uint64_t looked_ns; /* whether a VMM uses it */
 	int (*adopt)(void *context, unsigned char *block, size_t bytes, struct gw_error *error);
 	void *context;
 	bool was_blank; /* a file, before it was prepared; then it was: */
@@ -223,6 +231,17 @@ static int prepare_first(struct image_fds *fds, struct work *work)
 	return rc;
 }
 
+/* Whether a VMM has come to use an image that is being received.  Asked at times, but always before it becomes whole. */
+static bool is_taken(struct image_fds *fds, bool always)
+{
+	uint64_t now = gw_now_ns(&gw_clock_real);
+
+	if (!fds->half || (!always && now - fds->looked_ns < LOOK_NS))
+		return false;
+	fds->looked_ns = now;
+	return gw_image_is_written(fds->fd);
+}
+
 /* What is there to do in the image itself.  Return: 1, 0 when nothing, -errno. */
 static int prepare_work(struct images *images, struct work *work)
 {
@@ -232,6 +251,8 @@ static int prepare_work(struct images *images, struct work *work)
 
 	if (request->kind == GW_DISK_SYNC)
 		return 1;
+	if (request->kind != GW_DISK_READ && is_taken(fds, request->kind == GW_DISK_FIRST))
+		return -EBUSY;
 	if (request->kind == GW_DISK_FIRST)
 		rc = prepare_first(fds, work);
 	work->done = first_block_take(&fds->first, request);
@@ -416,31 +437,6 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 }
 
 /*
- * QEMU says by shared locks on bytes 100 to 199 of an image what it does with it, while it may (QEMU's
- * block/file-posix.c); a VMM that waits for a guest holds none.  It may have been told not to; so a source locks a byte of
- * its own, far behind any end, in what it sends: a receiver that finds that lock looks at the very same file.
- */
-static bool is_locked(const struct image_fds *fds, off_t first, off_t bytes)
-{
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = first, .l_len = bytes };
-
-	return fcntl(fds->fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-}
-
-static bool is_in_use(const struct image_fds *fds)
-{
-	return is_locked(fds, 100, 100) || is_locked(fds, SOURCE_LOCK, 1);
-}
-
-/* A file system that knows no locks has none to offer. */
-static void lock_as_source(const struct image_fds *fds)
-{
-	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = SOURCE_LOCK, .l_len = 1 };
-
-	(void)fcntl(fds->fd, F_OFD_SETLK, &lock);
-}
-
-/*
  * A blank file is one that somebody made, with a base maybe: should the migration fail it is made that again.  Of another qcow2
  * image the header is kept.
  */
@@ -459,11 +455,13 @@ static void keep_what_was(struct image_fds *fds, uint64_t bytes)
 	fds->was_blank = fds->was && blank && (fds->was_used == bytes || fds->was_used == 0);
 }
 
-/* What cannot be undone stays half a copy, and is marked as such. */
+/* What cannot be undone stays half a copy, and is marked as such.  An image that a VMM uses is that VMM's. */
 static void undo(struct image_fds *fds)
 {
 	int rc = 0;
 
+	if (gw_image_is_used(fds->fd))
+		return;
 	if (fds->is_device)
 		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BLOCK, NULL, 0);
 	else if (ftruncate(fds->fd, 0) == 0 && !fds->was_blank && fds->was_used)
@@ -471,6 +469,61 @@ static void undo(struct image_fds *fds)
 	else if (fds->was_blank && pwrite(fds->fd, fds->was, fds->was_used, 0) >= 0)
 		rc = ftruncate(fds->fd, (off_t)fds->was_bytes);
 	(void)rc; /* nobody is left to tell */
+}
+
+/* Another descriptor of the same file.  Return: it, or -1: with O_DIRECT, where there is no such thing. */
+static int open_again(int fd, bool writable, int flags)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, (writable ? O_RDWR : O_RDONLY) | flags | O_CLOEXEC);
+}
+
+/* Which image before @image, of those that are received, lies in the same place.  Return: its number, or -1. */
+static int twin_of(const struct images *images, unsigned image)
+{
+	const struct image_fds *fds = images->fds;
+	struct stat st, other;
+
+	for (unsigned i = 0; i < images->disks.count && fstat(fds[image].fd, &st) == 0; i++)
+		if (i != image && fds[i].half && fds[i].is_device == fds[image].is_device && fstat(fds[i].fd, &other) == 0 &&
+		    (fds[i].is_device ? st.st_rdev == other.st_rdev : st.st_dev == other.st_dev && st.st_ino == other.st_ino))
+			return (int)i;
+	return -1;
+}
+
+/* Takes an image for this receiver alone.  Return: 0 or -errno with @error set. */
+static int take_image(struct images *images, unsigned image, struct gw_error *error)
+{
+	struct image_fds *fds = &images->fds[image];
+	const char *name = images->disks.images[image].name;
+	int twin = twin_of(images, image), rc;
+	char who[40] = "";
+	pid_t holder;
+
+	if (twin >= 0)
+		return gw_error_set(error, -EINVAL, "disk '%s': the image here is that of disk '%s' too: give each an image of its own",
+				    name, images->disks.images[twin].name);
+	rc = gw_image_lock_received(fds->fd, &holder);
+	if (rc == -EBUSY && holder > 0)
+		snprintf(who, sizeof(who), " (process %d)", (int)holder);
+	if (rc == -EBUSY)
+		return gw_error_set(error, rc, "disk '%s': another godwit%s receives into the image here: wait for its end, or end it",
+				    name, who);
+	if (rc < 0)
+		return gw_error_set(error, rc, "disk '%s': the image here cannot be locked: %s: it must lie on a file system that "
+					       "knows locks (fcntl)", name, strerror(-rc));
+	if (gw_image_is_used(fds->fd) || gw_image_is_sent(fds->fd))
+		return gw_error_set(error, -EBUSY, "disk '%s': a running VMM uses the image here: is it the source's own, on "
+						   "shared storage?  Then leave out -b", name);
+	if (fds->is_device) {
+		fds->claim = open_again(fds->fd, true, O_EXCL);
+		if (fds->claim < 0)
+			return gw_error_set(error, -errno, "disk '%s': the block device here is mounted, or in use otherwise: %s", name,
+					    strerror(errno));
+	}
+	return 0;
 }
 
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
@@ -485,9 +538,9 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
 	if (fds->read_only)
 		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
-	if (is_in_use(fds))
-		return gw_error_set(error, -EBUSY, "disk '%s': a running VMM uses the image here: is it the source's own, on "
-						   "shared storage?  Then leave out -b", name);
+	rc = take_image(images, image, error);
+	if (rc < 0)
+		return rc;
 	if (!fds->overwrite && !is_blank(fds, now))
 		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
 						    "replaced", name);
@@ -512,7 +565,7 @@ static int withhold(struct gw_disks *disks, unsigned image)
 {
 	struct image_fds *fds = &((struct images *)disks)->fds[image];
 	uint64_t bytes;
-	int rc = size_of(fds, &bytes);
+	int rc = is_taken(fds, true) ? -EBUSY : size_of(fds, &bytes);
 
 	return rc < 0 ? rc : first_block_withhold(&fds->first, fds->fd, bytes, fds->was, fds->was_used);
 }
@@ -547,15 +600,6 @@ static const struct gw_disk_ops image_ops = {
 	.adopt = adopt,
 	.hash = hash_of,
 };
-
-/* Another descriptor of the same file.  Return: it, or -1: with O_DIRECT, where there is no such thing. */
-static int open_again(int fd, bool writable, int flags)
-{
-	char path[40];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, (writable ? O_RDWR : O_RDONLY) | flags | O_CLOEXEC);
-}
 
 static int open_image(struct images *images, const struct gw_image_file *file, unsigned index, struct gw_error *error)
 {
@@ -594,7 +638,7 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	fds->fd = own;
 	if (!images->writable) {
 		(void)!posix_fadvise(own, 0, 0, POSIX_FADV_RANDOM);
-		lock_as_source(fds);
+		gw_image_lock_sent(own);
 	}
 	rc = size_of(fds, &image->bytes);
 	return rc < 0 ? gw_error_set(error, rc, "disk '%s': %s", file->name, strerror(-rc)) : 0;
@@ -618,7 +662,7 @@ int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, u
 	images->disks.count = count;
 	images->writable = writable;
 	for (unsigned i = 0; i < count; i++)
-		images->fds[i] = (struct image_fds){ .fd = files[i].fd, .direct = -1 };
+		images->fds[i] = (struct image_fds){ .fd = files[i].fd, .direct = -1, .claim = -1 };
 	for (unsigned i = 0; i < count && rc == 0; i++)
 		rc = open_image(images, &files[i], i, error);
 	images->disks.staging = mmap(NULL, GW_DISK_STAGING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -641,6 +685,15 @@ int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, u
 		return rc;
 	}
 	*disks = &images->disks;
+	return 0;
+}
+
+int gw_images_check(struct gw_disks *disks, struct gw_error *error)
+{
+	for (unsigned i = 0; disks && i < disks->count; i++)
+		if (is_taken(&((struct images *)disks)->fds[i], true))
+			return gw_error_set(error, -EBUSY, "disk '%s': another VMM was started on the image here: end it, and migrate "
+							   "again", disks->images[i].name);
 	return 0;
 }
 
@@ -672,6 +725,8 @@ void gw_images_close(struct gw_disks *disks)
 			close(images->fds[i].fd);
 		if (images->fds[i].direct >= 0)
 			close(images->fds[i].direct);
+		if (images->fds[i].claim >= 0)
+			close(images->fds[i].claim);
 	}
 	if (disks->staging)
 		munmap(disks->staging, GW_DISK_STAGING_BYTES);

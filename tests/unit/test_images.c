@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MIB (1024u * 1024)
@@ -229,6 +230,133 @@ Test(images, the_sources_own_image_is_never_overwritten)
 	receiver = open_images(0, true, true, 0); /* nobody sends it any more */
 	cr_assert_eq(receiver->ops->prepare(receiver, 0, BYTES, &error), 0, "%s", error.text);
 	gw_images_close(receiver);
+}
+
+/* The second of two receivers.  Return: what prepare() said, in another process, which is told the first one. */
+static int prepare_elsewhere(void)
+{
+	char first[40];
+	pid_t parent = getpid(), child = fork();
+	int status;
+
+	if (child == 0) {
+		struct gw_error error = { 0 };
+		struct gw_disks *disks = open_images(1, true, true, 0);
+		int rc = disks->ops->prepare(disks, 0, MIB, &error);
+
+		snprintf(first, sizeof(first), "another godwit (process %d)", (int)parent);
+		gw_images_close(disks);
+		_exit(rc == 0 ? 0 : rc != -EBUSY ? 1 : strstr(error.text, first) ? EBUSY : 2);
+	}
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+Test(images, one_receiver_has_an_image_for_itself)
+{
+	struct gw_error error = { 0 };
+	struct gw_disks *disks = open_images(1, true, false, 0), *second;
+	struct stat st;
+
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
+	second = open_images(1, true, true, 0);
+	cr_assert_eq(second->ops->prepare(second, 0, 2 * MIB, &error), -EBUSY);
+	gw_images_close(second);
+	cr_assert(stat(paths[1], &st) == 0 && st.st_size == MIB);
+	gw_images_close(disks);
+	disks = open_images(1, true, false, 0);
+	gw_error_clear(&error);
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
+	cr_assert_eq(prepare_elsewhere(), EBUSY);
+	cr_assert(stat(paths[1], &st) == 0 && st.st_size == MIB);
+	gw_images_close(disks);
+	cr_assert_eq(prepare_elsewhere(), 0);
+}
+
+Test(images, two_images_of_a_receiver_are_two_files)
+{
+	struct gw_image_file files[2] = { { .name = "one", .fd = -1, .path = paths[1] }, { .name = "two", .fd = -1, .path = paths[1] } };
+	struct gw_error error = { 0 };
+	struct gw_disks *disks;
+
+	cr_assert_eq(gw_images_open(&disks, files, 2, true, &error), 0, "%s", error.text);
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
+	cr_assert_eq(disks->ops->prepare(disks, 1, MIB, &error), -EINVAL);
+	cr_assert(strstr(error.text, "'two'") && strstr(error.text, "'one'"), "%s", error.text);
+	gw_images_close(disks);
+}
+
+/* As QEMU locks what it may write to.  Return: a descriptor that has the lock. */
+static int lock_as_vmm(int which)
+{
+	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1 };
+	int fd = open(paths[which], O_RDWR);
+
+	cr_assert_eq(fcntl(fd, F_OFD_SETLK, &lock), 0);
+	return fd;
+}
+
+/* A receiver that was stopped goes on, and a guest runs on its image. */
+Test(images, what_a_vmm_uses_is_neither_written_nor_cut)
+{
+	struct gw_error error = { 0 };
+	struct gw_disks *disks = open_images(1, true, false, 0);
+	struct gw_disk_request write = { GW_DISK_WRITE, 0, MIB / 2, 4096, disks->staging, 0 }, first = { .kind = GW_DISK_FIRST };
+	struct stat st;
+	int vmm;
+
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
+	cr_assert_eq(do_one(disks, write), 0);
+	cr_assert_eq(do_one(disks, first), 0);
+	cr_assert_eq(gw_images_check(disks, &error), 0);
+	vmm = lock_as_vmm(1);
+	cr_assert_eq(gw_images_check(disks, &error), -EBUSY);
+	cr_assert(strstr(error.text, "another VMM"), "%s", error.text);
+	cr_assert_eq(disks->ops->withhold(disks, 0), -EBUSY);
+	cr_assert_eq(disks->ops->begin(disks, &first), -EBUSY);
+	poll(NULL, 0, 110); /* it is not asked before each write */
+	cr_assert_eq(disks->ops->begin(disks, &write), -EBUSY);
+	gw_images_close(disks);
+	cr_assert(stat(paths[1], &st) == 0 && st.st_size == MIB);
+	close(vmm);
+	disks = open_images(1, true, true, 0); /* nor is an image that the guest here has, which keeps it */
+	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
+	gw_images_keep(disks);
+	vmm = lock_as_vmm(1);
+	cr_assert_eq(gw_images_check(disks, &error), 0);
+	gw_images_close(disks);
+	close(vmm);
+}
+
+/* A device by two nodes is two files to a lock. */
+Test(images, one_receiver_has_a_block_device_for_itself)
+{
+	char device[64] = "", command[160];
+	struct gw_image_file file = { .name = "disk0", .fd = -1, .path = device, .overwrite = true };
+	struct gw_error error = { 0 };
+	struct gw_disks *one, *two;
+	struct stat st;
+	FILE *made;
+
+	cr_assert_eq(truncate(paths[0], 4 * MIB), 0);
+	snprintf(command, sizeof(command), "losetup --show -f %s 2>/dev/null", paths[0]);
+	made = popen(command, "r");
+	if (!made || !fgets(device, sizeof(device), made) || pclose(made) != 0)
+		cr_skip_test("no loop device can be had here");
+	device[strcspn(device, "\n")] = '\0';
+	unlink(paths[1]);
+	cr_assert_eq(stat(device, &st), 0);
+	cr_assert_eq(mknod(paths[1], S_IFBLK | 0600, st.st_rdev), 0);
+	one = open_images(1, true, true, 0);
+	cr_assert_eq(gw_images_open(&two, &file, 1, true, &error), 0, "%s", error.text);
+	cr_expect_eq(one->ops->prepare(one, 0, MIB, &error), 0, "%s", error.text);
+	cr_expect_eq(two->ops->prepare(two, 0, MIB, &error), -EBUSY);
+	gw_images_close(one);
+	cr_expect_eq(two->ops->prepare(two, 0, MIB, &error), 0, "%s", error.text);
+	gw_images_close(two);
+	snprintf(command, sizeof(command), "losetup -d %s", device);
+	cr_assert_eq(system(command), 0);
 }
 
 Test(images, half_a_copy_is_cut_to_nothing)

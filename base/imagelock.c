@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/imagelock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#define VMM_FIRST 100 /* a byte for each permission: read, write, write what is there, resize, and room for more */
+#define VMM_BYTES 100
+#define VMM_WRITE_FIRST 101
+#define VMM_WRITE_BYTES 3
+#define SENT 0x676f647769740000 /* places for locks, not for bytes */
+#define RECEIVED (SENT + 1)
+#define RECEIVER (SENT + 2) /* a lock of the process: of one of a description the kernel does not tell whose it is */
+
+static struct flock lock_of(short type, off_t first, off_t bytes)
+{
+	return (struct flock){ .l_type = type, .l_whence = SEEK_SET, .l_start = first, .l_len = bytes };
+}
+
+static bool is_locked(int fd, off_t first, off_t bytes)
+{
+	struct flock lock = lock_of(F_WRLCK, first, bytes);
+
+	return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+bool gw_image_is_used(int fd)
+{
+	return is_locked(fd, VMM_FIRST, VMM_BYTES);
+}
+
+bool gw_image_is_written(int fd)
+{
+	return is_locked(fd, VMM_WRITE_FIRST, VMM_WRITE_BYTES);
+}
+
+void gw_image_lock_sent(int fd)
+{
+	struct flock lock = lock_of(F_RDLCK, SENT, 1);
+
+	(void)fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+bool gw_image_is_sent(int fd)
+{
+	return is_locked(fd, SENT, 1);
+}
+
+int gw_image_is_received(int fd, pid_t *holder)
+{
+	struct flock name = lock_of(F_WRLCK, RECEIVER, 1);
+
+	*holder = 0;
+	if (!is_locked(fd, RECEIVED, 1))
+		return 0;
+	if (fcntl(fd, F_GETLK, &name) == 0 && name.l_type != F_UNLCK && name.l_pid > 0)
+		*holder = name.l_pid;
+	return -EBUSY;
+}
+
+int gw_image_lock_received(int fd, pid_t *holder)
+{
+	struct flock lock = lock_of(F_WRLCK, RECEIVED, 1), name = lock_of(F_WRLCK, RECEIVER, 1);
+	int rc;
+
+	*holder = 0;
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+		(void)fcntl(fd, F_SETLK, &name); /* for an error text alone: it ends when any descriptor of the file is closed */
+		return 0;
+	}
+	if (errno != EAGAIN && errno != EACCES)
+		return -errno;
+	rc = gw_image_is_received(fd, holder);
+	return rc < 0 ? rc : -EBUSY; /* 0: it ended in between */
+}
