@@ -40,7 +40,7 @@ int cmd_run(const struct command *command, int argc, char **argv)
 	char advice[768] = "", shim[600];
 	struct gw_error error = { 0 };
 	const char *name;
-	int rc = parse_options(command, argc, argv, true, &given);
+	int lock, rc = parse_options(command, argc, argv, true, &given);
 
 	if (rc != 0)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
@@ -64,11 +64,16 @@ int cmd_run(const struct command *command, int argc, char **argv)
 		complain(command, "libgodwit-shim.so is not where it belongs (%s): set GODWIT_SHIM to its path", shim);
 		return EXIT_FAILED;
 	}
+	lock = gw_vmm_claim(name, &error); /* first: a VMM of that name that runs has images */
+	if (lock < 0) {
+		complain(command, "%s", error.text);
+		return lock == -EEXIST ? EXIT_NO_VM : EXIT_FAILED;
+	}
 	if (gw_vmm_make_images(given.count, given.rest, &error) < 0) {
 		complain(command, "%s", error.text);
 		return EXIT_USAGE;
 	}
-	rc = gw_vmm_exec(name, given.count, given.rest, shim, option_value(command, &given, "no-alias") != NULL, &error);
-	complain(command, "%s", error.text);
-	return rc == -EEXIST ? EXIT_NO_VM : EXIT_FAILED;
+	if (gw_vmm_exec(name, given.count, given.rest, shim, option_value(command, &given, "no-alias") != NULL, &error) < 0)
+		complain(command, "%s", error.text);
+	return EXIT_FAILED;
 }

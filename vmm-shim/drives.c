@@ -10,9 +10,12 @@
  * An image that a failed migration left counts as missing where a VMM would not start on the image.  Such an image is a qcow2 file
  * without a byte, or half a copy (base/halfcopy.h), which still has the name of its base.  So the same command line serves for the
  * next attempt.
+ * An image into which a godwit receives now, or that a VMM uses, is left alone: it is locked while it is looked at and made
+ * (base/imagelock.h).  The name of the VMM is taken before, so that a command line that is given twice changes nothing.
  */
 #include "base/cleanup.h"
 #include "base/halfcopy.h"
+#include "base/imagelock.h"
 #include "vmm-shim/args.h"
 #include "vmm-shim/header.h"
 #include "vmm-shim/vmm.h"
@@ -105,9 +108,8 @@ static bool is_plain(const char *path)
 }
 
 /* Finds out whether a failed migration left the file: a VMM would not start on such a file, and no content is lost with it. */
-static void look_at_left_over(struct drive *drive)
+static void look_at_left_over(struct drive *drive, int fd)
 {
-	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);
 	static unsigned char begin[GW_HALF_COPY_BLOCK];
 	struct stat st;
 	ssize_t n;
@@ -119,6 +121,37 @@ static void look_at_left_over(struct drive *drive)
 	if (n > (ssize_t)GW_HALF_COPY_BYTES && drive->left_over &&
 	    !header_base(begin + GW_HALF_COPY_BYTES, (size_t)n - GW_HALF_COPY_BYTES, drive->base, drive->base_format))
 		drive->base[0] = '\0';
+}
+
+static int say_received(const struct drive *drive, pid_t holder, struct gw_error *error)
+{
+	char who[40] = "";
+
+	if (holder > 0)
+		snprintf(who, sizeof(who), " (process %d)", (int)holder);
+	return gw_error_set(error, -EBUSY, "image %s: a godwit%s receives into it: wait for its end, or end it", drive->path, who);
+}
+
+/* No VMM may start on an image that is being received.  Return: 0 or -EBUSY with @error set. */
+static int check_received(const struct drive *drive, struct gw_error *error)
+{
+	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);
+	pid_t holder;
+
+	return fd >= 0 && gw_image_is_received(fd, &holder) < 0 ? say_received(drive, holder, error) : 0;
+}
+
+/* Takes what was left over for this process, until @fd is closed.  Return: 0 or -errno with @error set. */
+static int take_left_over(const struct drive *drive, int fd, struct gw_error *error)
+{
+	pid_t holder;
+	int rc = gw_image_lock_received(fd, &holder);
+
+	if (rc == -EBUSY)
+		return say_received(drive, holder, error);
+	if (rc < 0)
+		return gw_error_set(error, rc, "image %s cannot be locked: %s", drive->path, strerror(-rc));
+	return gw_image_is_used(fd) ? gw_error_set(error, -EBUSY, "image %s: a running VMM uses it", drive->path) : 0;
 }
 
 /* Runs qemu-img.  Return: 0 or -errno. */
@@ -168,28 +201,44 @@ static int make_image(const struct drive *drive, struct gw_error *error)
 	return 0;
 }
 
+static int make_if_missing(struct drive *drive, struct gw_error *error)
+{
+	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDWR | O_CLOEXEC);
+	bool missing = fd < 0 && errno == ENOENT;
+	char folder[PATH_BYTES];
+	int rc = 0;
+
+	look_at_left_over(drive, fd);
+	if (drive->left_over) {
+		rc = take_left_over(drive, fd, error);
+		drive->left_over = false;
+		look_at_left_over(drive, fd); /* it may have become whole before it was taken */
+	}
+	if (rc < 0 || (!drive->left_over && !missing))
+		return rc;
+	snprintf(folder, sizeof(folder), "%s", drive->path);
+	if (access(dirname(folder), F_OK) < 0)
+		return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive->path);
+	return make_image(drive, error);
+}
+
 int gw_vmm_make_images(int argc, char **argv, struct gw_error *error)
 {
 	bool waits = false;
 
 	for (int i = 1; i < argc; i++)
 		waits = waits || args_is(argv[i], "-incoming");
-	for (int i = 1; waits && i + 1 < argc; i++) {
+	for (int i = 1; i + 1 < argc; i++) {
 		struct drive drive = { .read_only = false };
-		char folder[PATH_BYTES];
 		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive) :
 			     args_is(argv[i], "-blockdev") ? read_blockdev(argc, argv, argv[i + 1], &drive) : false;
 		int rc;
 
 		if (!found || drive.read_only || !is_plain(drive.path))
 			continue;
-		look_at_left_over(&drive);
-		if (!drive.left_over && (access(drive.path, F_OK) == 0 || errno != ENOENT))
-			continue;
-		snprintf(folder, sizeof(folder), "%s", drive.path);
-		if (access(dirname(folder), F_OK) < 0)
-			return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive.path);
-		rc = make_image(&drive, error);
+		rc = check_received(&drive, error);
+		if (rc == 0 && waits)
+			rc = make_if_missing(&drive, error);
 		if (rc < 0)
 			return rc;
 	}

@@ -82,18 +82,23 @@ static char **add_sockets(const char *folder, int argc, char **argv)
 	return all;
 }
 
-int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, struct gw_error *error)
+int gw_vmm_claim(const char *name, struct gw_error *error)
 {
-	char folder[192], **all;
-	int lock, rc;
+	char folder[192];
 
 	gw_vmm_path(folder, sizeof(folder), name, NULL);
 	if (strlen(folder) >= FOLDER_BYTES)
 		return gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR",
 				    folder);
-	lock = claim_folder(name, folder, error);
-	if (lock < 0)
-		return lock;
+	return claim_folder(name, folder, error);
+}
+
+int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, struct gw_error *error)
+{
+	char folder[192], **all;
+	int rc;
+
+	gw_vmm_path(folder, sizeof(folder), name, NULL);
 	remove_stale(name);
 	all = add_sockets(folder, argc, argv);
 	rc = all ? preload(shim, folder) : gw_error_set(error, -ENOMEM, "no memory");
@@ -103,7 +108,6 @@ int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool 
 		execvp(all[0], all);
 		rc = gw_error_set(error, -errno, "'%s' cannot be started: %s", all[0], strerror(errno));
 	}
-	close(lock);
 	free(all);
 	return rc;
 }

@@ -45,14 +45,21 @@ GW_MUST_CHECK int gw_vmm_check_args(int argc, char **argv, char *advice, size_t 
 				    struct gw_error *error);
 
 /*
- * Makes the images that a VMM on its way to wait for a guest (-incoming) would miss, empty, and says so on standard error.
- * Return: 0, also when there is nothing to make; or -errno with @error set: no such folder, a format that is not made.
+ * Makes the run folder and takes its lock, by which the name is taken.  Return: the lock's descriptor, the caller's, which programs
+ * that it executes inherit; -EEXIST when a VMM of that name runs, or another -errno, with @error set.
+ */
+GW_MUST_CHECK int gw_vmm_claim(const char *name, struct gw_error *error);
+
+/*
+ * Makes the images that a VMM on its way to wait for a guest (-incoming) would miss, empty, and says so on standard error.  The
+ * name is claimed before.  Return: 0, also when there is nothing to make; or -errno with @error set: no such folder, a format that is
+ * not made, an image into which a godwit receives or that a VMM uses.
  */
 GW_MUST_CHECK int gw_vmm_make_images(int argc, char **argv, struct gw_error *error);
 
 /*
- * Becomes the VMM: makes the run folder, takes its lock, adds the QMP sockets to the command line, preloads
- * @shim and executes.  @no_alias: KVM gets the guest's memory where the VMM has it (tracker/kvm.h).  Returns only on failure: -errno with @error set.
+ * Becomes the VMM: adds the QMP sockets to the command line, preloads @shim and executes.  The name is claimed before.
+ * @no_alias: KVM gets the guest's memory where the VMM has it (tracker/kvm.h).  Returns only on failure: -errno with @error set.
  */
 GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias,
 			      struct gw_error *error);

@@ -104,6 +104,52 @@ class Images(unittest.TestCase):
             qemu_img("compare", "-f", fmt, "-F", fmt, one, other)
         qemu_img("check", "-f", "qcow2", b[0])
 
+    def test_a_receiver_that_was_stopped_keeps_its_image(self):
+        a, b = self.image("a.raw", "raw", mib=24, written=(0x11, 0, 24)), self.folder / "b.raw"
+        source, destination = self.source(drive(a, "raw")), self.destination(drive(b, "raw"))
+        sender, stopped = self.begin("-b", "--bandwidth", "8M")
+        vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 4 * MIB, 60, "some of the disk")
+        stopped.send_signal(signal.SIGSTOP)
+        self.assertEqual(self.lab.a.godwit("cancel", "guest").returncode, 0)
+        sender.communicate(timeout=60)
+        destination.kill()
+        with self.assertRaises(vmlab.LabError) as refused:  # what the next receiver takes would be cut when this one thaws
+            self.lab.b.vm(ram_mib=64, guest=False, incoming=True, extra=drive(b, "raw"), patience=2)
+        self.assertIn(f"a godwit (process {stopped.pid}) receives into it", str(refused.exception))
+        stopped.send_signal(signal.SIGCONT)
+        stopped.communicate(timeout=60)
+        destination = self.destination(drive(b, "raw"))
+        codes, err = self.move("-b")
+        self.assertEqual(codes, (0, 0), err)
+        self.quit(source, destination)
+        qemu_img("compare", "-f", "raw", "-F", "raw", a, b)
+
+    def test_nobody_else_touches_an_image_that_is_received(self):
+        a, b = self.image("a.qcow2", mib=32, written=(0x11, 0, 32)), self.folder / "b.qcow2"
+        source, destination = self.source(drive(a)), self.destination(drive(b))
+        self.lab.a.vm("second", ram_mib=64, guest=False, extra=drive(self.image("second.raw", "raw"), "raw"))
+        self.lab.b.vm("second", ram_mib=64, guest=False, incoming=True, extra=drive(b, "raw"))
+        sender, receiver = self.begin("-b", "--bandwidth", "8M")
+        vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 4 * MIB, 60, "some of the disk")
+        # The same line of `godwit run` once more, and one of another name.
+        line = ["-machine", "q35,memory-backend=ram0", "-m", "64M", "-object", "memory-backend-file,id=ram0,size=64M,"
+                "mem-path=/dev/shm,share=on", "-display", "none", "-incoming", "defer", *drive(b), "-device", "ends-it-if-it-starts"]
+        for name, words in (("guest", "a VM named 'guest' runs already"), ("other", f"godwit (process {receiver.pid}) receives into")):
+            done = self.lab.b.godwit("run", "--name", name, "--", vmlab.QEMU, *line)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(words, done.stderr)
+        # Another VMM that waits on it already, and its receiver.
+        second, port = self.lab.b.receive("second", "--overwrite")
+        done = self.lab.a.godwit("migrate", "-b", "second", f"tcp:{vmlab.ADDRESS}:{port}")
+        second.communicate(timeout=60)
+        self.assertEqual((done.returncode, second.returncode), (1, 1), done.stderr)
+        self.assertIn(f"another godwit (process {receiver.pid}) receives into the image here", done.stderr)
+        _, err = sender.communicate(timeout=120)
+        receiver.communicate(timeout=60)
+        self.assertEqual((sender.returncode, receiver.returncode), (0, 0), err)
+        self.quit(source, destination)
+        qemu_img("compare", "-f", "qcow2", "-F", "qcow2", a, b)
+
     def chain(self):
         """A top on a base, at either side in folders of their own.  Return: the bases, the tops."""
         bases = [self.image(f"{side}/base-{side}.raw", "raw", written=(0x11, 40, 8)) for side in ("here", "there")]
