@@ -44,7 +44,7 @@ int gw_file_identify(int fd, struct gw_file_id *id)
 	return 0;
 }
 
-/* Under lock. */
+/* Under lock: the first of those that are this file. */
 static int find(const struct gw_file_id *id)
 {
 	for (unsigned i = 0; i < blocks.count; i++)
@@ -60,20 +60,24 @@ static uint64_t end_block(uint64_t offset, uint64_t bytes)
 }
 
 /* Under lock. */
-static void mark(int file, uint64_t offset, uint64_t bytes)
+static void mark_one(struct gw_bitmap *marks, uint64_t first, uint64_t end)
 {
-	struct gw_bitmap *marks = &blocks.files[file].marks;
-	uint64_t first = offset >> blocks.shift, end;
-
-	if (bytes == 0)
-		return;
-	end = end_block(offset, bytes);
 	if (end > marks->bits) {
 		atomic_store(&blocks.beyond, true);
 		end = marks->bits;
 	}
 	if (first < end)
 		gw_bitmap_mark_range(marks, first, end - first);
+}
+
+/* Under lock.  One file may be watched several times, as the base of two disks: each has it marked. */
+static void mark(int file, uint64_t offset, uint64_t bytes)
+{
+	const struct gw_file_id *id = &blocks.files[file].id;
+
+	for (unsigned i = (unsigned)file; bytes > 0 && i < blocks.count; i++)
+		if (blocks.files[i].id.inode == id->inode && blocks.files[i].id.device == id->device)
+			mark_one(&blocks.files[i].marks, offset >> blocks.shift, end_block(offset, bytes));
 }
 
 int gw_blocks_find(int fd)

@@ -48,7 +48,7 @@ static inline bool gw_blocks_watching(void)
 }
 
 /*
- * Watches @files, which are copied, in blocks of @block_bytes, a power of two.  Writes that are under way now and
+ * Watches @files, which are copied, in blocks of @block_bytes, a power of two.  A file that stands there twice is marked twice.  Writes that are under way now and
  * end later are marked.  Return: 0, -EBUSY when files are watched already, -EINVAL for too many.
  */
 GW_MUST_CHECK int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes);
@@ -62,7 +62,7 @@ void gw_blocks_unwatch(void);
  */
 GW_MUST_CHECK int gw_blocks_sync(void);
 
-/* The watched file behind a descriptor.  Return: its index, or -1. */
+/* The watched file behind a descriptor.  Return: its first index, or -1. */
 int gw_blocks_find(int fd);
 
 /* Something was done to a watched file that nobody can follow: from now on gw_blocks_sync() says -EOPNOTSUPP. */

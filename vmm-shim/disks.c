@@ -161,6 +161,18 @@ static int check_names(const struct gw_vmm_image *images, unsigned count, struct
 	return 0;
 }
 
+/* A file has one disk: of two the guest would see each other's writes here, and not where they move.  Bases may be shared. */
+static int check_files(const struct gw_vmm_image *images, unsigned count, struct gw_error *error)
+{
+	for (unsigned i = 0; i < count; i++)
+		for (unsigned k = 0; k < i; k++)
+			if ((images[i].layer == 0 || images[k].layer == 0) && images[i].device == images[k].device &&
+			    images[i].inode == images[k].inode)
+				return gw_error_set(error, -EINVAL, "disks '%s' and '%s' lie in the same file (%.200s): give each an "
+								    "image of its own", images[k].name, images[i].name, images[i].path);
+	return 0;
+}
+
 static int add_chains(struct gw_vmm *vmm, const json_t *list, const struct vmm_fronts *fronts, struct gw_vmm_image *images,
 		      unsigned most, struct gw_error *error)
 {
@@ -180,6 +192,8 @@ static int add_chains(struct gw_vmm *vmm, const json_t *list, const struct vmm_f
 		count += (unsigned)rc;
 	}
 	rc = check_names(images, count, error);
+	if (rc == 0)
+		rc = check_files(images, count, error);
 	return rc < 0 ? rc : (int)count;
 }
 

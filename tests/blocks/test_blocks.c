@@ -135,6 +135,30 @@ Test(blocks, each_call_marks_what_it_writes)
 	free(bytes);
 }
 
+/* As the base of two disks that move whole. */
+Test(blocks, a_file_that_is_watched_twice_is_marked_twice)
+{
+	struct gw_blocks_file files[3] = { { .marks = marks }, { .id = { 1, 1 } }, { .marks = marks } };
+	char *bytes = aligned(4096, 7);
+
+	cr_assert_eq(gw_bitmap_new(&files[1].marks, BLOCKS), 0);
+	cr_assert_eq(gw_bitmap_new(&files[2].marks, BLOCKS), 0);
+	cr_assert_eq(gw_file_identify(fd, &files[0].id), 0);
+	files[2].id = files[0].id;
+	cr_assert_eq(gw_blocks_watch(files, 3, BLOCK), 0);
+	cr_assert_eq(pwrite(fd, bytes, 4096, 3 * BLOCK), 4096);
+	cr_assert_eq(lseek(fd, 5 * BLOCK, SEEK_SET), 5 * BLOCK);
+	cr_assert_eq(write(fd, bytes, 4096), 4096);
+	cr_assert_eq(take(), 2);
+	gw_bitmap_clear_range(&taken, 0, BLOCKS);
+	cr_assert_eq(gw_bitmap_take(&files[2].marks, &taken), 2);
+	cr_assert_eq(gw_bitmap_take(&files[1].marks, &taken), 0);
+	gw_blocks_unwatch();
+	gw_bitmap_free(&files[1].marks);
+	gw_bitmap_free(&files[2].marks);
+	free(bytes);
+}
+
 Test(blocks, other_files_are_not_marked)
 {
 	int other = open(".", O_TMPFILE | O_RDWR, 0600), pipes[2];

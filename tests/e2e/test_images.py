@@ -150,6 +150,24 @@ class Images(unittest.TestCase):
         self.quit(source, destination)
         qemu_img("compare", "-f", "qcow2", "-F", "qcow2", a, b)
 
+    def test_two_disks_in_one_file_are_refused_by_name(self):
+        def disks(*paths):
+            return [word for number, path in enumerate(paths) for word in (
+                "-blockdev", f"driver=raw,node-name=n{number},file.driver=file,file.locking=off,file.filename={path}",
+                "-device", f"virtio-blk-pci,drive=n{number},id=d{number},share-rw=on")]
+
+        images = [self.image(f"a{number}.raw", "raw", mib=1) for number in range(2)]
+        there = self.image("b.raw", "raw", mib=1)
+        source, destination = self.source(disks(*images)), self.destination(disks(there, there))
+        codes, err = self.move("-b")
+        self.assertEqual(codes, (1, 1), err)
+        self.assertIn("disks 'd0' and 'd1' lie in the same file", err)
+        self.assertEqual((source.status(), destination.status()), ("running", "inmigrate"))
+        self.lab.a.vm("twins", ram_mib=64, guest=False, extra=disks(images[0], images[0]))
+        done = self.lab.a.godwit("migrate", "-b", "twins", "tcp:127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("disks 'd0' and 'd1' lie in the same file", done.stderr)
+
     def chain(self):
         """A top on a base, at either side in folders of their own.  Return: the bases, the tops."""
         bases = [self.image(f"{side}/base-{side}.raw", "raw", written=(0x11, 40, 8)) for side in ("here", "there")]
