@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #define VMM_FIRST 100 /* a byte for each permission: read, write, write what is there, resize, and room for more */
 #define VMM_BYTES 100
@@ -11,6 +12,9 @@
 #define SENT 0x676f647769740000 /* places for locks, not for bytes */
 #define RECEIVED (SENT + 1)
 #define RECEIVER (SENT + 2) /* a lock of the process: of one of a description the kernel does not tell whose it is */
+/* A killed process loses RECEIVER at once, RECEIVED when the kernel is done with its last request. */
+#define DYING_TRIES 100
+#define DYING_TRY_US 10000
 
 static struct flock lock_of(short type, off_t first, off_t bytes)
 {
@@ -46,30 +50,35 @@ bool gw_image_is_sent(int fd)
 	return is_locked(fd, SENT, 1);
 }
 
-int gw_image_is_received(int fd, pid_t *holder)
+/* The process that receives into the image, but for this one; 0: unknown, or none. */
+static pid_t receiver_of(int fd)
 {
 	struct flock name = lock_of(F_WRLCK, RECEIVER, 1);
 
+	return fcntl(fd, F_GETLK, &name) == 0 && name.l_type != F_UNLCK && name.l_pid > 0 ? name.l_pid : 0;
+}
+
+int gw_image_is_received(int fd, pid_t *holder)
+{
 	*holder = 0;
-	if (!is_locked(fd, RECEIVED, 1))
-		return 0;
-	if (fcntl(fd, F_GETLK, &name) == 0 && name.l_type != F_UNLCK && name.l_pid > 0)
-		*holder = name.l_pid;
-	return -EBUSY;
+	for (int tries = 0; is_locked(fd, RECEIVED, 1); tries++) {
+		*holder = receiver_of(fd);
+		if (*holder != 0 || tries == DYING_TRIES)
+			return -EBUSY;
+		(void)usleep(DYING_TRY_US);
+	}
+	return 0;
 }
 
 int gw_image_lock_received(int fd, pid_t *holder)
 {
 	struct flock lock = lock_of(F_WRLCK, RECEIVED, 1), name = lock_of(F_WRLCK, RECEIVER, 1);
-	int rc;
+	int rc = gw_image_is_received(fd, holder);
 
-	*holder = 0;
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) {
-		(void)fcntl(fd, F_SETLK, &name); /* for an error text alone: it ends when any descriptor of the file is closed */
-		return 0;
-	}
-	if (errno != EAGAIN && errno != EACCES)
-		return -errno;
-	rc = gw_image_is_received(fd, holder);
-	return rc < 0 ? rc : -EBUSY; /* 0: it ended in between */
+	if (rc < 0)
+		return rc;
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+		return errno == EAGAIN || errno == EACCES ? -EBUSY : -errno;
+	(void)fcntl(fd, F_SETLK, &name); /* for an error text alone: it ends when any descriptor of the file is closed */
+	return 0;
 }

@@ -6,7 +6,8 @@
  * holds none.  Godwit locks bytes of its own, far behind any end: one that all senders share, and one that a single receiver has.
  * These are locks of the open file description: they end when its last descriptor is closed, so a killed process leaves none.
  *
- * Threads: any.  Nothing blocks, but a network file system asks its server.
+ * Threads: any.  A network file system asks its server.  Where an unknown process receives into an image, one that was killed
+ * maybe, the last two functions wait a second for its end.
  */
 #ifndef GODWIT_BASE_IMAGELOCK_H
 #define GODWIT_BASE_IMAGELOCK_H

@@ -503,7 +503,8 @@ static int take_image(struct images *images, unsigned image, struct gw_error *er
 	pid_t holder;
 
 	if (twin >= 0)
-		return gw_error_set(error, -EINVAL, "disk '%s': the image here is that of disk '%s' too: give each an image of its own",
+		return gw_error_set(error, -EINVAL, "disk '%s': the image here is that of disk '%s' too: give each one of its own, or "
+						    "leave bases where they are (-i)",
 				    name, images->disks.images[twin].name);
 	rc = gw_image_lock_received(fds->fd, &holder);
 	if (rc == -EBUSY && holder > 0)
