@@ -3,7 +3,8 @@
  * Locks on disk images, by which processes that use one file know of each other.
  *
  * QEMU locks bytes 100 to 199 of an image for what it does with it (QEMU's block/file-posix.c); a VMM that waits for a guest
- * holds none.  Godwit locks bytes of its own, far behind any end: one that all senders share, and one that a single receiver has.
+ * holds none, and neither does one that was told not to (locking=off).  Godwit locks bytes of its own, far behind any end: one
+ * that all senders share, and one that a single receiver has.
  * These are locks of the open file description: they end when its last descriptor is closed, so a killed process leaves none.
  *
  * Threads: any.  A network file system asks its server.  Where an unknown process receives into an image, one that was killed

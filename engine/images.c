@@ -480,7 +480,7 @@ static int open_again(int fd, bool writable, int flags)
 	return open(path, (writable ? O_RDWR : O_RDONLY) | flags | O_CLOEXEC);
 }
 
-/* Which image before @image, of those that are received, lies in the same place.  Return: its number, or -1. */
+/* Which image of those that are prepared lies in the same place as @image.  Return: its number, or -1. */
 static int twin_of(const struct images *images, unsigned image)
 {
 	const struct image_fds *fds = images->fds;
@@ -533,15 +533,16 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 	struct image_fds *fds = &images->fds[image];
 	const char *name = disks->images[image].name;
 	uint64_t now;
-	int rc = size_of(fds, &now);
+	int rc;
 
-	if (rc < 0)
-		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
 	if (fds->read_only)
 		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
 	rc = take_image(images, image, error);
 	if (rc < 0)
 		return rc;
+	rc = size_of(fds, &now); /* which nobody changes any more */
+	if (rc < 0)
+		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
 	if (!fds->overwrite && !is_blank(fds, now))
 		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
 						    "replaced", name);
