@@ -150,6 +150,21 @@ class Images(unittest.TestCase):
         self.quit(source, destination)
         qemu_img("compare", "-f", "qcow2", "-F", "qcow2", a, b)
 
+    def test_a_vmm_that_is_started_on_the_image_before_the_guest_is_loaded(self):
+        a, b = self.image("a.raw", "raw", mib=1, written=(0x11, 0, 1)), self.image("b.raw", "raw", mib=1)
+        source, destination = self.source(drive(a, "raw")), self.destination(drive(b, "raw"))
+        pidfile = self.folder / "pid"
+        hook = (f"{vmlab.QEMU} -machine q35 -m 64M -nodefaults -display none -S -daemonize -pidfile {pidfile} "
+                f"-drive file={b},format=raw,if=virtio >/dev/null 2>&1")
+        try:
+            codes, err = self.move("-b", receive=("--hook", hook))
+        finally:
+            os.kill(int(pidfile.read_text()), signal.SIGKILL)
+        self.assertEqual(codes, (1, 1), err)
+        self.assertIn("another VMM was started on the image here", err)
+        self.assertEqual(b.stat().st_size, MIB, "the image of that VMM was cut")
+        self.assertEqual((source.status(), destination.status()), ("running", "inmigrate"))
+
     def test_two_disks_in_one_file_are_refused_by_name(self):
         def disks(*paths):
             return [word for number, path in enumerate(paths) for word in (
