@@ -84,22 +84,36 @@ static void note_event(struct qmp *qmp, const json_t *object)
 		snprintf(qmp->meddling, sizeof(qmp->meddling), "%s", event);
 }
 
-int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
-		struct gw_error *error)
+/* Sends a command, whose @arguments it takes over. */
+static int send_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, struct gw_error *error)
 {
-	uint64_t deadline_ns = deadline_of(qmp, COMMAND_NS);
 	json_t *request = arguments ? json_pack("{s:s, s:I, s:o}", "execute", command, "id", ++qmp->last_id,
 						"arguments", arguments) :
 				      json_pack("{s:s, s:I}", "execute", command, "id", ++qmp->last_id);
 	char *text GW_CLEANUP_FREE = json_dumps(request, JSON_COMPACT);
-	json_t *object;
-	int rc;
 
 	json_decref(request);
 	if (!text)
 		return gw_error_set(error, -ENOMEM, "no memory for QMP command %s", command);
 	if (fdpass_send(qmp->fd, text, strlen(text), pass_fd) < 0)
 		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM takes no QMP command") : vmm_gone(error);
+	return 0;
+}
+
+int qmp_post(struct qmp *qmp, const char *command, json_t *arguments, struct gw_error *error)
+{
+	return send_command(qmp, command, arguments, -1, error);
+}
+
+int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
+		struct gw_error *error)
+{
+	uint64_t deadline_ns = deadline_of(qmp, COMMAND_NS);
+	json_t *object;
+	int rc = send_command(qmp, command, arguments, pass_fd, error);
+
+	if (rc < 0)
+		return rc;
 	while ((rc = next_object(qmp, deadline_ns, &object, error)) == 1) {
 		const json_t *answer = json_object_get(object, "return"), *refusal = json_object_get(object, "error");
 

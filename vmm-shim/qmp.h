@@ -27,6 +27,12 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 		struct gw_error *error) GW_MUST_CHECK;
 
 /*
+ * Sends a command and does not wait for its answer, which the next qmp_command() reads over; a refusal is not heard of.
+ * QEMU has done it before it does the next command.  @arguments (may be NULL) is taken over.  Return: 0 or -errno.
+ */
+int qmp_post(struct qmp *qmp, const char *command, json_t *arguments, struct gw_error *error) GW_MUST_CHECK;
+
+/*
  * No call of this connection waits beyond @deadline_ns of CLOCK_MONOTONIC from now on, whatever its own limit is; it fails
  * with -ETIMEDOUT then.  0: their own limits alone.
  */

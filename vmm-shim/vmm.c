@@ -272,12 +272,15 @@ static int run_state(struct qmp *qmp, char *state, size_t state_bytes, bool *run
 	return 0;
 }
 
+static json_t *capability(const char *name, bool on)
+{
+	return json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
+}
+
 /* Switches a capability.  QEMU keeps capabilities, so this process switches each one off again. */
 static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
 {
-	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
-
-	return qmp_command(vmm->qmp, "migrate-set-capabilities", one, -1, NULL, error);
+	return qmp_command(vmm->qmp, "migrate-set-capabilities", capability(name, on), -1, NULL, error);
 }
 
 /* While it is on, the user's own migrate and savevm would leave RAM out. */
@@ -813,11 +816,16 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	}
 	shutdown(fd, SHUT_WR);
 	rc = qmp_wait_migrated(vmm->qmp, LOAD_NS, error);
-	/* Loaded, it has done its work; a VMM that still waits keeps it, for the next attempt. */
-	vmm->ignoring_shared = rc == 0;
-	if (rc < 0)
+	if (rc < 0) {
 		gw_error_prefix(error, "loading the device state");
-	return rc;
+		return rc; /* a VMM that still waits keeps x-ignore-shared, for the next attempt */
+	}
+	/*
+	 * It has done its work, and is off before the guest starts: a receiver that is killed later could not switch it off.
+	 * That costs the pause nothing, since nobody waits.  gw_vmm_detach() makes sure.
+	 */
+	vmm->ignoring_shared = true;
+	return qmp_post(vmm->qmp, "migrate-set-capabilities", capability("x-ignore-shared", false), error);
 }
 
 int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error)

@@ -249,7 +249,7 @@ GW_MUST_CHECK int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error);
 
 /* Checks that the VMM waits (-incoming defer) and lets it listen for its device state. */
 GW_MUST_CHECK int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error);
-/* Loads the device state; the guest stays paused. */
+/* Loads the device state; the guest stays paused.  x-ignore-shared is off before the next command, gw_vmm_start() say. */
 GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error);
 /*
  * Judges the first @bytes that came for image @ours: 64 KiB, or all of a smaller image.  @below: the VMM's next layer, or NULL.

@@ -124,6 +124,24 @@ class Ownership(unittest.TestCase):
             self.assertEqual(lab.a.godwit("resume", "guest").returncode, 0)
             self.assertFalse(ignores_shared(source))
 
+    def test_a_receiver_that_is_killed_leaves_no_capability_behind(self):
+        """x-ignore-shared is off before the guest may run there, and not by the receiver's end."""
+        with vmlab.Lab() as lab:
+            gate = lab.folder / "gate"
+            source, destination, sender, receiver = self.begin(lab, hook=f"until [ -e {gate} ]; do sleep 0.01; done")
+            self.assertTrue(ignores_shared(destination))
+            sender.send_signal(signal.SIGSTOP)  # no COMMIT comes
+            gate.touch()
+            vmlab.wait_for(lambda: destination.status() in PAUSED, 20, "the device state being loaded")
+            vmlab.wait_for(lambda: not ignores_shared(destination), 10, "x-ignore-shared being off")
+            self.assertIsNone(receiver.poll())
+            receiver.kill()
+            receiver.wait()
+            self.assertFalse(ignores_shared(destination))
+            vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
+            sender.send_signal(signal.SIGCONT)
+            self.assertEqual(sender.wait(timeout=20), 1)
+
     def test_somebody_resumes_the_guest_meanwhile(self):
         for again in (False, True):
             with self.subTest(stopped_again=again), vmlab.Lab() as lab:
