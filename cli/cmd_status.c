@@ -81,6 +81,17 @@ static void print_progress(const json_t *s)
 			       number(one, "dirty_bytes_per_s") / 1048576);
 }
 
+/* Whether 'cont' is all that the guest needs. */
+static bool is_paused(const struct known *known)
+{
+	static const char *const states[] = { "paused", "postmigrate", "finish-migrate", "prelaunch" };
+
+	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (strcmp(known->run_state, states[i]) == 0)
+			return true;
+	return false;
+}
+
 /* The guest's owner, by the state of the VMM and the record; docs/ownership.md has the table. */
 static void print_owner(const char *name, const struct known *known)
 {
@@ -104,6 +115,8 @@ static void print_owner(const char *name, const struct known *known)
 		printf("  The guest is loaded here, and whether the source let it go is not known.  Ask 'godwit status %s' there:\n"
 		       "  if it owns the guest, end the VMM here; if it is uncertain too, end the VMM on one of the two hosts,\n"
 		       "  then say 'godwit resume --force %s' on the other.\n", name, name);
+	else if (owns(known->status) && is_paused(known))
+		printf("  this side owns the guest, which is paused: 'godwit resume %s' starts it\n", name);
 	else
 		printf("  this side %s the guest\n", owns(known->status) ? "owns" : "does not own");
 }

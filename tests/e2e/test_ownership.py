@@ -142,6 +142,19 @@ class Ownership(unittest.TestCase):
             sender.send_signal(signal.SIGCONT)
             self.assertEqual(sender.wait(timeout=20), 1)
 
+    def test_a_paused_guest_and_the_way_to_start_it(self):
+        """The side that owns a paused guest says how to start it."""
+        with vmlab.Lab() as lab:
+            source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+            receiver, port = lab.b.receive("guest", "--paused")
+            self.assertEqual(lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}").returncode, 0)
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            self.assertIn("'godwit resume guest' starts it", lab.b.godwit("status", "guest").stdout)
+            self.assertNotIn("starts it", lab.a.godwit("status", "guest").stdout)
+            self.assertEqual(lab.b.godwit("resume", "guest").returncode, 0)
+            self.assertEqual(destination.status(), "running")
+            self.assertNotIn("starts it", lab.b.godwit("status", "guest").stdout)
+
     def test_somebody_resumes_the_guest_meanwhile(self):
         for again in (False, True):
             with self.subTest(stopped_again=again), vmlab.Lab() as lab:
