@@ -164,7 +164,7 @@ class Kills(unittest.TestCase):
             small = {"guest": False, "ram_mib": 64}  # a running firmware will do
             source = lab.a.vm(**small)
             destination, codes, n = None, set(), 5
-            while True:
+            for _ in range(300):
                 if destination is None or destination.process.poll() is not None or \
                         destination.status() != "inmigrate":
                     if destination is not None:
@@ -175,11 +175,15 @@ class Kills(unittest.TestCase):
                 sender = lab.a.godwit("migrate", "--fault", f"cut@{n}", "guest", f"127.0.0.1:{port}")
                 receiver.terminate()
                 receiver.wait(timeout=20)
+                if sender.returncode == 0:  # a busy machine makes other numbers of calls: this time there were fewer
+                    source.kill()
+                    source.ram.unlink(missing_ok=True)
+                    source, n = lab.a.vm(**small), max(n - 10, 5)
+                    continue
                 codes.add(sender.returncode)
                 if sender.returncode == 4:
                     break
                 self.assertEqual(sender.returncode, 1, sender.stderr)
-                self.assertLess(n, 200, "the cut never struck")
                 n += 1
             self.assertEqual(codes, {1, 4})
             self.assertIn("godwit resume", sender.stderr)
