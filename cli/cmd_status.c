@@ -107,6 +107,10 @@ static void print_owner(const char *name, const struct known *known)
 		printf("  The guest was handed over, and yet it runs here: make sure that it runs nowhere else.\n");
 	else if (strcmp(known->run_state, "running") == 0)
 		printf("  this side owns the guest: it runs here\n");
+	else if (strcmp(state, "uncertain") == 0 && source && strcmp(known->run_state, "gone") == 0)
+		printf("  The link died while the guest changed hands, and the VMM here is gone.  Ask 'godwit status %s' at the\n"
+		       "  destination: if it owns the guest, nothing is left to do; if it is uncertain too, say\n"
+		       "  'godwit resume --force %s' there; if it does not own it, the guest went with the VMM.\n", name, name);
 	else if (strcmp(state, "uncertain") == 0 && source)
 		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"
 		       "  destination: if it owns the guest, end the VMM here; if it does not, end the VMM there and say\n"

@@ -193,6 +193,12 @@ class Kills(unittest.TestCase):
             # The destination's word settles it, one way or the other.
             there = lab.b.status()
             self.assertIn(there["owns_guest"], (True, False))
+            # With the source's VMM gone there is nothing to resume here, and the destination's must not be ended.
+            source.kill()
+            told = lab.a.godwit("status", "guest").stdout
+            self.assertIn("the VMM here is gone", told)
+            self.assertIn("'godwit resume --force guest' there", told)
+            self.assertNotIn("end the VMM", told)
 
 
 class Strangers(unittest.TestCase):
