@@ -153,7 +153,9 @@ class Ownership(unittest.TestCase):
             self.assertNotIn("starts it", lab.a.godwit("status", "guest").stdout)
             self.assertEqual(lab.b.godwit("resume", "guest").returncode, 0)
             self.assertEqual(destination.status(), "running")
-            self.assertNotIn("starts it", lab.b.godwit("status", "guest").stdout)
+            told = lab.b.godwit("status", "guest").stdout
+            self.assertIn("it was the destination of a migration, resumed", told)
+            self.assertNotIn("starts it", told)
 
     def test_somebody_resumes_the_guest_meanwhile(self):
         for again in (False, True):
