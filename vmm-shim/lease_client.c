@@ -21,7 +21,7 @@
 
 #define ANSWER_NS (3 * GW_NS_PER_S)
 
-static int lost(struct lease_client *lease, struct gw_error *error)
+int lease_lost(struct lease_client *lease, struct gw_error *error)
 {
 	lease->lapsed = true;
 	return gw_error_set(error, -ESTALE, "this godwit stood still for too long (stopped, frozen or starved): the VMM has taken "
@@ -47,10 +47,10 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 	ssize_t n;
 
 	if (lease->lapsed)
-		return lost(lease, error);
+		return lease_lost(lease, error);
 	if (send(lease->fd, request, sizeof(*request), MSG_NOSIGNAL) != (ssize_t)sizeof(*request))
 		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not take the lease's requests") :
-					 lost(lease, error);
+					 lease_lost(lease, error);
 	do
 		n = recv(lease->fd, &answer, sizeof(answer), 0);
 	while (n < 0 && errno == EINTR);
@@ -58,7 +58,7 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not answer for the lease: is another godwit's guest "
 						       "being taken back?");
 	if (n != (ssize_t)sizeof(answer) || answer.magic != LEASE_MAGIC || answer.type != request->type)
-		return lost(lease, error);
+		return lease_lost(lease, error);
 	return answer.status;
 }
 
@@ -105,13 +105,20 @@ int lease_disarm(struct lease_client *lease, struct gw_error *error)
 int lease_check(struct lease_client *lease, struct gw_error *error)
 {
 	struct lease_packet packet;
+	ssize_t n;
 
 	if (lease->fd < 0)
 		return 0;
-	/* LAPSED is the only packet without a request.  A VMM that died closes its end too; the QMP connection reports that death. */
-	if (lease->lapsed || recv(lease->fd, &packet, sizeof(packet), MSG_DONTWAIT) == (ssize_t)sizeof(packet))
-		return lost(lease, error);
-	return 0;
+	if (lease->lapsed)
+		return lease_lost(lease, error);
+	n = recv(lease->fd, &packet, sizeof(packet), MSG_DONTWAIT);
+	/* An end that closed with beats unread is told of once, by ECONNRESET, before what it sent. */
+	if (n < 0 && errno != EAGAIN)
+		n = recv(lease->fd, &packet, sizeof(packet), MSG_DONTWAIT);
+	if (n < 0 && errno == EAGAIN)
+		return 0;
+	/* Nothing comes unasked but LAPSED. */
+	return n == (ssize_t)sizeof(packet) ? lease_lost(lease, error) : -ECONNRESET;
 }
 
 void lease_close(struct lease_client *lease)

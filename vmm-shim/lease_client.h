@@ -28,10 +28,16 @@ int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct
 /* Disarms the lease.  Return: 0, and the lease cannot lapse; or -errno with @error set, and the lease has lapsed or may lapse. */
 int lease_disarm(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
-/* Whether the lease has not lapsed.  Does not block.  Return: 0, or -ESTALE with @error set. */
+/*
+ * Whether the guest is still ours.  Does not block.  Return: 0; -ESTALE with @error set; -ECONNRESET, without a text, when the
+ * connection has ended and nothing was said: the VMM died, or else the lease is lost.
+ */
 int lease_check(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
-/* Closes the connection; an armed lease lapses by that.  A lease that is not open is fine. */
+/* Takes the lease for lost.  Return: -ESTALE with @error set. */
+int lease_lost(struct lease_client *lease, struct gw_error *error);
+
+/* Hangs up; an armed lease lapses by that.  One that is not open is fine. */
 void lease_close(struct lease_client *lease);
 
 #endif

@@ -491,9 +491,19 @@ int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram
 	return rc;
 }
 
-int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
+/* Whether the VMM has taken the guest back.  A VMM that died has not.  Return: 0, or -ESTALE with @error set. */
+static int check_lease(struct gw_vmm *vmm, struct gw_error *error)
 {
 	int rc = lease_check(&vmm->lease, error);
+
+	if (rc != -ECONNRESET)
+		return rc;
+	return gw_vmm_is_alive(vmm->name) > 0 ? lease_lost(&vmm->lease, error) : 0;
+}
+
+int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error)
+{
+	int rc = check_lease(vmm, error);
 
 	return rc < 0 ? rc : qmp_check(vmm->qmp, error);
 }
@@ -719,7 +729,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	int rc = 0;
 
 	gw_vmm_set_deadline(vmm, 0);
-	if (lease_check(&vmm->lease, NULL) < 0) { /* the VMM's end gives the guest back, and nobody else may */
+	if (check_lease(vmm, NULL) < 0) { /* the VMM's end gives it back, and nobody else may */
 		end_saving(vmm);
 		return 0;
 	}
