@@ -63,6 +63,9 @@ int source_hook(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0 || runs == (s->source.hook_from_ns != 0) || s->source.round_open)
 		return -EPROTO;
+	if (runs && s->source.hook_has_run) /* each run has the limit of a hook, so there is one */
+		return -EPROTO;
+	s->source.hook_has_run = true;
 	if (!runs)
 		set_pause_limit(s, s->source.pause_until_ns + (now - s->source.hook_from_ns));
 	s->source.hook_from_ns = runs ? now : 0;

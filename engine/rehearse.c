@@ -75,6 +75,7 @@ static int rehearse_saving(struct gw_session *s)
 
 int rehearse_begin(struct gw_session *s)
 {
+	s->source.rehearsal.begun = true;
 	if (!s->vm_ops->settle)
 		return rehearse_saving(s);
 	s->source.settling = true;

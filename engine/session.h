@@ -56,7 +56,7 @@ struct hot {
 
 /* See rehearse.c. */
 struct rehearsal {
-	bool under_way;
+	bool begun, under_way;
 	unsigned sent, answered; /* ECHOes */
 	uint64_t from_ns;        /* when the short one, or the first of the long ones, was sent */
 	uint64_t state_bytes, save_ns, state_ns, round_trip_ns;
@@ -102,6 +102,7 @@ struct source_half {
 	uint64_t blackout_from_ns, checked_ns;
 	uint64_t pause_until_ns; /* the paused guest is resumed then; moved on by what the hook took */
 	uint64_t hook_from_ns;   /* the receiver's hook runs since; 0: it does not */
+	bool hook_has_run;       /* it runs once */
 	struct disk_source disk;
 };
 

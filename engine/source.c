@@ -74,7 +74,8 @@ static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event
 
 	if (rc < 0)
 		return rc;
-	return rehearse_begin(s);
+	/* The guest may stand while it rehearses: a peer has that once. */
+	return s->source.rehearsal.begun ? -EPROTO : rehearse_begin(s);
 }
 
 int source_rehearsed(struct gw_session *s)
@@ -84,7 +85,8 @@ int source_rehearsed(struct gw_session *s)
 
 static int take_disks_ok(struct gw_session *s, const struct gw_link_event *event)
 {
-	int rc = s->options.disks && event->payload_bytes == 0 ? disk_begin(s) : -EPROTO;
+	bool proposed = s->options.disks && s->source.rehearsal.begun && !s->source.rehearsal.under_way;
+	int rc = proposed && event->payload_bytes == 0 ? disk_begin(s) : -EPROTO;
 
 	return rc < 0 ? rc : begin_copy(s);
 }
