@@ -92,20 +92,34 @@ static bool is_paused(const struct known *known)
 	return false;
 }
 
+/* Of a session that does not answer.  It is its VMM's end of the lease that gives a guest back, and a receiver has none. */
+static void print_stalled(int pid, bool source)
+{
+	printf("  The godwit that %s it, process %d, does not answer: it is stopped or frozen.  ", source ? "moves" : "receives", pid);
+	if (source)
+		printf("A guest that it had\n"
+		       "  paused is resumed here two seconds after it stood still.  End that process, and migrate again.\n");
+	else
+		printf("The guest is\n"
+		       "  resumed at its source, unless that had let it go already.  End that process, and ask 'godwit status' there.\n");
+}
+
 /* The guest's owner, by the state of the VMM and the record; docs/ownership.md has the table. */
 static void print_owner(const char *name, const struct known *known)
 {
 	const char *state = text_of(known->status, "state");
 	bool source = strcmp(text_of(known->status, "role"), "source") == 0;
+	bool runs = strcmp(known->run_state, "running") == 0;
 
 	if (known->stalled_pid)
-		printf("  The godwit that moves it, process %d, does not answer: it is stopped or frozen.  A guest that it had\n"
-		       "  paused is resumed here two seconds after it stood still.  End that process, and migrate again.\n",
-		       known->stalled_pid);
-	if (strcmp(known->run_state, "running") == 0 && known->status && source && !owns(known->status) &&
-	    strcmp(state, "uncertain") != 0)
+		print_stalled(known->stalled_pid, source);
+	if (runs && known->status && source && !owns(known->status) && strcmp(state, "uncertain") != 0)
 		printf("  The guest was handed over, and yet it runs here: make sure that it runs nowhere else.\n");
-	else if (strcmp(known->run_state, "running") == 0)
+	else if (runs && known->status && !source && !owns(known->status))
+		printf("  The guest runs here, and its source is not known to have let it go: it may run at both.  Ask\n"
+		       "  'godwit status %s' at the source: if the guest is paused there, end the VMM there; if it runs there,\n"
+		       "  end the VMM here.  What this guest has written to a shared disk meanwhile is not undone.\n", name);
+	else if (runs)
 		printf("  this side owns the guest: it runs here\n");
 	else if (strcmp(state, "uncertain") == 0 && source && strcmp(known->run_state, "gone") == 0)
 		printf("  The link died while the guest changed hands, and the VMM here is gone.  Ask 'godwit status %s' at the\n"
@@ -208,6 +222,7 @@ static int ask_to_cancel(const struct command *command, const char *name)
 {
 	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
 	int stalled = 0;
+	bool source = false;
 
 	for (unsigned i = 0; i < 2; i++) {
 		json_t *answer;
@@ -217,15 +232,19 @@ static int ask_to_cancel(const struct command *command, const char *name)
 			json_decref(answer);
 			return 0;
 		}
-		if (rc == -ETIMEDOUT)
+		if (rc == -ETIMEDOUT) {
 			stalled = pid;
+			source = i == 0;
+		}
 	}
 	if (!stalled) {
 		complain(command, "no migration of '%s' is under way here", name);
 		return EXIT_NO_VM;
 	}
-	complain(command, "the godwit that moves '%s', process %d, does not answer: it is stopped or frozen.  A guest that it had "
-			  "paused is resumed by itself; end that process", name, stalled);
+	complain(command, "the godwit that %s '%s', process %d, does not answer: it is stopped or frozen.  %s; end that process",
+		 source ? "moves" : "receives", name, stalled,
+		 source ? "A guest that it had paused is resumed by itself" :
+			  "The guest is resumed at its source, unless that had let it go already");
 	return EXIT_FAILED;
 }
 

@@ -216,6 +216,16 @@ static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *e
 	return rc < 0 ? rc : gw_vmm_load(self->vmm, state, bytes, error);
 }
 
+static int vm_not_started(void *vm, struct gw_error *error)
+{
+	return gw_vmm_not_started(((struct cli_vm *)vm)->vmm, error);
+}
+
+static int vm_stop(void *vm, struct gw_error *error)
+{
+	return gw_vmm_stop(((struct cli_vm *)vm)->vmm, error);
+}
+
 static int vm_start(void *vm, bool run, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
@@ -256,6 +266,8 @@ const struct gw_vm_ops cli_vm_ops = {
 	.image_resized = vm_image_resized,
 	.handover = vm_handover,
 	.load = vm_load,
+	.not_started = vm_not_started,
+	.stop = vm_stop,
 	.start = vm_start,
 	.check = vm_check,
 	.was_running = vm_was_running,

@@ -175,7 +175,14 @@ struct gw_vm_ops {
 	int (*handover)(void *vm, bool give_up, struct gw_error *error);
 	/* Receiver: loads the device state; the guest stays paused. */
 	int (*load)(void *vm, const void *state, size_t bytes, struct gw_error *error);
-	/* Receiver: owns the guest now; starts it when @run. */
+	/*
+	 * Receiver, from load to COMMIT, every few milliseconds: the guest stands.  -EBUSY: somebody else let it run, or did in
+	 * between.  NULL: nobody can.
+	 */
+	int (*not_started)(void *vm, struct gw_error *error);
+	/* Receiver, giving up after it began to load: the guest must not run here.  Waits for 2 s at most.  NULL: it cannot. */
+	int (*stop)(void *vm, struct gw_error *error);
+	/* Receiver: owns the guest now; starts it when @run.  A guest that runs already is no failure. */
 	int (*start)(void *vm, bool run, struct gw_error *error);
 	/* Either side, at every step: has the VMM died?  Return: 0, or -errno with @error set. */
 	int (*check)(void *vm, struct gw_error *error);

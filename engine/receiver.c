@@ -9,8 +9,8 @@
  * The order between ZERO, on the control channel, and puts, on the data channels, is safe because a page is
  * in one of them at most once a round, and a round begins only when the last one is acknowledged.
  *
- * It owns the guest from the moment it has read COMMIT, not before.  When it gives up it says so, and having
- * said so it never starts the guest.
+ * It owns the guest from the moment it has read COMMIT, not before.  Until then it looks whether somebody else lets the loaded
+ * guest run, which ends the migration.  When it gives up it stops the guest, says so, and having said so never starts it.
  */
 #include "engine/session.h"
 
@@ -22,6 +22,7 @@
 #include <xxhash.h>
 
 #define CLEAR_BYTES (256ULL << 20)
+#define LOADED_LOOK_NS (5 * GW_NS_PER_MS) /* a loaded guest is looked at so often until COMMIT */
 #define HOOK_LOOK_NS (1 * GW_NS_PER_MS) /* a hook that runs is looked at so often */
 
 static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_memory_file *ours)
@@ -249,6 +250,11 @@ static int run_hook(struct gw_session *s)
 	return sent < 0 ? sent : rc;
 }
 
+static int not_started(struct gw_session *s)
+{
+	return s->vm_ops->not_started ? s->vm_ops->not_started(s->vm, &s->error) : 0;
+}
+
 /* Everything is here: the hook, the device state, and the word that we are ready.  Return: 0 or -errno. */
 static int load(struct gw_session *s)
 {
@@ -266,6 +272,8 @@ static int load(struct gw_session *s)
 		return rc;
 	loading = session_now(s);
 	rc = s->vm_ops->load(s->vm, receiver->state, receiver->state_bytes, &s->error);
+	if (rc == 0)
+		rc = not_started(s);
 	if (rc < 0)
 		return rc;
 	s->status.blackout.load_ns = session_now(s) - loading;
@@ -284,6 +292,14 @@ int receiver_wait(struct gw_session *s)
 	    disk_is_settled(s))
 		return load(s);
 	return 0;
+}
+
+/* Waits for COMMIT, which mostly comes before the first look. */
+int receiver_look(struct gw_session *s)
+{
+	if (s->wait_ns > LOADED_LOOK_NS)
+		s->wait_ns = LOADED_LOOK_NS;
+	return session_now(s) - s->stage_ns < LOADED_LOOK_NS ? 0 : not_started(s);
 }
 
 static int take_commit(struct gw_session *s, const struct gw_link_event *event)
@@ -327,14 +343,25 @@ const struct message_rule receiver_rules[WIRE_TYPES] = {
 	[WIRE_COMMIT] = { IN(COMMIT), take_commit },
 };
 
+/* The source may let the guest run once it hears that this side gave up.  Before, it must not run here. */
+static void stop_guest(struct gw_session *s)
+{
+	bool loaded = session_state(s) == GW_STATE_DEVICE || session_state(s) == GW_STATE_COMMIT;
+	struct gw_error error = { 0 };
+
+	if (loaded && s->vm_ops->stop && s->vm_ops->stop(s->vm, &error) < 0)
+		gw_log(GW_LOG_ERROR, "the guest that was given up cannot be stopped here, end its VMM: %s", error.text);
+}
+
 void receiver_abandon(struct gw_session *s, enum gw_state end)
 {
 	struct gw_error error = { 0 };
 
+	stop_guest(s);
 	if (s->receiver.hook_from_ns && s->vm_ops->handover && s->vm_ops->handover(s->vm, true, &error) < 0)
 		gw_debug("the hook: %s", error.text);
 	if (session_state(s) == GW_STATE_COMMIT)
-		gw_error_prefix(&s->error, "no commit came, the guest was not started here");
+		gw_error_prefix(&s->error, "no commit came");
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
 	if (session_enter(s, end) < 0)
 		s->sm.now = end;

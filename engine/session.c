@@ -33,7 +33,7 @@ static const struct stage stages[] = {
 	{ GW_STATE_ROUNDS, source_rounds, NULL },
 	{ GW_STATE_SWITCHOVER, source_switchover, NULL },
 	{ GW_STATE_DEVICE, source_device, receiver_wait },
-	{ GW_STATE_COMMIT, source_commit, NULL },
+	{ GW_STATE_COMMIT, source_commit, receiver_look },
 };
 
 int session_enter(struct gw_session *s, enum gw_state state)

@@ -196,6 +196,7 @@ int source_switchover(struct gw_session *s);
 int source_device(struct gw_session *s);
 int source_commit(struct gw_session *s);
 int receiver_wait(struct gw_session *s);
+int receiver_look(struct gw_session *s);
 
 /* Ends the session after a failure or a cancel; never fails itself. */
 void source_abandon(struct gw_session *s, enum gw_state end);

@@ -809,6 +809,7 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
 	qmp_forget_migration(vmm->qmp);
+	qmp_forget_meddling(vmm->qmp);
 	fd = gw_unix_connect(path, SOCK_STREAM, IO_S * GW_NS_PER_S);
 	if (fd < 0)
 		return gw_error_set(error, fd, "the VMM does not take its device state at %s: %s", path, strerror(-fd));
@@ -836,6 +837,33 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	 */
 	vmm->ignoring_shared = true;
 	return qmp_post(vmm->qmp, "migrate-set-capabilities", capability("x-ignore-shared", false), error);
+}
+
+int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error)
+{
+	const char *event;
+	bool running;
+	int rc;
+
+	qmp_set_deadline(vmm->qmp, gw_now_ns(&gw_clock_real) + PEEK_NS);
+	rc = run_state(vmm->qmp, NULL, 0, &running, error);
+	qmp_set_deadline(vmm->qmp, 0);
+	event = qmp_meddling(vmm->qmp);
+	if (rc < 0 || (!running && !event))
+		return rc;
+	return gw_error_set(error, -EBUSY, "somebody else %s the guest here before its source had let it go (%s): nothing but godwit "
+					   "may say 'cont' to a VMM that waits",
+			    running || strcmp(event, "RESUME") == 0 ? "ran" : "reset", running ? "it runs" : event);
+}
+
+int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error)
+{
+	int rc;
+
+	qmp_set_deadline(vmm->qmp, gw_now_ns(&gw_clock_real) + PEEK_NS);
+	rc = qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error);
+	qmp_set_deadline(vmm->qmp, 0);
+	return rc;
 }
 
 int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error)

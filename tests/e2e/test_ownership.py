@@ -170,6 +170,38 @@ class Ownership(unittest.TestCase):
                 self.assertEqual(source.status(), "running")
                 self.not_started(destination)
 
+    def test_somebody_lets_the_guest_run_at_the_destination(self):
+        """Not before the load, not after it: it is stopped there, and `status` does not say that it is rightly there."""
+        with vmlab.Lab() as lab:
+            source, destination, sender, receiver = self.begin(lab, hook="sleep 2")
+            sender.send_signal(signal.SIGSTOP)
+            destination.qmp("cont")  # QEMU takes it for "run when loaded"
+            vmlab.wait_for(lambda: destination.status() != "inmigrate", 30, "the load")
+            self.assertEqual(destination.status(), "paused")
+            destination.qmp("cont")  # now the source runs too, or soon will
+            vmlab.wait_for(lambda: destination.status() != "running", 20, "the guest being stopped there")
+            self.assertNotEqual(receiver.wait(timeout=20), 0)
+            self.assertIn("somebody else", receiver.stderr.read())
+            vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
+            sender.send_signal(signal.SIGCONT)
+            self.assertEqual(sender.wait(timeout=20), 1)
+            self.assertEqual(destination.status(), "paused")
+            destination.qmp("cont")  # with nobody left who watches
+            told = lab.b.godwit("status", "guest").stdout
+            self.assertIn("may run at both", told)
+            self.assertNotIn("this side owns", told)
+
+    def test_a_receiver_that_is_killed_and_the_guest_let_run(self):
+        with vmlab.Lab() as lab:
+            source, destination, sender, receiver = self.begin(lab, hook="sleep 2")
+            sender.send_signal(signal.SIGSTOP)
+            vmlab.wait_for(lambda: destination.status() == "paused", 30, "the load")
+            receiver.kill()
+            receiver.wait()
+            destination.qmp("cont")
+            self.assertEqual(lab.b.status()["state"], "uncertain")
+            self.assertIn("may run at both", lab.b.godwit("status", "guest").stdout)
+
     def test_no_record_no_commit(self):
         """With no room for the record of who owns the guest, the guest stays."""
         run = "run/guest/last.json"
@@ -301,6 +333,10 @@ class Ownership(unittest.TestCase):
             vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
             self.assertEqual(sender.wait(timeout=20), 1)
             self.assertIn("silent", sender.stderr.read())
+            for told in (lab.b.godwit("status", "guest").stdout, lab.b.godwit("cancel", "guest").stderr):
+                self.assertIn("receives", told)
+                self.assertIn(f"process {receiver.pid}", told)
+                self.assertNotIn("had paused", " ".join(told.split()))
             receiver.send_signal(signal.SIGCONT)
             self.assertNotEqual(receiver.wait(timeout=30), 0)
             self.not_started(destination)

@@ -8,16 +8,18 @@
 #include <stdio.h>
 
 /* Strokes by the state of the source's session: docs/ownership.md has a cell for each. */
-enum stroke { STROKE_CANCEL, STROKE_DEATH, STROKE_KILL, STROKE_FREEZE, STROKE_LAPSE, STROKE_MEDDLE, STROKES };
+enum stroke { STROKE_CANCEL, STROKE_DEATH, STROKE_KILL, STROKE_FREEZE, STROKE_LAPSE, STROKE_MEDDLE,
+	      STROKE_START, STROKES };
 
-static const char *const stroke_names[STROKES] = { "cancel", "death of the VMM", "kill", "freeze", "lapse", "meddling" };
+static const char *const stroke_names[STROKES] = { "cancel", "death of the VMM", "kill", "freeze", "lapse", "meddling",
+					       "start there by somebody else" };
 static unsigned struck[STROKES][GW_STATE_COUNT];
 
 /* Whether each stroke fell in each state in which it can.  Return: the number of cells that no migration went through. */
 static inline unsigned empty_cells(void)
 {
 	static const enum gw_state first[STROKES] = { GW_STATE_SETUP, GW_STATE_SETUP, GW_STATE_SETUP, GW_STATE_SETUP,
-						      GW_STATE_SWITCHOVER, GW_STATE_SWITCHOVER };
+						      GW_STATE_SWITCHOVER, GW_STATE_SWITCHOVER, GW_STATE_DEVICE };
 	unsigned empty = 0;
 
 	for (unsigned k = 0; k < STROKES; k++)

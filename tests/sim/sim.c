@@ -28,6 +28,7 @@
 #include "tests/sim/cells.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/links.h"
+#include "tests/sim/scenario.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -63,7 +64,8 @@ struct guest {
 	struct gw_bitmap marks[REGIONS];
 	bool running, was_running, guarded, dead, tracking;
 	bool lapsed;      /* source: the VM took the guest back: nothing can be disarmed any more */
-	bool meddled;     /* source: somebody resumed the paused guest */
+	bool meddled;     /* somebody let the guest run that godwit keeps paused */
+	bool loaded;      /* receiver: it can be let run */
 	unsigned settles; /* looks at the images being settled */
 	bool recorded;    /* that nobody knows who owns the guest */
 	uint64_t beat_ns; /* source: when the session was last stepped */
@@ -91,14 +93,6 @@ struct sim {
 	bool good;         /* nothing is made to go wrong */
 	const char *wrong; /* the first broken promise */
 };
-
-static uint64_t rnd(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
 
 static void wrong(struct sim *sim, const char *what)
 {
@@ -460,7 +454,25 @@ static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *e
 			wrong(sim, what);
 	}
 	sim->clock.ns += 4 * GW_NS_PER_MS;
+	guest->loaded = true;
 	return rc;
+}
+
+static int vm_not_started(void *vm, struct gw_error *error)
+{
+	struct guest *guest = vm;
+	int rc = op(guest, error);
+
+	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody ran the guest") : rc;
+}
+
+/* What fails here is a VMM that is gone. */
+static int vm_stop(void *vm, struct gw_error *error)
+{
+	struct guest *guest = vm;
+
+	guest->running = false;
+	return guest->dead ? gw_error_set(error, -ESRCH, "the VMM is gone") : 0;
 }
 
 static int vm_start(void *vm, bool run, struct gw_error *error)
@@ -507,6 +519,8 @@ static const struct gw_vm_ops vm_ops = {
 	.prepare = vm_prepare,
 	.handover = vm_handover,
 	.load = vm_load,
+	.not_started = vm_not_started,
+	.stop = vm_stop,
 	.start = vm_start,
 	.check = vm_check,
 	.was_running = vm_was_running,
@@ -515,32 +529,6 @@ static const struct gw_vm_ops vm_ops = {
 };
 
 /* --- one migration --------------------------------------------------------------------------------- */
-
-struct scenario {
-	uint64_t seed;
-	struct gw_fault_spec fault; /* at 0: none */
-	bool fault_at_receiver;
-	int source_fail_op, receiver_fail_op;
-	unsigned cancel_step; /* 0: none */
-	bool cancel_receiver;
-	unsigned death_step; /* 0: none; the VMM of one side dies */
-	bool death_of_receiver;
-	int disk_fail; /* the how-manieth request to a disk fails, 0: none */
-	bool disk_fail_at_receiver;
-	unsigned kill_step; /* 0: none; the godwit process of one side dies */
-	bool kill_receiver;
-	unsigned freeze_step; /* 0: none; one side's godwit stands still from then on, for so long */
-	uint64_t freeze_ns;
-	bool freeze_receiver;
-	unsigned meddle_step; /* 0: none; somebody says cont at the source */
-};
-
-struct outcome {
-	enum gw_state source, receiver;
-	int error; /* of the source */
-	unsigned steps;
-	const char *wrong;
-};
 
 static void guest_init(struct guest *guest, struct sim *sim, bool stale)
 {
@@ -631,6 +619,19 @@ static void meddle(struct sim *sim)
 	struck[STROKE_MEDDLE][sim->stage]++;
 }
 
+/* Somebody at the destination lets the loaded guest run, once, before the receiver has read COMMIT. */
+static void meddle_there(struct sim *sim, const struct gw_session *receiver)
+{
+	struct guest *guest = &sim->receiver;
+	struct gw_status now;
+
+	gw_session_status(receiver, &now);
+	if (!guest->loaded || guest->meddled || guest->dead || now.owns_guest || now.state > GW_STATE_COMMIT)
+		return;
+	guest->running = guest->meddled = true;
+	struck[STROKE_START][sim->stage]++;
+}
+
 static void check_end(struct sim *sim, const struct scenario *scenario, const struct gw_status *source,
 		      const struct gw_status *receiver)
 {
@@ -638,6 +639,10 @@ static void check_end(struct sim *sim, const struct scenario *scenario, const st
 
 	if (sim->receiver.started > 1)
 		wrong(sim, "started twice");
+	if (sim->source.running && sim->receiver.running)
+		wrong(sim, "ended, and both guests run");
+	if (sim->receiver.running && !receiver->owns_guest)
+		wrong(sim, "ended, and it runs there unowned");
 	if (sim->receiver.started && !receiver->owns_guest)
 		wrong(sim, "started without owning");
 	if (source->state == GW_STATE_DONE && !sim->receiver.started)
@@ -697,8 +702,10 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 		}
 		if (n == scenario->kill_step)
 			struck[STROKE_KILL][sim->stage]++;
-		if (n == scenario->meddle_step)
+		if (n == scenario->meddle_step && !scenario->meddle_receiver)
 			meddle(sim);
+		if (scenario->meddle_receiver && n >= scenario->meddle_step)
+			meddle_there(sim, b);
 		if (strike) {
 			struck[STROKE_FREEZE][sim->stage]++;
 			frozen_until_ns = sim->clock.ns + scenario->freeze_ns;
@@ -717,7 +724,7 @@ static void run_loop(struct sim *sim, const struct scenario *scenario, struct gw
 		lease_looks(sim);
 		for (uint64_t w = rnd(&sim->random) % (sim->writes_per_step + 1); w > 0 && sim->source.running; w--)
 			guest_runs(&sim->source);
-		if (sim->source.running && sim->receiver.running)
+		if (sim->source.running && sim->receiver.running && !sim->receiver.meddled)
 			wrong(sim, "both guests run");
 		if (frozen) /* time passes */
 			sim->clock.ns += 5 * GW_NS_PER_MS;
@@ -840,12 +847,7 @@ static struct outcome run(const struct scenario *scenario, const char *what)
 	ends[outcome.source]++;
 	if (outcome.wrong) {
 		broken++;
-		printf("seed %llu, %s (fault %d@%llu%s, ops %d/%d, cancel %u, death %u, kill %u): %s; source %s, receiver %s\n",
-		       (unsigned long long)scenario->seed, what, (int)scenario->fault.kind,
-		       (unsigned long long)scenario->fault.at, scenario->fault_at_receiver ? " receiver" : "",
-		       scenario->source_fail_op, scenario->receiver_fail_op, scenario->cancel_step,
-		       scenario->death_step, scenario->kill_step, outcome.wrong, gw_state_name(outcome.source),
-		       gw_state_name(outcome.receiver));
+		scenario_print(scenario, what, &outcome);
 	}
 	return outcome;
 }
@@ -914,6 +916,8 @@ static void campaign_moments(uint64_t seed, unsigned steps)
 			run(&(struct scenario){ .seed = seed, .freeze_step = n, .freeze_receiver = side,
 						.freeze_ns = 2 * GW_NS_PER_S }, "long freeze");
 			run(&(struct scenario){ .seed = seed, .meddle_step = n }, "meddling");
+			run(&(struct scenario){ .seed = seed, .meddle_step = n, .meddle_receiver = true,
+						.freeze_step = side ? n : 0, .freeze_ns = 2 * GW_NS_PER_S }, "start there");
 		}
 }
 
