@@ -118,22 +118,13 @@ static void tell_started(void *context)
 	plan->tell = -1;
 }
 
-/* Whether there is a guest here to move. */
+/* Whether there is a guest here to move, in a state that can be. */
 static int check_movable(struct cli_vm *vm, struct gw_error *error)
 {
 	char state[32];
 	int rc = gw_vmm_run_state(vm->vmm, state, sizeof(state), error);
 
-	if (rc < 0)
-		return rc;
-	if (strcmp(state, "inmigrate") == 0)
-		return gw_error_set(error, -EINVAL, "VM '%s' waits for a guest itself: nothing to move", vm->name);
-	if (strcmp(state, "postmigrate") == 0)
-		return gw_error_set(error, -EINVAL,
-				    "VM '%s' has handed its state over once already.  Does its guest run elsewhere ('godwit "
-				    "status %s')?  Then end it; if it does not, say 'godwit resume %s' first", vm->name,
-				    vm->name, vm->name);
-	return 0;
+	return rc < 0 ? rc : gw_vmm_check_state(state, error);
 }
 
 static int open_link(struct gw_link **link, const struct plan *plan, struct gw_error *error)

@@ -69,8 +69,8 @@ static bool try_once(const char *path, bool resume)
 	(void)say(fd, "\"migrate_cancel\"", "\"return\"");
 	if (resume)
 		(void)say(fd, "\"cont\"", "\"return\"");
-	if (resume && !say(fd, "\"query-status\"", "\"running\": true"))
-		return false;
+	if (resume && !say(fd, "\"query-status\"", "\"running\": true") && !say(fd, "\"query-status\"", "\"suspended\""))
+		return false; /* one that fell asleep before it was stopped sleeps on */
 	return say(fd, FORGET_IGNORE_SHARED, "\"return\""); /* refused while a migration is being cancelled */
 }
 

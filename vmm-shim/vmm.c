@@ -561,9 +561,18 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 	return agent_track(&vmm->agent, by, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
 }
 
+/* Whether the guest, as it is now, may migrate; whether it runs. */
+static int check_now(struct gw_vmm *vmm, bool *running, struct gw_error *error)
+{
+	char state[32];
+	int rc = run_state(vmm->qmp, state, sizeof(state), running, error);
+
+	return rc < 0 ? rc : gw_vmm_check_state(state, error);
+}
+
 int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
-	int rc = armed ? run_state(vmm->qmp, NULL, 0, &vmm->was_running, error) : 0;
+	int rc = armed ? check_now(vmm, &vmm->was_running, error) : 0;
 
 	/* A guest that was paused before is not resumed.  All else is undone in the same way. */
 	if (rc == 0)
@@ -655,7 +664,10 @@ int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_byte
 
 int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error)
 {
-	return vmm->was_running ? qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error) : 0;
+	int rc = vmm->was_running ? qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error) : 0;
+
+	/* It may have fallen asleep since the guard was armed, and `stop` says nothing then. */
+	return rc == 0 ? check_now(vmm, NULL, error) : rc;
 }
 
 static void *gather(void *argument)
@@ -720,8 +732,15 @@ int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, st
 	return 0;
 }
 
+/* Whether the guest stands because of a migration, or of `stop`. */
+static bool is_held(const char *state)
+{
+	return strcmp(state, "paused") == 0 || strcmp(state, "postmigrate") == 0 || strcmp(state, "finish-migrate") == 0;
+}
+
 int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 {
+	char state[32];
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + RESUME_NS;
 	struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
 	struct gw_error last = { 0 };
@@ -741,7 +760,8 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 		gw_error_clear(&last);
 		rc = qmp_command(vmm->qmp, "cont", NULL, -1, NULL, &last);
 		if (rc == 0)
-			rc = run_state(vmm->qmp, NULL, 0, &running, &last);
+			rc = run_state(vmm->qmp, state, sizeof(state), &running, &last);
+		running = running || (rc == 0 && !is_held(state));
 		if (rc == -ECONNRESET || gw_now_ns(&gw_clock_real) > deadline_ns)
 			return gw_error_set(error, rc < 0 ? rc : -ETIMEDOUT, "%s", last.text);
 		if (!running)

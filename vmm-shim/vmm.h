@@ -92,8 +92,11 @@ int gw_vmm_pid(const struct gw_vmm *vmm);
 /* "running", "paused", "inmigrate", ...: QEMU's run state.  Return: 0 and the text, or -errno. */
 GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct gw_error *error);
 
+/* Whether a guest in that run state may be migrated.  Return: 0, or -EINVAL with @error saying why not and what to do. */
+GW_MUST_CHECK int gw_vmm_check_state(const char *state, struct gw_error *error);
+
 /*
- * As above for a VM this process is not attached to, by a socket of its own.  Waits for two seconds at most.
+ * As gw_vmm_run_state() for a VM this process is not attached to, by a socket of its own.  Waits for two seconds at most.
  * Also the sum of its RAM, when @ram_bytes is not NULL.
  */
 GW_MUST_CHECK int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes,
@@ -203,7 +206,8 @@ GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, st
 /*
  * The dead man's switch, a lease that this process renews by a thread (docs/ownership.md).  Armed, right before the guest is
  * paused: the VMM gives the guest back when this process dies, stands still for two seconds, or @limit_ns has passed.  Arming also
- * notes whether the guest runs.  Return: 0, or -errno with @error set: -ESTALE when the guest has been taken back.
+ * notes whether the guest runs, and refuses a guest whose state does not migrate.
+ * Return: 0, or -errno with @error set: -ESTALE when the guest has been taken back.
  */
 GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error);
 
@@ -235,11 +239,15 @@ bool gw_vmm_was_running(const struct gw_vmm *vmm);
 GW_MUST_CHECK int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s,
 				  struct gw_error *error);
 
+/* Stops the guest, if it runs.  -EINVAL: it was not stopped but entered a state that does not migrate. */
 GW_MUST_CHECK int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error);
 /* *state stays the handle's until resume or detach. */
 GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error);
-/* Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s. */
+/*
+ * Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s.  A guest that then stands for
+ * reasons of its own (asleep, shut down, a full disk) is given back as well.
+ */
 GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
 
 /* Ends the VMM process in good order. */

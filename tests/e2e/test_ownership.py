@@ -21,6 +21,9 @@ import vmlab  # noqa: E402
 
 SMALL = {"guest": False, "ram_mib": 64}  # a running firmware will do
 PAUSED = ("paused", "postmigrate", "finish-migrate")
+# A boot sector that waits for a key: s sleeps (S3), q shuts down (S5), p panics (pvpanic).
+WAITS_FOR_A_KEY = bytes.fromhex("fae464a80174fae4603c1f740a3c1974183c10740bebea ba0406b80024efeb0f ba0406b80020efeb06"
+                                "ba0505b001ee f4ebfd")
 
 
 def ignores_shared(vm):
@@ -378,6 +381,78 @@ class Ownership(unittest.TestCase):
             self.assertFalse(lab.a.status()["owns_guest"])
             self.assertTrue(lab.b.status()["owns_guest"])
             self.assertEqual(source.status(), "postmigrate")
+
+
+class RunStates(unittest.TestCase):
+    """The run states of QEMU: some migrate and arrive as they are, the others are refused by name, with what to do."""
+
+    def setUp(self):
+        self.lab = vmlab.Lab()
+        self.addCleanup(self.lab.close)
+        for side in "ab":
+            (self.lab.folder / f"{side}.raw").write_bytes(WAITS_FOR_A_KEY.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+        self.source, self.destination = self.vm(self.lab.a), self.vm(self.lab.b, incoming=True)
+
+    def vm(self, host, **options):
+        boot = ["-drive", f"if=none,id=d,format=raw,readonly=on,file={self.lab.folder}/{host.name}.raw", "-device",
+                "virtio-blk-pci,drive=d,bootindex=1", "-device", "pvpanic", "-action", "panic=pause,shutdown=pause"]
+        return host.vm(extra=boot, **SMALL, **options)
+
+    def press(self, key, state):
+        """Until the guest is in that state: the firmware takes the first keys."""
+        def came():
+            if self.source.status() == "running":
+                self.source.qmp("send-key", keys=[{"type": "qcode", "data": key}])
+            return self.source.status() == state
+        vmlab.wait_for(came, 30, state, interval=0.2)
+
+    def refused(self, state, advice):
+        again = self.lab.a.godwit("migrate", "guest", "127.0.0.1:1")
+        self.assertEqual(again.returncode, 5, again.stderr)
+        self.assertIn(f"'{state}'", again.stderr)
+        self.assertIn(advice, again.stderr)
+        self.assertEqual(self.source.status(), state)
+
+    def test_a_guest_that_sleeps_is_refused_at_the_start_and_before_the_pause(self):
+        self.press("s", "suspended")
+        self.refused("suspended", "system_wakeup")
+        self.source.qmp("system_wakeup")
+        vmlab.wait_for(lambda: self.source.status() == "running", 20, "the guest being awake")
+        receiver, port = self.lab.b.receive()
+        sender = self.lab.a.start("migrate", "--json", "--bandwidth", "64K", "--max-time", "4", "--on-limit", "stop-copy",
+                                  "guest", f"127.0.0.1:{port}")
+        vmlab.wait_for(lambda: self.lab.a.status().get("state") in ("bulk", "rounds"), 20, "the copy")
+        self.press("s", "suspended")
+        self.assertEqual(sender.wait(timeout=30), 1)
+        self.assertIn("system_wakeup", sender.stderr.read())
+        self.assertEqual(self.source.status(), "suspended")
+        self.assertNotEqual(receiver.wait(timeout=30), 0)
+        self.source.qmp("system_wakeup")
+        vmlab.wait_for(lambda: self.source.status() == "running", 20, "the guest being awake")
+
+    def test_a_guest_that_shut_down_is_refused_and_one_that_panicked_arrives_so(self):
+        self.press("q", "shutdown")
+        self.refused("shutdown", "system_reset")
+        self.source.qmp("system_reset")
+        self.source.qmp("cont")
+        self.press("p", "guest-panicked")
+        receiver, port = self.lab.b.receive()
+        moved = self.lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+        self.assertEqual(moved.returncode, 0, moved.stderr)
+        self.assertEqual(receiver.wait(timeout=20), 0)
+        self.assertEqual(self.destination.status(), "guest-panicked")
+
+    def test_a_guest_that_never_ran_arrives_so(self):
+        self.source.kill()
+        self.source = self.vm(self.lab.a, paused=True)
+        self.assertEqual(self.source.status(), "prelaunch")
+        receiver, port = self.lab.b.receive()
+        moved = self.lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+        self.assertEqual(moved.returncode, 0, moved.stderr)
+        self.assertEqual(receiver.wait(timeout=20), 0)
+        self.assertIn(self.destination.status(), ("prelaunch", "paused"))
+        self.destination.qmp("cont")
+        self.assertEqual(self.destination.status(), "running")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: which of QEMU's run states may migrate
+ *
+ * QEMU's migrate takes a guest in nearly any state, and not all of them arrive: one that sleeps is woken by half, and runs nowhere
+ * then; a VMM that waits aborts on "debug".  So each state that query-status knows has a line here, and others are refused.
+ * A guest that runs is stopped to be moved and runs there.  One that stands arrives in the same state, and stands there too.
+ */
+#include "vmm-shim/vmm.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const struct {
+	const char *state, *refused; /* NULL: it may migrate */
+} states[] = {
+	{ "running", NULL },
+	{ "paused", NULL },
+	{ "prelaunch", NULL }, /* it never ran */
+	{ "io-error", NULL },  /* the request that failed moves too, and is tried again by 'cont' */
+	{ "watchdog", NULL },
+	{ "guest-panicked", NULL },
+	{ "suspended", "it sleeps (S3), and QEMU's migrate would leave it neither asleep nor awake: wake it up with the QMP command "
+		       "system_wakeup, and migrate again" },
+	{ "shutdown", "it has shut down, and nothing of it runs: end its VMM, or boot it again with the QMP commands system_reset and "
+		      "cont" },
+	{ "internal-error", "the VMM met an error while it ran, its log says which: boot it again with the QMP commands system_reset "
+			    "and cont" },
+	{ "debug", "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
+	{ "inmigrate", "its VMM waits for a guest itself: nothing to move" },
+	{ "finish-migrate", "a migration of somebody else's is under way: wait for its end" },
+	{ "postmigrate", "its state was handed over once already, and QEMU does that once.  Ask 'godwit status': does the guest run "
+			 "elsewhere, end its VMM here; does it not, say 'godwit resume' (and QMP 'stop', should it stand), "
+			 "then migrate again" },
+	{ "save-vm", "a snapshot of it is being saved: wait for its end" },
+	{ "restore-vm", "a snapshot of it is being loaded: wait for its end" },
+	{ "colo", "it is the twin of another one (COLO): end that first" },
+};
+
+int gw_vmm_check_state(const char *state, struct gw_error *error)
+{
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (strcmp(states[i].state, state) == 0)
+			return states[i].refused ? gw_error_set(error, -EINVAL, "the guest is '%s': %s", state,
+								states[i].refused) :
+						   0;
+	return gw_error_set(error, -EINVAL, "the guest is '%s', a state that this godwit does not know: let it run, and migrate again",
+			    state);
+}
