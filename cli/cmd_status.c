@@ -137,6 +137,9 @@ static void print_owner(const char *name, const struct known *known)
 		printf("  this side owns the guest, which is paused: 'godwit resume %s' starts it\n", name);
 	else
 		printf("  this side %s the guest\n", owns(known->status) ? "owns" : "does not own");
+	if (source && owns(known->status) && strcmp(known->run_state, "postmigrate") == 0)
+		printf("  It is paused, and QEMU calls it 'postmigrate': it is migrated again only after it ran.  'godwit resume %s'\n"
+		       "  lets it run; QMP 'stop' pauses it again.\n", name);
 }
 
 static void print_status(const char *name, const struct known *known)

@@ -295,6 +295,15 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 	       (double)s->device_bytes / 1024);
 }
 
+/* What became of a guest that was not handed over. */
+static const char *that_stays(const struct gw_status *s)
+{
+	if (s->must_run_first)
+		return "; the guest stays here, paused as before, but QEMU calls it 'postmigrate' now and migrates it again only "
+		       "after it ran: 'godwit resume' lets it run, QMP 'stop' pauses it again";
+	return "; the guest stays here, as it was";
+}
+
 static void print_reason(const struct gw_status *s, const char *name)
 {
 	const char *text = s->error ? s->error->text : "no reason known";
@@ -306,7 +315,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 		break;
 	case GW_STATE_CANCELLED:
 		fprintf(stderr, "godwit: migration of '%s': %s%s\n", name, text,
-			s->is_source ? "; the guest stays here, as it was" : "");
+			s->is_source ? that_stays(s) : "");
 		break;
 	case GW_STATE_UNCERTAIN:
 		fprintf(stderr,
@@ -321,7 +330,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 			!s->is_source	 ? "" :
 			s->vmm_gone	? "; the VMM here is gone, and its guest with it" :
 			s->guest_paused ? "; the guest is PAUSED here: 'godwit status' and 'godwit resume'" :
-					  "; the guest stays here, as it was");
+					  that_stays(s));
 	}
 }
 

@@ -156,7 +156,10 @@ struct gw_vm_ops {
 	int (*save_begin)(void *vm, struct gw_error *error);
 	/* Waits for it.  *state stays the VM's until the next call or resume. */
 	int (*save_finish)(void *vm, const void **state, size_t *bytes, struct gw_error *error);
-	/* Undoes pause and save: the guest runs (if it ran before).  Also called when they failed half-way. */
+	/*
+	 * Undoes pause and save: the guest runs (if it ran before).  Also called when they failed half-way.
+	 * Return: 0; 1: it stands as before, but its VMM saves it again only after it ran; -errno.
+	 */
 	int (*resume)(void *vm, struct gw_error *error);
 
 	/* Receiver: whatever can be done before the blackout, once the regions are agreed. */

@@ -332,18 +332,21 @@ const struct message_rule source_rules[WIRE_TYPES] = {
 static bool give_back(struct gw_session *s)
 {
 	struct gw_error error = { 0 };
+	int rc;
 
 	if (!s->source.may_be_paused) {
 		throttle_lift(s);
 		return true;
 	}
-	if (s->vm_ops->resume(s->vm, &error) < 0) {
+	rc = s->vm_ops->resume(s->vm, &error);
+	if (rc < 0) {
 		s->status.guest_paused = true;
 		s->status.vmm_gone = s->vm_ops->check(s->vm, NULL) < 0;
 		if (!s->status.vmm_gone)
 			gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
 		return false;
 	}
+	s->status.must_run_first = rc > 0;
 	s->source.may_be_paused = false;
 	throttle_lift(s);
 	if (s->vm_ops->guard(s->vm, false, 0, &error) < 0)

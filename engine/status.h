@@ -78,6 +78,7 @@ struct gw_status {
 	bool begun;        /* the two sides had agreed: copying began */
 	bool vmm_gone;     /* the VMM of this side died */
 	bool guest_paused; /* source: this side's guest is not running although it may be */
+	bool must_run_first; /* source: the guest stands as before, and its VMM does not save it again before it ran */
 	unsigned round;    /* 0: bulk */
 	uint64_t elapsed_ns, bulk_ns, setup_ns;
 	uint64_t memory_bytes;  /* all regions */

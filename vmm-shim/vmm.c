@@ -67,6 +67,7 @@ struct gw_vmm {
 	bool ignoring_shared; /* x-ignore-shared is on, by us */
 	bool fd_passed; /* QEMU holds the other end of saving.fd under SAVE_FD */
 	bool migrating; /* QEMU's migrate was given and may be under way */
+	bool was_saved; /* it was given */
 	struct saving saving;
 	struct settle *settle; /* under way; NULL: none */
 };
@@ -707,7 +708,7 @@ int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error)
 		return gw_error_set(error, rc, "no thread for the device state: %s", strerror(-rc));
 	saving->thread_runs = true;
 	qmp_forget_migration(vmm->qmp);
-	vmm->migrating = true;
+	vmm->migrating = vmm->was_saved = true;
 	vmm->fd_passed = false; /* migrate takes the descriptor */
 	return qmp_command(vmm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" SAVE_FD), -1, NULL, error);
 }
@@ -750,7 +751,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	gw_vmm_set_deadline(vmm, 0);
 	if (check_lease(vmm, NULL) < 0) { /* the VMM's end gives it back, and nobody else may */
 		end_saving(vmm);
-		return 0;
+		return !vmm->was_running && vmm->was_saved;
 	}
 	if (vmm->migrating)
 		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
@@ -771,7 +772,9 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	/* QEMU refuses while it is still cancelling. */
 	while ((rc = ignore_shared(vmm, false, &last)) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
 		nanosleep(&pause, NULL);
-	return 0;
+	if (vmm->was_running || run_state(vmm->qmp, state, sizeof(state), NULL, &last) < 0)
+		return 0;
+	return strcmp(state, "postmigrate") == 0; /* QEMU knows no way from there but `cont` */
 }
 
 int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error)

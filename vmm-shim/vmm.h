@@ -247,6 +247,7 @@ GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, siz
 /*
  * Cancels a save under way and, if the guest ran before, runs it again.  Tries for up to 10 s.  A guest that then stands for
  * reasons of its own (asleep, shut down, a full disk) is given back as well.
+ * Return: 0; 1: it stood before and stands, but QEMU calls it "postmigrate" and migrates it again only after it ran; -errno.
  */
 GW_MUST_CHECK int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error);
 

@@ -119,6 +119,31 @@ class Ownership(unittest.TestCase):
             self.assertIn(source.status(), PAUSED)
             self.assertNotEqual(receiver.wait(timeout=60), 0)
 
+    def test_a_paused_guest_whose_migration_failed(self):
+        """QEMU saves no guest twice unless it ran in between: the message, the status and the retry say so, and what to do."""
+        with vmlab.Lab() as lab:
+            source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
+            source.qmp("stop")
+            receiver, port = lab.b.receive("guest", "--hook", "exit 1")
+            failed = lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(failed.returncode, 1)
+            self.assertEqual(source.status(), "postmigrate")
+            self.assertNotIn("as it was", failed.stderr)
+            self.assertNotEqual(receiver.wait(timeout=20), 0)
+            again = lab.a.godwit("migrate", "guest", "127.0.0.1:1")
+            self.assertEqual(again.returncode, 5)
+            for told in (failed.stderr, again.stderr, lab.a.godwit("status", "guest").stdout):
+                for word in ("postmigrate", "godwit resume", "QMP 'stop'"):
+                    self.assertIn(word, told)
+            self.assertIn("this side owns the guest", lab.a.godwit("status", "guest").stdout)
+            self.assertEqual(lab.a.godwit("resume", "guest").returncode, 0)
+            source.qmp("stop")
+            receiver, port = lab.b.receive()
+            moved = lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}")
+            self.assertEqual(moved.returncode, 0, moved.stderr)
+            self.assertEqual(receiver.wait(timeout=20), 0)
+            self.assertEqual(destination.status(), "paused")
+
     def test_attaching_undoes_what_a_killed_godwit_left(self):
         with vmlab.Lab() as lab:
             source = lab.a.vm(**SMALL)
