@@ -104,6 +104,8 @@ struct cli_vm {
 	struct gw_disks *disks; /* NULL: none move */
 	struct gw_vmm_fact *described; /* GW_VMM_MAX_FACTS of them, made at the first need */
 	struct gw_fact *facts;         /* the same, for the engine */
+	unsigned fact_count;
+	struct gw_vmm_media *media; /* source: what its disks were when it was described; NULL: not yet */
 };
 
 enum cli_disk_mode { CLI_DISKS_NONE, CLI_DISKS_ALL, CLI_DISKS_TOP };
@@ -123,11 +125,18 @@ int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_er
  * change.
  */
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
+/*
+ * The paused guest: whether a layer that does not move was written to since it was compared.  No file system is waited for.
+ * Return: as above.
+ */
+int cli_disks_still(const struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
 void cli_disks_close(struct cli_vm *vm);
 
 /* facts.c: what must be the same at the other end; see gw_vm_ops.  cli_facts_close() frees the facts. */
 int cli_facts(void *vm, const struct gw_fact **facts, unsigned *count, struct gw_error *error) GW_MUST_CHECK;
 void cli_facts_close(struct cli_vm *vm);
+/* Source: whether the VM would still be described as it was.  Return: 0, or -EBUSY with @error saying what changed. */
+int cli_facts_recheck(const struct cli_vm *vm, struct gw_error *error) GW_MUST_CHECK;
 
 extern const struct gw_vm_ops cli_vm_ops;
 

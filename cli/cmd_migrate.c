@@ -127,6 +127,18 @@ static int check_movable(struct cli_vm *vm, struct gw_error *error)
 	return rc < 0 ? rc : gw_vmm_check_state(state, error);
 }
 
+/* Reasons for which it cannot be moved now, before a receiver is troubled. */
+static int check_reasons(struct cli_vm *vm, struct gw_error *error)
+{
+	int rc = gw_vmm_check_devices(vm->vmm, vm->untracked, error);
+
+	if (rc == 0)
+		rc = gw_vmm_check_blockers(vm->vmm, error);
+	if (rc == 0)
+		rc = gw_vmm_check_jobs(vm->vmm, error);
+	return rc == 0 ? gw_vmm_check_exports(vm->vmm, error) : rc;
+}
+
 static int open_link(struct gw_link **link, const struct plan *plan, struct gw_error *error)
 {
 	struct gw_fault_spec fault;
@@ -154,9 +166,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc == 0)
 		rc = check_movable(&vm, &error);
 	if (rc == 0)
-		rc = gw_vmm_check_devices(vm.vmm, vm.untracked, &error);
-	if (rc == 0)
-		rc = gw_vmm_check_blockers(vm.vmm, &error);
+		rc = check_reasons(&vm, &error);
 	if (rc == 0)
 		rc = cli_disks_open(&vm, &plan->disks, &error);
 	plan->session.disks = vm.disks;

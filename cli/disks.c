@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,18 +162,19 @@ static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool mo
 }
 
 /* The time of the last write to a layer below the top; zero for a top layer and for a device. */
-static struct timespec last_written(const struct gw_vmm_image *image)
+static struct timespec last_written(const struct gw_vmm_image *image, bool cached)
 {
-	struct stat st;
+	unsigned how = cached ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT;
+	struct statx st;
 
-	if (image->layer == 0 || stat(image->path, &st) < 0 || !S_ISREG(st.st_mode))
+	if (image->layer == 0 || statx(AT_FDCWD, image->path, (int)how, STATX_TYPE | STATX_MTIME, &st) < 0 || !S_ISREG(st.stx_mode))
 		return (struct timespec){ 0 };
-	return st.st_mtim;
+	return (struct timespec){ .tv_sec = st.stx_mtime.tv_sec, .tv_nsec = st.stx_mtime.tv_nsec };
 }
 
-static bool was_written(const struct cli_vm *vm, unsigned i)
+static bool was_written(const struct cli_vm *vm, unsigned i, bool cached)
 {
-	struct timespec then = vm->written[i], now = last_written(&vm->all_images[i]);
+	struct timespec then = vm->written[i], now = last_written(&vm->all_images[i], cached);
 
 	return (then.tv_sec || then.tv_nsec) && (then.tv_sec != now.tv_sec || then.tv_nsec != now.tv_nsec);
 }
@@ -192,7 +194,7 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	vm->image_count = vm->all_count = (unsigned)rc;
 	memcpy(vm->all_images, vm->images, vm->all_count * sizeof(vm->images[0]));
 	for (unsigned i = 0; i < vm->all_count && plan->mode == CLI_DISKS_TOP; i++)
-		vm->written[i] = last_written(&vm->all_images[i]);
+		vm->written[i] = last_written(&vm->all_images[i], false);
 	rc = gw_vmm_check_jobs(vm->vmm, error);
 	if (rc == 0)
 		rc = choose(vm, plan, error);
@@ -311,16 +313,27 @@ static bool is_named_among(const char *name, const struct gw_vmm_image *images, 
 }
 
 /* Layers that do not move are checked too: a write after the comparison would exist on this host alone. */
+static int check_written(const struct cli_vm *vm, bool cached, struct gw_error *error)
+{
+	for (unsigned i = 0; i < vm->all_count; i++)
+		if (is_moving(vm, vm->all_images[i].name) && was_written(vm, i, cached))
+			return gw_error_set(error, -EBUSY, "disk '%s', which does not move, was written to in mid-migration: migrate "
+							   "again", vm->all_images[i].name);
+	return 0;
+}
+
+int cli_disks_still(const struct cli_vm *vm, struct gw_error *error)
+{
+	return vm->disks ? check_written(vm, true, error) : 0;
+}
+
 int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
 {
 	struct gw_vmm_image now[GW_VMM_MAX_IMAGES];
-	int rc, count;
+	int rc = 0, count;
 
 	if (!vm->disks)
 		return 0;
-	rc = gw_vmm_check_jobs(vm->vmm, error);
-	if (rc < 0)
-		return rc;
 	count = gw_vmm_images(vm->vmm, now, GW_VMM_MAX_IMAGES, error);
 	if (count < 0)
 		return count;
@@ -328,10 +341,8 @@ int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
 		if (is_moving(vm, vm->all_images[i].name) && !is_among(&vm->all_images[i], now, (unsigned)count))
 			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image in "
 							 "mid-migration: migrate again", vm->all_images[i].name);
-	for (unsigned i = 0; i < vm->all_count && rc == 0; i++)
-		if (is_moving(vm, vm->all_images[i].name) && was_written(vm, i))
-			rc = gw_error_set(error, -EBUSY, "disk '%s', which does not move, was written to in mid-migration: migrate "
-							 "again", vm->all_images[i].name);
+	if (rc == 0)
+		rc = check_written(vm, false, error);
 	for (int k = 0; k < count && rc == 0; k++)
 		if (!is_named_among(now[k].name, vm->all_images, vm->all_count))
 			rc = gw_error_set(error, -EBUSY, "disk '%s' was plugged in in mid-migration: migrate again", now[k].name);

@@ -31,10 +31,13 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 		vm->facts = calloc(GW_VMM_MAX_FACTS, sizeof(*vm->facts));
 	if (!vm->described || !vm->facts)
 		return gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
-	rc = gw_vmm_describe(vm->vmm, vm->described, GW_VMM_MAX_FACTS, error);
+	/* First: what changes between the two looks must be seen by the next ones. */
+	rc = vm->is_source && !vm->media ? gw_vmm_note_media(vm->vmm, &vm->media, error) : 0;
+	if (rc == 0)
+		rc = gw_vmm_describe(vm->vmm, vm->described, GW_VMM_MAX_FACTS, error);
 	if (rc < 0)
 		return rc;
-	*count = (unsigned)rc;
+	*count = vm->fact_count = (unsigned)rc;
 	for (unsigned i = 0; i < *count; i++) {
 		const struct gw_vmm_fact *fact = &vm->described[i];
 		bool free_choice = fact->moves_with_image && moves(vm, fact->front);
@@ -45,10 +48,53 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 	return 0;
 }
 
+static const struct gw_vmm_fact *fact_of(const struct gw_vmm_fact *list, unsigned count, const char *key)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (strcmp(list[i].key, key) == 0)
+			return &list[i];
+	return NULL;
+}
+
+/* Names what one list has and the other has not, or has otherwise. */
+static int compare(const struct gw_vmm_fact *then, unsigned then_count, const struct gw_vmm_fact *now, unsigned now_count,
+		   struct gw_error *error)
+{
+	for (unsigned i = 0; i < then_count; i++) {
+		const struct gw_vmm_fact *fact = fact_of(now, now_count, then[i].key);
+
+		if (!fact)
+			return gw_error_set(error, -EBUSY, "'%s' (%s) was unplugged in mid-migration: migrate again", then[i].key,
+					    then[i].value);
+		if (strcmp(fact->value, then[i].value) != 0)
+			return gw_error_set(error, -EBUSY, "'%s' was %s and is %s in mid-migration: migrate again", then[i].key,
+					    then[i].value, fact->value);
+	}
+	for (unsigned i = 0; i < now_count; i++)
+		if (!fact_of(then, then_count, now[i].key))
+			return gw_error_set(error, -EBUSY, "'%s' (%s) was plugged in in mid-migration: migrate again", now[i].key,
+					    now[i].value);
+	return 0;
+}
+
+int cli_facts_recheck(const struct cli_vm *vm, struct gw_error *error)
+{
+	struct gw_vmm_fact *now = calloc(GW_VMM_MAX_FACTS, sizeof(*now));
+	int rc = now ? gw_vmm_describe(vm->vmm, now, GW_VMM_MAX_FACTS, error) :
+		       gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
+
+	if (rc >= 0)
+		rc = compare(vm->described, vm->fact_count, now, (unsigned)rc, error);
+	free(now);
+	return rc;
+}
+
 void cli_facts_close(struct cli_vm *vm)
 {
 	free(vm->described);
 	free(vm->facts);
+	gw_vmm_media_free(vm->media);
+	vm->media = NULL;
 	vm->described = NULL;
 	vm->facts = NULL;
 }

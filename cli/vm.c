@@ -42,15 +42,29 @@ static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct 
 	return self->no_rehearsal ? 0 : gw_vmm_dry_run(self->vmm, state_bytes, save_ns, error);
 }
 
+/* The last look that may take its time: the guest runs. */
+static int check_unchanged(struct cli_vm *vm, struct gw_error *error)
+{
+	int rc = gw_vmm_check_jobs(vm->vmm, error);
+
+	if (rc == 0)
+		rc = gw_vmm_check_exports(vm->vmm, error);
+	if (rc == 0)
+		rc = cli_disks_recheck(vm, error);
+	if (rc == 0)
+		rc = gw_vmm_check_devices(vm->vmm, vm->untracked, error);
+	if (rc == 0)
+		rc = gw_vmm_recheck_memory(vm->vmm, error);
+	if (rc == 0)
+		rc = gw_vmm_check_media(vm->vmm, vm->media, true, error);
+	return rc == 0 ? cli_facts_recheck(vm, error) : rc;
+}
+
 static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error)
 {
 	struct cli_vm *self = vm;
-	int rc = armed ? cli_disks_recheck(self, error) : 0;
+	int rc = armed ? check_unchanged(self, error) : 0;
 
-	if (rc == 0 && armed)
-		rc = gw_vmm_check_devices(self->vmm, self->untracked, error);
-	if (rc == 0 && armed)
-		rc = gw_vmm_recheck_memory(self->vmm, error);
 	return rc == 0 ? gw_vmm_guard(self->vmm, armed, limit_ns, error) : rc;
 }
 
@@ -70,14 +84,21 @@ static int vm_still_paused(void *vm, struct gw_error *error)
 	int rc = gw_vmm_still_paused(self->vmm, error);
 
 	/* A block job that began in the blackout changes images that were compared. */
-	return rc == 0 && self->disks ? gw_vmm_check_jobs(self->vmm, error) : rc;
+	if (rc == 0)
+		rc = gw_vmm_check_jobs(self->vmm, error);
+	/* Changes since check_unchanged(), some before the guest stood: its last writes went to what the destination has not. */
+	if (rc == 0)
+		rc = gw_vmm_check_media(self->vmm, self->media, false, error);
+	return rc == 0 ? cli_disks_still(self, error) : rc;
 }
 
 static int vm_record(void *vm, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
+	/* At the source the guest stands and its state is saved: devices that came or went since the guard was armed show now. */
+	int rc = self->is_source ? cli_facts_recheck(self, error) : 0;
 
-	return monitor_record_uncertain(self->name, self->is_source, error);
+	return rc < 0 ? rc : monitor_record_uncertain(self->name, self->is_source, error);
 }
 
 static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)

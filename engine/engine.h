@@ -137,7 +137,10 @@ struct gw_vm_ops {
 	int (*guard_limit)(void *vm, uint64_t limit_ns, struct gw_error *error);
 	/* Source: from now on no call waits beyond @deadline_ns of the session's clock; 0: up to its own deadline.  NULL: none. */
 	void (*deadline)(void *vm, uint64_t deadline_ns);
-	/* Source, right before disarming: the guest stands as pause() left it.  -EBUSY: somebody else resumed it. */
+	/*
+	 * Source, right before disarming: the guest stands as pause() left it, and its disks are what they were when it was
+	 * described.  -EBUSY: somebody else resumed it or changed them.
+	 */
 	int (*still_paused)(void *vm, struct gw_error *error);
 	/*
 	 * Makes durable that this side cannot know from now on who owns the guest, for whoever asks after this process died.

@@ -30,7 +30,7 @@ static const char *text_of(const json_t *object, const char *key)
 }
 
 /* The user's name for the disk: the drive's id, the device's id, or the node's name.  A name that is too long is refused. */
-static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_error *error)
+const char *vmm_disk_name(const json_t *block, size_t *bytes)
 {
 	static const char backend[] = "/virtio-backend"; /* /machine/peripheral/ID/virtio-backend */
 	const char *from = text_of(block, "device"), *slash;
@@ -50,6 +50,16 @@ static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_
 		from = text_of(json_object_get(block, "inserted"), "node-name");
 		length = strlen(from);
 	}
+	*bytes = length;
+	return from;
+}
+
+/* It may be too long, never shortened. */
+static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_error *error)
+{
+	size_t length;
+	const char *from = vmm_disk_name(block, &length);
+
 	if (length > MAX_DISK_NAME || memchr(from, '/', length))
 		return gw_error_set(error, -EINVAL, "disk '%.*s' cannot be moved: its name is longer than %d or has a '/': give it "
 						    "another id", (int)length, from, MAX_DISK_NAME);

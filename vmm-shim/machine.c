@@ -418,7 +418,7 @@ static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 /* --- disks ------------------------------------------------------------------------------------------- */
 
 /* Throttling and other filters belong to the host; the guest cannot see them. */
-static bool is_filter(const char *format)
+bool vmm_is_filter(const char *format)
 {
 	static const char *const known[] = { "throttle", "copy-on-read", "preallocate", "compress", "copy-before-write" };
 
@@ -456,7 +456,7 @@ static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value,
 		if (vmm_is_temporary(vmm, described))
 			return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): "
 							    "commit it, or start the VMM without -snapshot", name ? name : "?");
-		if (!format || is_filter(format))
+		if (!format || vmm_is_filter(format))
 			continue;
 		length = snprintf(value + used, room - used, "%s%s", used ? " on " : "", format);
 		if (length < 0 || (size_t)length >= room - used)

@@ -35,6 +35,12 @@ int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room, s
  */
 int vmm_file_of(struct gw_vmm *vmm, const char *filename, char *path, size_t room, struct gw_error *error) GW_MUST_CHECK;
 
+/* disks.c: what a person calls the disk of an entry of query-block.  Return: @length bytes of it, which live as long as @block. */
+const char *vmm_disk_name(const json_t *block, size_t *length);
+
+/* Whether a block driver only passes on what it gets: throttling and the like, which are the host's and not the guest's. */
+bool vmm_is_filter(const char *format);
+
 /* Whether an image, as query-block describes it, is a file that ends with the VMM: that of -snapshot. */
 bool vmm_is_temporary(struct gw_vmm *vmm, const json_t *described);
 

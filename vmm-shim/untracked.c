@@ -170,29 +170,6 @@ static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error 
 	return rc;
 }
 
-/* Jobs move, rewrite or drop images while the guest runs, and no tracker sees that. */
-int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
-{
-	json_t *list, *job;
-	size_t i;
-	int rc = qmp_command(vmm_qmp(vmm), "query-jobs", NULL, -1, &list, error);
-
-	if (rc < 0)
-		return rc;
-	json_array_foreach (list, i, job) {
-		const char *id = json_string_value(json_object_get(job, "id"));
-		const char *type = json_string_value(json_object_get(job, "type"));
-		const char *status = json_string_value(json_object_get(job, "status"));
-
-		if (rc < 0 || (status && (strcmp(status, "concluded") == 0 || strcmp(status, "null") == 0)))
-			continue;
-		rc = gw_error_set(error, -EBUSY, "the VMM's job '%s' (%s) is under way, which works on images that move: let it end, "
-						 "or cancel it", id ? id : "?", type ? type : "?");
-	}
-	json_decref(list);
-	return rc;
-}
-
 static int check_stock(struct gw_vmm *vmm, struct gw_error *error)
 {
 	struct agent_request request = { .type = AGENT_STOCK };

@@ -185,6 +185,23 @@ GW_MUST_CHECK int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, 
 /* Whether block jobs (commit, stream, mirror, backup) are under way.  Return: 0, or -EBUSY with @error naming one. */
 GW_MUST_CHECK int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error);
 
+/*
+ * Whether the VMM lets others write to its disks (NBD, vhost-user, FUSE).  Return: 0, or -EBUSY with @error naming the export.
+ * Where the VMM does not tell which of them may write, each counts.
+ */
+GW_MUST_CHECK int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error);
+
+/*
+ * What all devices have for disks or media, with all layers.
+ * note: Return: 0 and *media, to be freed by gw_vmm_media_free() (NULL is fine), or -errno with @error set.
+ * check: whether they have the same now.  @by_file: their files are looked at by name too, which may wait for a file system;
+ * otherwise the VMM alone is asked.  Return: 0, or -EBUSY with @error naming a disk that changed.
+ */
+struct gw_vmm_media;
+GW_MUST_CHECK int gw_vmm_note_media(struct gw_vmm *vmm, struct gw_vmm_media **media, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_media *media, bool by_file, struct gw_error *error);
+void gw_vmm_media_free(struct gw_vmm_media *media);
+
 /* Whether the VM's memory is what it was when it was attached to.  Return: 0, or -EBUSY with @error saying what changed. */
 GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *error);
 
@@ -227,7 +244,10 @@ GW_MUST_CHECK int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, stru
  */
 void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns);
 
-/* Whether the guest still stands as gw_vmm_pause() left it.  Return: 0, or -EBUSY with @error: somebody let it run or reset it. */
+/*
+ * Whether the guest still stands as gw_vmm_pause() left it, with all its devices.  Return: 0, or -EBUSY with @error: somebody let
+ * it run, reset it or unplugged a device.
+ */
 GW_MUST_CHECK int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error);
 
 bool gw_vmm_was_running(const struct gw_vmm *vmm);
