@@ -95,9 +95,13 @@ static int vm_still_paused(void *vm, struct gw_error *error)
 static int vm_record(void *vm, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
-	/* At the source the guest stands and its state is saved: devices that came or went since the guard was armed show now. */
-	int rc = self->is_source ? cli_facts_recheck(self, error) : 0;
+	int rc = 0;
 
+	/* The guest stands and its state is saved: devices that came or went since the guard was armed show now. */
+	if (self->is_source)
+		rc = gw_vmm_check_media(self->vmm, self->media, false, error);
+	if (rc == 0 && self->is_source)
+		rc = cli_facts_recheck(self, error);
 	return rc < 0 ? rc : monitor_record_uncertain(self->name, self->is_source, error);
 }
 

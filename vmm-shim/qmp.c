@@ -22,7 +22,7 @@ struct qmp {
 	char *buffer;
 	json_int_t last_id; /* of the last command: a late answer to an earlier one is not its answer */
 	char migration[32]; /* status of the last MIGRATION event */
-	char meddling[16];  /* RESUME, RESET or DEVICE_DELETED came */
+	char meddling[16];  /* RESUME or RESET came */
 	uint64_t deadline_ns; /* of all calls; 0: none */
 };
 
@@ -80,7 +80,7 @@ static void note_event(struct qmp *qmp, const json_t *object)
 	gw_debug("QMP event %s %s", event, status ? status : "");
 	if (status && strcmp(event, "MIGRATION") == 0)
 		snprintf(qmp->migration, sizeof(qmp->migration), "%s", status);
-	if (strcmp(event, "RESUME") == 0 || strcmp(event, "RESET") == 0 || strcmp(event, "DEVICE_DELETED") == 0)
+	if (strcmp(event, "RESUME") == 0 || strcmp(event, "RESET") == 0)
 		snprintf(qmp->meddling, sizeof(qmp->meddling), "%s", event);
 }
 

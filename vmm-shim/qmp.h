@@ -48,7 +48,7 @@ int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *err
 void qmp_forget_migration(struct qmp *qmp);
 
 /*
- * Whether somebody else has let the guest run, reset it or unplugged a device since qmp_forget_meddling(), by the events so far.
+ * Whether somebody else has let the guest run or reset it since qmp_forget_meddling(), by the events so far.
  * QEMU sends the answer to a command after all earlier events.  Return: the event's name, or NULL.
  */
 const char *qmp_meddling(const struct qmp *qmp);

@@ -618,17 +618,14 @@ void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns)
 
 int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error)
 {
-	const char *event;
 	bool running;
 	int rc = run_state(vmm->qmp, NULL, 0, &running, error);
 
-	event = qmp_meddling(vmm->qmp);
-	if (rc < 0 || (!running && !event))
+	if (rc < 0 || (!running && !qmp_meddling(vmm->qmp)))
 		return rc;
-	if (!running && strcmp(event, "DEVICE_DELETED") == 0)
-		return gw_error_set(error, -EBUSY, "somebody else unplugged a device while the guest was paused to be moved (%s)", event);
 	return gw_error_set(error, -EBUSY, "somebody else %s the guest while it was paused to be moved (%s)",
-			    running || strcmp(event, "RESUME") == 0 ? "resumed" : "reset", running ? "it runs" : event);
+			    running || strcmp(qmp_meddling(vmm->qmp), "RESUME") == 0 ? "resumed" : "reset",
+			    running ? "it runs" : qmp_meddling(vmm->qmp));
 }
 
 bool gw_vmm_was_running(const struct gw_vmm *vmm)

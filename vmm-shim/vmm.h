@@ -244,10 +244,7 @@ GW_MUST_CHECK int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, stru
  */
 void gw_vmm_set_deadline(struct gw_vmm *vmm, uint64_t deadline_ns);
 
-/*
- * Whether the guest still stands as gw_vmm_pause() left it, with all its devices.  Return: 0, or -EBUSY with @error: somebody let
- * it run, reset it or unplugged a device.
- */
+/* Whether the guest still stands as gw_vmm_pause() left it.  Return: 0, or -EBUSY with @error: somebody let it run or reset it. */
 GW_MUST_CHECK int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error);
 
 bool gw_vmm_was_running(const struct gw_vmm *vmm);
