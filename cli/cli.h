@@ -105,7 +105,7 @@ struct cli_vm {
 	struct gw_vmm_fact *described; /* GW_VMM_MAX_FACTS of them, made at the first need */
 	struct gw_fact *facts;         /* the same, for the engine */
 	unsigned fact_count;
-	struct gw_vmm_media *media; /* source: what its disks were when it was described; NULL: not yet */
+	struct gw_vmm_parts *parts; /* source: what it had when it was described; NULL: not yet */
 };
 
 enum cli_disk_mode { CLI_DISKS_NONE, CLI_DISKS_ALL, CLI_DISKS_TOP };

@@ -32,7 +32,7 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 	if (!vm->described || !vm->facts)
 		return gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
 	/* First: what changes between the two looks must be seen by the next ones. */
-	rc = vm->is_source && !vm->media ? gw_vmm_note_media(vm->vmm, &vm->media, error) : 0;
+	rc = vm->is_source && !vm->parts ? gw_vmm_note_parts(vm->vmm, &vm->parts, error) : 0;
 	if (rc == 0)
 		rc = gw_vmm_describe(vm->vmm, vm->described, GW_VMM_MAX_FACTS, error);
 	if (rc < 0)
@@ -93,8 +93,8 @@ void cli_facts_close(struct cli_vm *vm)
 {
 	free(vm->described);
 	free(vm->facts);
-	gw_vmm_media_free(vm->media);
-	vm->media = NULL;
+	gw_vmm_parts_free(vm->parts);
+	vm->parts = NULL;
 	vm->described = NULL;
 	vm->facts = NULL;
 }

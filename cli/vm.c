@@ -56,7 +56,7 @@ static int check_unchanged(struct cli_vm *vm, struct gw_error *error)
 	if (rc == 0)
 		rc = gw_vmm_recheck_memory(vm->vmm, error);
 	if (rc == 0)
-		rc = gw_vmm_check_media(vm->vmm, vm->media, true, error);
+		rc = gw_vmm_check_media(vm->vmm, vm->parts, true, error);
 	return rc == 0 ? cli_facts_recheck(vm, error) : rc;
 }
 
@@ -84,25 +84,21 @@ static int vm_still_paused(void *vm, struct gw_error *error)
 	int rc = gw_vmm_still_paused(self->vmm, error);
 
 	/* A block job that began in the blackout changes images that were compared. */
-	if (rc == 0)
+	if (rc == 0 && self->disks)
 		rc = gw_vmm_check_jobs(self->vmm, error);
 	/* Changes since check_unchanged(), some before the guest stood: its last writes went to what the destination has not. */
 	if (rc == 0)
-		rc = gw_vmm_check_media(self->vmm, self->media, false, error);
+		rc = gw_vmm_check_media(self->vmm, self->parts, false, error);
 	return rc == 0 ? cli_disks_still(self, error) : rc;
 }
 
 static int vm_record(void *vm, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
-	int rc = 0;
+	int rc = monitor_record_uncertain(self->name, self->is_source, error);
 
 	/* The guest stands and its state is saved: devices that came or went since the guard was armed show now. */
-	if (self->is_source)
-		rc = gw_vmm_check_media(self->vmm, self->media, false, error);
-	if (rc == 0 && self->is_source)
-		rc = cli_facts_recheck(self, error);
-	return rc < 0 ? rc : monitor_record_uncertain(self->name, self->is_source, error);
+	return rc == 0 && self->is_source ? gw_vmm_check_plugged(self->vmm, self->parts, error) : rc;
 }
 
 static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)

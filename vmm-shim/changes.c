@@ -5,11 +5,14 @@
  * A job or a writable export works on images by itself.  QEMU cannot hand over images while it does, so both are refused by
  * name before anything is copied.
  *
- * The destination got its drives when it started, and waits for the guest of the source's drives.  A snapshot, another medium, a
- * new size or an unplugged disk at the source is not known there.  So the drives are noted when the two ends are compared, and
- * looked at again before the pause and before COMMIT.  A drive is known by its device, by the node that it has, and by the name,
- * format and size of each layer: QEMU gives a node that it opens anew another name.  Nodes that a user named are looked at by
- * file too, but in the pause no file system is asked: one that hangs would hold up the guest.
+ * The destination got its drives when it started.  A snapshot, another medium, a new size or an unplugged disk at the source is
+ * not known there.  So the drives are noted when the two ends are compared, and looked at again before the pause and before
+ * COMMIT.  A drive is known by its device, by the node that it has, and by the name, format and size of each layer: QEMU gives a
+ * node that it opens anew another name.  Nodes that a user named are looked at by file too, but in the pause no file system is
+ * asked: one that hangs would hold up the guest.
+ *
+ * Devices that came or went are found in the pause by QEMU's two lists of what was plugged in, since describing the machine takes
+ * milliseconds.  An event would not do: QEMU sends DEVICE_DELETED late, after the device is gone.
  */
 #include "vmm-shim/machine.h"
 
@@ -19,8 +22,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-struct gw_vmm_media {
-	json_t *drives; /* an array of what describe_drive() makes */
+struct gw_vmm_parts {
+	json_t *drives;  /* an array of what describe_drive() makes */
+	json_t *plugged; /* what list_plugged() makes */
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -208,20 +212,7 @@ static bool is_alike(const json_t *one, const json_t *other, bool by_file)
 	       (!by_file || json_equal(json_object_get(one, "files"), json_object_get(other, "files")));
 }
 
-int gw_vmm_note_media(struct gw_vmm *vmm, struct gw_vmm_media **out, struct gw_error *error)
-{
-	struct gw_vmm_media *media = calloc(1, sizeof(*media));
-	int rc = media ? describe_drives(vmm, true, &media->drives, error) : gw_error_set(error, -ENOMEM, "no memory for disks");
-
-	if (rc < 0) {
-		free(media);
-		return rc;
-	}
-	*out = media;
-	return 0;
-}
-
-int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_media *media, bool by_file, struct gw_error *error)
+int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, bool by_file, struct gw_error *error)
 {
 	json_t *now, *drive;
 	size_t i;
@@ -229,7 +220,7 @@ int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_media *media, boo
 
 	if (rc < 0)
 		return rc;
-	json_array_foreach (media->drives, i, drive) {
+	json_array_foreach (parts->drives, i, drive) {
 		const json_t *again = drive_of(now, json_object_get(drive, "device"));
 
 		if (rc == 0 && (!again || !is_alike(drive, again, by_file)))
@@ -237,16 +228,96 @@ int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_media *media, boo
 							 "mid-migration: migrate again", json_string_value(json_object_get(drive, "name")));
 	}
 	json_array_foreach (now, i, drive)
-		if (rc == 0 && !drive_of(media->drives, json_object_get(drive, "device")))
+		if (rc == 0 && !drive_of(parts->drives, json_object_get(drive, "device")))
 			rc = gw_error_set(error, -EBUSY, "disk '%s' was plugged in in mid-migration: migrate again",
 					  json_string_value(json_object_get(drive, "name")));
 	json_decref(now);
 	return rc;
 }
 
-void gw_vmm_media_free(struct gw_vmm_media *media)
+/* --- devices ----------------------------------------------------------------------------------------------- */
+
+/* An object of types by QOM path.  Return: 0 and *plugged, the caller's, or -errno with @error set. */
+static int list_plugged(struct gw_vmm *vmm, json_t **plugged, struct gw_error *error)
 {
-	if (media)
-		json_decref(media->drives);
-	free(media);
+	static const char *const places[] = { "/machine/peripheral", "/machine/peripheral-anon" };
+	json_t *list, *one;
+	int rc = 0;
+	size_t k;
+
+	*plugged = json_object();
+	for (size_t i = 0; rc == 0 && i < sizeof(places) / sizeof(places[0]); i++) {
+		rc = qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", places[i]), -1, &list, error);
+		if (rc < 0)
+			break;
+		json_array_foreach (list, k, one) {
+			char path[GW_VMM_PLACE_BYTES + 64];
+
+			snprintf(path, sizeof(path), "%s/%s", places[i], text_of(one, "name"));
+			if (rc == 0 && json_object_set(*plugged, path, json_object_get(one, "type")) < 0)
+				rc = gw_error_set(error, -ENOMEM, "no memory to list the devices");
+		}
+		json_decref(list);
+	}
+	if (rc < 0)
+		json_decref(*plugged);
+	return rc;
+}
+
+/* Return: the path of a device that @one has and @other has not, or NULL. */
+static const char *is_only_in(json_t *one, const json_t *other)
+{
+	const char *path;
+	json_t *type;
+
+	json_object_foreach (one, path, type)
+		if (!json_equal(json_object_get(other, path), type))
+			return path;
+	return NULL;
+}
+
+int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, struct gw_error *error)
+{
+	const char *gone, *new;
+	json_t *now;
+	int rc = list_plugged(vmm, &now, error);
+
+	if (rc < 0)
+		return rc;
+	gone = is_only_in(parts->plugged, now);
+	new = is_only_in(now, parts->plugged);
+	if (gone || new)
+		rc = gw_error_set(error, -EBUSY, "device '%s' was %s in mid-migration: migrate again", gone ? gone : new,
+				  gone ? "unplugged" : "plugged in");
+	json_decref(now);
+	return rc;
+}
+
+/* --- both ---------------------------------------------------------------------------------------------------- */
+
+int gw_vmm_note_parts(struct gw_vmm *vmm, struct gw_vmm_parts **out, struct gw_error *error)
+{
+	struct gw_vmm_parts *parts = calloc(1, sizeof(*parts));
+	int rc = parts ? list_plugged(vmm, &parts->plugged, error) : gw_error_set(error, -ENOMEM, "no memory for disks");
+
+	if (rc == 0) {
+		rc = describe_drives(vmm, true, &parts->drives, error);
+		if (rc < 0)
+			json_decref(parts->plugged);
+	}
+	if (rc < 0) {
+		free(parts);
+		return rc;
+	}
+	*out = parts;
+	return 0;
+}
+
+void gw_vmm_parts_free(struct gw_vmm_parts *parts)
+{
+	if (parts) {
+		json_decref(parts->drives);
+		json_decref(parts->plugged);
+	}
+	free(parts);
 }

@@ -192,15 +192,17 @@ GW_MUST_CHECK int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error);
 
 /*
- * What all devices have for disks or media, with all layers.
- * note: Return: 0 and *media, to be freed by gw_vmm_media_free() (NULL is fine), or -errno with @error set.
- * check: whether they have the same now.  @by_file: their files are looked at by name too, which may wait for a file system;
- * otherwise the VMM alone is asked.  Return: 0, or -EBUSY with @error naming a disk that changed.
+ * What may come and go while the VMM runs: devices, and what they have for disks or media, with all layers.
+ * note: Return: 0 and *parts, to be freed by gw_vmm_parts_free() (NULL is fine), or -errno with @error set.
+ * check_media: whether all disks and media are the same now.  @by_file: their files are looked at by name too, which may wait for
+ * a file system; otherwise the VMM alone is asked.  check_plugged: whether all devices are there, and no other.
+ * Return of both: 0, or -EBUSY with @error naming what changed.
  */
-struct gw_vmm_media;
-GW_MUST_CHECK int gw_vmm_note_media(struct gw_vmm *vmm, struct gw_vmm_media **media, struct gw_error *error);
-GW_MUST_CHECK int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_media *media, bool by_file, struct gw_error *error);
-void gw_vmm_media_free(struct gw_vmm_media *media);
+struct gw_vmm_parts;
+GW_MUST_CHECK int gw_vmm_note_parts(struct gw_vmm *vmm, struct gw_vmm_parts **parts, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, bool by_file, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, struct gw_error *error);
+void gw_vmm_parts_free(struct gw_vmm_parts *parts);
 
 /* Whether the VM's memory is what it was when it was attached to.  Return: 0, or -EBUSY with @error saying what changed. */
 GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *error);
