@@ -95,10 +95,16 @@ static int vm_still_paused(void *vm, struct gw_error *error)
 static int vm_record(void *vm, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
-	int rc = monitor_record_uncertain(self->name, self->is_source, error);
 
-	/* The guest stands and its state is saved: devices that came or went since the guard was armed show now. */
-	return rc == 0 && self->is_source ? gw_vmm_check_plugged(self->vmm, self->parts, error) : rc;
+	return monitor_record_uncertain(self->name, self->is_source, error);
+}
+
+/* The guest stands and its state is saved: devices that came or went since the guard was armed show now. */
+static int vm_recheck(void *vm, struct gw_error *error)
+{
+	const struct cli_vm *self = vm;
+
+	return gw_vmm_check_plugged(self->vmm, self->parts, error);
 }
 
 static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)
@@ -277,6 +283,7 @@ const struct gw_vm_ops cli_vm_ops = {
 	.deadline = vm_deadline,
 	.still_paused = vm_still_paused,
 	.record = vm_record,
+	.recheck = vm_recheck,
 	.throttle = vm_throttle,
 	.pause = vm_pause,
 	.save_begin = vm_save_begin,

@@ -149,6 +149,11 @@ struct gw_vm_ops {
 	 */
 	int (*record)(void *vm, struct gw_error *error);
 	/*
+	 * Source, paused, while the receiver loads: the machine is as it was described.  What takes time to be looked at is looked
+	 * at here.  -EBUSY: somebody changed it.  NULL: nothing can change.
+	 */
+	int (*recheck)(void *vm, struct gw_error *error);
+	/*
 	 * Slows the guest, or lifts that with a throttle of zeros; also called when the guest was never slowed.  It is lifted
 	 * by itself when this process dies.  NULL: the guest cannot be slowed.
 	 */

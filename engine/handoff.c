@@ -222,10 +222,13 @@ int source_switchover(struct gw_session *s)
 	return steps[s->source.step](s);
 }
 
+/* Waits for LOADED; a ROUND_ACK comes first. */
 int source_device(struct gw_session *s)
 {
-	(void)s; /* waits for LOADED; a ROUND_ACK comes first */
-	return 0;
+	int rc = s->source.rechecked || !s->vm_ops->recheck ? 0 : s->vm_ops->recheck(s->vm, &s->error);
+
+	s->source.rechecked = rc == 0;
+	return rc;
 }
 
 int source_loaded(struct gw_session *s, const struct gw_link_event *event)
@@ -237,6 +240,9 @@ int source_loaded(struct gw_session *s, const struct gw_link_event *event)
 		return rc;
 	if (s->source.round_open || s->source.hook_from_ns)
 		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged or the hook had ended");
+	rc = source_device(s);
+	if (rc < 0)
+		return rc;
 	s->status.blackout.handover_ns = loaded.first;
 	s->status.blackout.load_ns = loaded.second;
 	return source_commit(s);

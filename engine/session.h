@@ -103,6 +103,7 @@ struct source_half {
 	uint64_t pause_until_ns; /* the paused guest is resumed then; moved on by what the hook took */
 	uint64_t hook_from_ns;   /* the receiver's hook runs since; 0: it does not */
 	bool hook_has_run;       /* it runs once */
+	bool rechecked;          /* see gw_vm_ops.recheck */
 	struct disk_source disk;
 };
 
