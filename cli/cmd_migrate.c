@@ -168,6 +168,8 @@ static int migrate(const struct command *command, struct plan *plan)
 	if (rc == 0)
 		rc = check_reasons(&vm, &error);
 	if (rc == 0)
+		rc = gw_vmm_check_settings(vm.vmm, &error);
+	if (rc == 0)
 		rc = cli_disks_open(&vm, &plan->disks, &error);
 	plan->session.disks = vm.disks;
 	if (rc < 0) {

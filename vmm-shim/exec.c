@@ -44,7 +44,7 @@ static void remove_stale(const char *name)
 {
 	static const char *const files[] = { AGENT_SOCKET, AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, AGENT_PEEK_SOCKET, LEASE_SOCKET,
 					     "migrate.sock",
-					     "receive.sock", "incoming.sock", "last.json" };
+					     "receive.sock", "incoming.sock", "last.json", AGENT_UNDO_FILE };
 	char path[192];
 
 	for (unsigned i = 0; i < sizeof(files) / sizeof(files[0]); i++) {

@@ -12,12 +12,16 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/unixsock.h"
+#include "vmm-shim/agent_proto.h"
 
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define CONNECT_NS (2 * GW_NS_PER_S)
 #define FIRST_PAUSE_MS 50
@@ -59,6 +63,24 @@ static bool say(int fd, const char *command, const char *word)
 #define FORGET_IGNORE_SHARED                                                                                           \
 	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
 
+/* Says what the godwit that is gone has noted beside the socket at @path: a command a line.  QEMU may refuse one; once is enough. */
+static void put_back(int fd, const char *path)
+{
+	char *line GW_CLEANUP_FREE = NULL, name[160];
+	size_t room = 0;
+	ssize_t length;
+	FILE *file;
+
+	snprintf(name, sizeof(name), "%.*s%s", (int)(strlen(path) - strlen(AGENT_GUARD_SOCKET)), path, AGENT_UNDO_FILE);
+	file = fopen(name, "re");
+	while (file && (length = getline(&line, &room, file)) > 0)
+		if (send(fd, line, (size_t)length, MSG_NOSIGNAL) != length || !await(fd, "\"return\"", 2000))
+			gw_debug("a setting for migration is not put back: %s", line);
+	if (file)
+		fclose(file);
+	(void)unlink(name);
+}
+
 /* One attempt over a fresh connection.  Return: whether all is done. */
 static bool try_once(const char *path, bool resume)
 {
@@ -71,7 +93,10 @@ static bool try_once(const char *path, bool resume)
 		(void)say(fd, "\"cont\"", "\"return\"");
 	if (resume && !say(fd, "\"query-status\"", "\"running\": true") && !say(fd, "\"query-status\"", "\"suspended\""))
 		return false; /* one that fell asleep before it was stopped sleeps on */
-	return say(fd, FORGET_IGNORE_SHARED, "\"return\""); /* refused while a migration is being cancelled */
+	if (!say(fd, FORGET_IGNORE_SHARED, "\"return\"")) /* refused while a migration is being cancelled */
+		return false;
+	put_back(fd, path);
+	return true;
 }
 
 void guard_give_back(const char *path, bool resume)

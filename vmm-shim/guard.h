@@ -7,7 +7,7 @@
 
 /*
  * Over the QMP socket at @path: cancels a migration if one is under way, says cont until the guest runs when @resume, and
- * switches x-ignore-shared off in any case.  Tries until all of that is done, however long the VMM hangs.
+ * switches x-ignore-shared off in any case, and puts back what is noted in AGENT_UNDO_FILE beside the socket.  Tries until all of that is done, however long the VMM hangs.
  * Blocks; not to be called from the VMM's main loop.
  */
 void guard_give_back(const char *path, bool resume);

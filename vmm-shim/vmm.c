@@ -15,6 +15,7 @@
 #include "vmm-shim/lease_client.h"
 #include "vmm-shim/lease_proto.h"
 #include "vmm-shim/machine.h"
+#include "vmm-shim/settings.h"
 #include "vmm-shim/settle.h"
 
 #include "base/cleanup.h"
@@ -64,7 +65,7 @@ struct gw_vmm {
 	struct lease_client lease;
 	bool guarded, was_running;
 	bool left_paused;     /* resume failed: the agent is to go on trying */
-	bool ignoring_shared; /* x-ignore-shared is on, by us */
+	bool settings_taken;  /* those for migration are ours, and to be put back */
 	bool fd_passed; /* QEMU holds the other end of saving.fd under SAVE_FD */
 	bool migrating; /* QEMU's migrate was given and may be under way */
 	bool was_saved; /* it was given */
@@ -251,13 +252,6 @@ static int find_regions(struct gw_vmm *vmm, struct gw_error *error)
 
 /* --- attaching ---------------------------------------------------------------------------------- */
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "";
-}
-
 static int run_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running, struct gw_error *error)
 {
 	json_t *result;
@@ -278,52 +272,42 @@ static json_t *capability(const char *name, bool on)
 	return json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
 }
 
-/* Switches a capability.  QEMU keeps capabilities, so this process switches each one off again. */
-static int set_capability(struct gw_vmm *vmm, const char *name, bool on, struct gw_error *error)
+/* Puts the settings for migration back (settings.h). */
+static int put_settings_back(struct gw_vmm *vmm, struct gw_error *error)
 {
-	return qmp_command(vmm->qmp, "migrate-set-capabilities", capability(name, on), -1, NULL, error);
-}
+	char path[192];
+	int rc;
 
-/* While it is on, the user's own migrate and savevm would leave RAM out. */
-static int ignore_shared(struct gw_vmm *vmm, bool on, struct gw_error *error)
-{
-	int rc = set_capability(vmm, "x-ignore-shared", on, error);
-
+	gw_vmm_path(path, sizeof(path), vmm->name, AGENT_UNDO_FILE);
+	rc = vmm_settings_put_back(vmm->qmp, path, error);
 	if (rc == 0)
-		vmm->ignoring_shared = on;
+		vmm->settings_taken = false;
 	return rc;
 }
 
-/* Whether a list of capabilities, as QMP answers it, has one switched on. */
-static bool is_on(const json_t *list, const char *name)
+/* While they are taken, the user's own migrate and savevm would leave RAM out. */
+static int take_settings(struct gw_vmm *vmm, bool incoming, struct gw_error *error)
 {
-	const json_t *one;
-	size_t i;
+	char path[192];
+	int rc;
 
-	json_array_foreach (list, i, one)
-		if (strcmp(name, text_of(one, "capability")) == 0)
-			return json_is_true(json_object_get(one, "state"));
-	return false;
+	gw_vmm_path(path, sizeof(path), vmm->name, AGENT_UNDO_FILE);
+	rc = vmm_settings_take(vmm->qmp, path, incoming, error);
+	vmm->settings_taken = rc == 0 && !incoming;
+	return rc;
 }
 
-/* A godwit that was killed may have left x-ignore-shared on.  A VMM that waits for a guest needs it on. */
-static int undo_ignore_shared(struct gw_vmm *vmm, struct gw_error *error)
+/* A godwit that was killed may have left its own; a VMM that waits for a guest has them rightly. */
+static int undo_settings(struct gw_vmm *vmm, struct gw_error *error)
 {
 	struct gw_error refused = { 0 };
 	char state[32];
-	json_t *list;
-	bool on;
 	int rc = run_state(vmm->qmp, state, sizeof(state), NULL, error);
 
 	if (rc < 0 || strcmp(state, "inmigrate") == 0)
 		return rc;
-	rc = qmp_command(vmm->qmp, "query-migrate-capabilities", NULL, -1, &list, error);
-	if (rc < 0)
-		return rc;
-	on = is_on(list, "x-ignore-shared");
-	json_decref(list);
-	if (on && ignore_shared(vmm, false, &refused) < 0)
-		gw_debug("x-ignore-shared stays on: %s", refused.text); /* a migration of somebody else is under way */
+	if (put_settings_back(vmm, &refused) < 0)
+		gw_debug("x-ignore-shared may stay on: %s", refused.text); /* a migration of somebody's is under way */
 	return 0;
 }
 
@@ -354,7 +338,7 @@ int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
 	if (rc == 0)
 		rc = find_regions(vmm, error);
 	if (rc == 0)
-		rc = undo_ignore_shared(vmm, error);
+		rc = undo_settings(vmm, error);
 	if (rc < 0)
 		goto err_detach;
 	*out = vmm;
@@ -413,8 +397,8 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 		return;
 	if (vmm->guarded && !vmm->left_paused)
 		rc = lease_disarm(&vmm->lease, NULL);
-	if (vmm->ignoring_shared && vmm->qmp && !vmm->lease.lapsed)
-		rc = ignore_shared(vmm, false, NULL);
+	if (vmm->settings_taken && vmm->qmp && !vmm->lease.lapsed)
+		rc = put_settings_back(vmm, NULL);
 	if (vmm->fd_passed && vmm->qmp && !vmm->lease.lapsed)
 		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
 	(void)rc; /* a VMM that is gone needs neither */
@@ -531,6 +515,13 @@ static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 	return 0;
 }
 
+int gw_vmm_check_settings(struct gw_vmm *vmm, struct gw_error *error)
+{
+	int rc = take_settings(vmm, false, error);
+
+	return rc < 0 ? rc : put_settings_back(vmm, error);
+}
+
 int gw_vmm_check_tracker(const char *wanted)
 {
 	return agent_tracker_named(wanted) < 0 ? -EINVAL : 0;
@@ -545,8 +536,6 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 
 	gw_vmm_path(path, sizeof(path), vmm->name, LEASE_SOCKET);
 	rc = lease_open(&vmm->lease, path, error);
-	if (rc == 0)
-		rc = set_capability(vmm, "events", true, error);
 	if (rc == 0)
 		rc = pass_save_fd(vmm, error);
 	if (rc < 0)
@@ -582,7 +571,7 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_er
 		vmm->guarded = armed;
 	/* Not earlier: until the guest is about to be stopped the user's own migrate must send RAM. */
 	if (rc == 0 && armed)
-		rc = ignore_shared(vmm, true, error);
+		rc = take_settings(vmm, false, error);
 	qmp_forget_meddling(vmm->qmp);
 	return rc;
 }
@@ -753,9 +742,9 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 		end_saving(vmm);
 		return !vmm->was_running && vmm->was_saved;
 	}
+	end_saving(vmm); /* first: QEMU may wait for its socket, and answers nobody meanwhile */
 	if (vmm->migrating)
 		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
-	end_saving(vmm);
 	vmm->left_paused = vmm->was_running;
 	while (vmm->was_running && !running) {
 		gw_error_clear(&last);
@@ -770,7 +759,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	}
 	vmm->migrating = vmm->left_paused = false;
 	/* QEMU refuses while it is still cancelling. */
-	while ((rc = ignore_shared(vmm, false, &last)) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
+	while ((rc = put_settings_back(vmm, &last)) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
 		nanosleep(&pause, NULL);
 	if (vmm->was_running || run_state(vmm->qmp, state, sizeof(state), NULL, &last) < 0)
 		return 0;
@@ -798,7 +787,6 @@ static void prefault(const struct gw_vmm *vmm)
 int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 {
 	char state[32], path[192], uri[208];
-	struct gw_error refused = { 0 };
 	int rc = run_state(vmm->qmp, state, sizeof(state), NULL, error);
 
 	if (rc < 0)
@@ -810,15 +798,9 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
 	snprintf(uri, sizeof(uri), "unix:%s", path);
 	rc = qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error);
-	/* Listening since an earlier attempt?  Then the capabilities are set and cannot be set again. */
-	if (rc < 0 || access(path, F_OK) == 0)
-		return rc;
-	rc = set_capability(vmm, "events", true, error);
 	if (rc == 0)
-		rc = set_capability(vmm, "x-ignore-shared", true, error);
-	if (rc == 0 && set_capability(vmm, "late-block-activate", true, &refused) < 0)
-		gw_debug("late-block-activate: %s", refused.text);
-	if (rc == 0)
+		rc = take_settings(vmm, true, error);
+	if (rc == 0 && access(path, F_OK) < 0) /* else it has been listening since an earlier attempt */
 		rc = qmp_command(vmm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", uri), -1, NULL, error);
 	return rc;
 }
@@ -850,15 +832,16 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	}
 	shutdown(fd, SHUT_WR);
 	rc = qmp_wait_migrated(vmm->qmp, LOAD_NS, error);
+	/* Loaded, they have done their work; a VMM that still waits keeps them, for the next attempt. */
+	vmm->settings_taken = rc == 0;
 	if (rc < 0) {
 		gw_error_prefix(error, "loading the device state");
-		return rc; /* a VMM that still waits keeps x-ignore-shared, for the next attempt */
+		return rc;
 	}
 	/*
-	 * It has done its work, and is off before the guest starts: a receiver that is killed later could not switch it off.
-	 * That costs the pause nothing, since nobody waits.  gw_vmm_detach() makes sure.
+	 * x-ignore-shared is off before the guest starts: a receiver that is killed later could not switch it off.  That costs
+	 * the pause nothing, since nobody waits.  gw_vmm_detach() makes sure, and puts the rest back.
 	 */
-	vmm->ignoring_shared = true;
 	return qmp_post(vmm->qmp, "migrate-set-capabilities", capability("x-ignore-shared", false), error);
 }
 

@@ -173,6 +173,12 @@ GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, struct gw_vmm_fact *list, 
 /* Whether the VMM could migrate.  Return: 0; -EOPNOTSUPP with QEMU's reason in @error; -EBUSY while QEMU migrates by itself. */
 GW_MUST_CHECK int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error);
 
+/*
+ * Whether the VMM's capabilities and parameters for migration can be switched to those that godwit needs: tries, and puts them
+ * back.  Return: 0, or -errno with @error naming one.
+ */
+GW_MUST_CHECK int gw_vmm_check_settings(struct gw_vmm *vmm, struct gw_error *error);
+
 /* --- source ---------------------------------------------------------------------------------------- */
 
 /*
