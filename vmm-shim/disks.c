@@ -156,6 +156,8 @@ static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_f
 		if (front)
 			memcpy(image->front, front->place, sizeof(image->front));
 		rc = look_at(vmm, described, image, error);
+		/* A layer below has its format from the header above it. */
+		image->guessed = rc == 0 && count == 0 && vmm_is_guessed(vmm, block, image);
 		count++;
 	}
 	return rc < 0 ? rc : (int)count;

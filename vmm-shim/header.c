@@ -283,6 +283,56 @@ static int adopt_qcow2(const struct gw_vmm_image *ours, const struct gw_vmm_imag
 	return refuse(ours, why, error);
 }
 
+/* A description in words: lines of comments and blanks, then the version. */
+static bool is_vmdk_text(const unsigned char *block, size_t bytes)
+{
+	static const char mark[] = "version=";
+	size_t at = 0;
+
+	while (at < bytes && (block[at] == '#' || block[at] == ' ' || block[at] == '\r' || block[at] == '\n')) {
+		bool comment = block[at] == '#';
+
+		while (at < bytes && block[at] != '\n' && (comment || block[at] == ' ' || block[at] == '\r'))
+			at++;
+		at += at < bytes && block[at] == '\n';
+	}
+	return bytes - at >= sizeof(mark) - 1 && memcmp(block + at, mark, sizeof(mark) - 1) == 0;
+}
+
+/* The format that QEMU may guess by the first block.  Return: its name, or NULL for raw.  All that QEMU 4.0 to 11.1 guess. */
+static const char *guess(const unsigned char *block, size_t bytes)
+{
+	static const struct { const char *format, *magic; size_t bytes, at; } known[] = {
+		{ "qcow2", "QFI\xfb", 4, 0 },
+		{ "qed", "QED", 4, 0 },
+		{ "luks", "LUKS\xba\xbe", 6, 0 },
+		{ "vmdk", "KDMV", 4, 0 },
+		{ "vmdk", "COWD", 4, 0 },
+		{ "vdi", "\x7f\x10\xda\xbe", 4, 64 },
+		{ "vhdx", "vhdxfile", 8, 0 },
+		{ "vpc", "conectix", 8, 0 },
+		{ "parallels", "WithoutFreeSpace", 16, 0 },
+		{ "parallels", "WithouFreSpacExt", 16, 0 },
+		{ "bochs", "Bochs Virtual HD Image", 22, 0 },
+		{ "cloop", "#!/bin/sh\n#V2.0 Format", 22, 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (bytes >= known[i].at + known[i].bytes && memcmp(block + known[i].at, known[i].magic, known[i].bytes) == 0)
+			return known[i].format;
+	return is_vmdk_text(block, bytes) ? "vmdk" : NULL;
+}
+
+static int adopt_raw(const struct gw_vmm_image *ours, const unsigned char *block, size_t bytes, struct gw_error *error)
+{
+	const char *format = ours->guessed ? guess(block, bytes) : NULL;
+
+	if (!format)
+		return 0;
+	return gw_error_set(error, -EINVAL, "disk '%s': the raw image that came is not taken: it begins as %s does, and this VMM would "
+					    "guess so at its next start; give format=raw on this VMM's command line", ours->name, format);
+}
+
 int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block, size_t bytes,
 		       struct gw_error *error)
 {
@@ -294,5 +344,5 @@ int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_imag
 	if (strcmp(ours->format, "qed") == 0 && (bytes < 64 || memcmp(block, QED_MAGIC, 4) != 0 ||
 						 (block[16] & QED_BACKING_FILE)))
 		return refuse(ours, "it is no qed image, or one that names a backing file", error);
-	return 0;
+	return strcmp(ours->format, "raw") == 0 ? adopt_raw(ours, block, bytes, error) : 0;
 }

@@ -44,4 +44,10 @@ bool vmm_is_filter(const char *format);
 /* Whether an image, as query-block describes it, is a file that ends with the VMM: that of -snapshot. */
 bool vmm_is_temporary(struct gw_vmm *vmm, const json_t *described);
 
+/*
+ * guessed.c: whether the format of the image at the top of @block, an entry of query-block, may have been guessed: the VMM's
+ * command line does not say it.
+ */
+bool vmm_is_guessed(struct gw_vmm *vmm, const json_t *block, const struct gw_vmm_image *image);
+
 #endif

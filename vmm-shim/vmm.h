@@ -121,6 +121,7 @@ struct gw_vmm_image {
 	char format[32];              /* "raw", "qcow2", ... */
 	unsigned layer;               /* 0: the one that is written to */
 	bool fixed;                   /* its size is the disk's */
+	bool guessed;                 /* nobody said the format: QEMU guesses it by the first block, at each start */
 	uint64_t virtual_bytes;       /* the disk, as the guest sees it */
 	uint64_t room_bytes;          /* the file will not grow beyond */
 	uint64_t device, inode;       /* which file it is, see tracker/blocks.h */
@@ -292,7 +293,8 @@ GW_MUST_CHECK int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error);
 /*
  * Judges the first @bytes that came for image @ours: 64 KiB, or all of a smaller image.  @below: the VMM's next layer, or NULL.
  * A backing file is renamed to that layer where the source has it elsewhere.
- * Return: 0; or -errno with @error set: it names other files, is encrypted, or cannot be understood.
+ * Return: 0; or -errno with @error set: it names other files, is encrypted, cannot be understood, or is raw with a header that
+ * QEMU would take for another format when it guesses.
  */
 GW_MUST_CHECK int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block,
 				     size_t bytes, struct gw_error *error);

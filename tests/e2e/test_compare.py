@@ -153,6 +153,32 @@ class Compare(unittest.TestCase):
         self.refused("disk 'disk0' writes to a temporary file", ["-snapshot", *self.drive(a)], self.drive(small), "-b")
         self.assertEqual(self.attempt(self.drive(a), self.drive(a)), (0, ""))
 
+    def test_a_raw_disk_that_begins_as_another_format(self):
+        """QEMU would take it for that at the next start, and open what it names, where nobody says that it is raw."""
+        secret, planted, plain, there = self.image("secret"), self.folder / "planted", self.image("plain"), self.folder / "there"
+        qemu_img("create", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", planted, "1M")
+        os.truncate(planted, 1 << 20)
+        json_raw = json.dumps({"driver": "raw", "file": {"driver": "file", "filename": str(there)}}).replace(",", ",,")
+        guessed = ["-drive", f"if=virtio,id=disk0,file={there}"]
+        for source, destination, words in (
+                (planted, guessed, "disk 'disk0': the raw image that came is not taken: it begins as qcow2 does"),
+                (planted, ["-hda", str(there)], "give format=raw on this VMM's command line"),
+                (planted, self.drive(there), None),
+                (planted, ["-drive", f"if=virtio,id=disk0,file=json:{json_raw}"], None),
+                (planted, ["-blockdev", f"driver=raw,node-name=n,file.driver=file,file.filename={there}", "-device",
+                           "virtio-blk-pci,drive=n,id=disk0,addr=1"], None),
+                (plain, guessed, None)):
+            with self.subTest(source=source.name, destination=destination[1][:30]):
+                there.write_bytes(b"")
+                os.truncate(there, source.stat().st_size)
+                hda = destination[0] == "-hda"
+                options = ["--disk", f"disk0={there}"] if hda else ["-b"]
+                source = ["-drive", f"if=ide,id=disk0,format=raw,file={source}"] if hda else self.drive(source)
+                if words:
+                    self.refused(words, source, destination, *options, receive=["--overwrite"], keep=[there])
+                else:
+                    self.assertEqual(self.attempt(source, destination, *options, receive=["--overwrite"]), (0, ""))
+
     def test_what_qemu_itself_refuses_comes_first_and_in_its_words(self):
         vdi, a, there = self.folder / "v.vdi", self.image("a"), self.image("there")
         qemu_img("create", "-f", "vdi", vdi, "4M")

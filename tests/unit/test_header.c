@@ -257,3 +257,41 @@ Test(header, whatever_comes_is_refused_or_names_our_layer)
 	}
 	cr_assert_gt(taken, 1000);
 }
+
+Test(header, a_raw_image_whose_format_would_be_guessed)
+{
+	static const struct { const char *begins, *format; size_t bytes, at; } cases[] = {
+		{ "QFI\xfb", "qcow2", 4, 0 },
+		{ "QED", "qed", 4, 0 },
+		{ "LUKS\xba\xbe", "luks", 6, 0 },
+		{ "KDMV", "vmdk", 4, 0 },
+		{ "COWD", "vmdk", 4, 0 },
+		{ "# Disk DescriptorFile\nversion=1\n", "vmdk", 32, 0 },
+		{ "#a\r\n  \r\n#b\r\nversion=3\r\n", "vmdk", 24, 0 },
+		{ "\x7f\x10\xda\xbe", "vdi", 4, 64 },
+		{ "vhdxfile", "vhdx", 8, 0 },
+		{ "conectix", "vpc", 8, 0 },
+		{ "WithoutFreeSpace", "parallels", 16, 0 },
+		{ "WithouFreSpacExt", "parallels", 16, 0 },
+		{ "Bochs Virtual HD Image", "bochs", 22, 0 },
+		{ "#!/bin/sh\n#V2.0 Format\nmodprobe", "cloop", 31, 0 },
+		{ "", NULL, 0, 0 },
+		{ "#!/bin/sh\necho", NULL, 14, 0 },
+		{ "# only a comment", NULL, 16, 0 },
+		{ "\xeb\x63\x90", NULL, 3, 0 },
+	};
+
+	snprintf(ours.format, sizeof(ours.format), "raw");
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const char *text;
+
+		memset(block, 0, BLOCK);
+		block[BLOCK] = 0xEE;
+		memcpy(block + cases[i].at, cases[i].begins, cases[i].bytes);
+		ours.guessed = true;
+		cr_expect_eq(adopt(NULL, &text), cases[i].format ? -EINVAL : 0, "%zu", i);
+		cr_expect(!cases[i].format || strstr(text, cases[i].format), "%s", text);
+		ours.guessed = false;
+		cr_expect_eq(adopt(NULL, NULL), 0, "%zu", i);
+	}
+}
