@@ -85,13 +85,16 @@ GW_PUBLIC GW_MUST_CHECK int gw_region_open_file(struct gw_region *region, const 
 /* Unmaps and closes.  An all-zero struct is fine. */
 GW_PUBLIC void gw_region_close_file(struct gw_region *region);
 
-#define GW_FACTS_MAX 1024
+#define GW_FACTS_MAX 2048
 #define GW_FACT_KEY_BYTES 128
-#define GW_FACT_VALUE_BYTES 256
+#define GW_FACT_VALUE_BYTES 4096
 
 /*
  * What must be the same at both ends, in words for people: "machine type", "pc-q35-7.2".  The engine compares texts and
  * knows nothing of what they mean.  Longer texts than the limits are refused.
+ *
+ * A key that begins with '?' has a list, "name=value;name=value;".  Of it those names are compared that both ends have, and the
+ * list as a whole may be missing at either.  Where there is no room for all facts, lists are left out, with a warning.
  */
 struct gw_fact {
 	const char *key;    /* each once */

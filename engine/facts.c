@@ -3,10 +3,15 @@
  * What must be the same at both ends beside memory: pairs of texts that the VM's owner gives.  The source sends its own in
  * HELLO, the receiver compares them with its own before anything is changed.  A pair with an empty value at either end agrees
  * with whatever the other end has, but both must have the key, unless the receiver can spare it.
+ *
+ * A list (engine.h) is compared name by name, and agrees with a list that is not there.
  */
 #include "engine/session.h"
 
+#include "base/log.h"
+
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,34 +31,67 @@ static char *append(char *at, const char *text)
 	return at + 1;
 }
 
+static bool is_list(const char *key)
+{
+	return key[0] == '?';
+}
+
+static size_t bytes_of(const struct gw_fact *fact)
+{
+	return strlen(fact->key) + strlen(fact->value) + 2;
+}
+
+/* How many bytes all facts have but lists, or -errno with the session's error set. */
+static int measure(struct gw_session *s, const struct gw_fact *facts, unsigned count)
+{
+	size_t bytes = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		size_t key = strlen(facts[i].key), value = strlen(facts[i].value);
+
+		if (key == 0 || key >= GW_FACT_KEY_BYTES || value >= GW_FACT_VALUE_BYTES)
+			return gw_error_set(&s->error, -EINVAL, "'%.100s' of this VM is described in too many words: %.100s",
+					    facts[i].key, facts[i].value);
+		bytes += is_list(facts[i].key) ? 0 : bytes_of(&facts[i]);
+	}
+	if (count > GW_FACTS_MAX || bytes > WIRE_FACTS_BYTES)
+		return gw_error_set(&s->error, -E2BIG, "this VM has too many devices to be described to the receiver");
+	return (int)bytes;
+}
+
 int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts)
 {
 	const struct gw_fact *facts;
-	size_t bytes = 0;
+	size_t room = WIRE_FACTS_BYTES;
+	unsigned count, left_out = 0;
 	char *at;
 	int rc;
 
 	*texts = NULL;
-	rc = ask(s, &facts, &hello->fact_count);
-	for (unsigned i = 0; i < hello->fact_count && rc == 0; i++) {
-		size_t key = strlen(facts[i].key), value = strlen(facts[i].value);
-
-		if (key == 0 || key >= GW_FACT_KEY_BYTES || value >= GW_FACT_VALUE_BYTES)
-			rc = gw_error_set(&s->error, -EINVAL, "'%.100s' of this VM is described in too many words: %.100s", facts[i].key,
-					  facts[i].value);
-		bytes += key + value + 2;
-	}
-	if (rc == 0 && (hello->fact_count > GW_FACTS_MAX || bytes > WIRE_FACTS_BYTES))
-		rc = gw_error_set(&s->error, -E2BIG, "this VM has too many devices to be described to the receiver");
+	hello->fact_count = 0;
+	rc = ask(s, &facts, &count);
+	if (rc == 0)
+		rc = measure(s, facts, count);
 	if (rc < 0)
 		return rc;
-	*texts = at = malloc(bytes + 1);
+	room -= (size_t)rc;
+	*texts = at = malloc(WIRE_FACTS_BYTES + 1);
 	if (!at)
 		return gw_error_set(&s->error, -ENOMEM, "no memory to describe this VM");
-	for (unsigned i = 0; i < hello->fact_count; i++)
+	for (unsigned i = 0; i < count; i++) {
+		size_t bytes = is_list(facts[i].key) ? bytes_of(&facts[i]) : 0;
+
+		left_out += bytes > room;
+		if (bytes > room)
+			continue;
+		room -= bytes;
 		at = append(append(at, facts[i].key), facts[i].value);
+		hello->fact_count++;
+	}
+	if (left_out > 0)
+		gw_warn("this VM has so many devices that the properties of %u are not compared", left_out);
 	hello->facts = *texts;
-	hello->fact_bytes = (uint32_t)bytes;
+	hello->fact_bytes = (uint32_t)(at - *texts);
 	return 0;
 }
 
@@ -66,8 +104,39 @@ static bool is_alike(const char *sent, const char *ours)
 	return *sent == *ours;
 }
 
+/* The value of a name in a list, up to its ';', or NULL. */
+static const char *find(const char *list, const char *name, size_t bytes)
+{
+	while (*list && !(strncmp(list, name, bytes) == 0 && list[bytes] == '=')) {
+		list += strcspn(list, ";");
+		list += *list == ';';
+	}
+	return *list ? list + bytes + 1 : NULL;
+}
+
+/* Compares what both lists have. */
+static int judge_list(struct gw_session *s, const char *key, const char *theirs, const struct gw_fact *ours)
+{
+	while (*theirs) {
+		size_t name = strcspn(theirs, "=;"), bytes = strcspn(theirs, ";");
+		const char *value = theirs[name] == '=' ? theirs + name + 1 : NULL, *our = find(ours->value, theirs, name);
+		size_t value_bytes = value ? bytes - name - 1 : 0, our_bytes = our ? strcspn(our, ";") : 0;
+		char sent[200], here[200];
+
+		snprintf(sent, sizeof(sent), "%.*s", (int)value_bytes, value ? value : "");
+		snprintf(here, sizeof(here), "%.*s", (int)our_bytes, our ? our : "");
+		if (value && our && (value_bytes != our_bytes || !is_alike(sent, here)))
+			return gw_error_set(&s->error, -EINVAL, "'%.*s of %s' is %s at the source and %s here: %s", (int)name, theirs,
+					    key + 1, sent[0] ? sent : "empty", here[0] ? here : "empty", ours->advice);
+		theirs += bytes + (theirs[bytes] == ';');
+	}
+	return 0;
+}
+
 static int judge(struct gw_session *s, const char *key, const char *value, const struct gw_fact *ours)
 {
+	if (is_list(key))
+		return ours ? judge_list(s, key, value, ours) : 0;
 	if (!ours)
 		return gw_error_set(&s->error, -EINVAL, "the source has '%s'%s%s, this VMM has not: start this VMM with the source's "
 							"machine, devices and disks", key, value[0] ? ", " : "", value);
@@ -101,7 +170,7 @@ int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
 		at = value + strlen(value) + 1;
 	}
 	for (unsigned k = 0; k < count && rc == 0; k++)
-		if (!seen[k] && !ours[k].spare)
+		if (!seen[k] && !ours[k].spare && !is_list(ours[k].key))
 			rc = gw_error_set(&s->error, -EINVAL, more, ours[k].key, ours[k].value[0] ? ", " : "", ours[k].value);
 	return rc;
 }

@@ -56,6 +56,8 @@ struct device {
 	char addr[24], port[24], channel[12], target[12], lun[12], other[24];
 	char drive[GW_VMM_PLACE_BYTES];
 	unsigned buses;
+	const char *lines; /* what the tree says of it, ended by zeros */
+	unsigned line_count;
 	char bus[16]; /* the number of the bus of the devices that follow; "" when the parent has one bus */
 };
 
@@ -192,8 +194,11 @@ static int take_line(struct tree *tree, char *line, const char *rest)
 	line += indent;
 	line[strcspn(line, "\r")] = '\0';
 	if (strncmp(line, "bus: ", 5) != 0 && strncmp(line, "dev: ", 5) != 0) {
-		if (tree->depth > 0 && !tree->placed && indent == tree->stack[tree->depth - 1].indent + 2)
-			take_property(&tree->stack[tree->depth - 1], line);
+		if (tree->depth > 0 && !tree->placed) {
+			tree->stack[tree->depth - 1].line_count++;
+			if (indent == tree->stack[tree->depth - 1].indent + 2)
+				take_property(&tree->stack[tree->depth - 1], line);
+		}
 		return 0;
 	}
 	rc = place_device(tree);
@@ -206,7 +211,7 @@ static int take_line(struct tree *tree, char *line, const char *rest)
 	}
 	if (tree->depth == DEEPEST || sscanf(line, "dev: %63[^,]", type) != 1)
 		return -E2BIG;
-	tree->stack[tree->depth++] = (struct device){ .indent = indent };
+	tree->stack[tree->depth++] = (struct device){ .indent = indent, .lines = rest };
 	snprintf(tree->stack[tree->depth - 1].type, sizeof(type), "%s", common_type(type));
 	tree->placed = false;
 	return 0;
@@ -241,17 +246,35 @@ static int walk(struct gw_vmm *vmm, int (*found)(void *context, const struct dev
 	return rc < 0 ? gw_error_set(error, rc, "the VMM's tree of devices is too deep or too large: %s", strerror(-rc)) : 0;
 }
 
+/* A list of properties, which are compared one by one (engine/facts.c). */
+static void add_list(struct facts *facts, const char *whose, const char *list, const char *advice)
+{
+	char key[GW_VMM_PLACE_BYTES + 16];
+
+	snprintf(key, sizeof(key), "?%.120s", whose);
+	if (list[0])
+		(void)add(facts, key, list, advice);
+}
+
 static int note_device(void *context, const struct device *device)
 {
 	struct facts *facts = context;
-	char key[GW_VMM_PLACE_BYTES + 16];
-
+	char key[GW_VMM_PLACE_BYTES + 16], list[GW_VMM_VALUE_BYTES] = "";
+	const char *line = device->lines;
 	struct gw_vmm_fact *fact;
 
 	snprintf(key, sizeof(key), "device %s", device->place);
 	fact = add(facts, key, device->type, DEVICE_ADVICE);
 	if (fact) /* the accelerator adds this device, and the device starts anew where no state arrives */
 		fact->spare = strcmp(device->type, "kvmclock") == 0;
+	for (unsigned i = 0; i < device->line_count; i++) {
+		line += strspn(line, " ");
+		if (vmm_add_property(list, sizeof(list), line) < 0)
+			return -E2BIG;
+		line += strlen(line) + 1;
+		line += *line == '\0'; /* lines end with two characters */
+	}
+	add_list(facts, key, list, DEVICE_ADVICE);
 	return 0;
 }
 
@@ -326,6 +349,42 @@ static void raise_to(const json_t *properties, const char *key, json_int_t *high
 		*highest = number;
 }
 
+/* With those that can be plugged in; a machine that knows of none agrees with any. */
+static void add_possible(struct gw_vmm *vmm, struct facts *facts)
+{
+	char value[24] = "";
+	struct gw_error none = { 0 };
+	json_t *list, *one;
+	json_int_t sum = 0;
+	size_t i;
+
+	if (qmp_command(vmm_qmp(vmm), "query-hotpluggable-cpus", NULL, -1, &list, &none) == 0) {
+		json_array_foreach (list, i, one)
+			sum += json_integer_value(json_object_get(one, "vcpus-count"));
+		snprintf(value, sizeof(value), "%lld", (long long)sum);
+		json_decref(list);
+	}
+	(void)add(facts, "largest number of vCPUs", value, MACHINE_ADVICE);
+}
+
+static int add_cpu(struct gw_vmm *vmm, struct facts *facts, const char *path)
+{
+	char list[GW_VMM_VALUE_BYTES] = "";
+	json_t *kvm = NULL;
+	int rc = qmp_command(vmm_qmp(vmm), "query-kvm", NULL, -1, &kvm, facts->error);
+
+	if (rc == 0)
+		rc = vmm_cpu_properties(vmm, path, list, sizeof(list), facts->error);
+	add_list(facts, json_is_true(json_object_get(kvm, "enabled")) ? "the CPU under KVM" : "the CPU", list, MACHINE_ADVICE);
+	json_decref(kvm);
+	add_possible(vmm, facts);
+	list[0] = '\0';
+	if (rc == 0)
+		rc = vmm_board_properties(vmm, list, sizeof(list), facts->error);
+	add_list(facts, "the board", list, MACHINE_ADVICE);
+	return rc;
+}
+
 static int add_processors(struct gw_vmm *vmm, struct facts *facts)
 {
 	json_int_t sockets = 1, dies = 1, cores = 1, threads = 1;
@@ -352,6 +411,8 @@ static int add_processors(struct gw_vmm *vmm, struct facts *facts)
 	snprintf(value, sizeof(value), "%zu in %lld socket(s) of %lld die(s), %lld core(s), %lld thread(s)", json_array_size(list),
 		 (long long)sockets, (long long)dies, (long long)cores, (long long)threads);
 	(void)add(facts, "number of vCPUs", value, MACHINE_ADVICE);
+	if (rc == 0 && path)
+		rc = add_cpu(vmm, facts, path);
 	json_decref(type);
 	json_decref(list);
 	return rc;

@@ -152,10 +152,10 @@ GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_im
 
 /* --- the machine ----------------------------------------------------------------------------------- */
 
-#define GW_VMM_MAX_FACTS 1024
-#define GW_VMM_VALUE_BYTES 256
+#define GW_VMM_MAX_FACTS 2048
+#define GW_VMM_VALUE_BYTES 4096
 
-/* A property of the machine that the guest can see, in words. */
+/* A property of the machine that the guest can see, in words; a key that begins with '?' has a list of them (engine.h). */
 struct gw_vmm_fact {
 	char key[GW_VMM_PLACE_BYTES + 16], value[GW_VMM_VALUE_BYTES];
 	const char *advice;             /* static: what to do at the receiver */

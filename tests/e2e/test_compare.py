@@ -87,6 +87,43 @@ class Compare(unittest.TestCase):
             with self.subTest(words):
                 self.refused(words, source, destination)
 
+    def test_processors_and_devices_of_one_type_that_differ(self):
+        nic, vga = "virtio-net-pci,addr=9,mac=52:54:00:00:00:0", "VGA,addr=9,vgamem_mb="
+        for words, source, destination in (
+                ("'CPUID 0x1.0 ECX of the CPU' is 0x80002001 at the source and 0x80000001 here",
+                 ["-cpu", "qemu64"], ["-cpu", "qemu64,-cx16"]),
+                ("'CPUID 0x7.0 EBX of the CPU' is ", ["-cpu", "max"], ["-cpu", "max,-bmi1"]),
+                ("'phys-bits of the CPU' is 40 at the source and 36 here", ["-cpu", "qemu64,phys-bits=40"],
+                 ["-cpu", "qemu64,phys-bits=36"]),
+                ("'largest number of vCPUs' is 2 at the source and 4 here", ["-smp", "2"], ["-smp", "2,maxcpus=4"]),
+                ("'disable_s3 of the board' is 1 at the source and 0 here", ["-global", "ICH9-LPC.disable_s3=1"], []),
+                ("'csum of device q35-pcihost/09.0/virtio-net-device' is false at the source and true here",
+                 ["-device", nic + "1,csum=off"], ["-device", nic + "1"]),
+                ("'mac of device q35-pcihost/09.0/virtio-net-device' is \"52:54:00:00:00:01\" at the source",
+                 ["-device", nic + "1"], ["-device", nic + "2"]),
+                ("'vgamem_mb of device q35-pcihost/09.0' is 16 at the source and 32 here", ["-device", vga + "16"],
+                 ["-device", vga + "32"])):
+            with self.subTest(words):
+                self.refused(words, source, destination)
+
+    def test_properties_of_hosts_and_of_a_running_guest_are_no_difference(self):
+        a, b = self.image("a"), self.image("b")
+
+        def devices(nic, disk, image, cache, rng):
+            return ["-device", f"virtio-net-pci,addr=9,mac=52:54:00:00:00:01,{nic}", "-device", "virtio-scsi-pci,addr=8", "-drive",
+                    f"if=none,id=x,format=raw,file={image},cache={cache}", "-device", f"scsi-hd,drive=x,serial=s,{disk}", "-device",
+                    f"virtio-rng-pci,addr=7,{rng}", "-object", "rng-random,id=r,filename=/dev/urandom", "-device",
+                    "vmgenid,guid=auto", "-device", "VGA,addr=6"]
+        with vmlab.Lab() as lab:
+            source = lab.a.vm(ram_mib=128, extra=devices("tx=bh", "werror=stop", a, "writethrough",
+                                                              "max-bytes=1000,period=100"))
+            source.wait_count(1)  # it has set up its chipset
+            lab.b.vm(ram_mib=128, incoming=True, extra=devices("ioeventfd=off", "rerror=report", b,
+                                                              "writeback", "rng=r"))
+            receiver, port = lab.b.receive("guest", "--overwrite")
+            done = lab.a.godwit("migrate", "-b", "guest", f"127.0.0.1:{port}")
+            self.assertEqual((done.returncode, receiver.wait(timeout=30)), (0, 0), done.stderr)
+
     def test_what_a_user_may_choose_is_no_difference(self):
         """Ids, files, back ends, aliases, throttling, the order of arguments: the guest sees the same machine."""
         a, b = self.image("a.img"), self.image("b.img")

@@ -110,6 +110,15 @@ Test(compare, facts_are_compared_by_key)
 		{ { { "", "", "", false } }, { { "k", "v", "", true } }, 0, 1, "alike" },
 		{ { { "k\033[31m", "v\xc3\xa4", "", false } }, { { "k\033[31m", "v\xc3\xa4", "", false } }, 1, 1, "alike" },
 		{ { { "k", "v\n", "", false } }, { { "k", "v", "", false } }, 1, 1, "'k' is v? at the source and v here" },
+		{ { { "?l", "a=1;b=2;", "", false } }, { { "?l", "b=2;a=1;", "", false } }, 1, 1, "alike" },
+		{ { { "?l", "a=1;b=2;", "", false } }, { { "?l", "c=3;b=2;", "", false } }, 1, 1, "alike" },
+		{ { { "?l", "a=1;b=2;", "", false } }, { { "?l", "a=1;b=22;", "do it", false } }, 1, 1,
+		  "'b of l' is 2 at the source and 22 here: do it" },
+		{ { { "?l", "b=;", "", false } }, { { "?l", "bb=1;b=2;", "", false } }, 1, 1, "'b of l' is empty at the source and 2 here" },
+		{ { { "?l", "=;;b;=x;a", "", false } }, { { "?l", "a=1;b=2;=y", "", false } }, 1, 1, "' of l' is " },
+		{ { { "?l", "b", "", false } }, { { "?l", "b=2", "", false } }, 1, 1, "alike" },
+		{ { { "?l", "a=1;", "", false } }, { { "", "", "", false } }, 1, 0, "alike" },
+		{ { { "", "", "", false } }, { { "?l", "a=1;", "", false } }, 0, 1, "alike" },
 	};
 	struct vm a = { .count = 0 }, b = { .count = 0 };
 
@@ -135,6 +144,28 @@ Test(compare, too_many_words_are_refused_at_the_source)
 	open_region(&a, false);
 	open_region(&b, true);
 	cr_assert_not_null(strstr(talk(&a, &b), "'k' of this VM is described in too many words"));
+	close_both(&a, &b);
+}
+
+Test(compare, lists_are_left_out_where_there_is_no_room)
+{
+	enum { LISTS = 60, COUNT = LISTS + 1 };
+	static char keys[LISTS][8], long_value[GW_FACT_VALUE_BYTES];
+	static struct gw_fact here[COUNT], there[COUNT];
+	struct vm a = { .facts = here, .count = COUNT }, b = { .facts = there, .count = COUNT };
+
+	memset(long_value, 'v', GW_FACT_VALUE_BYTES - 1);
+	for (int i = 0; i < LISTS; i++) {
+		snprintf(keys[i], sizeof(keys[i]), "?%d", i);
+		here[i] = there[i] = (struct gw_fact){ keys[i], long_value, "", false };
+	}
+	here[LISTS] = (struct gw_fact){ "k", "v", "", false };
+	there[LISTS] = (struct gw_fact){ "k", "w", "", false };
+	open_region(&a, false);
+	open_region(&b, true);
+	cr_assert_not_null(strstr(talk(&a, &b), "'k' is v at the source and w here"));
+	there[LISTS].value = "v";
+	cr_assert_str_eq(talk(&a, &b), "alike");
 	close_both(&a, &b);
 }
 
