@@ -399,8 +399,12 @@ static void client_gone(struct agent *agent)
 	images_unwatch();
 }
 
-/* Cuts the QMP connection of godwit process @pid: a process that thaws hours later could say "cont" or "quit". */
-static void cut_qmp(const char *folder, int pid)
+/*
+ * Cuts what godwit process @pid has of the VMM.  Its QMP connection: it may say "cont" or "quit" when it thaws, hours later.  The
+ * socket without a name that it takes the device state from: QEMU writes there with its main loop held, so a guest whose godwit
+ * stands still would wait for it as long.
+ */
+static void cut_connections(const char *folder, int pid)
 {
 	char path[108];
 
@@ -410,7 +414,7 @@ static void cut_qmp(const char *folder, int pid)
 		socklen_t bytes = sizeof(own);
 
 		if (getsockname(fd, (struct sockaddr *)&own, &bytes) == 0 && own.sun_family == AF_UNIX &&
-		    strncmp(own.sun_path, path, sizeof(own.sun_path)) == 0 && gw_unix_peer(fd) == pid)
+		    (own.sun_path[0] == '\0' || strncmp(own.sun_path, path, sizeof(own.sun_path)) == 0) && gw_unix_peer(fd) == pid)
 			(void)shutdown(fd, SHUT_RDWR);
 	}
 }
@@ -422,7 +426,7 @@ static void lapsed(int pid)
 
 	throttle_end();
 	gw_pace_set(0);
-	cut_qmp(agent->folder, pid);
+	cut_connections(agent->folder, pid);
 	GW_LOCK_SCOPE(&agent->lock);
 	if (agent->client >= 0)
 		(void)shutdown(agent->client, SHUT_RDWR); /* this thread's agent ends the rest */

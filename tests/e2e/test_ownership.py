@@ -87,6 +87,24 @@ class Ownership(unittest.TestCase):
             record = lab.a.status()
             self.assertTrue(record["owns_guest"])
 
+    def test_a_godwit_that_stands_still_while_the_vmm_saves(self):
+        """The VMM writes more than a socket holds, and answers nobody until somebody reads or hangs up."""
+        many = [word for i in range(24) for word in ("-device", f"virtio-serial-pci,id=s{i}")]
+        with vmlab.Lab() as lab:
+            source, destination = lab.a.vm(extra=many, **SMALL), lab.b.vm(incoming=True, extra=many, **SMALL)
+            receiver, port = lab.b.receive("guest", "--hook", "sleep 5")
+            sender = lab.a.start("migrate", "--json", "guest", f"127.0.0.1:{port}")
+            while json.loads(source.qmp.file.readline()).get("event") != "MIGRATION":
+                pass
+            sender.send_signal(signal.SIGSTOP)
+            vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
+            vmlab.wait_for(lambda: not ignores_shared(source), 20, "x-ignore-shared being off")
+            sender.send_signal(signal.SIGCONT)
+            self.assertEqual(sender.wait(timeout=20), 1)
+            self.assertNotEqual(receiver.wait(timeout=60), 0)
+            self.assertEqual(source.status(), "running")
+            self.not_started(destination)
+
     def test_others_may_go_on_while_a_godwit_stands_still(self):
         """A godwit that thaws does not undo a later migration."""
         with vmlab.Lab() as lab:
