@@ -56,6 +56,12 @@ static const struct gw_vmm_fact *fact_of(const struct gw_vmm_fact *list, unsigne
 	return NULL;
 }
 
+/* For people: the key of a list of properties (engine.h) without its mark. */
+static const char *name_of(const struct gw_vmm_fact *fact)
+{
+	return fact->key + (fact->key[0] == '?');
+}
+
 /* Names what one list has and the other has not, or has otherwise. */
 static int compare(const struct gw_vmm_fact *then, unsigned then_count, const struct gw_vmm_fact *now, unsigned now_count,
 		   struct gw_error *error)
@@ -64,16 +70,16 @@ static int compare(const struct gw_vmm_fact *then, unsigned then_count, const st
 		const struct gw_vmm_fact *fact = fact_of(now, now_count, then[i].key);
 
 		if (!fact)
-			return gw_error_set(error, -EBUSY, "'%s' (%s) was unplugged in mid-migration: migrate again", then[i].key,
-					    then[i].value);
+			return gw_error_set(error, -EBUSY, "'%s' (%s) was unplugged in mid-migration: migrate again",
+					    name_of(&then[i]), then[i].value);
 		if (strcmp(fact->value, then[i].value) != 0)
-			return gw_error_set(error, -EBUSY, "'%s' was %s and is %s in mid-migration: migrate again", then[i].key,
+			return gw_error_set(error, -EBUSY, "'%s' was %s and is %s in mid-migration: migrate again", name_of(fact),
 					    then[i].value, fact->value);
 	}
 	for (unsigned i = 0; i < now_count; i++)
 		if (!fact_of(then, then_count, now[i].key))
-			return gw_error_set(error, -EBUSY, "'%s' (%s) was plugged in in mid-migration: migrate again", now[i].key,
-					    now[i].value);
+			return gw_error_set(error, -EBUSY, "'%s' (%s) was plugged in in mid-migration: migrate again",
+					    name_of(&now[i]), now[i].value);
 	return 0;
 }
 

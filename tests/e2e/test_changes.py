@@ -215,6 +215,10 @@ class Changes(unittest.TestCase):
     def plug_keyboard(self):
         self.vm.qmp("device_add", driver="usb-kbd", bus="x.0", port="2", id="kb")
 
+    def swap_keyboard(self):
+        self.unplug("kb")
+        self.vm.qmp("device_add", driver="usb-kbd", bus="x.0", port="2", id="kb", serial="another")
+
     def test_changes_to_what_is_shared(self):
         """Without -b the destination's VMM has the same files open, and the devices that the source had."""
         self.source()
@@ -236,6 +240,9 @@ class Changes(unittest.TestCase):
                     undo()
         self.stays("disk 'cd0' was unplugged, resized or given another image or medium", IN_PAUSE, lambda: self.medium("two.iso"))
         self.medium("one.iso")
+        self.stays("'device q35-pcihost/05.0/2' was ", BEFORE_ARMING, self.swap_keyboard)
+        self.unplug("kb")
+        self.plug_keyboard()
         code, said = self.move(BEFORE_STOP, lambda: None)
         self.assertEqual((code, said), (0, ""))
 
