@@ -24,7 +24,8 @@ static bool is_ignored(const char *name, size_t length)
 	static const char *const known[] = {
 		/* back ends, and what names them */
 		"audiodev", "chardev", "cryptodev", "device_id", "display", "drive", "failover_pair_id", "fsdev", "head", "host",
-		"hostdev", "iothread", "iothread-vq-mapping", "memdev", "netdev", "pcap", "rng", "romfile", "sysfsdev", "tpmdev",
+		"hostdev", "iothread", "iothread-vq-mapping", "memdev", "netdev", "pcap", "rng", "romfile", "rootdir", "sysfsdev",
+		"tpmdev",
 		/* how the host serves them */
 		"account-failed", "account-invalid", "backend_defaults", "bootindex", "debug", "guest-cid", "ioeventfd", "loglevel",
 		"lost_tick_policy", "max-bytes", "max_io_size", "period", "rerror", "share-rw", "tx", "vhost", "vhostfd", "vhostforce",
@@ -34,7 +35,7 @@ static bool is_ignored(const char *name, size_t length)
 		/* the place, which is compared; a number that may be drawn by lot */
 		"addr", "port", "guid",
 		/* the guest's own */
-		"MCFG",
+		"MCFG", "smb_io_base",
 	};
 
 	if (length > 2 && strncmp(name, "x-", 2) == 0)
@@ -62,17 +63,18 @@ static int append(char *list, size_t room, const char *name, size_t name_bytes, 
 int vmm_add_property(char *list, size_t room, const char *line)
 {
 	const char *equals = strstr(line, " = "), *value = equals ? equals + 3 : "";
-	size_t bytes = strlen(value);
+	size_t bytes;
 
 	if (!equals || memchr(line, ' ', (size_t)(equals - line)) || is_ignored(line, (size_t)(equals - line)))
 		return 0;
-	if (value[0] != '"' && strstr(value, " (")) /* "16 (0x10)": the same number in words */
-		bytes = (size_t)(strstr(value, " (") - value);
 	/* A switch is on or true, as versions have it. */
 	if (strcmp(value, "\"on\"") == 0)
-		value = "true", bytes = 4;
+		value = "true";
 	else if (strcmp(value, "\"off\"") == 0)
-		value = "false", bytes = 5;
+		value = "false";
+	bytes = strlen(value);
+	if (value[0] != '"' && strstr(value, " (")) /* "16 (0x10)": the same number in words */
+		bytes = (size_t)(strstr(value, " (") - value);
 	return append(list, room, line, (size_t)(equals - line), value, bytes);
 }
 

@@ -114,15 +114,18 @@ class Compare(unittest.TestCase):
                     f"if=none,id=x,format=raw,file={image},cache={cache}", "-device", f"scsi-hd,drive=x,serial=s,{disk}", "-device",
                     f"virtio-rng-pci,addr=7,{rng}", "-object", "rng-random,id=r,filename=/dev/urandom", "-device",
                     "vmgenid,guid=auto", "-device", "VGA,addr=6"]
-        with vmlab.Lab() as lab:
-            source = lab.a.vm(ram_mib=128, extra=devices("tx=bh", "werror=stop", a, "writethrough",
-                                                              "max-bytes=1000,period=100"))
-            source.wait_count(1)  # it has set up its chipset
-            lab.b.vm(ram_mib=128, incoming=True, extra=devices("ioeventfd=off", "rerror=report", b,
-                                                              "writeback", "rng=r"))
-            receiver, port = lab.b.receive("guest", "--overwrite")
-            done = lab.a.godwit("migrate", "-b", "guest", f"127.0.0.1:{port}")
-            self.assertEqual((done.returncode, receiver.wait(timeout=30)), (0, 0), done.stderr)
+        for machine in ("q35", "pc"):
+            board = ["-M", f"{machine},memory-backend=ram0"]
+            with self.subTest(machine), vmlab.Lab() as lab:
+                source = lab.a.vm(ram_mib=128, extra=board + devices("tx=bh", "werror=stop", a, "writethrough",
+                                                                     "max-bytes=1000,period=100"))
+                source.wait_count(1)  # it has set up its chipset
+                lab.b.vm(ram_mib=128, incoming=True, extra=board + devices("ioeventfd=off", "rerror=report", b, "writeback",
+                                                                           "rng=r"))
+                receiver, port = lab.b.receive("guest", "--overwrite")
+                done = lab.a.godwit("migrate", "-b", "guest", f"127.0.0.1:{port}")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(receiver.wait(timeout=30), 0)
 
     def test_what_a_user_may_choose_is_no_difference(self):
         """Ids, files, back ends, aliases, throttling, the order of arguments: the guest sees the same machine."""
