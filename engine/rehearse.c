@@ -118,8 +118,9 @@ int rehearse_pump(struct gw_session *s)
 static int check_fits(struct gw_session *s)
 {
 	const struct rehearsal *rehearsal = &s->source.rehearsal;
-	struct gw_prediction known = { .pause_ns = s->source.flush_ns, .save_ns = rehearsal->save_ns, .state_ns = rehearsal->state_ns,
-				       .messages_ns = 2 * rehearsal->round_trip_ns };
+	struct predict_input input = { .bytes_per_s = 1, .flush_ns = s->source.flush_ns, .save_ns = rehearsal->save_ns,
+				       .state_ns = rehearsal->state_ns, .round_trip_ns = rehearsal->round_trip_ns };
+	struct gw_prediction known = predict(&input); /* with nothing left to be sent */
 	char text[160];
 
 	gw_debug("rehearsed: %.1f ms to save, %llu bytes of device state in %.1f ms, round trip %.2f ms",
