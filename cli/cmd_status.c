@@ -98,10 +98,12 @@ static void print_stalled(int pid, bool source)
 	printf("  The godwit that %s it, process %d, does not answer: it is stopped or frozen.  ", source ? "moves" : "receives", pid);
 	if (source)
 		printf("A guest that it had\n"
-		       "  paused is resumed here two seconds after it stood still.  End that process, and migrate again.\n");
+		       "  paused is resumed here two seconds after it stood still.  End that process ('kill -9 %d'), and\n"
+		       "  migrate again.\n", pid);
 	else
 		printf("The guest is\n"
-		       "  resumed at its source, unless that had let it go already.  End that process, and ask 'godwit status' there.\n");
+		       "  resumed at its source, unless that had let it go already.  End that process\n"
+		       "  ('kill -9 %d'), and ask 'godwit status' there.\n", pid);
 }
 
 /* The guest's owner, by the state of the VMM and the record; docs/ownership.md has the table. */
@@ -128,7 +130,7 @@ static void print_owner(const char *name, const struct known *known)
 	else if (strcmp(state, "uncertain") == 0 && source)
 		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"
 		       "  destination: if it owns the guest, end the VMM here; if it does not, end the VMM there and say\n"
-		       "  'godwit resume %s' here.\n", name, name);
+		       "  'godwit resume --force %s' here.\n", name, name);
 	else if (strcmp(state, "uncertain") == 0)
 		printf("  The guest is loaded here, and whether the source let it go is not known.  Ask 'godwit status %s' there:\n"
 		       "  if it owns the guest, end the VMM here; if it is uncertain too, end the VMM on one of the two hosts,\n"
@@ -293,8 +295,11 @@ static const char *why_not_resume(const struct known *known)
 	if (!state[0])
 		return strcmp(known->run_state, "postmigrate") == 0 ?
 			       "its state was handed over once, and no record says what became of the guest" : NULL;
-	if (owns(known->status) || (source && strcmp(state, "uncertain") == 0))
+	if (owns(known->status))
 		return NULL;
+	if (source && strcmp(state, "uncertain") == 0)
+		return strcmp(known->run_state, "running") == 0 ?
+			       NULL : "whether its destination took the guest is not known: ask 'godwit status' there";
 	if (source)
 		return "the guest was handed over and is its destination's: a second one here would share its disks and its address";
 	return strcmp(state, "uncertain") == 0 ? "whether the source has let the guest go is not known: ask 'godwit status' there" :
@@ -308,7 +313,7 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	struct known known;
 	struct gw_vmm *vmm;
 	const char *why;
-	bool is_source;
+	bool is_source, runs;
 	int code, rc;
 	const char *name = take_name(command, argc, argv, &given, &code);
 
@@ -316,6 +321,7 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 		return code;
 	find_status(name, &known);
 	is_source = strcmp(text_of(known.status, "role"), "destination") != 0;
+	runs = strcmp(known.run_state, "running") == 0;
 	why = known.live ? NULL : why_not_resume(&known); /* a live session is attached, and that is an error of its own */
 	json_decref(known.status);
 	if (why && !option_value(command, &given, "force")) {
@@ -330,8 +336,10 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	rc = gw_vmm_start(vmm, &error);
 	if (rc < 0)
 		complain(command, "%s", error.text);
-	else
+	else if (!runs) /* the record of a guest that runs already stays as it is, with its reason */
 		monitor_record_resumed(name, is_source);
+	if (rc >= 0)
+		printf("'%s' %s\n", name, runs ? "runs already" : "runs here now");
 	gw_vmm_detach(vmm);
 	return rc < 0 ? EXIT_FAILED : EXIT_DONE;
 }

@@ -272,7 +272,7 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 		       gw_format_size(put, sizeof(put), s->put_bytes));
 		return;
 	}
-	printf("'%s' runs at %s now; the VMM here holds it paused\n", name, peer);
+	printf("'%s' has moved to %s; the VMM here may be ended\n", name, peer);
 	printf("  total       %.3f s, %u rounds after the bulk, tracker %s\n", (double)s->elapsed_ns / 1e9, s->round,
 	       s->tracker ? s->tracker : "-");
 	print_blackout(&s->blackout);
@@ -322,7 +322,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 			"godwit: migration of '%s': %s.\n"
 			"The guest is paused here.  Look at the destination: 'godwit status %s' there says who owns it.\n"
 			"  It does ('owns the guest'):   end the VMM here.\n"
-			"  It does not:                  end the VMM there, then 'godwit resume %s' here.\n",
+			"  It does not:                  end the VMM there, then 'godwit resume --force %s' here.\n",
 			name, text, name, name);
 		break;
 	default:

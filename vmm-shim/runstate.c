@@ -29,9 +29,9 @@ static const struct {
 	{ "debug", "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
 	{ "inmigrate", "its VMM waits for a guest itself: nothing to move" },
 	{ "finish-migrate", "a migration of somebody else's is under way: wait for its end" },
-	{ "postmigrate", "its state was handed over once already, and QEMU does that once.  Ask 'godwit status': does the guest run "
-			 "elsewhere, end its VMM here; does it not, say 'godwit resume' (and QMP 'stop', should it stand), "
-			 "then migrate again" },
+	{ "postmigrate", "its state was handed over once already, and QEMU does that once.  Ask 'godwit status' whether the guest "
+			 "runs elsewhere.  If it does, end this VMM.  If it does not, say 'godwit resume' (then QMP 'stop', should "
+			 "it stay paused), and migrate again" },
 	{ "save-vm", "a snapshot of it is being saved: wait for its end" },
 	{ "restore-vm", "a snapshot of it is being loaded: wait for its end" },
 	{ "colo", "it is the twin of another one (COLO): end that first" },

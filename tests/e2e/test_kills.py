@@ -189,7 +189,10 @@ class Kills(unittest.TestCase):
             self.assertIn("godwit resume", sender.stderr)
             told = lab.a.godwit("status", "guest").stdout
             self.assertIn("uncertain", told)
-            self.assertIn("godwit resume guest", told)
+            self.assertIn("godwit resume --force guest", told)
+            refused = lab.a.godwit("resume", "guest")
+            self.assertEqual(refused.returncode, 1, "a second guest was started")
+            self.assertIn("--force", refused.stderr)
             # The destination's word settles it, one way or the other.
             there = lab.b.status()
             self.assertIn(there["owns_guest"], (True, False))

@@ -189,10 +189,10 @@ class Links(unittest.TestCase):
         self.assertEqual(case.lost, "b", "the destination's word never came: nothing was committed")
         self.assertNotIn("running", case.states)
         self.assertIn("uncertain", self.lab.a.godwit("status", case.name).stdout)
-        self.assertIn(f"godwit resume {case.name}", self.lab.a.godwit("status", case.name).stdout)
+        self.assertIn(f"godwit resume --force {case.name}", self.lab.a.godwit("status", case.name).stdout)
         self.assertFalse(self.lab.b.status(case.name)["owns_guest"])
         case.destination.kill()
-        resumed = self.lab.a.godwit("resume", case.name)
+        resumed = self.lab.a.godwit("resume", "--force", case.name)
         self.assertEqual((resumed.returncode, case.source.status()), (0, "running"), resumed.stderr)
 
 

@@ -416,7 +416,7 @@ class Pair:
             if OWNS in there:  # its VMM is gone with the guest
                 return self.claims_nothing(self.here, here, told)
             self.there.end()
-            return self.resume(self.here, told)
+            return self.resume(self.here, told, "--force")
         if OWNS in here:
             raise Broken(f"the source owns the guest, and it stays paused{told}")
         if stroke.victim == "destination" and stroke.act in ("kill", "term") and "does not own the guest" in here:
