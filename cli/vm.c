@@ -81,15 +81,16 @@ static void vm_deadline(void *vm, uint64_t deadline_ns)
 static int vm_still_paused(void *vm, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
-	int rc = gw_vmm_still_paused(self->vmm, error);
-
 	/* A block job that began in the blackout changes images that were compared. */
-	if (rc == 0 && self->disks)
-		rc = gw_vmm_check_jobs(self->vmm, error);
+	int rc = self->disks ? gw_vmm_check_jobs(self->vmm, error) : 0;
+
 	/* Changes since check_unchanged(), some before the guest stood: its last writes went to what the destination has not. */
 	if (rc == 0)
 		rc = gw_vmm_check_media(self->vmm, self->parts, false, error);
-	return rc == 0 ? cli_disks_still(self, error) : rc;
+	if (rc == 0)
+		rc = cli_disks_still(self, error);
+	/* Last: whoever lets the guest run while the rest is looked at is noticed. */
+	return rc == 0 ? gw_vmm_still_paused(self->vmm, error) : rc;
 }
 
 static int vm_record(void *vm, struct gw_error *error)
