@@ -341,7 +341,8 @@ static bool give_back(struct gw_session *s)
 	rc = s->vm_ops->resume(s->vm, &error);
 	if (rc < 0) {
 		s->status.guest_paused = true;
-		s->status.vmm_gone = s->vm_ops->check(s->vm, NULL) < 0;
+		rc = s->vm_ops->check(s->vm, NULL);
+		s->status.vmm_gone = rc < 0 && rc != -ESTALE;
 		if (!s->status.vmm_gone)
 			gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
 		return false;

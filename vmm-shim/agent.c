@@ -39,7 +39,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define MOST_FDS 4096 /* QMP connections have small numbers: a VMM takes them early */
+#define MOST_FDS 65536 /* of the VMM, to look for connections among; some 10 ms of system calls */
 
 struct agent {
 	char folder[80];

@@ -245,3 +245,26 @@ int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, u
 						(images[i].room_bytes + block_bytes - 1) / block_bytes };
 	return agent_watch(vmm_agent(vmm), list, count, block_bytes, tracker, error);
 }
+
+int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most, struct gw_error *error)
+{
+	unsigned count = 0;
+	json_t *list, *block;
+	size_t i;
+	int rc = qmp_command(vmm_qmp(vmm), "query-block", NULL, -1, &list, error);
+
+	if (rc < 0)
+		return rc;
+	json_array_foreach (list, i, block) {
+		const json_t *inserted = json_object_get(block, "inserted");
+		const json_t *cache = json_object_get(inserted, "cache");
+		char path[GW_VMM_PATH_BYTES];
+		struct gw_error unknown = { 0 };
+
+		if (count < most && json_is_true(json_object_get(cache, "no-flush")) &&
+		    vmm_file_of(vmm, text_of(inserted, "file"), path, sizeof(path), &unknown) == 0 && stat(path, &files[count]) == 0)
+			count++;
+	}
+	json_decref(list);
+	return (int)count;
+}

@@ -81,6 +81,18 @@ static void put_back(int fd, const char *path)
 	(void)unlink(name);
 }
 
+/* Whether the guest is in none of the states in which a migration holds it: it runs, or went its own way before it was stopped. */
+static bool is_let_go(int fd)
+{
+	static const char *const states[] = { "\"running\": true", "\"suspended\"", "\"shutdown\"", "\"internal-error\"",
+					      "\"guest-panicked\"", "\"prelaunch\"" };
+
+	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (say(fd, "\"query-status\"", states[i]))
+			return true;
+	return false;
+}
+
 /* One attempt over a fresh connection.  Return: whether all is done. */
 static bool try_once(const char *path, bool resume)
 {
@@ -91,8 +103,8 @@ static bool try_once(const char *path, bool resume)
 	(void)say(fd, "\"migrate_cancel\"", "\"return\"");
 	if (resume)
 		(void)say(fd, "\"cont\"", "\"return\"");
-	if (resume && !say(fd, "\"query-status\"", "\"running\": true") && !say(fd, "\"query-status\"", "\"suspended\""))
-		return false; /* one that fell asleep before it was stopped sleeps on */
+	if (resume && !is_let_go(fd))
+		return false;
 	if (!say(fd, FORGET_IGNORE_SHARED, "\"return\"")) /* refused while a migration is being cancelled */
 		return false;
 	put_back(fd, path);

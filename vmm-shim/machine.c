@@ -11,6 +11,8 @@
  */
 #include "vmm-shim/machine.h"
 
+#include "base/log.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -269,8 +271,10 @@ static int note_device(void *context, const struct device *device)
 		fact->spare = strcmp(device->type, "kvmclock") == 0;
 	for (unsigned i = 0; i < device->line_count; i++) {
 		line += strspn(line, " ");
-		if (vmm_add_property(list, sizeof(list), line) < 0)
-			return -E2BIG;
+		if (vmm_add_property(list, sizeof(list), line) < 0) {
+			gw_warn("%s: some of its properties are too long to be compared", key);
+			break;
+		}
 		line += strlen(line) + 1;
 		line += *line == '\0'; /* lines end with two characters */
 	}

@@ -5,6 +5,8 @@
 
 #include "vmm-shim/vmm_internal.h"
 
+#include <sys/stat.h>
+
 #define VMM_MAX_FRONTS 128
 
 /* A device with a medium. */
@@ -61,5 +63,8 @@ int vmm_add_property(char *list, size_t room, const char *line) GW_MUST_CHECK;
 int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t room, struct gw_error *error) GW_MUST_CHECK;
 /* Of the board, as far as the tree of devices does not have them. */
 int vmm_board_properties(struct gw_vmm *vmm, char *list, size_t room, struct gw_error *error) GW_MUST_CHECK;
+
+/* The files of disks that the VMM never flushes (cache=unsafe).  Return: how many, or -errno with @error set. */
+int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most, struct gw_error *error) GW_MUST_CHECK;
 
 #endif

@@ -62,6 +62,8 @@ struct gw_vmm {
 	struct gw_vmm_region regions[GW_VMM_MAX_REGIONS];
 	uint8_t mapping_of[GW_VMM_MAX_REGIONS]; /* the agent's index of each region */
 	struct stat memory[GW_VMM_MAX_REGIONS]; /* the file of each region */
+	struct stat unflushed[GW_VMM_MAX_IMAGES]; /* see vmm_unflushed_files() */
+	unsigned unflushed_count;
 	struct lease_client lease;
 	bool guarded, was_running;
 	bool left_paused;     /* resume failed: the agent is to go on trying */
@@ -581,21 +583,30 @@ int gw_vmm_guard_limit(struct gw_vmm *vmm, uint64_t limit_ns, struct gw_error *e
 	return lease_arm(&vmm->lease, vmm->was_running, limit_ns, error);
 }
 
-/* The guest's RAM is no image, though it may be a file. */
-static bool is_memory(const void *context, const struct stat *st)
+static bool is_among(const struct stat *files, unsigned count, const struct stat *st)
 {
-	const struct gw_vmm *vmm = context;
-
-	for (unsigned i = 0; i < vmm->region_count; i++)
-		if (vmm->memory[i].st_dev == st->st_dev && vmm->memory[i].st_ino == st->st_ino)
+	for (unsigned i = 0; i < count; i++)
+		if (files[i].st_dev == st->st_dev && files[i].st_ino == st->st_ino)
 			return true;
 	return false;
 }
 
+/* The guest's RAM is no image, though it may be a file.  With cache=unsafe the VMM flushes nothing. */
+static bool is_not_flushed(const void *context, const struct stat *st)
+{
+	const struct gw_vmm *vmm = context;
+
+	return is_among(vmm->memory, vmm->region_count, st) || is_among(vmm->unflushed, vmm->unflushed_count, st);
+}
+
 int gw_vmm_settle(struct gw_vmm *vmm, uint64_t *ns, struct gw_error *error)
 {
-	int rc = vmm->settle ? 0 : settle_begin(&vmm->settle, gw_vmm_pid(vmm), is_memory, vmm, error);
+	int rc = vmm->settle ? 0 : vmm_unflushed_files(vmm, vmm->unflushed, GW_VMM_MAX_IMAGES, error);
 
+	if (!vmm->settle && rc >= 0) {
+		vmm->unflushed_count = (unsigned)rc;
+		rc = settle_begin(&vmm->settle, gw_vmm_pid(vmm), is_not_flushed, vmm, error);
+	}
 	return rc < 0 ? rc : settle_poll(&vmm->settle, ns);
 }
 
@@ -749,9 +760,12 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	while (vmm->was_running && !running) {
 		gw_error_clear(&last);
 		rc = qmp_command(vmm->qmp, "cont", NULL, -1, NULL, &last);
-		if (rc == 0)
+		/* A guest that has shut down meanwhile refuses it: the state tells, whatever the answer was. */
+		if (rc == 0 || rc == -EIO)
 			rc = run_state(vmm->qmp, state, sizeof(state), &running, &last);
 		running = running || (rc == 0 && !is_held(state));
+		if (rc < 0 && check_lease(vmm, NULL) == -ESTALE)
+			return 0; /* the VMM's end has begun to give it back, and cut us off */
 		if (rc == -ECONNRESET || gw_now_ns(&gw_clock_real) > deadline_ns)
 			return gw_error_set(error, rc < 0 ? rc : -ETIMEDOUT, "%s", last.text);
 		if (!running)

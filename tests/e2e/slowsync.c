@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded into godwit: each fsync of an image takes $SLOW_SYNC_MS, each fdatasync() of a record $SLOW_RECORD_MS.  An io_uring
+ * Preloaded into godwit: each fsync of an image takes $SLOW_SYNC_MS, each fdatasync() of a record $SLOW_RECORD_MS, once
+ * the file $SLOW_RECORD_IF is there.  An io_uring
  * request is no call that could be made slow, so on its way to the kernel it is replaced by the wait for a timer.
  */
 #include <dlfcn.h>
@@ -12,10 +13,10 @@
 
 int fdatasync(int fd)
 {
-	const char *text = getenv("SLOW_RECORD_MS");
+	const char *text = getenv("SLOW_RECORD_MS"), *only_if = getenv("SLOW_RECORD_IF");
 	int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
 
-	usleep(text ? (useconds_t)atol(text) * 1000 : 0);
+	usleep(text && (!only_if || access(only_if, F_OK) == 0) ? (useconds_t)atol(text) * 1000 : 0);
 	return real(fd);
 }
 

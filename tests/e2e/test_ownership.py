@@ -372,6 +372,33 @@ class Ownership(unittest.TestCase):
             self.assertGreater(end["elapsed_ns"], 2.9e9, "no record was slow")
             self.assertLess(end["blackout"]["total_ns"], 2.5e9, "the record stood in the blackout")
 
+    def test_a_vmm_that_hangs_in_stop_is_not_called_dead(self):
+        """Its storage hangs beyond every limit; then its end of the lease lets the guest run."""
+        work = {"append": "GW_MIB=8 GW_RATE_MIB=2 GW_DISK_MIB=16 GW_DISK_RATE=100", "ram_mib": 128}
+        with vmlab.Lab() as lab:
+            hangs, images = lab.folder / "hangs", {side: lab.folder / f"{side}.raw" for side in "ab"}
+            for image in images.values():
+                image.touch()
+                os.truncate(image, 64 << 20)
+            drive = {side: ["-drive", f"file={images[side]},format=raw,if=virtio,id=disk0"] for side in "ab"}
+            before = dict(lab.a.env)
+            lab.a.env.update(LD_PRELOAD=str(vmlab.BUILD / "tests" / "libslowsync.so"), SLOW_RECORD_MS="8000", SLOW_RECORD_IF=str(hangs))
+            source = lab.a.vm(extra=drive["a"], **work)
+            lab.a.env = before
+            lab.b.vm(incoming=True, extra=drive["b"], **work)
+            vmlab.wait_for(lambda: any("GUEST DISK 10" in line for line in source.lines()), 60, "records")
+            receiver, port = lab.b.receive()
+            hangs.touch()
+            moved = lab.a.godwit("migrate", "-b", "--no-rehearsal", "--pause-limit", "1500", "--on-limit", "stop-copy", "guest",
+                                 f"127.0.0.1:{port}")
+            self.assertEqual(moved.returncode, 1, moved.stderr)
+            self.assertNotIn("gone", moved.stderr)
+            hangs.unlink()
+            at = source.count()
+            source.wait_count(at + 5, 60)
+            self.assertTrue(lab.a.status()["owns_guest"])
+            receiver.wait(timeout=60)
+
     def test_a_peer_that_stands_still_in_the_blackout(self):
         with vmlab.Lab() as lab:
             source, destination, sender, receiver = self.begin(lab, "--pause-limit", "1500", "--downtime", "100")

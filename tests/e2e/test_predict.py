@@ -125,13 +125,12 @@ class Predict(unittest.TestCase):
         self.assertEqual(self.events(source), [])
         receiver.communicate(timeout=60)
 
-    def test_images_that_take_long_to_flush(self):
-        """`stop` flushes them: the guest is not stopped, not even for a rehearsal."""
+    def slow_to_flush(self, cache):
         def drive(side):
             image = self.lab.folder / f"disk-{side}"
             image.touch()
             os.truncate(image, 1 << 20)
-            return ["-drive", f"file={image},format=raw,if=none,id=disk0,cache=writeback", "-device",
+            return ["-drive", f"file={image},format=raw,if=none,id=disk0,cache={cache}", "-device",
                     "virtio-blk-pci,drive=disk0,id=disk0"]
         slow = {"LD_PRELOAD": str(vmlab.BUILD / "tests" / "libslowsync.so"), "SLOW_RECORD_MS": "500"}
         self.lab.a.env.update(slow)
@@ -139,6 +138,17 @@ class Predict(unittest.TestCase):
         self.lab.b.vm(incoming=True, extra=drive("b"), **SMALL)
         receiver, port = self.receive()
         self.events(source)
+        return source, receiver, port
+
+    def test_images_that_the_vmm_never_flushes(self):
+        source, receiver, port = self.slow_to_flush("unsafe")
+        done = self.migrate(port, "-b")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        receiver.communicate(timeout=60)
+
+    def test_images_that_take_long_to_flush(self):
+        """`stop` flushes them: the guest is not stopped, not even for a rehearsal."""
+        source, receiver, port = self.slow_to_flush("writeback")
         self.check_refused(source, receiver, self.migrate(port, "-b"), r"at least \d{3,} ms \(\d{3,} stop", "300 are allowed")
         self.assertEqual(self.events(source), [])
 
