@@ -92,9 +92,10 @@ int rehearse_pump(struct gw_session *s)
 
 	if (s->source.settling) {
 		rc = rehearse_settle(s);
-		if (rc > 0)
-			rc = rehearse_saving(s);
-		return rc;
+		if (rc <= 0)
+			return rc;
+		rc = rehearse_saving(s);
+		return rc < 0 ? rc : 1; /* ECHO is to be sent */
 	}
 	if (!rehearsal->under_way || rehearsal->sent == SHORT_ECHOES + pieces(rehearsal) ||
 	    (rehearsal->sent <= SHORT_ECHOES && rehearsal->sent > rehearsal->answered))
