@@ -150,7 +150,7 @@ Test(compare, too_many_words_are_refused_at_the_source)
 Test(compare, lists_are_left_out_where_there_is_no_room)
 {
 	enum { LISTS = 60, COUNT = LISTS + 1 };
-	static char keys[LISTS][8], long_value[GW_FACT_VALUE_BYTES];
+	static char keys[LISTS][16], long_value[GW_FACT_VALUE_BYTES];
 	static struct gw_fact here[COUNT], there[COUNT];
 	struct vm a = { .facts = here, .count = COUNT }, b = { .facts = there, .count = COUNT };
 
