@@ -119,7 +119,8 @@ int disk_collect(struct gw_session *s)
 	blocks = gw_tracker_collect(disk->tracker, &s->error);
 	if (blocks < 0)
 		return gw_error_set(&s->error, (int)blocks, "the tracker of disks failed");
-	for (unsigned i = 0; i < s->options.disks->count; i++)
+	/* Counting walks whole bitmaps, and in the blackout nobody asks for the result. */
+	for (unsigned i = 0; session_state(s) == GW_STATE_ROUNDS && i < s->options.disks->count; i++)
 		if (gw_bitmap_count(&disk->tracker->dirty[i]) > 0)
 			disk->dirty_ns[i] = session_now(s);
 	return check_sizes(s);
