@@ -212,48 +212,40 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 	return did;
 }
 
-static int begin_firsts(struct gw_session *s)
+/* Begins requests of one kind for the images @ready, and moves them from @wanted to @under_way.  Return: 0 or -errno. */
+static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint32_t ready, uint32_t *wanted, uint32_t *under_way)
 {
-	struct disk_receiver *disk = &s->receiver.disk;
 	struct gw_disks *disks = s->options.disks;
+	bool sync = kind == GW_DISK_SYNC;
 
 	for (unsigned i = 0; i < disks->count; i++) {
-		struct gw_disk_request request = { .kind = GW_DISK_FIRST, .image = i, .tag = FIRST_TAG | i };
+		struct gw_disk_request request = { .kind = kind, .image = i, .tag = (sync ? SYNC_TAG : FIRST_TAG) | i };
 		int rc;
 
-		if (!(disk->first_wanted & ~disk->first_writing & 1u << i))
+		if (!(ready & 1u << i))
 			continue;
 		rc = disks->ops->begin(disks, &request);
 		if (rc == -EAGAIN)
 			return 0;
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, i), strerror(-rc));
-		disk->first_wanted &= ~(1u << i);
-		disk->first_writing |= 1u << i;
+			return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name_of(s, i),
+					    sync ? "synced" : "written", strerror(-rc));
+		*wanted &= ~(1u << i);
+		*under_way |= 1u << i;
 	}
 	return 0;
 }
 
-static int begin_syncs(struct gw_session *s)
+/* First blocks, then syncs of the images that have no first block on its way. */
+static int begin_firsts_and_syncs(struct gw_session *s)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
-	struct gw_disks *disks = s->options.disks;
+	int rc = begin_for(s, GW_DISK_FIRST, disk->first_wanted & ~disk->first_writing, &disk->first_wanted, &disk->first_writing);
 
-	for (unsigned i = 0; i < disks->count; i++) {
-		struct gw_disk_request request = { .kind = GW_DISK_SYNC, .image = i, .tag = SYNC_TAG | i };
-		int rc;
-
-		if (!(disk->sync_wanted & ~disk->syncing & ~disk->first_wanted & ~disk->first_writing & 1u << i))
-			continue;
-		rc = disks->ops->begin(disks, &request);
-		if (rc == -EAGAIN)
-			return 0;
-		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be synced: %s", name_of(s, i), strerror(-rc));
-		disk->sync_wanted &= ~(1u << i);
-		disk->syncing |= 1u << i;
-	}
-	return 0;
+	if (rc < 0)
+		return rc;
+	return begin_for(s, GW_DISK_SYNC, disk->sync_wanted & ~disk->syncing & ~disk->first_wanted & ~disk->first_writing,
+			 &disk->sync_wanted, &disk->syncing);
 }
 
 /*
@@ -372,9 +364,7 @@ int disk_receiver_pump(struct gw_session *s)
 		busy |= disk->batches[i].used && disk->batches[i].placed;
 	}
 	if (did >= 0) {
-		rc = begin_firsts(s);
-		if (rc == 0)
-			rc = begin_syncs(s);
+		rc = begin_firsts_and_syncs(s);
 		did = rc < 0 ? rc : did;
 	}
 	if (did >= 0) {
