@@ -4,8 +4,9 @@
  *
  * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when
  * all of it is written.  Several are under way at once; the source takes care that no two of them touch the same
- * block.  DISK_END ends a round: the images get their size, and those written since are synced, in the background.  SYNCED tells the
- * source when all that was ordered is on the devices, and how long it took: the source does not stop the guest before.
+ * block.  DISK_END ends a round once the batches before it are done: the images get their size, and those written since are
+ * synced, in the background.  SYNCED tells the source when all that was ordered is on the devices, and how long it took: the
+ * source does not stop the guest before.
  * The device state is not loaded before everything is written and synced (disk_is_settled()).
  *
  * The first block of each image is withheld (disk.h) until a DISK_END says that the image is whole: until then the image cannot
@@ -81,7 +82,7 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 
 	while (disk->agreed && batch < disk->batches + DISK_BATCHES && batch->used)
 		batch++;
-	if (!disk->agreed || batch == disk->batches + DISK_BATCHES)
+	if (!disk->agreed || disk->end_waits || batch == disk->batches + DISK_BATCHES)
 		return -EPROTO;
 	rc = wire_get_disk(event->payload, event->payload_bytes, &batch->disk);
 	if (rc < 0)
@@ -123,20 +124,25 @@ static void want_first(struct disk_receiver *disk, unsigned image)
 	disk->synced.bytes += GW_DISK_BLOCK_BYTES;
 }
 
-int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
+static bool is_batch_under_way(const struct disk_receiver *disk)
+{
+	for (unsigned i = 0; i < DISK_BATCHES; i++)
+		if (disk->batches[i].used)
+			return true;
+	return false;
+}
+
+/* All batches before the DISK_END in s->disk_list are done.  Return: 0 or -errno. */
+static int end_disk_round(struct gw_session *s)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
 	struct gw_disks *disks = s->options.disks;
-	struct wire_disks *sizes = &s->disk_list;
-	int rc = wire_get_disk_end(event->payload, event->payload_bytes, sizes);
+	const struct wire_disks *sizes = &s->disk_list;
 
-	if (rc < 0 || !disk->agreed || sizes->count != disk->image_count)
-		return -EPROTO;
-	for (unsigned i = 0; i < DISK_BATCHES; i++)
-		if (disk->batches[i].used)
-			return -EPROTO;
+	disk->end_waits = false;
 	for (unsigned i = 0; i < sizes->count; i++) {
-		rc = resize(s, disk->image_of[i], sizes->images[i].bytes);
+		int rc = resize(s, disk->image_of[i], sizes->images[i].bytes);
+
 		if (rc < 0)
 			return rc;
 	}
@@ -156,6 +162,18 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 			want_first(disk, disk->image_of[i]);
 	disk->sync_wanted |= disk->written;
 	disk->written = 0;
+	return 0;
+}
+
+int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
+{
+	struct disk_receiver *disk = &s->receiver.disk;
+	int rc = !disk->agreed || disk->end_waits ? -EPROTO :
+						    wire_get_disk_end(event->payload, event->payload_bytes, &s->disk_list);
+
+	if (rc < 0 || s->disk_list.count != disk->image_count)
+		return -EPROTO;
+	disk->end_waits = true;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }
 
@@ -363,6 +381,10 @@ int disk_receiver_pump(struct gw_session *s)
 		did = rc < 0 ? rc : did | rc;
 		busy |= disk->batches[i].used && disk->batches[i].placed;
 	}
+	if (did >= 0 && disk->end_waits && !is_batch_under_way(disk)) {
+		rc = end_disk_round(s);
+		did = rc < 0 ? rc : 1;
+	}
 	if (did >= 0) {
 		rc = begin_firsts_and_syncs(s);
 		did = rc < 0 ? rc : did;
@@ -382,11 +404,8 @@ bool disk_is_settled(const struct gw_session *s)
 
 	if (!disk->agreed)
 		return true;
-	for (unsigned i = 0; i < DISK_BATCHES; i++)
-		if (disk->batches[i].used)
-			return false;
-	return !disk->sync_told && !disk->sync_wanted && !disk->syncing && !disk->written && !disk->first_wanted &&
-	       !disk->first_writing && disk->first_done == disk->moved;
+	return !is_batch_under_way(disk) && !disk->end_waits && !disk->sync_told && !disk->sync_wanted && !disk->syncing &&
+	       !disk->written && !disk->first_wanted && !disk->first_writing && disk->first_done == disk->moved;
 }
 
 void disk_receiver_end(struct gw_session *s)

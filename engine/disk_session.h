@@ -37,6 +37,7 @@ struct disk_source {
 	uint64_t beside_bytes; /* of pages, put since the last fence */
 	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
 	unsigned batches_out; /* sent, not yet in the receiver's images */
+	bool end_out;         /* DISK_END was sent behind batches that are still out */
 	bool sync_pending;     /* the sync that DISK_END of ended_round ordered is not known to be done */
 	uint32_t ended_round;
 	uint32_t whole; /* images, a bit each: all of them is in the receiver's file, the first block too */
@@ -61,7 +62,8 @@ struct disk_receiver {
 	uint32_t written;           /* images, a bit each: since they were last synced */
 	uint32_t sync_wanted, syncing;
 	uint64_t written_bytes; /* of the images, since they were last told to sync */
-	bool sync_told;         /* DISK_END came, SYNCED was not sent for it */
+	bool end_waits;         /* DISK_END came, in s->disk_list, and waits for the batches before it */
+	bool sync_told;         /* DISK_END is done, SYNCED was not sent for it */
 	struct wire_synced synced;
 	uint64_t sync_from_ns, sync_said_ns;
 	uint64_t got_on_ns; /* a request ended, or none was under way */

@@ -11,7 +11,8 @@
  * A round sends the blocks of the tracker's bitmaps.  A bit is cleared before its block is read; the tracker's
  * promise (tracker/blocks.h) does the rest.  Holes are not read, blocks of zeros not sent: both go as pieces
  * without bytes.  A round ends when all of it is in the images, with DISK_END: how large the images are now, and
- * the order to sync them, which the receiver does meanwhile.  So no two writes to one block are ever under way.
+ * the order to sync them, which the receiver does meanwhile.  So no two writes to one block are ever under way.  In the blackout
+ * DISK_END goes before DISK_DONE has come, and the receiver keeps it until then.
  *
  * The receiver withholds the first block of an image while others are missing, so that half an image cannot start.  Right before
  * the guest is stopped, images at rest (REST_NS) are declared whole: the receiver writes and syncs their first blocks while the
@@ -429,7 +430,7 @@ static int close_batch(struct gw_session *s)
 	bool last = !slot_in(s, SLOT_READING) && !slot_in(s, SLOT_READY);
 	int rc;
 
-	if (disk->batch.count == 0 || disk->fence_out || disk->batches_out == DISK_BATCHES || (!last && !full))
+	if (disk->batch.count == 0 || disk->fence_out || disk->end_out || disk->batches_out == DISK_BATCHES || (!last && !full))
 		return 0;
 	if (!full && !disk->scanned && disk->batch_bytes == 0 && slot_in(s, SLOT_FREE))
 		return 0; /* zeros alone, and more to come */
@@ -483,7 +484,7 @@ static int send_end(struct gw_session *s, uint32_t whole)
 	return 0;
 }
 
-/* Everything of this round is in the receiver's images.  Return: 1, 0 when the link is full, -errno. */
+/* Everything of this round is in the receiver's images, or on its way there.  Return: 1, 0 when the link is full, -errno. */
 static int end_round(struct gw_session *s)
 {
 	int rc = send_end(s, session_state(s) == GW_STATE_SWITCHOVER ? complete_images(s) : 0);
@@ -491,6 +492,7 @@ static int end_round(struct gw_session *s)
 	if (rc < 0)
 		return rc == -EAGAIN ? 0 : rc;
 	s->source.disk.round_open = false;
+	s->source.disk.end_out = s->source.disk.batches_out > 0;
 	return 1;
 }
 
@@ -567,6 +569,14 @@ void disk_note_beside(struct gw_session *s, uint32_t bytes)
 		s->status.beside_bytes += bytes;
 }
 
+/* In the blackout the order to sync goes ahead, as soon as the fence of the last batch has passed: the receiver keeps it. */
+static bool may_end(struct gw_session *s)
+{
+	const struct disk_source *disk = &s->source.disk;
+
+	return all_put(s) && (disk->batches_out == 0 || (session_state(s) == GW_STATE_SWITCHOVER && !disk->fence_out && !disk->end_out));
+}
+
 int disk_pump(struct gw_session *s)
 {
 	static int (*const parts[])(struct gw_session *) = { take_read, fill_slots, send_ready, close_batch };
@@ -585,7 +595,7 @@ int disk_pump(struct gw_session *s)
 	}
 	if (did)
 		return 1;
-	if (disk->batches_out == 0 && all_put(s))
+	if (may_end(s))
 		return end_round(s);
 	if (slot_in(s, SLOT_READING) && s->wait_ns > IO_WAIT_NS)
 		s->wait_ns = IO_WAIT_NS;
@@ -612,6 +622,7 @@ int disk_done(struct gw_session *s, const struct gw_link_event *event)
 	if (rc < 0 || disk->batches_out == 0 || fence == disk->fence_out)
 		return -EPROTO;
 	disk->batches_out--;
+	disk->end_out = disk->end_out && disk->batches_out > 0;
 	for (unsigned i = 0; i < GW_DISK_SLOTS; i++)
 		if (disk->slots[i].state == SLOT_SENT && disk->slots[i].fence == fence)
 			disk->slots[i].state = SLOT_FREE;

@@ -238,8 +238,9 @@ int source_loaded(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0)
 		return rc;
-	if (s->source.round_open || s->source.hook_from_ns)
-		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged or the hook had ended");
+	if (s->source.round_open || s->source.hook_from_ns || disk_sync_is_pending(s))
+		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged, the images were synced or the "
+							"hook had ended");
 	rc = source_device(s);
 	if (rc < 0)
 		return rc;

@@ -6,7 +6,7 @@
  * device state goes on the control connection, so as many bytes were sent there once before.  Dirty pages are collected
  * twice in the blackout.  Saving was rehearsed.  A sync has a fixed part and a part for each byte.  LOADED answers the
  * last round, COMMITTED answers COMMIT: two round trips, and a third where blocks are in the last round, since DISK_END
- * waits for DISK_DONE.  The receiver's VMM cannot be rehearsed: for loading and starting stand what small guests took.
+ * waits for DISK_ACK.  The receiver's VMM cannot be rehearsed: for loading and starting stand what small guests took.
  */
 #include "engine/predict.h"
 

@@ -320,7 +320,7 @@ const struct message_rule source_rules[WIRE_TYPES] = {
 	[WIRE_DISK_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_acknowledged },
 	[WIRE_ECHO] = { IN(SETUP), rehearse_answered },
 	[WIRE_SYNCED] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_synced },
-	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_done },
+	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_done },
 	/* The device state is sent without waiting for the last round's answer. */
 	[WIRE_ROUND_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), take_round_ack },
 	[WIRE_HOOK] = { IN(DEVICE), source_hook },

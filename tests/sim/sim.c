@@ -820,7 +820,7 @@ static struct outcome migrate(const struct scenario *scenario)
 			wrong(&sim, "killed before the point of no return, and the guest stands");
 	}
 	outcome.wrong = sim.wrong;
-	if (sim.wrong && link_a && link_b)
+	if ((sim.wrong || (sim.good && source.state == GW_STATE_FAILED && outcome.error != -EBUSY)) && link_a && link_b)
 		printf("source: %s; receiver: %s\n", source.error ? source.error->text : "-",
 		       receiver.error ? receiver.error->text : "-");
 	/* The memory of a pair outlives its first close, so a killed side's session can be freed as well. */
