@@ -18,12 +18,13 @@ _Static_assert(sizeof(text) == GW_HALF_COPY_BYTES, "the text fits");
 int gw_half_copy_mark(int fd, uint64_t bytes, const void *header, size_t header_bytes)
 {
 	size_t want = bytes < GW_HALF_COPY_BLOCK ? (size_t)bytes : GW_HALF_COPY_BLOCK, room = GW_HALF_COPY_BLOCK - sizeof(text);
-	char *block = calloc(1, GW_HALF_COPY_BLOCK);
+	char *block = aligned_alloc(4096, GW_HALF_COPY_BLOCK);
 	ssize_t n;
 	int rc;
 
 	if (!block)
 		return -ENOMEM;
+	memset(block, 0, GW_HALF_COPY_BLOCK);
 	memcpy(block, text, sizeof(text));
 	if (header_bytes)
 		memcpy(block + sizeof(text), header, header_bytes < room ? header_bytes : room);

@@ -527,6 +527,15 @@ static int take_image(struct images *images, unsigned image, struct gw_error *er
 	return 0;
 }
 
+/*
+ * Where the text in place of the first block is written to.  Past the page cache if possible: a block that lies in it is flushed and
+ * dropped before the first block goes past it, and that is in the blackout.
+ */
+static int mark_fd(const struct image_fds *fds, uint64_t bytes)
+{
+	return fds->direct >= 0 && (bytes >= GW_DISK_BLOCK_BYTES || bytes % DIRECT_ALIGN == 0) ? fds->direct : fds->fd;
+}
+
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
 {
 	struct images *images = (struct images *)disks;
@@ -556,7 +565,7 @@ static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struc
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
 	fds->fresh = !fds->is_device;
-	rc = first_block_init(&fds->first, fds->fd, bytes, fds->was, fds->was_used);
+	rc = first_block_init(&fds->first, mark_fd(fds, bytes), bytes, fds->was, fds->was_used);
 	/* A file's beginning reads as zeros should the text not have reached the disk when the host dies; a device's does not. */
 	if (rc == 0 && fds->is_device && fdatasync(fds->fd) < 0)
 		rc = -errno;
@@ -569,7 +578,7 @@ static int withhold(struct gw_disks *disks, unsigned image)
 	uint64_t bytes;
 	int rc = is_taken(fds, true) ? -EBUSY : size_of(fds, &bytes);
 
-	return rc < 0 ? rc : first_block_withhold(&fds->first, fds->fd, bytes, fds->was, fds->was_used);
+	return rc < 0 ? rc : first_block_withhold(&fds->first, mark_fd(fds, bytes), bytes, fds->was, fds->was_used);
 }
 
 static int adopt(struct gw_disks *disks, unsigned image, struct gw_error *error)
