@@ -34,7 +34,7 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 	/* First: what changes between the two looks must be seen by the next ones. */
 	rc = vm->is_source && !vm->parts ? gw_vmm_note_parts(vm->vmm, &vm->parts, error) : 0;
 	if (rc == 0)
-		rc = gw_vmm_describe(vm->vmm, vm->described, GW_VMM_MAX_FACTS, error);
+		rc = gw_vmm_describe(vm->vmm, false, vm->described, GW_VMM_MAX_FACTS, error);
 	if (rc < 0)
 		return rc;
 	*count = vm->fact_count = (unsigned)rc;
@@ -67,7 +67,7 @@ static int compare(const struct gw_vmm_fact *then, unsigned then_count, const st
 		   struct gw_error *error)
 {
 	for (unsigned i = 0; i < then_count; i++) {
-		const struct gw_vmm_fact *fact = fact_of(now, now_count, then[i].key);
+		const struct gw_vmm_fact *fact = then[i].lasting ? &then[i] : fact_of(now, now_count, then[i].key);
 
 		if (!fact)
 			return gw_error_set(error, -EBUSY, "'%s' (%s) was unplugged in mid-migration: migrate again",
@@ -86,7 +86,7 @@ static int compare(const struct gw_vmm_fact *then, unsigned then_count, const st
 int cli_facts_recheck(const struct cli_vm *vm, struct gw_error *error)
 {
 	struct gw_vmm_fact *now = calloc(GW_VMM_MAX_FACTS, sizeof(*now));
-	int rc = now ? gw_vmm_describe(vm->vmm, now, GW_VMM_MAX_FACTS, error) :
+	int rc = now ? gw_vmm_describe(vm->vmm, true, now, GW_VMM_MAX_FACTS, error) :
 		       gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
 
 	if (rc >= 0)

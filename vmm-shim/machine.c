@@ -29,6 +29,8 @@
 struct facts {
 	struct gw_vmm_fact *list;
 	unsigned count, most;
+	bool again;   /* without those that stay for as long as the VMM lives */
+	bool lasting; /* what is added now is one of those */
 	struct gw_error *error;
 	int rc; /* of the first fact that did not fit */
 };
@@ -43,7 +45,7 @@ static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char 
 		facts->rc = gw_error_set(facts->error, -E2BIG, "'%.120s' of the VM lies too deep to be compared (%.120s)", key, value);
 	if (facts->rc < 0)
 		return NULL;
-	*fact = (struct gw_vmm_fact){ .advice = advice };
+	*fact = (struct gw_vmm_fact){ .advice = advice, .lasting = facts->lasting };
 	memcpy(fact->key, key, strlen(key) + 1);
 	memcpy(fact->value, value, strlen(value) + 1);
 	facts->count++;
@@ -377,6 +379,7 @@ static int add_cpu(struct gw_vmm *vmm, struct facts *facts, const char *path)
 	json_t *kvm = NULL;
 	int rc = qmp_command(vmm_qmp(vmm), "query-kvm", NULL, -1, &kvm, facts->error);
 
+	facts->lasting = true;
 	if (rc == 0)
 		rc = vmm_cpu_properties(vmm, path, list, sizeof(list), facts->error);
 	add_list(facts, json_is_true(json_object_get(kvm, "enabled")) ? "the CPU under KVM" : "the CPU", list, MACHINE_ADVICE);
@@ -386,6 +389,7 @@ static int add_cpu(struct gw_vmm *vmm, struct facts *facts, const char *path)
 	if (rc == 0)
 		rc = vmm_board_properties(vmm, list, sizeof(list), facts->error);
 	add_list(facts, "the board", list, MACHINE_ADVICE);
+	facts->lasting = false;
 	return rc;
 }
 
@@ -415,7 +419,7 @@ static int add_processors(struct gw_vmm *vmm, struct facts *facts)
 	snprintf(value, sizeof(value), "%zu in %lld socket(s) of %lld die(s), %lld core(s), %lld thread(s)", json_array_size(list),
 		 (long long)sockets, (long long)dies, (long long)cores, (long long)threads);
 	(void)add(facts, "number of vCPUs", value, MACHINE_ADVICE);
-	if (rc == 0 && path)
+	if (rc == 0 && path && !facts->again)
 		rc = add_cpu(vmm, facts, path);
 	json_decref(type);
 	json_decref(list);
@@ -556,15 +560,14 @@ static int add_disk(struct gw_vmm *vmm, struct facts *facts, const json_t *block
 	return 0;
 }
 
-static int add_disks(struct gw_vmm *vmm, struct facts *facts)
+static int add_disks(struct gw_vmm *vmm, struct facts *facts, const struct vmm_fronts *fronts)
 {
-	struct vmm_fronts *fronts = calloc(1, sizeof(*fronts));
-	json_t *list = NULL, *block;
+	json_t *list, *block;
 	size_t i;
-	int rc = fronts ? vmm_fronts(vmm, fronts, facts->error) : gw_error_set(facts->error, -ENOMEM, "no memory for disks");
+	int rc = qmp_command(vmm_qmp(vmm), "query-block", NULL, -1, &list, facts->error);
 
-	if (rc == 0)
-		rc = qmp_command(vmm_qmp(vmm), "query-block", NULL, -1, &list, facts->error);
+	if (rc < 0)
+		return rc;
 	json_array_foreach (list, i, block) {
 		const struct vmm_front *front = rc == 0 ? vmm_front_of(fronts, block) : NULL;
 
@@ -572,13 +575,41 @@ static int add_disks(struct gw_vmm *vmm, struct facts *facts)
 			rc = add_disk(vmm, facts, block, front);
 	}
 	json_decref(list);
-	free(fronts);
 	return rc;
 }
 
-int gw_vmm_describe(struct gw_vmm *vmm, struct gw_vmm_fact *list, unsigned most, struct gw_error *error)
+struct both {
+	struct facts *facts;
+	struct vmm_fronts fronts;
+};
+
+static int note_both(void *context, const struct device *device)
 {
-	struct facts facts = { .list = list, .most = most, .error = error };
+	struct both *both = context;
+	int rc = note_device(both->facts, device);
+
+	return rc == 0 ? note_front(&both->fronts, device) : rc;
+}
+
+/* Devices, and disks by the devices that have them. */
+static int add_devices(struct gw_vmm *vmm, struct facts *facts)
+{
+	struct both *both = calloc(1, sizeof(*both));
+	int rc = both ? 0 : gw_error_set(facts->error, -ENOMEM, "no memory for devices");
+
+	if (rc == 0) {
+		both->facts = facts;
+		rc = walk(vmm, note_both, both, facts->error);
+	}
+	if (rc == 0)
+		rc = add_disks(vmm, facts, &both->fronts);
+	free(both);
+	return rc;
+}
+
+int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list, unsigned most, struct gw_error *error)
+{
+	struct facts facts = { .list = list, .most = most, .again = again, .error = error };
 	int rc = add_type(vmm, &facts);
 
 	if (rc == 0)
@@ -586,11 +617,9 @@ int gw_vmm_describe(struct gw_vmm *vmm, struct gw_vmm_fact *list, unsigned most,
 	if (rc == 0)
 		rc = add_memory(vmm, &facts);
 	if (rc == 0)
-		rc = walk(vmm, note_device, &facts, error);
+		rc = add_devices(vmm, &facts);
 	if (rc == 0)
 		rc = add_networks(vmm, &facts);
-	if (rc == 0)
-		rc = add_disks(vmm, &facts);
 	if (rc == 0)
 		rc = facts.rc;
 	return rc < 0 ? rc : (int)facts.count;

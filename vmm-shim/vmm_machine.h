@@ -65,16 +65,18 @@ struct gw_vmm_fact {
 	char key[GW_VMM_PLACE_BYTES + 16], value[GW_VMM_VALUE_BYTES];
 	const char *advice;             /* static: what to do at the receiver */
 	char front[GW_VMM_PLACE_BYTES]; /* of a disk: the place of its device; else "" */
+	bool lasting;                   /* stays for as long as the VMM lives */
 	bool spare;                     /* at the receiver: the source need not have it */
 	bool moves_with_image;          /* the receiver's becomes the source's when the disk moves */
 };
 
 /*
  * Describes the machine, its devices and its disks.  Two VMMs between which a guest can move without noticing are described
- * alike, whatever their ids, back ends and files.  Return: how many facts, or -errno with @error set: also for a disk that
- * writes to a temporary file (-snapshot).
+ * alike, whatever their ids, back ends and files.  @again: without the lasting facts, for a VMM that was described before.
+ * Return: how many facts, or -errno with @error set: also for a disk that writes to a temporary file (-snapshot).
  */
-GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, struct gw_vmm_fact *list, unsigned most, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list, unsigned most,
+				  struct gw_error *error);
 
 /* Whether the VMM could migrate.  Return: 0; -EOPNOTSUPP with QEMU's reason in @error; -EBUSY while QEMU migrates by itself. */
 GW_MUST_CHECK int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error);
