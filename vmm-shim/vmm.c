@@ -861,19 +861,13 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 
 int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error)
 {
-	const char *event;
-	bool running;
-	int rc;
+	int rc = qmp_check(vmm->qmp, error);
+	const char *event = qmp_meddling(vmm->qmp);
 
-	qmp_set_deadline(vmm->qmp, gw_now_ns(&gw_clock_real) + PEEK_NS);
-	rc = run_state(vmm->qmp, NULL, 0, &running, error);
-	qmp_set_deadline(vmm->qmp, 0);
-	event = qmp_meddling(vmm->qmp);
-	if (rc < 0 || (!running && !event))
+	if (rc < 0 || !event)
 		return rc;
 	return gw_error_set(error, -EBUSY, "somebody else %s the guest here before its source had let it go (%s): nothing but godwit "
-					   "may say 'cont' to a VMM that waits",
-			    running || strcmp(event, "RESUME") == 0 ? "ran" : "reset", running ? "it runs" : event);
+					   "may say 'cont' to a VMM that waits", strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
 }
 
 int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error)

@@ -214,7 +214,7 @@ GW_MUST_CHECK int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error);
 /* Loads the device state; the guest stays paused.  x-ignore-shared is off before the next command, gw_vmm_start() say. */
 GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error);
-/* Whether the loaded guest still stands.  Waits for 2 s at most.  Return: 0, or -EBUSY with @error: somebody let it run. */
+/* Whether the loaded guest still stands, by the VMM's events so far.  Return: 0, or -EBUSY with @error: somebody let it run. */
 GW_MUST_CHECK int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error);
 /* Stops a guest that is loaded, or will be.  Waits for 2 s at most. */
 GW_MUST_CHECK int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error);
