@@ -106,6 +106,7 @@ struct cli_vm {
 	struct gw_fact *facts;         /* the same, for the engine */
 	unsigned fact_count;
 	struct gw_vmm_parts *parts; /* source: what it had when it was described; NULL: not yet */
+	uint64_t looked_ns; /* source: when disks were last compared with that while the guest stood */
 };
 
 enum cli_disk_mode { CLI_DISKS_NONE, CLI_DISKS_ALL, CLI_DISKS_TOP };

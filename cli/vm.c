@@ -2,6 +2,7 @@
 /* Gives a VMM of vmm-shim to the engine: the two do not know each other. */
 #include "cli/cli.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -15,6 +16,7 @@
 
 #define HOOK_TRIES 200 /* looks at a hook that is to end, the second half of them after SIGKILL */
 #define HOOK_LOOK_US 10000
+#define LOOK_NS (10 * GW_NS_PER_MS) /* a look at the disks is not repeated so soon */
 
 static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
@@ -78,15 +80,22 @@ static void vm_deadline(void *vm, uint64_t deadline_ns)
 	gw_vmm_set_deadline(((struct cli_vm *)vm)->vmm, deadline_ns);
 }
 
+/* Changes since check_unchanged(), some before the guest stood: its last writes went to what the destination has not. */
+static int check_disks(struct cli_vm *vm, struct gw_error *error)
+{
+	int rc;
+
+	vm->looked_ns = gw_now_ns(&gw_clock_real);
+	/* A block job that began in the blackout changes images that were compared. */
+	rc = vm->disks ? gw_vmm_check_jobs(vm->vmm, error) : 0;
+	return rc == 0 ? gw_vmm_check_media(vm->vmm, vm->parts, false, error) : rc;
+}
+
 static int vm_still_paused(void *vm, struct gw_error *error)
 {
-	const struct cli_vm *self = vm;
-	/* A block job that began in the blackout changes images that were compared. */
-	int rc = self->disks ? gw_vmm_check_jobs(self->vmm, error) : 0;
+	struct cli_vm *self = vm;
+	int rc = gw_now_ns(&gw_clock_real) - self->looked_ns < LOOK_NS ? 0 : check_disks(self, error);
 
-	/* Changes since check_unchanged(), some before the guest stood: its last writes went to what the destination has not. */
-	if (rc == 0)
-		rc = gw_vmm_check_media(self->vmm, self->parts, false, error);
 	if (rc == 0)
 		rc = cli_disks_still(self, error);
 	/* Last: whoever lets the guest run while the rest is looked at is noticed. */
@@ -100,12 +109,13 @@ static int vm_record(void *vm, struct gw_error *error)
 	return monitor_record_uncertain(self->name, self->is_source, error);
 }
 
-/* The guest stands and its state is saved: devices that came or went since the guard was armed show now. */
+/* The guest stands and its state is saved: devices and disks that came, went or changed since the guard was armed show now. */
 static int vm_recheck(void *vm, struct gw_error *error)
 {
-	const struct cli_vm *self = vm;
+	struct cli_vm *self = vm;
+	int rc = gw_vmm_check_plugged(self->vmm, self->parts, error);
 
-	return gw_vmm_check_plugged(self->vmm, self->parts, error);
+	return rc == 0 ? check_disks(self, error) : rc;
 }
 
 static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)
