@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What must be the same at both ends beside memory: pairs of texts that the VM's owner gives.  The source sends its own in
- * HELLO, the receiver compares them with its own before anything is changed.  A pair with an empty value at either end agrees
- * with whatever the other end has, but both must have the key, unless the receiver can spare it.
+ * HELLO.  The receiver, which has described its own meanwhile, compares the two before anything is changed.  A pair with an
+ * empty value at either end agrees with whatever the other end has, but both must have the key, unless the receiver can spare it.
  *
  * A list (engine.h) is compared name by name, and agrees with a list that is not there.
  */
@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define FRESH_NS GW_NS_PER_S /* a description that is older is made again */
 
 static int ask(struct gw_session *s, const struct gw_fact **facts, unsigned *count)
 {
@@ -146,6 +148,32 @@ static int judge(struct gw_session *s, const char *key, const char *value, const
 			    ours->advice);
 }
 
+int facts_prepare(struct gw_session *s)
+{
+	struct receiver_half *receiver = &s->receiver;
+	struct gw_error later = { 0 };
+
+	if (receiver->facts_asked)
+		return 0;
+	receiver->facts_asked = true;
+	receiver->facts_ns = session_now(s);
+	if (!s->vm_ops->describe || s->vm_ops->describe(s->vm, &receiver->facts, &receiver->fact_count, &later) < 0)
+		receiver->facts = NULL; /* facts_compare() asks again, and says why not */
+	return 0;
+}
+
+/* The facts of the VM here.  Return: 0 or -errno. */
+static int ours_now(struct gw_session *s, const struct gw_fact **facts, unsigned *count)
+{
+	const struct receiver_half *receiver = &s->receiver;
+
+	if (!receiver->facts || session_now(s) - receiver->facts_ns > FRESH_NS)
+		return ask(s, facts, count);
+	*facts = receiver->facts;
+	*count = receiver->fact_count;
+	return 0;
+}
+
 int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
 {
 	static const char more[] = "this VMM has '%s'%s%s, the source has not: start this VMM with the source's machine, devices and "
@@ -154,7 +182,7 @@ int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
 	bool seen[GW_FACTS_MAX] = { false };
 	const struct gw_fact *ours;
 	unsigned count;
-	int rc = ask(s, &ours, &count);
+	int rc = ours_now(s, &ours, &count);
 
 	if (rc == 0 && count > GW_FACTS_MAX)
 		rc = gw_error_set(&s->error, -E2BIG, "the VM here has too many devices to be compared with the source's");

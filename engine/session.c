@@ -27,7 +27,7 @@
 
 /* The stages of protocol version 1, in order. */
 static const struct stage stages[] = {
-	{ GW_STATE_IDLE, source_setup, NULL },
+	{ GW_STATE_IDLE, source_setup, facts_prepare },
 	{ GW_STATE_SETUP, rehearse_pump, NULL },
 	{ GW_STATE_BULK, source_bulk, NULL },
 	{ GW_STATE_ROUNDS, source_rounds, NULL },

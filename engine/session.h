@@ -109,6 +109,10 @@ struct source_half {
 
 struct receiver_half {
 	uint64_t fence_seen;
+	const struct gw_fact *facts; /* of the VM here, the owner's; NULL: not asked for yet */
+	unsigned fact_count;
+	uint64_t facts_ns; /* when */
+	bool facts_asked;
 	bool round_waits; /* ROUND_END came, its fence has not */
 	struct wire_round round;
 	unsigned char *state;
@@ -182,6 +186,8 @@ void session_describe(const struct gw_session *s, struct wire_hello *hello);
  * after a failure.  Comparing asks the VM, too.  Return: 0, or -errno with s->error set, naming what differs.
  */
 int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts) GW_MUST_CHECK;
+/* Receiver: describes the VM here while the source describes its own. */
+int facts_prepare(struct gw_session *s);
 int facts_compare(struct gw_session *s, const struct wire_hello *theirs) GW_MUST_CHECK;
 
 /* disk_match.c: which of our images each of the source's is.  Return: 0, or -errno with s->error naming what differs. */
