@@ -151,6 +151,8 @@ static void open_guest(struct micro *guest, unsigned pages, bool hooked)
 	aliased_fd = dup(fd);
 	gw_kvm_find_files(find_file, NULL);
 	micro_open_on(guest, fd, pages, 1200, hooked);
+	if (hooked)
+		micro_hold();
 	close(aliased_fd);
 	memset(guest->memory + MICRO_FIRST * MICRO_PAGE, 1, (size_t)(pages - MICRO_FIRST) * MICRO_PAGE);
 }

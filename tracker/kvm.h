@@ -4,9 +4,9 @@
  *
  * It lives inside the VMM, whose ioctls to KVM pass through gw_kvm_ioctl().  KVM's log knows the writes of virtual
  * processors and of KVM itself, but not the VMM's own; write protection (wp_async.h) knows those, but is dear for what
- * a virtual processor writes.  So each memory slot over shared memory is given to KVM at an alias, a second mapping of
- * the same pages: write protection of the VMM's own mapping then never meets a virtual processor, and the two
- * together miss nothing.
+ * a virtual processor writes.  So, for as long as somebody tracks, each memory slot over shared memory is given to KVM at an
+ * alias, a second mapping of the same pages: write protection of the VMM's own mapping then never meets a virtual processor,
+ * and the two together miss nothing.  Before and after that KVM has each slot where the VMM put it.
  *
  * The VMM's readers of the log (a display, its own migration, a dirty-rate meter) lose no bit and see none that is not
  * theirs: KVM clears a bit for one of the two, so it is kept for the other.
@@ -73,12 +73,23 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes);
 void gw_kvm_survive_forks(void);
 
 /*
- * Before the process's map is read for who writes where: until gw_kvm_release() no alias is made that KVM's log does not cover,
- * as it would be watched by nobody, and none goes, as what was written through it is noted in its page table alone: that of a
- * slot that is deleted stays until the release.  Return: 0 or -ENOMEM.
+ * How virtual processors are kept out of KVM_RUN: @park returns 0 when none is in it, and none enters until @unpark; -ETIMEDOUT: it
+ * may be tried again.  Without, no slot gets an alias.
  */
-GW_MUST_CHECK int gw_kvm_hold(void);
-void gw_kvm_release(void);
+void gw_kvm_park_by(int (*park)(void), void (*unpark)(void));
+
+/*
+ * Call before reading /proc/self/maps.  With @alias each slot over shared memory gets its alias, while virtual processors are
+ * parked for some milliseconds.  Until gw_kvm_release() no further alias is made unless KVM's log covers it.  None is unmapped:
+ * writes through it are recorded in its page table alone, so that of a deleted slot stays.  Return: 0 or -ENOMEM.  Slots that
+ * could not get an alias are no failure: gw_kvm_log_start() says so.
+ */
+GW_MUST_CHECK int gw_kvm_hold(bool alias);
+/* Gives slots back where the VMM put them.  Return: 0, or -errno: some are at their aliases still, so call it again later. */
+int gw_kvm_release(void);
+
+/* The VMM's own address of memory at an alias; @addr of any other.  Async-signal-safe. */
+uint64_t gw_kvm_vmm_address(uint64_t addr);
 
 /*
  * From here to the release the VMM is not expected to unmap any of this; if it does, gw_kvm_check() says so.  The segments stay the
@@ -86,7 +97,7 @@ void gw_kvm_release(void);
  */
 void gw_kvm_watch(const struct gw_wp_segment *segments, unsigned count);
 
-/* From now on slots are given to KVM as they come. */
+/* From now on no slot gets an alias. */
 void gw_kvm_no_alias(void);
 
 /*
@@ -112,8 +123,8 @@ GW_MUST_CHECK int gw_kvm_check(struct gw_error *error);
 /*
  * Starts logging for all slots over the given mappings of regions; what is written is marked in shared[region], by pages of
  * 4 KiB counted from the region's start.  Every page must be armed once (gw_kvm_log_arm()) before it is known to be clean.
- * Return: how many slots are logged, 0 when there is none with an alias; -EOPNOTSUPP with @error saying why a log cannot
- * be had (the VMM uses KVM's dirty ring); another -errno.
+ * Return: how many slots are logged, 0 when there is none with an alias; -EOPNOTSUPP or -ETIMEDOUT with @error saying why a log
+ * cannot be had; another -errno.
  */
 GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
 				   struct gw_error *error);

@@ -20,7 +20,8 @@ struct kvm_slot {
 	struct kvm_vm *vm;
 	uint32_t id, flags; /* as the VMM set them */
 	uint64_t gpa, bytes, hva;
-	uint64_t alias; /* where KVM has it; 0: at hva */
+	uint64_t alias; /* of its memory; 0: none */
+	bool moved;     /* KVM has it at the alias */
 	uint64_t map_addr, map_bytes; /* the mapping that alias lies in: of whole huge pages */
 	struct gw_bitmap for_vmm; /* cleared in KVM, not yet known to the VMM; words NULL: nothing */
 
@@ -46,6 +47,10 @@ struct kvm {
 		uint64_t start, end;
 	} rows[8]; /* what it said last, until the VMM unmaps some of it */
 	unsigned next_row;
+
+	int (*park)(void);
+	void (*unpark)(void);
+	int no_alias_why; /* of the last gw_kvm_hold() */
 
 	bool held; /* gw_kvm_hold() */
 	struct kvm_grave {
@@ -79,6 +84,11 @@ bool log_covers(struct kvm_slot *slot);
 /* A slot begins to be logged, whose flags KVM has: with @fresh the log was off until now.  Return: 0 or -errno. */
 int log_begin(struct kvm_slot *slot, bool fresh);
 void log_end(struct kvm_slot *slot);
+/* Whether KVM keeps a log at all: it does not beside a dirty ring. */
+bool log_can_be_had(void);
+/* Around a slot's deletion and new making with the same flags: the VMM's log goes on. */
+int log_moving(struct kvm_slot *slot);
+void log_moved(struct kvm_slot *slot);
 /* A slot that goes: all of it is marked. */
 void log_lost(const struct kvm_slot *slot);
 /* The VMM switches its own log of a logged slot on. */

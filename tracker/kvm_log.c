@@ -177,12 +177,51 @@ int gw_kvm_check(struct gw_error *error)
 	return 0;
 }
 
-static int check_rings(struct gw_error *error)
+bool log_can_be_had(void)
 {
 	for (unsigned i = 0; i < kvm.vm_count; i++)
 		if (kvm.vms[i].ring)
-			return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
-	return 0;
+			return false;
+	return true;
+}
+
+int log_moving(struct kvm_slot *slot)
+{
+	struct gw_bitmap now;
+	int rc;
+
+	if (!slot_logs_for_vmm(slot))
+		return 0;
+	rc = want_for_vmm(slot);
+	if (rc == 0)
+		rc = gw_bitmap_new(&now, pages_of(slot));
+	if (rc < 0)
+		return rc;
+	rc = get(slot, now.words);
+	if (rc == 0)
+		add_words(&slot->for_vmm, &now);
+	gw_bitmap_free(&now);
+	return rc;
+}
+
+static int clear_all(const struct kvm_slot *slot)
+{
+	struct gw_bitmap all;
+	int rc = gw_bitmap_new(&all, pages_of(slot));
+
+	if (rc < 0)
+		return rc;
+	gw_bitmap_set_range(&all, 0, all.bits);
+	rc = clear_bits(slot, all.words, 0, (all.bits + 63) / 64);
+	gw_bitmap_free(&all);
+	return rc;
+}
+
+void log_moved(struct kvm_slot *slot)
+{
+	/* A log that begins full is no log of what was written.  Should this fail, the VMM sees too much. */
+	if (slot_logs_for_vmm(slot) && slot->vm->manual & KVM_DIRTY_LOG_INITIALLY_SET)
+		(void)clear_all(slot);
 }
 
 static int start_slot(struct kvm_slot *slot, struct gw_error *error)
@@ -225,9 +264,12 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	int logged = 0, rc;
 
 	GW_LOCK_SCOPE(&kvm.lock);
-	rc = check_rings(error);
-	if (rc < 0)
-		return rc;
+	if (!log_can_be_had())
+		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
+	if (kvm.no_alias_why < 0)
+		return gw_error_set(error, kvm.no_alias_why, "virtual processors do not leave KVM, so that its slots cannot be changed: %s",
+				    strerror(-kvm.no_alias_why));
+	rc = 0;
 	kvm.segments = segments;
 	kvm.segment_count = count;
 	kvm.shared = shared;
@@ -235,7 +277,7 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	kvm.failure = 0;
 	kvm.logging = true;
 	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++) {
-		if (!kvm.slots[i].alias || !log_covers(&kvm.slots[i]))
+		if (!kvm.slots[i].moved || !log_covers(&kvm.slots[i]))
 			continue;
 		rc = start_slot(&kvm.slots[i], error);
 		logged++;
@@ -361,18 +403,7 @@ int log_vmm_begins(struct kvm_slot *slot)
 
 int log_begins_elsewhere(const struct kvm_slot *slot)
 {
-	struct gw_bitmap all;
-	int rc;
-
-	if (!(slot->vm->manual & ~slot->vm->vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET))
-		return 0;
-	rc = gw_bitmap_new(&all, pages_of(slot));
-	if (rc < 0)
-		return rc;
-	gw_bitmap_set_range(&all, 0, all.bits);
-	rc = clear_bits(slot, all.words, 0, (all.bits + 63) / 64);
-	gw_bitmap_free(&all);
-	return rc;
+	return slot->vm->manual & ~slot->vm->vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET ? clear_all(slot) : 0;
 }
 
 static int refuse(int code)

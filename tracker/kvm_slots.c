@@ -5,14 +5,19 @@
  * What the VMM does to its slots is done, at another address where that can be, and written down.  An alias is made by
  * mremap() with an old size of 0, which maps the same pages once more and refuses memory that is not shared; it
  * needs no descriptor, and the new mapping has the flags of the old one.  Huge pages (hugetlbfs) it refuses too: these are
- * mapped by their file.  An alias lies at an address congruent to the VMM's, so that huge pages stay huge.  It lives as
- * long as its slot, or until gw_kvm_release().
+ * mapped by their file.  An alias lies at an address congruent to the VMM's, so that huge pages stay huge.
+ *
+ * KVM has a slot at its alias from gw_kvm_hold() to gw_kvm_release() alone.  KVM does not move a slot: the slot is deleted and
+ * made anew, and a virtual processor that ran meanwhile would find no memory.  So all of them are parked outside of KVM_RUN.
+ * Without aliases a guest is in nothing different from one without us: its memory is mapped and counted once, and KVM reports
+ * memory errors at the VMM's own addresses.  With them gw_kvm_vmm_address() leads back.
  *
  * One lock is held from before KVM is asked until what it did is written down.
  */
 #include "tracker/kvm_internal.h"
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <linux/magic.h>
@@ -23,10 +28,14 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HUGE_BYTES (2ULL << 20)
 #define GIANT_BYTES (1ULL << 30)
+#define REMAKE_TRIES 1000 /* a millisecond apart */
+#define PARK_TRIES 5
+#define PARK_PAUSE_NS (50 * GW_NS_PER_MS)
 
 struct kvm kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
 /* The short way out of gw_kvm_unmapped(): how many aliases there are, and whether the VMM's memory is watched or looked at. */
@@ -122,6 +131,44 @@ static bool map_huge(struct kvm_slot *slot, uint64_t at, uint64_t room, uint64_t
 		    (off_t)(offset - before)) != MAP_FAILED;
 }
 
+/* --- where an alias leads, for handlers of signals ---------------------------------------------------------- */
+
+static struct lead {
+	_Atomic uint64_t from, end, to; /* end 0: none */
+} leads[1024]; /* a VMM has at most some 500 slots, and some twice */
+
+static bool add_lead(uint64_t from, uint64_t bytes, uint64_t to)
+{
+	for (size_t i = 0; i < sizeof(leads) / sizeof(leads[0]); i++)
+		if (atomic_load(&leads[i].end) == 0) {
+			atomic_store(&leads[i].from, from);
+			atomic_store(&leads[i].to, to);
+			atomic_store(&leads[i].end, from + bytes);
+			return true;
+		}
+	return false;
+}
+
+static void drop_lead(uint64_t from)
+{
+	for (size_t i = 0; i < sizeof(leads) / sizeof(leads[0]); i++)
+		if (atomic_load(&leads[i].from) == from)
+			atomic_store(&leads[i].end, 0);
+}
+
+uint64_t gw_kvm_vmm_address(uint64_t addr)
+{
+	for (size_t i = 0; i < sizeof(leads) / sizeof(leads[0]); i++) {
+		uint64_t end = atomic_load(&leads[i].end), from = atomic_load(&leads[i].from), to = atomic_load(&leads[i].to);
+
+		if (addr >= from && addr < end && atomic_load(&leads[i].end) == end)
+			return to + (addr - from);
+	}
+	return addr;
+}
+
+/* --- making them -------------------------------------------------------------------------------------------- */
+
 static bool lies_in(const struct kvm_span *row, uint64_t hva, uint64_t bytes)
 {
 	return hva >= row->start && hva < row->end && bytes <= row->end - hva;
@@ -149,7 +196,7 @@ static void make_alias(struct kvm_slot *slot)
 	void *got;
 
 	align = bytes >= GIANT_BYTES ? GIANT_BYTES : HUGE_BYTES;
-	if (kvm.no_alias || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
+	if (kvm.no_alias || slot->flags & KVM_MEM_READONLY || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
 	    (kvm.row && !is_one_file(hva, bytes)))
 		return;
 	/* Room on both sides, for what is left of the huge pages at its ends. */
@@ -169,6 +216,10 @@ static void make_alias(struct kvm_slot *slot)
 	unmap(slot->map_addr + slot->map_bytes, end - (slot->map_addr + slot->map_bytes));
 	(void)madvise((void *)(uintptr_t)slot->map_addr, slot->map_bytes, MADV_DONTDUMP);
 	(void)madvise((void *)(uintptr_t)slot->map_addr, slot->map_bytes, MADV_DONTFORK);
+	if (!add_lead(at, bytes, hva)) {
+		unmap(slot->map_addr, slot->map_bytes);
+		return;
+	}
 	atomic_fetch_add(&aliases, 1);
 	slot->alias = at;
 }
@@ -181,8 +232,10 @@ static void unmap_alias(uint64_t addr, uint64_t bytes)
 
 static void drop_alias(struct kvm_slot *slot)
 {
-	if (slot->alias)
-		unmap_alias(slot->map_addr, slot->map_bytes);
+	if (!slot->alias)
+		return;
+	drop_lead(slot->alias);
+	unmap_alias(slot->map_addr, slot->map_bytes);
 	slot->alias = 0;
 }
 
@@ -194,6 +247,7 @@ static void retire_alias(struct kvm_slot *slot)
 		return;
 	}
 	kvm.graves[kvm.grave_count++] = (struct kvm_grave){ slot->map_addr, slot->map_bytes };
+	drop_lead(slot->alias);
 	slot->alias = 0;
 }
 
@@ -214,19 +268,6 @@ bool gw_kvm_runs_at(uint64_t addr)
 	return !any;
 }
 
-int gw_kvm_hold(void)
-{
-	GW_LOCK_SCOPE(&kvm.lock);
-	if (kvm.held)
-		return 0;
-	kvm.graves = calloc(kvm.slot_count + 1, sizeof(*kvm.graves));
-	if (!kvm.graves)
-		return -ENOMEM;
-	kvm.grave_room = kvm.slot_count + 1;
-	kvm.held = true;
-	return 0;
-}
-
 void gw_kvm_watch(const struct gw_wp_segment *segments, unsigned count)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
@@ -234,18 +275,6 @@ void gw_kvm_watch(const struct gw_wp_segment *segments, unsigned count)
 	kvm.watched_count = count;
 	kvm.unmapped = false;
 	atomic_store(&watching, true);
-}
-
-void gw_kvm_release(void)
-{
-	GW_LOCK_SCOPE(&kvm.lock);
-	for (unsigned i = 0; i < kvm.grave_count; i++)
-		unmap_alias(kvm.graves[i].addr, kvm.graves[i].bytes);
-	free(kvm.graves);
-	kvm.graves = NULL;
-	kvm.grave_count = kvm.grave_room = kvm.watched_count = 0;
-	kvm.held = kvm.unmapped = false;
-	atomic_store(&watching, false);
 }
 
 /* The addresses stay the alias's, so that nobody else's mapping is in them when it goes. */
@@ -327,6 +356,13 @@ void gw_kvm_no_alias(void)
 	kvm.no_alias = true;
 }
 
+void gw_kvm_park_by(int (*park)(void), void (*unpark)(void))
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	kvm.park = park;
+	kvm.unpark = unpark;
+}
+
 /* --- what the VMM does to its slots ------------------------------------------------------------------------ */
 
 int kvm_set_slot(const struct kvm_slot *slot, uint32_t flags, uint64_t addr, uint64_t bytes)
@@ -341,6 +377,145 @@ int kvm_set_slot(const struct kvm_slot *slot, uint32_t flags, uint64_t addr, uin
 
 	return kvm.real(slot->vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
 }
+
+/* --- moving slots ------------------------------------------------------------------------------------------ */
+
+static uint64_t place_of(const struct kvm_slot *slot)
+{
+	return slot->moved ? slot->alias : slot->hva;
+}
+
+/* Makes a slot that was deleted.  It had its memory in KVM a moment ago, so that KVM has it again: at @addr, or where it was. */
+static int make_again(struct kvm_slot *slot, uint64_t addr)
+{
+	const struct timespec pause = { .tv_nsec = GW_NS_PER_MS };
+	int rc = -ENOMEM;
+
+	for (unsigned tries = 0; tries < REMAKE_TRIES; tries++) {
+		if (kvm_set_slot(slot, slot->flags, addr, slot->bytes) == 0) {
+			slot->moved = addr == slot->alias;
+			return 0;
+		}
+		rc = -errno;
+		if (kvm_set_slot(slot, slot->flags, place_of(slot), slot->bytes) == 0)
+			return rc;
+		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+	}
+	return rc;
+}
+
+/* Has KVM use other addresses for a slot, while virtual processors are parked.  Return: 0, or -errno: it is where it was. */
+static int move_slot(struct kvm_slot *slot, uint64_t addr)
+{
+	int rc = log_moving(slot);
+
+	if (rc < 0)
+		return rc;
+	if (kvm_set_slot(slot, slot->flags, place_of(slot), 0) < 0)
+		return -errno;
+	rc = make_again(slot, addr);
+	log_moved(slot);
+	return rc;
+}
+
+static int park(void)
+{
+	const struct timespec pause = { .tv_nsec = PARK_PAUSE_NS };
+	int rc = kvm.park ? kvm.park() : -EOPNOTSUPP;
+
+	for (unsigned tries = 1; rc == -ETIMEDOUT && tries < PARK_TRIES; tries++) {
+		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL); /* the guest runs meanwhile */
+		rc = kvm.park();
+	}
+	return rc;
+}
+
+/* An alias for each slot.  Return: 0, or -errno: then there is none. */
+static int give_aliases(void)
+{
+	unsigned made = 0;
+	int rc;
+
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		if (!kvm.slots[i].alias) {
+			make_alias(&kvm.slots[i]);
+			made += kvm.slots[i].alias != 0;
+		}
+	if (made == 0)
+		return 0;
+	rc = park();
+	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++)
+		if (kvm.slots[i].alias && !kvm.slots[i].moved)
+			(void)move_slot(&kvm.slots[i], kvm.slots[i].alias);
+	if (rc == 0)
+		kvm.unpark();
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		if (!kvm.slots[i].moved)
+			drop_alias(&kvm.slots[i]);
+	return rc;
+}
+
+/* Whether a slot lies over any of [start, end). */
+static bool lies_over(const struct kvm_slot *slot, uint64_t start, uint64_t end)
+{
+	return start < slot->hva + slot->bytes && slot->hva < end;
+}
+
+/* Slots over [start, end) that are not logged go back where the VMM put them.  Return: 0, or -errno: some are still at an alias. */
+static int take_aliases(uint64_t start, uint64_t end)
+{
+	bool any = false;
+	int rc;
+
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		any = any || (kvm.slots[i].moved && !kvm.slots[i].logged && lies_over(&kvm.slots[i], start, end));
+	rc = any ? park() : 0;
+	if (!any || rc < 0)
+		return rc;
+	for (unsigned i = 0; i < kvm.slot_count; i++) {
+		struct kvm_slot *slot = &kvm.slots[i];
+		int one = slot->moved && !slot->logged && lies_over(slot, start, end) ? move_slot(slot, slot->hva) : 0;
+
+		if (one == -EBADF) /* the VM is gone */
+			slot->moved = false;
+		else if (one < 0)
+			rc = one;
+	}
+	kvm.unpark();
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		if (!kvm.slots[i].moved)
+			retire_alias(&kvm.slots[i]);
+	return rc;
+}
+
+int gw_kvm_hold(bool alias)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	if (kvm.held)
+		return 0;
+	kvm.graves = calloc(kvm.slot_count + 1, sizeof(*kvm.graves));
+	if (!kvm.graves)
+		return -ENOMEM;
+	kvm.grave_room = kvm.slot_count + 1;
+	kvm.held = true;
+	kvm.no_alias_why = alias && log_can_be_had() ? give_aliases() : 0;
+	return 0;
+}
+
+int gw_kvm_release(void)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.grave_count; i++)
+		unmap_alias(kvm.graves[i].addr, kvm.graves[i].bytes);
+	free(kvm.graves);
+	kvm.graves = NULL;
+	kvm.grave_count = kvm.grave_room = kvm.watched_count = 0;
+	kvm.held = kvm.unmapped = false;
+	atomic_store(&watching, false);
+	return take_aliases(0, UINT64_MAX);
+}
+
+/* --- the VMM's own changes --------------------------------------------------------------------------------- */
 
 static void forget_slot(struct kvm_slot *slot)
 {
@@ -369,9 +544,10 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 	int rc;
 
 	covered = kvm.logging && log_covers(&slot);
-	if (covered || !kvm.held)
+	if (covered)
 		make_alias(&slot);
 	covered = covered && slot.alias;
+	slot.moved = slot.alias != 0;
 	if (slot.alias)
 		wanted->userspace_addr = slot.alias;
 	if (covered)
@@ -505,18 +681,9 @@ static int register_uffd(int fd, void *argument)
 
 	if (rc < 0 || !read_argument(&wanted, argument, sizeof(wanted)))
 		return rc;
-	for (unsigned i = 0; i < kvm.slot_count; i++) {
-		struct kvm_slot *slot = &kvm.slots[i];
-		bool apart = wanted.range.start >= slot->hva + slot->bytes ||
-			     slot->hva >= wanted.range.start + wanted.range.len;
-
-		kvm.no_alias = kvm.no_alias || !apart;
-		if (!slot->alias || slot->logged || apart)
-			continue;
-		if (kvm_set_slot(slot, slot->flags, 0, 0) < 0 || kvm_set_slot(slot, slot->flags, slot->hva, slot->bytes) < 0)
-			continue; /* KVM took it once at another address; if it does not now, nobody can tell why */
-		retire_alias(slot);
-	}
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		kvm.no_alias = kvm.no_alias || lies_over(&kvm.slots[i], wanted.range.start, wanted.range.start + wanted.range.len);
+	(void)take_aliases(wanted.range.start, wanted.range.start + wanted.range.len);
 	return rc;
 }
 

@@ -39,6 +39,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define AGAIN_MS 1000
 #define MOST_FDS 65536 /* of the VMM, to look for connections among; some 10 ms of system calls */
 
 struct agent {
@@ -49,6 +50,7 @@ struct agent {
 	struct mappings mappings;
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
 	int files[AGENT_MAX_REGIONS]; /* while tracking: of the regions, opened anew; -1: none */
+	bool aliases_left; /* gw_kvm_release() is to be tried again */
 	void *bitmaps; /* the mapping that holds them all */
 	size_t bitmaps_bytes;
 };
@@ -72,7 +74,7 @@ static struct agent_reply new_reply(uint16_t type, int status, const struct gw_e
 static void untrack(struct agent *agent)
 {
 	track_stop();
-	gw_kvm_release();
+	agent->aliases_left = gw_kvm_release() < 0;
 	for (unsigned i = 0; i < AGENT_MAX_REGIONS; i++)
 		if (agent->files[i] >= 0)
 			close(agent->files[i]);
@@ -140,11 +142,11 @@ err_close:
  * Where the files that godwit was told of are mapped by now: slots, and so their aliases, may have come and gone since.  From here
  * on they are held as they are (tracker/kvm.h).  Return: 0, or -errno with @error set.
  */
-static int read_again(struct agent *agent, struct gw_error *error)
+static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error)
 {
 	static struct mappings now;
 	struct mappings *known = &agent->mappings;
-	int rc = gw_kvm_hold();
+	int rc = gw_kvm_hold(with_kvm);
 
 	if (rc < 0)
 		return gw_error_set(error, rc, "no memory to track memory");
@@ -205,7 +207,7 @@ static int start_tracking(struct agent *agent, const struct agent_request *reque
 
 	if (request->value >= AGENT_TRACKERS)
 		return gw_error_set(error, -EINVAL, "no tracker %u", (unsigned)request->value);
-	count = read_again(agent, error);
+	count = read_again(agent, request->value != AGENT_WP_ASYNC && request->value != AGENT_WP_SYNC, error);
 	if (count == 0)
 		count = pick_segments(agent, request, segments, error);
 	if (count < 0)
@@ -472,7 +474,11 @@ static void *agent_thread(void *argument)
 			{ .fd = agent->client, .events = POLLIN },
 		};
 
-		if (poll(fds, 2, -1) < 0)
+		int ready = poll(fds, 2, agent->aliases_left ? AGAIN_MS : -1);
+
+		if (ready == 0)
+			agent->aliases_left = gw_kvm_release() < 0;
+		if (ready <= 0)
 			continue;
 		if (fds[1].revents && serve(agent) < 0)
 			client_gone(agent);

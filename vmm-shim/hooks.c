@@ -19,7 +19,8 @@
 #include "tracker/kvm.h"
 #include "tracker/pace.h"
 #include "tracker/reads.h"
-#include "vmm-shim/throttle.h"
+#include "vmm-shim/sigbus.h"
+#include "vmm-shim/vcpus.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -324,9 +325,9 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	argument = va_arg(list, void *);
 	va_end(list);
 	if (request == KVM_RUN) { /* the one that counts */
-		throttle_enter();
+		vcpus_enter();
 		rc = REAL(ioctl)(fd, request, argument);
-		throttle_leave();
+		vcpus_leave();
 		return rc;
 	}
 	if (gw_kvm_wants(request) && !own_thread && atomic_load_explicit(&enabled, memory_order_relaxed))
@@ -485,18 +486,25 @@ EXPORT void io_uring_queue_exit(struct io_uring *ring)
 	REAL(io_uring_queue_exit)(ring);
 }
 
-/* --- the throttle's signal --------------------------------------------------------------------------------- */
+/* --- signals --------------------------------------------------------------------------------- */
 
-/* Leaves the throttle's signal out of what is to be blocked. */
+/* Leaves our signal out of what is to be blocked. */
 static const sigset_t *without_ours(int how, const sigset_t *set, sigset_t *copy)
 {
-	int number = throttle_signal();
+	int number = vcpus_signal();
 
 	if (!set || how == SIG_UNBLOCK || !number)
 		return set;
 	*copy = *set;
 	sigdelset(copy, number);
 	return copy;
+}
+
+EXPORT int sigaction(int number, const struct sigaction *action, struct sigaction *old)
+{
+	if (number != SIGBUS || !atomic_load_explicit(&enabled, memory_order_relaxed))
+		return REAL(sigaction)(number, action, old);
+	return sigbus_action(action, old, REAL(sigaction));
 }
 
 EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)

@@ -14,7 +14,7 @@
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/hooks.h"
 #include "vmm-shim/mappings.h"
-#include "vmm-shim/throttle.h"
+#include "vmm-shim/vcpus.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,8 +70,9 @@ __attribute__((constructor)) static void shim_init(void)
 		gw_kvm_no_alias();
 	gw_kvm_find_files(mappings_find, mappings_row);
 	gw_kvm_survive_forks();
+	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	hooks_enable();
-	(void)throttle_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
+	(void)vcpus_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
 	rc = agent_start(folder);
 	if (rc < 0)
 		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,

@@ -3,20 +3,18 @@
  * Theory of operation
  *
  * Time is cut into periods.  In the first part of each all virtual processors stand, in the rest they run: all at the
- * same time, so that none waits in vain for a lock that a standing one holds.  At the start of a period a ticker sends
- * each of their threads a signal.  Its handler sleeps to the end of the standing part.
+ * same time, so that none waits in vain for a lock that a standing one holds.  At the start of a period a ticker tells
+ * each of their threads to stand (vcpus.h).
  *
- * A thread of KVM is to stand where the VMM holds no lock, in KVM_RUN: there the signal ends KVM_RUN, which tells the VMM
- * of it as of any signal, and elsewhere the handler returns at once and the thread stands before its next KVM_RUN.
- * Threads that interpret or translate the guest have no such place; they stand wherever they are, for a few milliseconds.
- *
- * QEMU blocks all signals in its threads, so pthread_sigmask() and sigprocmask() are interposed and leave this one out
- * (hooks.c).  A thread that blocks it all the same is found before anybody is slowed.
+ * Threads are named by their ids, and the id of a thread that has ended may be another's.  So each is marked first, and one that
+ * has no mark and runs no virtual processor of KVM takes no notice.  A thread that blocks the signal is found before anybody is
+ * slowed.
  */
 #include "vmm-shim/throttle.h"
 
 #include "base/clock.h"
 #include "base/thread.h"
+#include "vmm-shim/vcpus.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -31,14 +29,11 @@
 #include <unistd.h>
 
 #define PERIOD_NS (20 * GW_NS_PER_MS)
-#define SLICE_NS (2 * GW_NS_PER_MS) /* so soon a thread hears that the throttle is lifted */
-#define SIGNAL (SIGRTMAX - 6)
+#define LOOK_NS (2 * GW_NS_PER_MS)
 
 static struct {
-	bool ready;
 	bool ended; /* under lock: no more may be slowed, see throttle_end() */
 	_Atomic unsigned percent;
-	_Atomic uint64_t stand_until_ns; /* in this period */
 	pthread_mutex_t lock; /* guards ids and count */
 	pthread_cond_t lifted; /* percent became 0 */
 	int ids[THROTTLE_MAX_THREADS];
@@ -46,64 +41,6 @@ static struct {
 	pthread_t ticker;
 	bool ticks;
 } throttle = { .lock = PTHREAD_MUTEX_INITIALIZER, .lifted = PTHREAD_COND_INITIALIZER };
-
-enum place { ELSEWHERE, BEFORE_KVM, IN_KVM };
-static __thread enum place place __attribute__((tls_model("initial-exec")));
-
-int throttle_signal(void)
-{
-	return throttle.ready ? SIGNAL : 0;
-}
-
-/* Async-signal-safe. */
-static void stand(void)
-{
-	for (;;) {
-		uint64_t now = gw_now_ns(&gw_clock_real), until = atomic_load(&throttle.stand_until_ns);
-		struct timespec slice = { .tv_nsec = (long)SLICE_NS };
-
-		if (atomic_load(&throttle.percent) == 0 || now >= until)
-			return;
-		if (until - now < SLICE_NS)
-			slice.tv_nsec = (long)(until - now);
-		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &slice, NULL);
-	}
-}
-
-static void on_signal(int number)
-{
-	int kept = errno;
-
-	(void)number;
-	if (place != BEFORE_KVM)
-		stand();
-	errno = kept;
-}
-
-void throttle_enter(void)
-{
-	place = IN_KVM;
-	if (atomic_load_explicit(&throttle.percent, memory_order_relaxed))
-		stand();
-}
-
-void throttle_leave(void)
-{
-	place = BEFORE_KVM;
-}
-
-int throttle_init(void)
-{
-	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART }, was;
-
-	if (sigaction(SIGNAL, NULL, &was) < 0 || was.sa_handler != SIG_DFL)
-		return -EBUSY;
-	sigemptyset(&action.sa_mask);
-	if (sigaction(SIGNAL, &action, NULL) < 0)
-		return -errno;
-	throttle.ready = true;
-	return 0;
-}
 
 static void *tick(void *argument)
 {
@@ -115,15 +52,16 @@ static void *tick(void *argument)
 	while ((percent = atomic_load(&throttle.percent)) != 0) {
 		struct timespec next;
 
-		atomic_store(&throttle.stand_until_ns, period_ns + PERIOD_NS * percent / 100);
+		vcpus_stand_until(period_ns + PERIOD_NS * percent / 100);
 		for (unsigned i = 0; i < throttle.count; i++)
-			(void)syscall(SYS_tgkill, getpid(), throttle.ids[i], SIGNAL); /* one that has ended needs none */
+			vcpus_tell(throttle.ids[i]);
 		period_ns += PERIOD_NS;
 		if (period_ns < gw_now_ns(&gw_clock_real)) /* we were kept from running ourselves */
 			period_ns = gw_now_ns(&gw_clock_real);
 		next = (struct timespec){ (time_t)(period_ns / GW_NS_PER_S), (long)(period_ns % GW_NS_PER_S) };
 		(void)pthread_cond_clockwait(&throttle.lifted, &throttle.lock, CLOCK_MONOTONIC, &next);
 	}
+	vcpus_stand_until(0);
 	pthread_mutex_unlock(&throttle.lock);
 	return NULL;
 }
@@ -143,13 +81,13 @@ static int look_at_thread(int id)
 	while (!found && fgets(line, sizeof(line), status))
 		found = sscanf(line, "SigBlk: %llx", &blocked) == 1;
 	fclose(status);
-	return found && !(blocked >> (SIGNAL - 1) & 1) ? 0 : -EPERM;
+	return found && !(blocked >> (vcpus_signal() - 1) & 1) ? 0 : -EPERM;
 }
 
 /* One that is slowed already has been looked at; one that was until now has the signal blocked while it stands. */
 static int check_thread(int id)
 {
-	struct timespec pause = { .tv_nsec = (long)SLICE_NS };
+	struct timespec pause = { .tv_nsec = (long)LOOK_NS };
 	int rc;
 
 	for (unsigned i = 0; atomic_load(&throttle.percent) && i < throttle.count; i++)
@@ -162,8 +100,10 @@ static int check_thread(int id)
 
 static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 {
-	if (!throttle.ready)
-		return gw_error_set(error, -EOPNOTSUPP, "the guest cannot be slowed: the VMM uses signal %d itself", SIGNAL);
+	int rc = 0;
+
+	if (!vcpus_signal())
+		return gw_error_set(error, -EOPNOTSUPP, "the guest cannot be slowed: the VMM uses the signal for that itself");
 	if (count < 1 || count > THROTTLE_MAX_THREADS)
 		return gw_error_set(error, -EINVAL, "%u virtual processors: 1 to %d can be slowed", count,
 				    THROTTLE_MAX_THREADS);
@@ -172,10 +112,13 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 			return gw_error_set(error, -EPERM, "the guest cannot be slowed: thread %d of the VMM is gone or blocks "
 							   "signals", ids[i]);
 	pthread_mutex_lock(&throttle.lock);
+	vcpus_forget_marks();
+	for (unsigned i = 0; i < count && rc == 0; i++)
+		rc = vcpus_mark(ids[i]);
 	memcpy(throttle.ids, ids, count * sizeof(*ids));
 	throttle.count = count;
 	pthread_mutex_unlock(&throttle.lock);
-	return 0;
+	return rc < 0 ? gw_error_set(error, rc, "the guest cannot be slowed: its threads cannot be told: %s", strerror(-rc)) : 0;
 }
 
 int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_error *error)
@@ -190,6 +133,8 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 	if (rc == 0 && percent > 0 && throttle.ended)
 		rc = gw_error_set(error, -ESTALE, "the guest was taken back: it is slowed no more");
 	atomic_store(&throttle.percent, rc == 0 ? percent : 0);
+	if (rc < 0 || percent == 0)
+		vcpus_stand_until(0);
 	pthread_cond_signal(&throttle.lifted);
 	pthread_mutex_unlock(&throttle.lock);
 	if (rc == 0 && percent > 0 && !throttle.ticks) {
@@ -211,6 +156,7 @@ void throttle_end(void)
 	pthread_mutex_lock(&throttle.lock);
 	throttle.ended = true;
 	atomic_store(&throttle.percent, 0);
+	vcpus_stand_until(0);
 	pthread_cond_signal(&throttle.lifted);
 	pthread_mutex_unlock(&throttle.lock);
 }

@@ -72,13 +72,14 @@ static inline void micro_identify(const struct micro *micro)
 		SKIP("a vCPU's identity cannot be set: %s", strerror(errno));
 }
 
-static inline void micro_start(struct micro *micro)
+/* One more virtual processor of the same VM, in a copy of it. */
+static inline void micro_start(struct micro *micro, unsigned id)
 {
 	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1 };
 	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1 };
 	struct kvm_sregs sregs;
 
-	micro->vcpu = ioctl(micro->vm, KVM_CREATE_VCPU, 0);
+	micro->vcpu = ioctl(micro->vm, KVM_CREATE_VCPU, (unsigned long)id);
 	micro->run = mmap(NULL, (size_t)ioctl(micro->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
 			  micro->vcpu, 0);
 	if (micro->vcpu < 0 || micro->run == MAP_FAILED || ioctl(micro->vcpu, KVM_GET_SREGS, &sregs) < 0)
@@ -95,9 +96,9 @@ static inline void micro_start(struct micro *micro)
 }
 
 /* In memory of @fd, which it closes.  @hooked: through the shim's eyes.  Gives up after so many seconds in all. */
-static inline void micro_open_on(struct micro *micro, int fd, unsigned pages, unsigned seconds, bool hooked)
+static inline void micro_open_on(struct micro *micro, int fd, uint64_t pages, unsigned seconds, bool hooked)
 {
-	struct kvm_userspace_memory_region slot = { .memory_size = (uint64_t)pages * MICRO_PAGE };
+	struct kvm_userspace_memory_region slot = { .memory_size = pages * MICRO_PAGE };
 
 	micro->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	micro->vm = micro->kvm < 0 ? -1 : ioctl(micro->kvm, KVM_CREATE_VM, 0);
@@ -105,10 +106,10 @@ static inline void micro_open_on(struct micro *micro, int fd, unsigned pages, un
 		SKIP("no usable /dev/kvm: %s", strerror(errno));
 	signal(SIGALRM, micro_too_long);
 	alarm(seconds);
-	micro->pages = pages;
-	if (fd < 0 || ftruncate(fd, (off_t)pages * MICRO_PAGE) < 0)
+	micro->pages = (unsigned)pages;
+	if (fd < 0 || ftruncate(fd, (off_t)(pages * MICRO_PAGE)) < 0)
 		exit(1);
-	micro->memory = mmap(NULL, (size_t)pages * MICRO_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	micro->memory = mmap(NULL, pages * MICRO_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	close(fd); /* the alias needs no descriptor */
 	memcpy(micro->memory + MICRO_CODE, micro_code, sizeof(micro_code));
 	micro_map(micro);
@@ -116,7 +117,23 @@ static inline void micro_open_on(struct micro *micro, int fd, unsigned pages, un
 	if ((hooked ? micro_ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot) :
 		      ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot)) < 0)
 		SKIP("a memory slot cannot be set: %s", strerror(errno));
-	micro_start(micro);
+	micro_start(micro, 0);
+}
+
+static int micro_park(void)
+{
+	return 0; /* the one virtual processor runs in micro_write() alone */
+}
+
+static void micro_unpark(void)
+{
+}
+
+/* As the agent does before memory is tracked. */
+static inline void micro_hold(void)
+{
+	gw_kvm_park_by(micro_park, micro_unpark);
+	ENSURE(gw_kvm_hold(true) == 0, "slots are held");
 }
 
 static inline void micro_open(struct micro *micro, unsigned pages, unsigned seconds, bool hooked)

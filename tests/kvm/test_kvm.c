@@ -11,12 +11,14 @@
  *   - the VMM sees in its log what was written since it last cleared it, no more and no less.
  */
 #include "tracker/kvm.h"
-#include "tracker/wp_sync.h"
 #include "vmm-shim/mappings.h"
+#include "vmm-shim/sigbus.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +46,21 @@ struct played {
 static struct played slots[SLOTS];
 static uint64_t manual;
 static bool has_manual;
+static unsigned parked;
+static bool may_park = true, vmm_asks;
+
+static int play_park(void)
+{
+	if (!may_park)
+		return -EOPNOTSUPP;
+	parked++;
+	return 0;
+}
+
+static void play_unpark(void)
+{
+	parked--;
+}
 
 static unsigned pages_of(const struct played *slot)
 {
@@ -66,6 +83,7 @@ static int play_region(const struct kvm_userspace_memory_region *region)
 	if (region->memory_size == 0) {
 		if (slot->bytes == 0)
 			return fail(EINVAL);
+		cr_assert(vmm_asks || parked == 1, "a slot is deleted while virtual processors run");
 		memset(slot, 0, sizeof(*slot));
 		return 0;
 	}
@@ -162,6 +180,7 @@ struct own { /* what the VMM knows of its slots */
 };
 
 static struct own own[SLOTS];
+static int memory_fd = -1;
 static unsigned char *memory, shadow[PAGES * PAGE];
 static uint64_t vmm_manual;
 static unsigned long long seed;
@@ -177,10 +196,17 @@ static uint64_t rnd(void)
 /* At times as QEMU 7.2 does it, which has the request in an int. */
 static int ask(unsigned long request, void *argument)
 {
+	int rc, kept;
+
 	if (rnd() % 2)
 		request = (unsigned long)(int)request;
 	cr_assert(gw_kvm_wants(request));
-	return gw_kvm_ioctl(VM, request, argument, play);
+	vmm_asks = (uint32_t)request != UFFDIO_REGISTER;
+	rc = gw_kvm_ioctl(VM, request, argument, play);
+	kept = errno;
+	vmm_asks = false;
+	errno = kept;
+	return rc;
 }
 
 static void expect_all(struct own *slot)
@@ -364,6 +390,22 @@ static void copy_round(bool writing, int doings)
 	}
 }
 
+/* KVM has all slots where the VMM put them. */
+static void check_places(void)
+{
+	for (unsigned id = 0; id < SLOTS; id++)
+		if (own[id].pages)
+			cr_assert_eq(slots[id].addr, (uintptr_t)memory + (uint64_t)own[id].first * PAGE, "slot %u was moved", id);
+}
+
+static bool has_shared_slot(void)
+{
+	for (unsigned id = 0; id < SLOTS; id++)
+		if (own[id].pages && !own[id].read_only)
+			return true;
+	return false;
+}
+
 static void one_migration(void)
 {
 	struct gw_error error = { 0 };
@@ -371,9 +413,13 @@ static void one_migration(void)
 
 	for (int n = 0; n < 40; n++)
 		vmm_does_something(true);
-	cr_assert_eq(gw_kvm_hold(), 0);
+	check_places();
+	may_park = rnd() % 16 != 0;
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	logged = by_log ? gw_kvm_log_start(&segment, 1, &shared, &error) : 1;
-	cr_assert_geq(logged, 0, "%s", error.text);
+	cr_assert_eq(logged < 0, by_log && !may_park && has_shared_slot(), "%s", error.text);
+	if (!may_park)
+		check_places();
 	watch();
 	cr_assert_eq(gw_wp_async_open(&wp, watched, watched_count, &error), 0, "%s", error.text);
 	if (logged > 0) {
@@ -392,7 +438,17 @@ static void one_migration(void)
 	}
 	gw_wp_async_close(wp);
 	gw_kvm_log_stop();
-	gw_kvm_release();
+	may_park = rnd() % 4 != 0;
+	if (gw_kvm_release() < 0) {
+		cr_assert(!may_park);
+		for (int n = 0; n < 40; n++)
+			vmm_does_something(true);
+		may_park = true;
+		cr_assert_eq(gw_kvm_release(), 0, "it is tried again");
+	}
+	may_park = true;
+	cr_assert_eq(parked, 0);
+	check_places();
 	memset(shared.words, 0, gw_bitmap_bytes(PAGES));
 	cr_assert_eq(manual, vmm_manual, "the VMM's choice is as it was");
 	for (unsigned id = 0; id < SLOTS; id++)
@@ -407,6 +463,7 @@ static void begin(unsigned long long number, bool kvm_has_manual, uint64_t vmm_c
 	int fd = memfd_create("kvm", MFD_CLOEXEC);
 
 	seed = number * 0x9E3779B97F4A7C15ULL + 1;
+	gw_kvm_park_by(play_park, play_unpark);
 	has_manual = kvm_has_manual;
 	vmm_manual = vmm_chooses;
 	if (has_manual)
@@ -414,7 +471,8 @@ static void begin(unsigned long long number, bool kvm_has_manual, uint64_t vmm_c
 	cr_assert(fd >= 0 && ftruncate(fd, PAGES * PAGE) == 0);
 	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	cr_assert_neq(memory, MAP_FAILED);
-	close(fd);
+	close(memory_fd);
+	memory_fd = fd;
 	segment = (struct gw_wp_segment){ .addr = (uintptr_t)memory, .bytes = PAGES * PAGE };
 	cr_assert_eq(gw_bitmap_new(&shared, PAGES), 0);
 	cr_assert_eq(gw_bitmap_new(&dirty, PAGES), 0);
@@ -510,11 +568,15 @@ Test(kvm, without_room_for_an_alias_there_is_none)
 {
 	struct rlimit limit = { 0, RLIM_INFINITY };
 	struct gw_error error = { 0 };
+	void *graves_room;
 
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
-	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 	set_slot(0, false);
+	graves_room = malloc(4096); /* so that the heap need not grow below */
+	free(graves_room);
+	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	limit.rlim_cur = RLIM_INFINITY;
 	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "KVM has it where the VMM put it");
@@ -537,6 +599,8 @@ static uint64_t begin_with_a_slot(void)
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "a guest that does not migrate has no alias");
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
 	return slots[0].addr;
 }
@@ -554,6 +618,7 @@ Test(kvm, unmapping_unmaps_the_alias_too)
 	cr_assert_eq((uintptr_t)mmap((void *)(uintptr_t)(alias + 50 * PAGE), PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
 		     alias + 50 * PAGE, 0, "nobody else gets its place");
 	delete_slot(0);
+	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert(mincore((void *)(uintptr_t)alias, 100 * PAGE, vector) == -1 && errno == ENOMEM);
 	end();
 }
@@ -564,8 +629,51 @@ Test(kvm, virtual_processors_run_at_the_alias)
 
 	cr_assert(gw_kvm_runs_at(alias + 99 * PAGE) && !gw_kvm_runs_at(alias + 100 * PAGE));
 	cr_assert(!gw_kvm_runs_at((uintptr_t)memory));
+	cr_assert_eq(gw_kvm_vmm_address(alias + 99 * PAGE + 7), (uintptr_t)memory + 99 * PAGE + 7);
+	cr_assert_eq(gw_kvm_vmm_address(alias + 100 * PAGE), alias + 100 * PAGE, "it is no alias");
 	delete_slot(0);
+	cr_assert_eq(gw_kvm_vmm_address(alias), alias);
 	cr_assert(gw_kvm_runs_at((uintptr_t)memory), "anywhere, where there is no alias");
+	end();
+}
+
+static sigjmp_buf back;
+static void *reported;
+
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	(void)context;
+	reported = info->si_addr;
+	siglongjmp(back, 1);
+}
+
+/* Touches memory that is not there.  Return: the address that the VMM's handler is told. */
+static uint64_t touch(uint64_t addr)
+{
+	reported = NULL;
+	if (sigsetjmp(back, 1) == 0)
+		(void)*(volatile unsigned char *)(uintptr_t)addr;
+	return (uintptr_t)reported;
+}
+
+Test(kvm, a_memory_error_is_reported_at_the_address_that_the_vmm_knows)
+{
+	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO }, old;
+	uint64_t alias = begin_with_a_slot();
+
+	cr_assert_eq(sigbus_action(&action, NULL, sigaction), 0);
+	cr_assert_eq(sigbus_action(NULL, &old, sigaction), 0);
+	cr_assert(old.sa_sigaction == on_sigbus, "the VMM sees its own handler");
+	cr_assert_eq(ftruncate(memory_fd, 0), 0);
+	cr_assert_eq(touch(alias + 50 * PAGE + 5), (uintptr_t)memory + 50 * PAGE + 5);
+	cr_assert_eq(touch((uintptr_t)memory + 51 * PAGE), (uintptr_t)memory + 51 * PAGE);
+	action.sa_handler = SIG_DFL;
+	action.sa_flags = 0;
+	cr_assert_eq(sigbus_action(&action, &old, sigaction), 0);
+	cr_assert(old.sa_sigaction == on_sigbus && old.sa_flags & SA_SIGINFO);
+	cr_assert_eq(sigbus_action(NULL, &old, sigaction), 0);
+	cr_assert(old.sa_handler == SIG_DFL);
 	end();
 }
 
@@ -574,7 +682,6 @@ Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 	struct gw_error error = { 0 };
 	uint64_t alias = begin_with_a_slot();
 
-	cr_assert_eq(gw_kvm_hold(), 0);
 	gw_kvm_watch(&segment, 1);
 	delete_slot(0);
 	cr_assert_eq(read_word(alias), 0, "write protection may have something to tell of it");
@@ -586,7 +693,7 @@ Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 	cr_assert_eq(gw_kvm_check(&error), 0, "what lies beside it is not meant");
 	gw_kvm_unmapped((uintptr_t)memory - PAGE, 2 * PAGE);
 	cr_assert_eq(gw_kvm_check(&error), -EFAULT);
-	gw_kvm_release();
+	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(gw_kvm_check(&error), 0);
 	cr_assert_eq(read_word(alias), -EFAULT, "it has gone");
 	end();
@@ -597,7 +704,6 @@ Test(kvm, the_place_of_an_alias_that_was_logged_is_free_for_others)
 	struct gw_error error = { 0 };
 	uint64_t alias = begin_with_a_slot();
 
-	cr_assert_eq(gw_kvm_hold(), 0);
 	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 1);
 	watch();
 	cr_assert_eq(watched_count, 1, "write protection is for the VMM's own mapping");
@@ -606,7 +712,7 @@ Test(kvm, the_place_of_an_alias_that_was_logged_is_free_for_others)
 	gw_kvm_unmapped(alias, 100 * PAGE); /* as a thread's stack that has been there meanwhile */
 	cr_assert_eq(gw_kvm_check(&error), 0, "%s", error.text);
 	gw_kvm_log_stop();
-	gw_kvm_release();
+	cr_assert_eq(gw_kvm_release(), 0);
 	end();
 }
 
@@ -619,6 +725,7 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	set_slot(0, false);
 	own[1] = (struct own){ .first = 100, .pages = 32 };
 	set_slot(1, false);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	all.range.start = (uintptr_t)memory;
 	cr_assert_eq(ask(UFFDIO_REGISTER, &all), 0);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "it is where the VMM put it");
@@ -626,6 +733,10 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	own[2] = (struct own){ .first = 32, .pages = 32 };
 	set_slot(2, false); /* as QEMU does when it loads devices after it has begun to watch */
 	cr_assert_eq(slots[2].addr, (uintptr_t)memory + 32 * PAGE);
+	cr_assert_eq(gw_kvm_release(), 0);
+	cr_assert_eq(slots[1].addr, (uintptr_t)memory + 100 * PAGE);
+	cr_assert_eq(gw_kvm_hold(true), 0);
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "the VMM is to see what virtual processors touch");
 	end();
 }
 
@@ -655,6 +766,7 @@ Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	cr_assert_eq(pthread_create(&thread, NULL, ask_slowly, NULL), 0);
 	usleep(50000);
 	child = fork();
@@ -692,7 +804,7 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 		begin(1, true, n % 2 ? KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET : 0);
 		own[0] = (struct own){ .first = 0, .pages = 100 };
 		set_slot(0, n % 4 == 3);
-		cr_assert_eq(gw_kvm_hold(), 0);
+		cr_assert_eq(gw_kvm_hold(true), 0);
 		allocations_left = n / 2;
 		if (gw_kvm_log_start(&segment, 1, &shared, &error) < 0) {
 			failed++;
@@ -706,7 +818,7 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 		}
 		allocations_left = -1;
 		gw_kvm_log_stop();
-		gw_kvm_release();
+		cr_assert_eq(gw_kvm_release(), 0);
 		cr_assert_eq(!(slots[0].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[0].logs, "a log was left on");
 		vmm_reads_log(0);
 		end();
@@ -732,12 +844,14 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* two pieces of the map */
 	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	cr_assert_neq(slots[0].addr, region.userspace_addr);
-	*(unsigned char *)(uintptr_t)(slots[0].addr + 15 * PAGE) = 81;
-	cr_assert_eq(memory[115 * PAGE], 81);
 	region = (struct kvm_userspace_memory_region){ .slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE };
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
+	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 100 * PAGE);
+	*(unsigned char *)(uintptr_t)(slots[0].addr + 15 * PAGE) = 81;
+	cr_assert_eq(memory[115 * PAGE], 81);
 	cr_assert_neq(slots[2].addr, region.userspace_addr);
+	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(rows_read, 1, "what is known is not read again");
 	cr_assert(other >= 0 && ftruncate(other, 8 * PAGE) == 0);
 	region.memory_size = 16 * PAGE;
@@ -746,6 +860,8 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 	region.slot = 1;
 	region.userspace_addr = (uintptr_t)memory + 200 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
+	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 100 * PAGE);
 	cr_assert_eq(slots[1].addr, region.userspace_addr);
 	close(other);
 	end();
@@ -774,6 +890,7 @@ Test(kvm, guest_memfd_is_named)
 	region.userspace_addr = (uintptr_t)memory;
 	cr_assert_eq(gw_kvm_check(&error), 0);
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION2, &region), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "such a slot stays where it is");
 	cr_assert_eq(gw_kvm_check(&error), -EOPNOTSUPP);
 	cr_assert(strstr(error.text, "guest_memfd"));
@@ -787,6 +904,7 @@ Test(kvm, the_longer_request_for_a_slot_has_an_alias_too)
 	begin(1, true, 0);
 	region.userspace_addr = (uintptr_t)memory;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION2, &region), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
 	*(unsigned char *)(uintptr_t)slots[0].addr = 77;
 	cr_assert_eq(memory[0], 77);
@@ -802,11 +920,15 @@ Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
 	begin(1, true, 0);
 	region.userspace_addr = (uintptr_t)memory;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	stale = slots[0].addr;
+	cr_assert_neq(stale, (uintptr_t)memory);
 	cr_assert_eq(gw_kvm_ioctl(3, KVM_CREATE_VM, NULL, play), VM);
+	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 0, "no slot is left to log");
 	region.userspace_addr = (uintptr_t)memory + 32 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 32 * PAGE);
 	*(unsigned char *)(uintptr_t)slots[0].addr = 78;
 	cr_assert_eq(memory[32 * PAGE], 78, "the alias is of what the new VM asked for");
@@ -847,6 +969,8 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 	gw_kvm_find_files(find_huge, NULL);
 	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU has below 1 MiB: no whole page */
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
+	gw_kvm_park_by(play_park, play_unpark);
+	cr_assert_eq(gw_kvm_hold(true), 0);
 	cr_assert_neq(slots[0].addr, region.userspace_addr);
 	cr_assert_eq(slots[0].addr % HUGE, region.userspace_addr % HUGE, "huge pages stay huge");
 	*(unsigned char *)(uintptr_t)(slots[0].addr + 4096) = 77;
@@ -857,140 +981,4 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 	close(huge_fd);
 	(void)fprintf(pool, "%u\n", before);
 	fclose(pool);
-}
-
-/* --- write protection with a thread, for older kernels ------------------------------------------------------- */
-
-static void *keep_writing(void *argument)
-{
-	uint64_t random = 7;
-
-	while (!__atomic_load_n((bool *)argument, __ATOMIC_ACQUIRE)) {
-		random ^= random << 13;
-		random ^= random >> 7;
-		random ^= random << 17;
-		__atomic_fetch_add((uint64_t *)(uintptr_t)(memory + random % PAGES * PAGE + random % 64 * 8), 1, __ATOMIC_RELAXED);
-	}
-	return NULL;
-}
-
-Test(kvm, wp_sync_misses_nothing_and_comes_to_rest)
-{
-	struct gw_wp_sync *sync;
-	struct gw_error error = { 0 };
-	pthread_t writers[2];
-	bool stop = false;
-	uint64_t at, pages;
-
-	begin(3, true, 0);
-	memset(memory, 5, PAGES * PAGE / 2);
-	if (gw_wp_sync_open(&sync, &segment, 1, &error) < 0)
-		cr_skip_test("%s", error.text);
-	memcpy(shadow, memory, sizeof(shadow));
-	for (int i = 0; i < 2; i++)
-		cr_assert_eq(pthread_create(&writers[i], NULL, keep_writing, &stop), 0);
-	for (int round = 0; round < 40; round++) {
-		usleep(2000);
-		if (round == 39) {
-			__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
-			for (int i = 0; i < 2; i++)
-				pthread_join(writers[i], NULL);
-		}
-		if (round == 10) /* a page that is given back, and comes again */
-			cr_assert_eq(madvise(memory + 9 * PAGE, PAGE, MADV_REMOVE), 0);
-		cr_assert_geq(gw_wp_sync_collect(sync, &shared, &error), 0, "%s", error.text);
-		gw_bitmap_take(&shared, &dirty);
-		for (at = 0; gw_bitmap_next_run(&dirty, at, &at, &pages); at = pages)
-			memcpy(shadow + at * PAGE, memory + at * PAGE, (pages - at) * PAGE);
-		gw_bitmap_clear_range(&dirty, 0, PAGES);
-	}
-	cr_assert_eq(memcmp(memory, shadow, sizeof(shadow)), 0, "the copy differs");
-	usleep(50000); /* a fault that two had may be answered once more, late */
-	cr_assert_geq(gw_wp_sync_collect(sync, &shared, &error), 0);
-	pages = (uint64_t)gw_wp_sync_collect(sync, &shared, &error);
-	cr_assert_eq(pages, 0, "nothing was written, and %lu pages are dirty", pages);
-	memory[7 * PAGE] = 99;
-	cr_assert_eq(gw_wp_sync_collect(sync, &shared, &error), 1);
-	cr_assert(gw_bitmap_test(&shared, 7));
-	gw_wp_sync_close(sync);
-	memory[8 * PAGE] = 1; /* nobody protects it any more */
-	end();
-}
-
-#define MUCH (96ULL << 20)
-
-struct writer {
-	unsigned char *memory;
-	uint64_t random;
-	bool stop;
-};
-
-static void *write_anywhere(void *argument)
-{
-	struct writer *writer = argument;
-
-	while (!__atomic_load_n(&writer->stop, __ATOMIC_ACQUIRE)) {
-		writer->random = writer->random * 6364136223846793005ULL + 1442695040888963407ULL;
-		writer->memory[(writer->random >> 20) % MUCH] = (unsigned char)(writer->random >> 13);
-	}
-	return NULL;
-}
-
-static void copy_marked(struct gw_bitmap *marked, struct gw_bitmap *into, unsigned char *to, const unsigned char *from)
-{
-	uint64_t at = 0, end;
-
-	gw_bitmap_take(marked, into);
-	for (; gw_bitmap_next_run(into, at, &at, &end); at = end)
-		memcpy(to + at * PAGE, from + at * PAGE, (end - at) * PAGE);
-	gw_bitmap_clear_range(into, 0, into->bits);
-}
-
-Test(kvm, wp_sync_of_much_memory_by_several_threads)
-{
-	struct gw_wp_segment much = { .bytes = MUCH };
-	struct gw_error error = { 0 };
-	struct gw_bitmap marked, mine;
-	struct gw_wp_sync *sync;
-	struct writer writer = { .random = 3 };
-	unsigned char *copy = malloc(MUCH);
-	pthread_t thread;
-	int fd = memfd_create("much", MFD_CLOEXEC);
-
-	cr_assert(copy && fd >= 0 && ftruncate(fd, (off_t)MUCH) == 0);
-	writer.memory = mmap(NULL, MUCH, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	cr_assert_neq(writer.memory, MAP_FAILED);
-	memset(writer.memory, 5, MUCH);
-	much.addr = (uintptr_t)writer.memory;
-	cr_assert(gw_bitmap_new(&marked, MUCH / PAGE) == 0 && gw_bitmap_new(&mine, MUCH / PAGE) == 0);
-	if (gw_wp_sync_open(&sync, &much, 1, &error) < 0)
-		cr_skip_test("%s", error.text);
-	cr_assert_eq(pthread_create(&thread, NULL, write_anywhere, &writer), 0);
-	usleep(1000);
-	memcpy(copy, writer.memory, MUCH);
-	for (int round = 0; round < 12; round++) {
-		if (round == 11) {
-			__atomic_store_n(&writer.stop, true, __ATOMIC_RELEASE);
-			pthread_join(thread, NULL);
-		}
-		if (round % 3 == 1) { /* they come again unprotected, if they come */
-			uint64_t at = MUCH / 12 * (unsigned)round / PAGE * PAGE;
-
-			cr_assert_eq(madvise(writer.memory + at, MUCH / 24, MADV_REMOVE), 0);
-			memset(copy + at, 0, MUCH / 24);
-			usleep(2000);
-		}
-		cr_assert_geq(gw_wp_sync_collect(sync, &marked, &error), 0, "%s", error.text);
-		copy_marked(&marked, &mine, copy, writer.memory);
-	}
-	cr_assert_eq(memcmp(copy, writer.memory, MUCH), 0, "the copy differs");
-	usleep(50000);
-	cr_assert_geq(gw_wp_sync_collect(sync, &marked, &error), 0);
-	cr_assert_eq(gw_wp_sync_collect(sync, &marked, &error), 0, "it came to rest");
-	gw_wp_sync_close(sync);
-	gw_bitmap_free(&marked);
-	gw_bitmap_free(&mine);
-	munmap(writer.memory, MUCH);
-	close(fd);
-	free(copy);
 }

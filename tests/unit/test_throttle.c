@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Threads that stand for a part of their time: those of this test instead of virtual processors. */
 #include "vmm-shim/throttle.h"
+#include "vmm-shim/vcpus.h"
 
 #include "base/clock.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,12 +33,12 @@ static void *spin(void *argument)
 	atomic_store(&spinner->id, (int)syscall(SYS_gettid));
 	while (!atomic_load(&spinner->stop)) {
 		if (spinner->in_kvm)
-			throttle_enter();
+			vcpus_enter();
 		for (volatile int i = 0; i < 20000; i++)
 			;
 		atomic_fetch_add(&spinner->turns, 1);
 		if (spinner->in_kvm)
-			throttle_leave();
+			vcpus_leave();
 	}
 	return NULL;
 }
@@ -79,7 +81,7 @@ static void check_share(bool in_kvm)
 	uint64_t full, slow, again;
 	int ids[SPINNERS];
 
-	cr_assert_eq(throttle_init(), 0);
+	cr_assert_eq(vcpus_init(), 0);
 	start(spinners, in_kvm, ids);
 	full = turns_in(spinners, 400);
 	cr_assert_eq(throttle_set(80, ids, SPINNERS, &error), 0, "%s", error.text);
@@ -108,8 +110,8 @@ static void *run_vmm_code(void *argument)
 {
 	struct spinner *spinner = argument;
 
-	throttle_enter();
-	throttle_leave(); /* from here on it is the VMM's own code, that may hold any lock */
+	vcpus_enter();
+	vcpus_leave(); /* from here on it is the VMM's own code, that may hold any lock */
 	atomic_store(&spinner->id, (int)syscall(SYS_gettid));
 	while (!atomic_load(&spinner->stop)) {
 		for (volatile int i = 0; i < 20000; i++)
@@ -126,7 +128,7 @@ Test(throttle, a_thread_of_kvm_does_not_stand_in_the_vmms_code)
 	uint64_t full, slow;
 	int id;
 
-	cr_assert_eq(throttle_init(), 0);
+	cr_assert_eq(vcpus_init(), 0);
 	cr_assert_eq(pthread_create(&spinner[0].thread, NULL, run_vmm_code, spinner), 0);
 	while ((id = atomic_load(&spinner[0].id)) == 0)
 		usleep(100);
@@ -145,7 +147,7 @@ Test(throttle, it_is_lifted_at_once)
 	int ids[SPINNERS];
 	uint64_t from;
 
-	cr_assert_eq(throttle_init(), 0);
+	cr_assert_eq(vcpus_init(), 0);
 	start(spinners, false, ids);
 	cr_assert_eq(throttle_set(99, ids, SPINNERS, &error), 0);
 	usleep(50 * 1000);
@@ -160,7 +162,7 @@ Test(throttle, what_cannot_be_slowed_is_said)
 	struct gw_error error = { 0 };
 	int none = 1 << 22;
 
-	cr_assert_eq(throttle_init(), 0);
+	cr_assert_eq(vcpus_init(), 0);
 	cr_assert_eq(throttle_set(50, &none, 1, &error), -EPERM);
 	cr_assert_eq(throttle_set(100, &none, 1, &error), -EINVAL);
 	cr_assert_eq(throttle_set(50, &none, 0, &error), -EINVAL);

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The kernel reports a memory error at the address that KVM's slot or the page table has, which is the alias while a migration
+ * runs (tracker/kvm.h).  QEMU looks the address up in its own RAM, to give the guest a machine check, and ends the VM if it does
+ * not find it.  So the VMM's handler of SIGBUS is kept here, and called with the VMM's own address.
+ */
+#include "vmm-shim/sigbus.h"
+
+#include "tracker/kvm.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of those who set it */
+/* A handler may run while another is set: the one that was set last is complete. */
+static struct sigaction kept[2];
+static _Atomic unsigned latest;
+static bool ours; /* the kernel calls on_sigbus() */
+
+static bool is_handler(const struct sigaction *action)
+{
+	return action->sa_flags & SA_SIGINFO || (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN);
+}
+
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+	const struct sigaction *theirs = &kept[atomic_load(&latest)];
+
+	info->si_addr = (void *)(uintptr_t)gw_kvm_vmm_address((uintptr_t)info->si_addr);
+	if (theirs->sa_flags & SA_SIGINFO)
+		theirs->sa_sigaction(number, info, context);
+	else
+		theirs->sa_handler(number);
+}
+
+int sigbus_action(const struct sigaction *action, struct sigaction *old,
+		  int (*real)(int number, const struct sigaction *action, struct sigaction *old))
+{
+	struct sigaction given = { 0 }, was;
+	unsigned last;
+	int rc;
+
+	pthread_mutex_lock(&lock);
+	last = atomic_load(&latest);
+	if (action)
+		given = *action;
+	if (action && is_handler(action)) {
+		given.sa_sigaction = on_sigbus;
+		given.sa_flags |= SA_SIGINFO;
+		kept[1 - last] = *action;
+		atomic_store(&latest, 1 - last); /* before the kernel may call it */
+	}
+	rc = real(SIGBUS, action ? &given : NULL, &was);
+	if (rc < 0)
+		atomic_store(&latest, last);
+	else if (old)
+		*old = ours ? kept[last] : was;
+	if (rc == 0 && action)
+		ours = is_handler(action);
+	pthread_mutex_unlock(&lock);
+	return rc;
+}
