@@ -6,8 +6,12 @@ Debian 13 or of Debian 12, whose kernel has no asynchronous write protection.
 Each migration compares the RAM of both sides byte by byte when all of it is there, and the guest checks its own.
 """
 
+import ctypes
+import mmap
 import os
+import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -207,6 +211,57 @@ class Kvm(unittest.TestCase):
             with self.subTest(options), vmlab.Lab() as lab:
                 self.check_move(lab, "tcp:", "--bandwidth", "8M", *options, devices=False, work=WORK.split(" GW_DISK")[0],
                                 beside=reset)
+
+    def poison(self, vm, page):
+        """The kernel is told that a page of the guest's RAM is broken."""
+        size = os.sysconf("SC_PAGESIZE")
+        with open(vm.ram, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            byte = memory[page * size]
+            memory[page * size] = byte  # so that it is there
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            with open("/proc/self/pagemap", "rb") as pagemap:
+                pagemap.seek((address // size + page) * 8)
+                frame = struct.unpack("Q", pagemap.read(8))[0] & ((1 << 55) - 1)
+        Path("/sys/devices/system/memory/hard_offline_page").write_text(f"{frame * size}")
+        return page * size
+
+    def reported(self, vm):
+        """The guest's addresses of memory errors, by QEMU's own words."""
+        return [int(at, 16) for at in re.findall(r"QEMU addr 0x[0-9a-f]+ and GUEST addr 0x([0-9a-f]+)", (vm.folder / "log").read_text())]
+
+    def mappings(self, vm):
+        return sum(str(vm.ram) in line for line in Path(f"/proc/{vm.process.pid}/maps").read_text().splitlines())
+
+    def page_in_use(self, vm):
+        """One that the guest has just written to, among others of the kind."""
+        size, before = os.sysconf("SC_PAGESIZE"), vm.ram.read_bytes()
+        vm.counts_on(120)
+        after = vm.ram.read_bytes()
+        changed = {at // size for at in range(0, len(before), size) if before[at:at + size] != after[at:at + size]}
+        return next(page for page in sorted(changed) if all(page + n in changed for n in range(-8, 9)))
+
+    def test_memory_errors_and_aliases(self):
+        """An idle guest has no alias.  QEMU finds the address of a memory error and lives on, in a migration too."""
+        for migrates in (False, True):
+            with self.subTest(migrates), vmlab.Lab() as lab:
+                source = lab.a.vm(append="GW_MIB=8 GW_RATE_MIB=4", ram_mib=128)
+                source.wait_count(3, timeout=240)
+                idle = self.mappings(source)
+                if migrates:
+                    lab.b.vm("third", guest=False, ram_mib=128, incoming=True, paused=True)
+                    receiver, port = lab.b.receive("third", "--guest", "guest")
+                    sender = lab.a.start("migrate", "--quiet", "--tracker", f"kvm_log+{WP}", "--bandwidth", "1M", "guest",
+                                         f"tcp:{vmlab.ADDRESS}:{port}")
+                    vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
+                    self.assertGreater(self.mappings(source), idle)
+                address = self.poison(source, self.page_in_use(source))
+                vmlab.wait_for(lambda: address in self.reported(source), 60, f"a memory error at {address:#x}")
+                self.assertIn(source.status(), ("running", "guest-panicked", "shutdown"))
+                if migrates:
+                    lab.a.godwit("cancel", "guest")
+                    sender.communicate(timeout=60)
+                    receiver.communicate(timeout=60)
+                vmlab.wait_for(lambda: self.mappings(source) == idle, 30, "aliases to go")
 
     def test_qemus_own_migrate_and_dirty_rate(self):
         """QEMU reads KVM's log itself, after a migration of ours that was cancelled, with slots at aliases."""
