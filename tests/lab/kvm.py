@@ -244,23 +244,27 @@ class Kvm(unittest.TestCase):
         """An idle guest has no alias.  QEMU finds the address of a memory error and lives on, in a migration too."""
         for migrates in (False, True):
             with self.subTest(migrates), vmlab.Lab() as lab:
-                source = lab.a.vm(append="GW_MIB=8 GW_RATE_MIB=4", ram_mib=128)
-                source.wait_count(3, timeout=240)
+                source = lab.a.vm(append="GW_MIB=8 GW_RATE_MIB=4", ram_mib=128, paused=True)
                 idle = self.mappings(source)
-                if migrates:
+                if migrates:  # the guest boots in it, so that its pages are in no page table but the alias's
+                    with open(source.ram, "r+b") as file:
+                        file.seek(32 << 20)
+                        file.write(os.urandom(80 << 20))
                     lab.b.vm("third", guest=False, ram_mib=128, incoming=True, paused=True)
                     receiver, port = lab.b.receive("third", "--guest", "guest")
-                    sender = lab.a.start("migrate", "--quiet", "--tracker", f"kvm_log+{WP}", "--bandwidth", "1M", "guest",
+                    sender = lab.a.start("migrate", "--quiet", "--tracker", f"kvm_log+{WP}", "--bandwidth", "512K", "guest",
                                          f"tcp:{vmlab.ADDRESS}:{port}")
-                    vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
+                    vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 240, "bulk")
                     self.assertGreater(self.mappings(source), idle)
+                source.qmp("cont")
+                source.wait_count(3, timeout=240)
                 address = self.poison(source, self.page_in_use(source))
                 vmlab.wait_for(lambda: address in self.reported(source), 60, f"a memory error at {address:#x}")
                 self.assertIn(source.status(), ("running", "guest-panicked", "shutdown"))
                 if migrates:
                     lab.a.godwit("cancel", "guest")
-                    sender.communicate(timeout=60)
-                    receiver.communicate(timeout=60)
+                    sender.communicate(timeout=240)
+                    receiver.communicate(timeout=240)
                 vmlab.wait_for(lambda: self.mappings(source) == idle, 30, "aliases to go")
 
     def test_qemus_own_migrate_and_dirty_rate(self):
