@@ -262,8 +262,11 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 	monitor->session = session;
 	pthread_mutex_init(&monitor->lock, NULL);
 	gw_session_status(session, &monitor->status);
+	monitor->listener = -1;
 	monitor->stop = eventfd(0, EFD_CLOEXEC);
-	rc = monitor->listener = listen_at(monitor->path);
+	rc = monitor->stop < 0 ? -errno : 0;
+	if (rc == 0)
+		rc = monitor->listener = listen_at(monitor->path);
 	/* The record of an earlier migration must not answer for this one. */
 	if (rc >= 0)
 		rc = write_record(name, record_of(name, file[0] == 'm', gw_state_name(GW_STATE_FAILED), file[0] == 'm'));
@@ -274,7 +277,8 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 	if (rc < 0) {
 		if (monitor->listener >= 0)
 			close(monitor->listener);
-		close(monitor->stop);
+		if (monitor->stop >= 0)
+			close(monitor->stop);
 		free(monitor);
 		return gw_error_set(error, rc, "the socket for status, or the record, in %s/%s: %s", gw_vmm_run_root(), name,
 				    strerror(-rc));

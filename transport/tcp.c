@@ -337,6 +337,7 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 	snprintf(tcp->link.peer, sizeof(tcp->link.peer), "%s", peer);
 	tcp->is_source = is_source;
 	tcp->splice = splice;
+	tcp->control.fd = -1; /* until control_init() takes it */
 	pthread_mutex_init(&tcp->lock, NULL);
 	pthread_cond_init(&tcp->work, NULL);
 	for (unsigned i = 0; i < channels; i++)

@@ -3,14 +3,17 @@
 #include "transport/transport.h"
 
 #include "base/clock.h"
+#include "transport/tcp.h"
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -174,4 +177,25 @@ Test(listener, other_addresses_than_loopback_need_a_word)
 	error = (struct gw_error){ 0 };
 	cr_assert_eq(gw_listener_open(&listener, "0.0.0.0:0", &options, &error), 0, "%s", error.text);
 	gw_listener_close(listener);
+}
+
+/* A caller that runs out of descriptors keeps those that are not the link's, descriptor 0 among them. */
+Test(connect, without_descriptors_only_the_link_is_closed)
+{
+	int pair[2], data[2], nothing = open("/dev/null", O_RDWR), rc;
+	struct gw_error error = { 0 };
+	struct rlimit limit, none;
+	struct gw_link *link;
+
+	cr_assert(dup2(nothing, 0) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	cr_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, data) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+	none = (struct rlimit){ 0, limit.rlim_max };
+	setrlimit(RLIMIT_NOFILE, &none);
+	rc = tcp_new(&link, true, pair[0], data, 2, false, "test", &error);
+	setrlimit(RLIMIT_NOFILE, &limit); /* Criterion's own messages need descriptors */
+	cr_assert_eq(rc, -EMFILE);
+	cr_assert_neq(strstr(error.text, "2 channels"), NULL, "%s", error.text);
+	cr_assert_eq(fcntl(0, F_GETFD), 0, "descriptor 0 was closed");
+	cr_assert_neq(fcntl(pair[1], F_GETFD), -1);
+	cr_assert(fcntl(pair[0], F_GETFD) == -1 && fcntl(data[0], F_GETFD) == -1 && fcntl(data[1], F_GETFD) == -1);
 }
