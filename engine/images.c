@@ -88,6 +88,7 @@ struct images {
 	struct image_fds fds[GW_DISK_MAX_IMAGES];
 	struct work work[ENTRIES];
 	unsigned under_way;
+	unsigned submitted; /* steps that the kernel has taken and not ended */
 	struct gw_disk_ended at_once[ENTRIES]; /* what ended without the ring */
 	unsigned at_once_count;
 };
@@ -268,6 +269,15 @@ static int prepare_work(struct images *images, struct work *work)
 	return rc < 0 ? rc : 1;
 }
 
+/* Return: 0 or -errno; what was not taken is submitted with the next. */
+static int submit(struct images *images)
+{
+	int rc = io_uring_submit(&images->ring);
+
+	images->submitted += rc > 0 ? (unsigned)rc : 0;
+	return rc < 0 ? rc : 0;
+}
+
 static int begin(struct gw_disks *disks, const struct gw_disk_request *request)
 {
 	struct images *images = (struct images *)disks;
@@ -288,8 +298,8 @@ static int begin(struct gw_disks *disks, const struct gw_disk_request *request)
 	images->work[slot] = work;
 	images->under_way++;
 	push(images, slot);
-	rc = io_uring_submit(&images->ring);
-	return rc < 0 && rc != -EAGAIN && rc != -EBUSY ? rc : 0; /* those two: it is submitted with the next */
+	rc = submit(images);
+	return rc != -EAGAIN && rc != -EBUSY ? rc : 0;
 }
 
 /* The same for zeros: a file system or device that cannot make holes has them written, a piece at a time. */
@@ -358,16 +368,17 @@ static int next_ended(struct gw_disks *disks, struct gw_disk_ended *ended)
 		return 1;
 	}
 	if (images->under_way > 0 && io_uring_sq_ready(&images->ring) > 0)
-		(void)!io_uring_submit(&images->ring);
+		(void)submit(images);
 	while (images->under_way > 0 && io_uring_peek_cqe(&images->ring, &cqe) == 0) {
 		unsigned slot = (unsigned)cqe->user_data;
 		int result = cqe->res;
 		bool over;
 
 		io_uring_cqe_seen(&images->ring, cqe);
+		images->submitted--;
 		over = step_ended(images, slot, &result);
 		if (!over) {
-			(void)!io_uring_submit(&images->ring);
+			(void)submit(images);
 			if (images->work[slot].request.kind == GW_DISK_ZERO)
 				return 0; /* many pieces may follow: the caller has other work too */
 			continue;
@@ -714,16 +725,28 @@ void gw_images_keep(struct gw_disks *disks)
 		((struct images *)disks)->fds[i].half = false;
 }
 
+/* Waits for the steps that the kernel works on: it has their memory.  None follows them. */
+static void end_submitted(struct images *images)
+{
+	struct io_uring_cqe *cqe;
+	int rc = 0;
+
+	while (images->submitted > 0 && (rc == 0 || rc == -EINTR || rc == -EAGAIN)) {
+		rc = io_uring_wait_cqe(&images->ring, &cqe);
+		if (rc == 0) {
+			io_uring_cqe_seen(&images->ring, cqe);
+			images->submitted--;
+		}
+	}
+}
+
 void gw_images_close(struct gw_disks *disks)
 {
 	struct images *images = (struct images *)disks;
-	struct gw_disk_ended ended;
-	struct io_uring_cqe *cqe;
 
 	if (!disks)
 		return;
-	while (images->under_way > 0 && (next_ended(disks, &ended) > 0 || io_uring_wait_cqe(&images->ring, &cqe) == 0))
-		;
+	end_submitted(images);
 	if (images->ring_is_open)
 		io_uring_queue_exit(&images->ring);
 	for (unsigned i = 0; i < disks->count; i++) {

@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -19,6 +20,16 @@
 #define BYTES (8 * MIB + 4096 + 512) /* the tail is not aligned to anything */
 
 static char paths[2][64];
+
+static int submit_fails; /* the -errno that each submit answers */
+
+int __real_io_uring_submit(struct io_uring *ring);
+int __wrap_io_uring_submit(struct io_uring *ring);
+
+int __wrap_io_uring_submit(struct io_uring *ring)
+{
+	return submit_fails ? submit_fails : __real_io_uring_submit(ring);
+}
 
 static void make_files(void)
 {
@@ -571,4 +582,23 @@ Test(images, what_is_no_image_is_an_error)
 	file.path = "./nowhere/image";
 	gw_error_clear(&error);
 	cr_assert_eq(gw_images_open(&disks, &file, 1, true, &error), -ENOENT);
+}
+
+/* What the kernel never took never ends: closing does not wait for it. */
+Test(images, closing_waits_for_what_was_submitted_alone)
+{
+	struct gw_disk_request request = { GW_DISK_READ, 0, 0, MIB, NULL, 0 };
+	struct gw_disks *disks;
+
+	for (int failure = 0; failure < 2; failure++) {
+		write_pattern(0);
+		disks = open_images(0, false, false, 0);
+		request.memory = disks->staging;
+		cr_assert_eq(disks->ops->begin(disks, &request), 0);
+		submit_fails = failure ? -ENOMEM : -EAGAIN;
+		request.memory = (char *)disks->staging + MIB;
+		cr_assert_eq(disks->ops->begin(disks, &request), failure ? -ENOMEM : 0);
+		gw_images_close(disks);
+		submit_fails = 0;
+	}
 }
