@@ -71,7 +71,7 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	disk->agreed = true;
 	for (unsigned i = 0; i < theirs->count; i++)
 		s->status.disk_bytes += theirs->images[i].bytes;
-	return session_send(s, WIRE_DISKS_OK, 0);
+	return session_post(s, WIRE_DISKS_OK, 0);
 }
 
 int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)

@@ -62,7 +62,7 @@ int disk_propose(struct gw_session *s)
 	}
 	list->base_count = disks->base_count;
 	memcpy(list->bases, disks->bases, disks->base_count * sizeof(disks->bases[0]));
-	return session_send(s, WIRE_DISKS, wire_put_disks(s->buffer, list));
+	return session_post(s, WIRE_DISKS, wire_put_disks(s->buffer, list));
 }
 
 int disk_begin(struct gw_session *s)

@@ -101,10 +101,10 @@ static void begin_last_round(struct gw_session *s)
 static int step_pause(struct gw_session *s)
 {
 	struct gw_blackout *blackout = &s->status.blackout;
-	int rc = gw_link_message(s->link, WIRE_SWITCH, NULL, 0);
+	int rc = session_post(s, WIRE_SWITCH, 0);
 
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		return rc;
 	/* Before the pause: the disk that it is written to may hang. */
 	rc = s->vm_ops->record(s->vm, &s->error);
 	if (rc < 0)

@@ -82,7 +82,7 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 	if (rc == 0)
 		rc = session_enter(s, GW_STATE_BULK);
 	s->status.begun = rc == 0;
-	return rc < 0 ? rc : session_send(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
+	return rc < 0 ? rc : session_post(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
 }
 
 /* Clearing hundreds of gigabytes takes a minute: in pieces, between which the peer hears that we live. */
@@ -156,7 +156,7 @@ static int acknowledge(struct gw_session *s)
 	s->status.round = receiver->round.round;
 	if (session_state(s) == GW_STATE_BULK)
 		rc = session_enter(s, GW_STATE_ROUNDS);
-	return rc < 0 ? rc : session_send(s, WIRE_ROUND_ACK, wire_put_round(s->buffer, &receiver->round));
+	return rc < 0 ? rc : session_post(s, WIRE_ROUND_ACK, wire_put_round(s->buffer, &receiver->round));
 }
 
 static int take_round_end(struct gw_session *s, const struct gw_link_event *event)
@@ -179,7 +179,7 @@ static int take_echo(struct gw_session *s, const struct gw_link_event *event)
 	uint64_t number;
 	int rc = wire_get_echo(event->payload, event->payload_bytes, &number);
 
-	return rc < 0 ? rc : session_send(s, WIRE_ECHO, wire_put_echo(s->buffer, number, WIRE_ECHO_BYTES));
+	return rc < 0 ? rc : session_post(s, WIRE_ECHO, wire_put_echo(s->buffer, number, WIRE_ECHO_BYTES));
 }
 
 static int take_switch(struct gw_session *s, const struct gw_link_event *event)
@@ -241,9 +241,9 @@ static int run_hook(struct gw_session *s)
 		s->wait_ns = HOOK_LOOK_NS;
 	if (rc == 0 && receiver->hook_from_ns == 0) {
 		receiver->hook_from_ns = from;
-		sent = session_send(s, WIRE_HOOK, wire_put_flag(s->buffer, true));
+		sent = session_post(s, WIRE_HOOK, wire_put_flag(s->buffer, true));
 	} else if (rc > 0 && receiver->hook_from_ns != 0) {
-		sent = session_send(s, WIRE_HOOK, wire_put_flag(s->buffer, false));
+		sent = session_post(s, WIRE_HOOK, wire_put_flag(s->buffer, false));
 	}
 	if (rc > 0)
 		s->status.blackout.handover_ns = session_now(s) - from;
@@ -279,7 +279,7 @@ static int load(struct gw_session *s)
 	s->status.blackout.load_ns = session_now(s) - loading;
 	loaded = (struct wire_pair){ s->status.blackout.handover_ns, s->status.blackout.load_ns };
 	rc = session_enter(s, GW_STATE_COMMIT);
-	return rc < 0 ? rc : session_send(s, WIRE_LOADED, wire_put_pair(s->buffer, &loaded));
+	return rc < 0 ? rc : session_post(s, WIRE_LOADED, wire_put_pair(s->buffer, &loaded));
 }
 
 int receiver_wait(struct gw_session *s)
@@ -302,6 +302,17 @@ int receiver_look(struct gw_session *s)
 	return session_now(s) - s->stage_ns < LOADED_LOOK_NS ? 0 : not_started(s);
 }
 
+/* A link that is full is tried for a second.  If it does not arrive the source asks a person, who finds the guest here. */
+static void send_last(struct gw_session *s, enum wire_type type, uint32_t bytes)
+{
+	struct gw_link_event event;
+	int rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
+
+	for (int tries = 0; rc == -EAGAIN && tries < 100; tries++)
+		rc = gw_link_poll(s->link, &event, 10 * GW_NS_PER_MS) < 0 ? -EPIPE :
+							gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
+}
+
 static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct wire_pair committed = { 0 };
@@ -322,8 +333,7 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 	committed.first = session_now(s) - from;
 	s->status.blackout.start_ns = committed.first;
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
-	rc = gw_link_message(s->link, WIRE_COMMITTED, s->buffer, wire_put_pair(s->buffer, &committed));
-	(void)rc; /* if it does not arrive the source asks a person, who finds the guest here */
+	send_last(s, WIRE_COMMITTED, wire_put_pair(s->buffer, &committed));
 	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);
 }
 

@@ -47,15 +47,61 @@ int session_enter(struct gw_session *s, enum gw_state state)
 	return 0;
 }
 
+/* Sends what waits for room.  Return: 0, -EAGAIN when some of it still waits, or another -errno. */
+static int send_posted(struct gw_session *s)
+{
+	int rc = 0;
+
+	while (s->posted_count > 0 && rc == 0) {
+		struct posted *first = &s->posted[0];
+
+		rc = gw_link_message(s->link, (uint16_t)first->type, first->payload, first->bytes);
+		if (rc < 0)
+			break;
+		free(first->payload);
+		memmove(first, first + 1, --s->posted_count * sizeof(*first));
+	}
+	return rc;
+}
+
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 {
-	int rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
+	int rc = send_posted(s);
 
+	if (rc == 0)
+		rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
 	if (rc < 0 && rc != -EAGAIN)
 		gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 	if (rc == 0)
 		s->alive.said_ns = session_now(s);
 	return rc;
+}
+
+int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes)
+{
+	struct posted *posted = &s->posted[s->posted_count];
+	int rc = session_send(s, type, bytes);
+
+	if (rc != -EAGAIN)
+		return rc;
+	if (s->posted_count == POSTED_MAX)
+		return gw_error_set(&s->error, -EBUSY, "the %s does not read what it is sent", s->is_source ? "destination" : "source");
+	*posted = (struct posted){ .type = type, .bytes = bytes, .payload = malloc(bytes ? bytes : 1) };
+	if (!posted->payload)
+		return gw_error_set(&s->error, -ENOMEM, "no memory for a message");
+	memcpy(posted->payload, s->buffer, bytes);
+	s->posted_count++;
+	return 0;
+}
+
+/* Tries again what waits for room.  Return: 0, also when it still waits; or -errno with s->error set. */
+static int post_again(struct gw_session *s)
+{
+	int rc = send_posted(s);
+
+	if (rc == 0 || rc == -EAGAIN)
+		return 0;
+	return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 }
 
 /* Past the point of no return the source cannot give up, whoever asks. */
@@ -343,6 +389,8 @@ bool gw_session_step(struct gw_session *s, uint64_t wait_ns)
 	if (rc == 0)
 		rc = source_check_pause(s, &s->error);
 	if (rc == 0)
+		rc = post_again(s);
+	if (rc == 0)
 		rc = run_stage(s);
 	if (rc >= 0 && !s->is_source && !gw_sm_is_final(&s->sm)) {
 		int disk = disk_receiver_pump(s);
@@ -397,5 +445,7 @@ void gw_session_free(struct gw_session *s)
 	disk_source_end(s);
 	disk_receiver_end(s);
 	free(s->receiver.state);
+	while (s->posted_count > 0)
+		free(s->posted[--s->posted_count].payload);
 	free(s);
 }

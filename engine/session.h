@@ -123,6 +123,15 @@ struct receiver_half {
 	struct disk_receiver disk;
 };
 
+#define POSTED_MAX 8
+
+/* A message that waits for room in the link. */
+struct posted {
+	enum wire_type type;
+	uint32_t bytes;
+	unsigned char *payload; /* owned */
+};
+
 struct gw_session {
 	struct gw_sm sm;
 	bool is_source;
@@ -142,6 +151,8 @@ struct gw_session {
 	bool owns_guest;
 	struct source_half source;
 	struct receiver_half receiver;
+	unsigned posted_count;
+	struct posted posted[POSTED_MAX]; /* oldest first */
 	struct wire_disks disk_list; /* for encoding and decoding */
 	unsigned char buffer[GW_LINK_MESSAGE_BYTES]; /* for encoding */
 };
@@ -161,6 +172,12 @@ int session_enter(struct gw_session *s, enum gw_state state) GW_MUST_CHECK;
 
 /* Sends what was encoded into s->buffer. */
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
+
+/*
+ * The same where nobody tries again: what a full link does not take is copied, and goes before anything else is sent.
+ * Return: 0; or -errno with s->error set, also when the peer reads nothing at all.
+ */
+int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
 
 /*
  * Between two pieces of long work: counts a piece, shows the peer that this side lives, and looks whether somebody cancelled.

@@ -33,7 +33,7 @@ int source_setup(struct gw_session *s)
 	session_describe(s, &hello);
 	rc = facts_pack(s, &hello, &texts);
 	if (rc == 0)
-		rc = session_send(s, WIRE_HELLO, wire_put_hello(s->buffer, &hello));
+		rc = session_post(s, WIRE_HELLO, wire_put_hello(s->buffer, &hello));
 	free(texts);
 	if (rc < 0)
 		return rc;

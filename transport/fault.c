@@ -25,7 +25,7 @@ struct fault {
 	bool silent; /* GW_FAULT_DROP has struck */
 };
 
-enum verdict { PASS, SWALLOW };
+enum verdict { PASS, SWALLOW, FULL };
 
 static void fault_sever(struct gw_link *link, unsigned rail)
 {
@@ -68,6 +68,8 @@ static int count_call(struct fault *fault)
 	case GW_FAULT_DROP:
 		fault->silent = true;
 		return SWALLOW;
+	case GW_FAULT_FULL:
+		return FULL;
 	case GW_FAULT_SEVER:
 		fault_sever(&fault->link, fault->spec.rail);
 		return PASS;
@@ -97,6 +99,8 @@ static int fault_put(struct gw_link *link, uint32_t region, uint64_t offset, uin
 
 	if (verdict < 0 || verdict == SWALLOW)
 		return verdict < 0 ? verdict : 0;
+	if (verdict == FULL)
+		return -EAGAIN;
 	return pass_on(fault, gw_link_put(fault->inner, region, offset, bytes));
 }
 
@@ -120,6 +124,8 @@ static int fault_message(struct gw_link *link, uint16_t type, const void *payloa
 	verdict = count_call(fault);
 	if (verdict < 0 || verdict == SWALLOW)
 		return verdict < 0 ? verdict : 0;
+	if (verdict == FULL)
+		return -EAGAIN;
 	return pass_on(fault, gw_link_message(fault->inner, type, payload, bytes));
 }
 

@@ -166,6 +166,7 @@ enum gw_fault_kind {
 	GW_FAULT_CUT,     /* the connection is cut: this and all later calls answer -ECONNRESET */
 	GW_FAULT_CORRUPT, /* the call passes, and one bit of the next message is flipped on the wire, that message or a later one */
 	GW_FAULT_DROP,    /* that message is lost and so is all that follows: a silent peer */
+	GW_FAULT_FULL,    /* that put or message answers -EAGAIN, once; for simulations */
 	GW_FAULT_SEVER,   /* RDMA: the rail number @rail breaks; everything else passes */
 };
 

@@ -884,6 +884,18 @@ static void campaign_every_call(uint64_t seed)
 			}
 }
 
+/* The link takes a put or message at the second try: nothing has failed.  COMMIT has one try, and the guest is the source's. */
+static void campaign_full(uint64_t seed)
+{
+	for (unsigned n = 0; n < 400; n++) {
+		struct outcome outcome = run(&(struct scenario){ .seed = seed, .fault = { .kind = GW_FAULT_FULL, .at = 1 + n / 2 },
+								 .fault_at_receiver = n % 2 }, "full");
+
+		if (outcome.source != GW_STATE_DONE && outcome.error != -EBUSY && !outcome.wrong && ++broken)
+			printf("seed %llu: a link that was full once ended it (%u)\n", (unsigned long long)seed, n);
+	}
+}
+
 static void campaign_every_op(uint64_t seed)
 {
 	for (int op_number = 1; op_number <= 12; op_number++) {
@@ -972,6 +984,7 @@ int main(int argc, char **argv)
 			continue;
 		swept++;
 		campaign_every_call(seed);
+		campaign_full(seed);
 		campaign_every_op(seed);
 		campaign_disks(seed);
 		campaign_moments(seed, good.steps + 5);
