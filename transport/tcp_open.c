@@ -42,6 +42,7 @@
 #define NONCE_BYTES 16
 #define DEFAULT_DEADLINE_NS (10 * GW_NS_PER_S)
 #define MAX_LISTEN_SOCKETS 8
+#define PORT_TRIES 16 /* for a port that is free on all addresses of a name */
 
 enum hello_kind { HELLO_CONTROL = 1, HELLO_DATA = 2 };
 enum welcome_status { WELCOME_OK, WELCOME_VERSION, WELCOME_CHANNELS, WELCOME_STRANGER };
@@ -276,24 +277,38 @@ static struct hello new_hello(enum hello_kind kind, unsigned channels)
 	};
 }
 
-/* Opens the control connection to the first address that takes it.  Return: its fd, *used; or -errno. */
-static int connect_control(const char *uri, const struct addrinfo *list, const struct addrinfo **used,
-			   uint64_t deadline_ns, struct gw_error *error)
+/*
+ * Opens the control connection to the first address where a godwit answers.  A name may lead to another program too, as localhost
+ * does by IPv6.  Return: its fd, *used and *welcome; or -errno.
+ */
+static int connect_control(const char *uri, const struct addrinfo *list, const struct addrinfo **used, const struct hello *hello,
+			   struct welcome *welcome, uint64_t deadline_ns, struct gw_error *error)
 {
-	int fd = -EHOSTUNREACH;
+	int fd = -EHOSTUNREACH, answer = 0, failure = -EHOSTUNREACH;
 
 	for (const struct addrinfo *a = list; a; a = a->ai_next) {
 		/* A dead address gets its share of the time, not all of it. */
 		uint64_t now = gw_now_ns(&gw_clock_real), left = deadline_ns > now ? deadline_ns - now : 0;
+		uint64_t until_ns = now + left / (a->ai_next ? 2 : 1);
+		int rc;
 
-		fd = connect_one(a, now + left / (a->ai_next ? 2 : 1));
-		if (fd >= 0) {
+		fd = connect_one(a, until_ns);
+		rc = fd < 0 ? fd : say_hello(fd, hello, welcome, until_ns);
+		if (rc == 0) {
 			*used = a;
 			return fd;
 		}
-		if (fd == -EINTR)
+		if (fd >= 0) {
+			answer = rc;
+			close(fd);
+		}
+		failure = rc;
+		if (rc == -EINTR)
 			break;
 	}
+	if (answer < 0)
+		return handshake_failed(answer, welcome, uri, error);
+	fd = failure;
 	if (fd == -ECONNREFUSED)
 		return gw_error_set(error, fd, "nothing listens at '%s': start 'godwit receive' (or 'godwit bench --listen') there first", uri);
 	return gw_error_set(error, fd, "'%s' cannot be reached: %s", uri, strerror(-fd));
@@ -363,14 +378,13 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 				  no_rdma.text);
 		goto err_free_list;
 	}
-	control = connect_control(uri, list, &used, deadline_ns, error);
+	control = connect_control(uri, list, &used, &hello, &welcome, deadline_ns, error);
 	if (control < 0) {
 		rc = control;
 		goto err_free_list;
 	}
-	rc = say_hello(control, &hello, &welcome, deadline_ns);
-	if (rc < 0 || ntohs(welcome.status) != WELCOME_OK) {
-		rc = handshake_failed(rc, &welcome, uri, error);
+	if (ntohs(welcome.status) != WELCOME_OK) {
+		rc = handshake_failed(0, &welcome, uri, error);
 		goto err_close;
 	}
 	hello = new_hello(HELLO_DATA, channels);
@@ -418,16 +432,55 @@ static int listen_one(const struct addrinfo *address)
 	return fd;
 }
 
+static unsigned port_of(const struct sockaddr *address)
+{
+	if (address->sa_family == AF_INET6)
+		return ntohs(((const struct sockaddr_in6 *)(const void *)address)->sin6_port);
+	return ntohs(((const struct sockaddr_in *)(const void *)address)->sin_port);
+}
+
 static unsigned bound_port(int fd)
 {
 	struct sockaddr_storage address;
 	socklen_t length = sizeof(address);
 
-	if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
+	return getsockname(fd, (struct sockaddr *)&address, &length) < 0 ? 0 : port_of((struct sockaddr *)&address);
+}
+
+static void set_port(struct sockaddr *address, unsigned port)
+{
+	if (address->sa_family == AF_INET6)
+		((struct sockaddr_in6 *)(void *)address)->sin6_port = htons((uint16_t)port);
+	else
+		((struct sockaddr_in *)(void *)address)->sin_port = htons((uint16_t)port);
+}
+
+/* All addresses of a name get one port.  Return: 0; -EADDRINUSE when another has the port that was found; or -errno. */
+static int listen_all(struct gw_listener *listener, const struct addrinfo *list, bool any_port)
+{
+	int rc = -EADDRNOTAVAIL;
+
+	for (const struct addrinfo *a = list; a && listener->count < MAX_LISTEN_SOCKETS; a = a->ai_next) {
+		int fd;
+
+		if (any_port)
+			set_port(a->ai_addr, listener->port);
+		fd = listen_one(a);
+		rc = fd < 0 ? fd : 0;
+		if (fd >= 0)
+			listener->fds[listener->count++] = fd;
+		else if (any_port && listener->count > 0 && fd == -EADDRINUSE)
+			break;
+		if (fd >= 0 && listener->count == 1)
+			listener->port = bound_port(fd);
+		listener->wildcard |= is_wildcard(a->ai_addr);
+	}
+	if (listener->count > 0 && !(any_port && rc == -EADDRINUSE))
 		return 0;
-	if (address.ss_family == AF_INET6)
-		return ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
-	return ntohs(((struct sockaddr_in *)&address)->sin_port);
+	while (listener->count > 0)
+		close(listener->fds[--listener->count]);
+	listener->port = 0;
+	return rc;
 }
 
 int gw_listener_open(struct gw_listener **out, const char *address, const struct gw_link_options *options,
@@ -436,6 +489,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 	struct gw_listener *listener = NULL;
 	struct gw_error no_rdma = { 0 };
 	struct addrinfo *list;
+	bool any_port;
 	int rc = resolve(address, true, &list, error);
 
 	if (rc < 0)
@@ -449,23 +503,16 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 		goto out_free_list;
 	}
 	listener = calloc(1, sizeof(*listener));
-	rc = listener ? -EADDRNOTAVAIL : -ENOMEM;
-	for (const struct addrinfo *a = list; a && listener && listener->count < MAX_LISTEN_SOCKETS; a = a->ai_next) {
-		int fd = listen_one(a);
-
-		if (fd >= 0)
-			listener->fds[listener->count++] = fd;
-		else
-			rc = fd;
-		listener->wildcard |= is_wildcard(a->ai_addr);
-	}
-	if (!listener || listener->count == 0) {
+	rc = listener ? -EADDRINUSE : -ENOMEM;
+	any_port = port_of(list->ai_addr) == 0;
+	for (int tries = 0; rc == -EADDRINUSE && tries < (any_port ? PORT_TRIES : 1); tries++)
+		rc = listen_all(listener, list, any_port);
+	if (rc < 0) {
 		free(listener);
 		rc = gw_error_set(error, rc, "cannot listen on '%s': %s", address, strerror(-rc));
 		goto out_free_list;
 	}
 	listener->options = *options;
-	listener->port = bound_port(listener->fds[0]);
 	if (!options->no_rdma) /* loads the drivers of devices: now, not while a source waits */
 		(void)rdma_is_here(&no_rdma);
 	*out = listener;

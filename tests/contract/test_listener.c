@@ -3,12 +3,14 @@
 #include "transport/transport.h"
 
 #include "base/clock.h"
+#include "tests/lib/pair.h"
 #include "transport/tcp.h"
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -198,4 +200,76 @@ Test(connect, without_descriptors_only_the_link_is_closed)
 	cr_assert_eq(fcntl(0, F_GETFD), 0, "descriptor 0 was closed");
 	cr_assert_neq(fcntl(pair[1], F_GETFD), -1);
 	cr_assert(fcntl(pair[0], F_GETFD) == -1 && fcntl(data[0], F_GETFD) == -1 && fcntl(data[1], F_GETFD) == -1);
+}
+
+int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
+
+/* The name "two" leads to two addresses of this host. */
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
+{
+	if (strcmp(host, "two") != 0)
+		return __real_getaddrinfo(host, port, hints, list);
+	cr_assert_eq(__real_getaddrinfo("127.0.0.2", port, hints, list), 0);
+	return __real_getaddrinfo("127.0.0.1", port, hints, &(*list)->ai_next);
+}
+
+static bool is_bound(unsigned long host, unsigned port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+				       .sin_addr.s_addr = htonl((uint32_t)host) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0), rc = connect(fd, (struct sockaddr *)&address, sizeof(address));
+
+	close(fd);
+	return rc == 0;
+}
+
+Test(listener, all_addresses_of_a_name_have_one_port)
+{
+	struct gw_link_options options = { 0 };
+	struct gw_listener *listener;
+	struct gw_error error = { 0 };
+
+	for (int i = 0; i < 20; i++) {
+		cr_assert_eq(gw_listener_open(&listener, "two:0", &options, &error), 0, "%s", error.text);
+		cr_assert(is_bound(INADDR_LOOPBACK, gw_listener_port(listener)));
+		cr_assert(is_bound(INADDR_LOOPBACK + 1, gw_listener_port(listener)));
+		gw_listener_close(listener);
+	}
+}
+
+/* Another program has the port on the first address of a name: the receiver is found at the second. */
+Test(connect, the_next_address_is_tried_where_no_godwit_answers)
+{
+	static const char *const answers[] = { "HTTP/1.1 400 Bad Request\r\n\r\n", "", NULL };
+	struct gw_link_options options = { .channels = 2, .deadline_ns = 10 * GW_NS_PER_S };
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1) };
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct server server = { socket(AF_INET, SOCK_STREAM, 0), answers[i], answers[i] ? strlen(answers[i]) : 0 };
+		struct pair_accepting a = { 0 };
+		struct gw_error error = { 0 };
+		struct gw_link *link;
+		pthread_t threads[2];
+		char uri[32];
+
+		cr_assert_eq(gw_listener_open(&a.listener, "127.0.0.1:0", &options, &error), 0, "%s", error.text);
+		address.sin_port = htons((uint16_t)gw_listener_port(a.listener));
+		cr_assert_eq(bind(server.fd, (struct sockaddr *)&address, sizeof(address)), 0);
+		if (answers[i]) { /* otherwise nothing listens there */
+			cr_assert_eq(listen(server.fd, 4), 0);
+			pthread_create(&threads[0], NULL, answer_one, &server);
+		}
+		pthread_create(&threads[1], NULL, pair_accept, &a);
+		snprintf(uri, sizeof(uri), "tcp:two:%u", gw_listener_port(a.listener));
+		cr_assert_eq(gw_link_connect(&link, uri, &options, &error), 0, "%s", error.text);
+		pthread_join(threads[1], NULL);
+		cr_assert_eq(a.rc, 1, "%s", a.error.text);
+		if (answers[i])
+			pthread_join(threads[0], NULL);
+		close(server.fd);
+		gw_link_close(link);
+		gw_link_close(a.link);
+		gw_listener_close(a.listener);
+	}
 }
