@@ -107,7 +107,7 @@ static int write_all(int fd, const unsigned char *bytes, size_t count, uint64_t 
 /* Stores into the mapping, after the kernel has made sure of the pages: a store without one is SIGBUS. */
 static int copy_mapped(char *to, const unsigned char *bytes, size_t count)
 {
-	uintptr_t first = (uintptr_t)to & ~(uintptr_t)(FILL_UNIT_BYTES - 1);
+	uintptr_t first = (uintptr_t)to & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
 
 	if (madvise((void *)first, (uintptr_t)to + count - first, POPULATE_WRITE) < 0 && errno != EINVAL)
 		return -ENOSPC;

@@ -31,44 +31,49 @@
 
 #define KVM_NS_PER_GIB 420000ULL
 #define UNKNOWN_BLOCK_BYTES (1024u * 1024) /* assumed of a block that cannot be read */
-#define PAGE_BYTES 4096u
 #define PIECE_PAGES 512u
 #define STREAM_BYTES (48u * 1024) /* QEMU's description of the stream and other parts that migrate adds */
+
+static size_t page_bytes(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
 
 /* Counts the pages with any byte but zero in a piece of another process's memory.  Return: their number or -errno. */
 static int64_t pages_with_data(int pid, uint64_t from, size_t bytes, char *buffer)
 {
 	struct iovec here = { buffer, bytes }, there = { (void *)(uintptr_t)from, bytes };
+	size_t page = page_bytes();
 	int64_t pages = 0;
 
 	if (process_vm_readv(pid, &here, 1, &there, 1, 0) != (ssize_t)bytes)
 		return -EIO;
-	for (size_t at = 0; at < bytes; at += PAGE_BYTES)
-		pages += buffer[at] != 0 || memcmp(buffer + at, buffer + at + 1, PAGE_BYTES - 1) != 0;
+	for (size_t at = 0; at < bytes; at += page)
+		pages += buffer[at] != 0 || memcmp(buffer + at, buffer + at + 1, page - 1) != 0;
 	return pages;
 }
 
 /* The same for a mapping; pages that were never touched are not read.  @buffer: room for PIECE_PAGES pages. */
 static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char *buffer)
 {
-	uint64_t entries[PIECE_PAGES];
+	uint64_t entries[PIECE_PAGES], page = page_bytes();
 	int64_t sum = 0;
 
 	while (from < to) {
-		size_t count = (to - from) / PAGE_BYTES < PIECE_PAGES ? (size_t)((to - from) / PAGE_BYTES) : PIECE_PAGES;
+		size_t count = (to - from) / page < PIECE_PAGES ? (size_t)((to - from) / page) : PIECE_PAGES;
 		bool touched = false;
 		int64_t pages = 0;
 
-		if (pread(pagemap, entries, count * 8, (off_t)(from / PAGE_BYTES * 8)) != (ssize_t)(count * 8))
+		if (pread(pagemap, entries, count * 8, (off_t)(from / page * 8)) != (ssize_t)(count * 8))
 			return -EIO;
 		for (size_t i = 0; i < count; i++)
 			touched |= entries[i] >> 62 != 0; /* present, or swapped out */
 		if (touched)
-			pages = pages_with_data(pid, from, count * PAGE_BYTES, buffer);
+			pages = pages_with_data(pid, from, count * page, buffer);
 		if (pages < 0)
 			return pages;
 		sum += pages;
-		from += count * PAGE_BYTES;
+		from += count * page;
 	}
 	return sum;
 }
@@ -76,8 +81,8 @@ static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char
 /* Of the VMM's private mappings of just that size, the one with most data.  Return: bytes of data, or -errno. */
 static int64_t data_bytes(int pid, uint64_t bytes)
 {
-	char path[64], line[512], *buffer = malloc((size_t)PIECE_PAGES * PAGE_BYTES);
-	int64_t most = -ENOENT;
+	char path[64], line[512], *buffer = malloc(PIECE_PAGES * page_bytes());
+	int64_t page = (int64_t)page_bytes(), most = -ENOENT;
 	int pagemap;
 	FILE *maps;
 
@@ -92,7 +97,7 @@ static int64_t data_bytes(int pid, uint64_t bytes)
 		    to - from == bytes) {
 			int64_t pages = data_pages(pid, pagemap, from, to, buffer);
 
-			most = pages * PAGE_BYTES > most ? pages * PAGE_BYTES : most;
+			most = pages * page > most ? pages * page : most;
 		}
 	}
 	if (maps)

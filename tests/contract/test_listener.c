@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -272,4 +273,51 @@ Test(connect, the_next_address_is_tried_where_no_godwit_answers)
 		gw_link_close(a.link);
 		gw_listener_close(a.listener);
 	}
+}
+
+#define LARGE_PAGE 65536l
+
+static bool pages_are_large;
+static _Atomic unsigned asked_for, unaligned; /* of madvise() */
+
+long __real_sysconf(int name);
+long __wrap_sysconf(int name);
+int __wrap_madvise(void *at, size_t bytes, int advice);
+
+long __wrap_sysconf(int name)
+{
+	return pages_are_large && name == _SC_PAGESIZE ? LARGE_PAGE : __real_sysconf(name);
+}
+
+/* As a kernel does whose pages are that large. */
+int __wrap_madvise(void *at, size_t bytes, int advice)
+{
+	(void)bytes;
+	(void)advice;
+	asked_for++;
+	unaligned += (uintptr_t)at % LARGE_PAGE != 0;
+	return 0;
+}
+
+/* A store into memory that the kernel was not asked for may be SIGBUS: it is asked by its own pages. */
+Test(connect, memory_is_asked_for_by_the_pages_of_this_host)
+{
+	struct gw_link_options options = { .channels = 1 };
+	char *memory = mmap(NULL, 4 * LARGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *base = (char *)(((uintptr_t)memory + LARGE_PAGE - 1) & ~((uintptr_t)LARGE_PAGE - 1));
+	struct gw_link_region region = { .fd = -1, .uffd = -1, .base = base, .bytes = 2 * LARGE_PAGE, .placement = GW_PLACE_MAPPED };
+	struct gw_link_event event = { .fence = 0 };
+	struct gw_link *source = NULL, *receiver = NULL;
+	struct gw_error error = { 0 };
+
+	pages_are_large = true;
+	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &options, &source, &receiver, &error), 0, "%s", error.text);
+	cr_assert(gw_link_add_region(receiver, &region) == 0 && gw_link_add_region(source, &region) == 0);
+	cr_assert(gw_link_put(source, 0, 0x3000, 0x1000) == 0 && gw_link_fence(source, 1) == 0);
+	while (event.fence == 0)
+		cr_assert(gw_link_poll(receiver, &event, GW_NS_PER_S) >= 0 && gw_link_poll(source, &event, 0) >= 0);
+	cr_assert_gt(asked_for, 0);
+	cr_assert_eq(unaligned, 0, "%u of %u calls", unaligned, asked_for);
+	gw_link_close(source);
+	gw_link_close(receiver);
 }
