@@ -182,8 +182,13 @@ static int add_staging(struct gw_session *s, struct gw_error *error)
 		.bytes = GW_DISK_STAGING_BYTES,
 		.stable = true,
 	};
-	int rc = s->region_count == GW_LINK_MAX_REGIONS ? -E2BIG : gw_link_add_region(s->link, &staging);
+	int rc;
 
+	if (s->region_count == GW_LINK_MAX_REGIONS)
+		return gw_error_set(error, -E2BIG, "%u regions of guest memory leave no room for disks: with them at most %u can be "
+						   "moved; give the guest fewer and larger ones", s->region_count,
+				    GW_LINK_MAX_REGIONS - 1);
+	rc = gw_link_add_region(s->link, &staging);
 	return rc < 0 ? gw_error_set(error, rc, "the link takes no disks: %s", strerror(-rc)) : 0;
 }
 

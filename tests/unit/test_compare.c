@@ -205,3 +205,29 @@ Test(compare, a_file_of_memory_has_one_owner)
 	gw_region_close_file(&one);
 	close(fd);
 }
+
+/* The staging memory of disks is one more region of the link. */
+Test(compare, as_many_regions_as_there_can_be_leave_no_room_for_disks)
+{
+	static struct gw_region regions[GW_LINK_MAX_REGIONS];
+	static char memory[4096];
+	struct gw_disks disks = { .count = 1, .staging = memory };
+	struct gw_session_options options = { .guest = "g", .disks = &disks };
+	struct gw_session *session;
+	struct gw_link *a, *b;
+
+	for (unsigned count = GW_LINK_MAX_REGIONS - 1; count <= GW_LINK_MAX_REGIONS; count++) {
+		struct gw_error error = { 0 };
+		int rc;
+
+		cr_assert_eq(gw_mem_pair(&a, &b, 1, 1), 0);
+		rc = gw_source_new(&session, a, regions, count, &ops, NULL, &options, &error);
+		cr_assert_eq(rc, count == GW_LINK_MAX_REGIONS ? -E2BIG : 0, "%s", error.text);
+		if (rc == 0)
+			gw_session_free(session);
+		else
+			cr_assert(strstr(error.text, "64 regions") && strstr(error.text, "at most 63"), "%s", error.text);
+		gw_link_close(a);
+		gw_link_close(b);
+	}
+}
