@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GW_DISK_MAX_IMAGES 32
+#define GW_DISK_MAX_IMAGES 64 /* sets of them are words of 64 bits */
 #define GW_DISK_NAME_BYTES 64
 #define GW_DISK_PLACE_BYTES 256
 #define GW_DISK_FRONT_BYTES 128

@@ -105,7 +105,7 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 {
 	const struct gw_disks *ours = s->options.disks;
 	struct disk_receiver *disk = &s->receiver.disk;
-	uint32_t taken = 0;
+	uint64_t taken = 0;
 
 	if (!ours && s->options.no_disks)
 		return gw_error_set(&s->error, -EINVAL, "disk '%s' cannot be received: %s", theirs->images[0].name,
@@ -119,9 +119,9 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 
 		if (rc < 0)
 			return rc;
-		if (k == ours->count || (taken & 1u << k))
+		if (k == ours->count || (taken & 1ULL << k))
 			return not_here(s, theirs->images[i].name, theirs->images[i].place);
-		taken |= 1u << k;
+		taken |= 1ULL << k;
 		disk->image_of[i] = k;
 	}
 	disk->moved = taken;

@@ -107,7 +107,7 @@ static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 	int rc = disks->ops->size(disks, image, &now);
 
 	if (rc == 0 && now != bytes)
-		s->receiver.disk.written |= 1u << image;
+		s->receiver.disk.written |= 1ULL << image;
 	if (rc == 0)
 		rc = disks->ops->resize(disks, image, bytes);
 	return rc < 0 ? gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s", name_of(s, image),
@@ -118,9 +118,9 @@ static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 /* All of an image is there but its first block, which may follow. */
 static void want_first(struct disk_receiver *disk, unsigned image)
 {
-	if ((disk->first_done | disk->first_wanted | disk->first_writing) & 1u << image)
+	if ((disk->first_done | disk->first_wanted | disk->first_writing) & 1ULL << image)
 		return;
-	disk->first_wanted |= 1u << image;
+	disk->first_wanted |= 1ULL << image;
 	disk->synced.bytes += GW_DISK_BLOCK_BYTES;
 }
 
@@ -184,14 +184,14 @@ static int withhold_first(struct gw_session *s, unsigned image)
 	struct gw_disks *disks = s->options.disks;
 	int rc;
 
-	if ((disk->first_wanted | disk->first_writing) & 1u << image)
+	if ((disk->first_wanted | disk->first_writing) & 1ULL << image)
 		return 0;
-	if (!(disk->first_done & 1u << image))
+	if (!(disk->first_done & 1ULL << image))
 		return 1;
 	rc = disks->ops->withhold(disks, image);
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, image), strerror(-rc));
-	disk->first_done &= ~(1u << image);
+	disk->first_done &= ~(1ULL << image);
 	return 1;
 }
 
@@ -222,7 +222,7 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 		if (rc < 0)
 			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, request.image),
 					    strerror(-rc));
-		disk->written |= 1u << request.image;
+		disk->written |= 1ULL << request.image;
 		disk->written_bytes += piece->zero ? GW_DISK_BLOCK_BYTES : piece->bytes;
 		batch->begun++;
 		did = 1;
@@ -231,7 +231,7 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 }
 
 /* Begins requests of one kind for the images @ready, and moves them from @wanted to @under_way.  Return: 0 or -errno. */
-static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint32_t ready, uint32_t *wanted, uint32_t *under_way)
+static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint64_t ready, uint64_t *wanted, uint64_t *under_way)
 {
 	struct gw_disks *disks = s->options.disks;
 	bool sync = kind == GW_DISK_SYNC;
@@ -240,7 +240,7 @@ static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint3
 		struct gw_disk_request request = { .kind = kind, .image = i, .tag = (sync ? SYNC_TAG : FIRST_TAG) | i };
 		int rc;
 
-		if (!(ready & 1u << i))
+		if (!(ready & 1ULL << i))
 			continue;
 		rc = disks->ops->begin(disks, &request);
 		if (rc == -EAGAIN)
@@ -248,8 +248,8 @@ static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint3
 		if (rc < 0)
 			return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name_of(s, i),
 					    sync ? "synced" : "written", strerror(-rc));
-		*wanted &= ~(1u << i);
-		*under_way |= 1u << i;
+		*wanted &= ~(1ULL << i);
+		*under_way |= 1ULL << i;
 	}
 	return 0;
 }
@@ -301,14 +301,14 @@ static int take_ended(struct gw_session *s)
 
 		did = 1;
 		if (ended.tag & FIRST_TAG) {
-			disk->first_writing &= ~(1u << image);
-			disk->first_done |= 1u << image;
-			disk->sync_wanted |= 1u << image;
+			disk->first_writing &= ~(1ULL << image);
+			disk->first_done |= 1ULL << image;
+			disk->sync_wanted |= 1ULL << image;
 		} else if (!(ended.tag & SYNC_TAG)) {
 			image = disk->image_of[batch->disk.pieces[(uint32_t)ended.tag].image];
 			batch->ended++;
 		} else {
-			disk->syncing &= ~(1u << image);
+			disk->syncing &= ~(1ULL << image);
 		}
 		if (ended.result < 0)
 			return gw_error_set(&s->error, ended.result, "disk '%s' here cannot be %s: %s", name_of(s, image),

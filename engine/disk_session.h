@@ -40,7 +40,7 @@ struct disk_source {
 	bool end_out;         /* DISK_END was sent behind batches that are still out */
 	bool sync_pending;     /* the sync that DISK_END of ended_round ordered is not known to be done */
 	uint32_t ended_round;
-	uint32_t whole; /* images, a bit each: all of them is in the receiver's file, the first block too */
+	uint64_t whole; /* images, a bit each: all of them is in the receiver's file, the first block too */
 	unsigned times_made_whole;
 	uint64_t dirty_ns[GW_DISK_MAX_IMAGES]; /* when a collect found blocks of an image last; 0: never */
 	struct predict_syncs syncs;
@@ -59,17 +59,17 @@ struct disk_receiver {
 	unsigned image_count;
 	unsigned image_of[GW_DISK_MAX_IMAGES]; /* the source's number -> ours */
 	struct disk_batch *batches; /* DISK_BATCHES of them */
-	uint32_t written;           /* images, a bit each: since they were last synced */
-	uint32_t sync_wanted, syncing;
+	uint64_t written;           /* images, a bit each: since they were last synced */
+	uint64_t sync_wanted, syncing;
 	uint64_t written_bytes; /* of the images, since they were last told to sync */
 	bool end_waits;         /* DISK_END came, in s->disk_list, and waits for the batches before it */
 	bool sync_told;         /* DISK_END is done, SYNCED was not sent for it */
 	struct wire_synced synced;
 	uint64_t sync_from_ns, sync_said_ns;
 	uint64_t got_on_ns; /* a request ended, or none was under way */
-	uint32_t moved;                       /* images, a bit each */
-	uint32_t first_wanted, first_writing; /* their first blocks, which are withheld while other blocks are missing */
-	uint32_t first_done;
+	uint64_t moved;                       /* images, a bit each */
+	uint64_t first_wanted, first_writing; /* their first blocks, which are withheld while other blocks are missing */
+	uint64_t first_done;
 };
 
 /* --- source --------------------------------------------------------------------------------------------- */

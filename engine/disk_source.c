@@ -229,7 +229,7 @@ static bool add_piece(struct disk_source *disk, const struct wire_piece *piece)
 	struct wire_disk *batch = &disk->batch;
 	struct wire_piece *last = batch->count ? &batch->pieces[batch->count - 1] : NULL;
 
-	disk->whole &= ~(1u << piece->image);
+	disk->whole &= ~(1ULL << piece->image);
 	if (piece->zero)
 		disk->batch_zero_bytes += piece->bytes;
 	if (last && piece->zero && last->zero && last->image == piece->image && last->offset + last->bytes == piece->offset) {
@@ -449,18 +449,18 @@ static int close_batch(struct gw_session *s)
 }
 
 /* The images, a bit each, of which nothing is left to be sent, as of the last collect. */
-static uint32_t complete_images(const struct gw_session *s)
+static uint64_t complete_images(const struct gw_session *s)
 {
-	uint32_t complete = 0;
+	uint64_t complete = 0;
 
 	for (unsigned i = 0; i < s->options.disks->count; i++)
 		if (gw_bitmap_count(&s->source.disk.tracker->dirty[i]) == 0)
-			complete |= 1u << i;
+			complete |= 1ULL << i;
 	return complete;
 }
 
 /* Orders a sync; @whole: images that get their first blocks.  Return: 0, -EAGAIN when the link is full, -errno. */
-static int send_end(struct gw_session *s, uint32_t whole)
+static int send_end(struct gw_session *s, uint64_t whole)
 {
 	struct gw_disks *disks = s->options.disks;
 	struct disk_source *disk = &s->source.disk;
@@ -500,23 +500,23 @@ static int end_round(struct gw_session *s)
  * The complete images that disk_make_whole() is for.  An image that is written to often would lose its first block at once, and
  * the text in its place would cost the blackout a write: it takes its sync in the blackout, which is predicted.
  */
-static uint32_t images_at_rest(const struct gw_session *s)
+static uint64_t images_at_rest(const struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
-	uint32_t rest = complete_images(s);
+	uint64_t rest = complete_images(s);
 
 	if (disk->times_made_whole == MOST_TIMES_WHOLE || round_is_late(s))
 		return 0;
 	for (unsigned i = 0; i < s->options.disks->count; i++)
 		if (disk->dirty_ns[i] && session_now(s) - disk->dirty_ns[i] < REST_NS)
-			rest &= ~(1u << i);
+			rest &= ~(1ULL << i);
 	return rest;
 }
 
 int disk_make_whole(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
-	uint32_t whole = disk->tracker ? images_at_rest(s) & ~disk->whole : 0;
+	uint64_t whole = disk->tracker ? images_at_rest(s) & ~disk->whole : 0;
 	int rc;
 
 	if (!whole)
@@ -531,12 +531,12 @@ int disk_make_whole(struct gw_session *s)
 uint64_t disk_last_sync_bytes(const struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
-	uint32_t first;
+	uint64_t first;
 
 	if (!disk->tracker)
 		return 0;
-	first = (uint32_t)((1ULL << s->options.disks->count) - 1) & ~images_at_rest(s) & ~(complete_images(s) & disk->whole);
-	return disk_left_bytes(s) + (uint64_t)__builtin_popcount(first) * GW_DISK_BLOCK_BYTES;
+	first = UINT64_MAX >> (64 - s->options.disks->count) & ~images_at_rest(s) & ~(complete_images(s) & disk->whole);
+	return disk_left_bytes(s) + (uint64_t)__builtin_popcountll(first) * GW_DISK_BLOCK_BYTES;
 }
 
 /* Nothing of this round is left to be put: the receiver writes the last of it. */

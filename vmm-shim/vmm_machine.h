@@ -15,7 +15,7 @@ struct gw_tracker;
 
 /* --- disks ---------------------------------------------------------------------------------------- */
 
-#define GW_VMM_MAX_IMAGES 32
+#define GW_VMM_MAX_IMAGES 64
 #define GW_VMM_PATH_BYTES 4352 /* PATH_MAX behind "/proc/PID/root" */
 #define GW_VMM_PLACE_BYTES 112
 

@@ -56,6 +56,28 @@ class Many(unittest.TestCase):
                 self.assertEqual((source.status(), destination.status()), ("postmigrate", "running"))
                 self.assertTrue(holds(destination, content), "another guest's bytes, or none")
 
+    def test_more_disks_than_a_word_has_bits(self):
+        """40 disks: all of them move, or one of them alone, the last."""
+        disks = [f"disk{n}" for n in range(40)]
+        for chosen in (disks, disks[-1:]):
+            with vmlab.Lab() as lab:
+                vms = {}
+                for host in (lab.a, lab.b):
+                    drives = []
+                    for disk in disks:
+                        image = host.folder / disk
+                        image.write_bytes(os.urandom(100 * 512) if host is lab.a else b"")
+                        drives += ["-drive", f"if=none,id={disk},format=raw,file={image}"]
+                    vms[host.name] = host.vm(guest=False, paused=True, ram_mib=32, incoming=host is lab.b, extra=drives)
+                receiver, port = lab.b.receive("guest", "--quiet")
+                sender = lab.a.godwit("migrate", "-b", "--quiet", *(["--disk", chosen[0]] if len(chosen) == 1 else []),
+                                      "guest", f"127.0.0.1:{port}")
+                receiver.communicate(timeout=60)
+                self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr)
+                for disk in disks:
+                    there = (lab.b.folder / disk).read_bytes()
+                    self.assertEqual(there, (lab.a.folder / disk).read_bytes() if disk in chosen else b"", disk)
+
     def test_there_and_back_again_and_again(self):
         """Each leg goes into a new VMM, whose memory file and image have the content of an earlier stay."""
         work = {"append": "GW_MIB=8 GW_RATE_MIB=8 GW_DISK_MIB=4 GW_DISK_RATE=100", "ram_mib": 96}
