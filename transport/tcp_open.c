@@ -23,6 +23,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -149,12 +150,12 @@ static bool is_wildcard(const struct sockaddr *address)
 
 static void name_peer(const struct sockaddr *address, socklen_t length, char *name, size_t name_bytes)
 {
-	char host[INET6_ADDRSTRLEN], port[8];
+	char host[INET6_ADDRSTRLEN + IF_NAMESIZE], port[8];
 
 	if (getnameinfo(address, length, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
 		snprintf(name, name_bytes, "the peer");
 	else
-		snprintf(name, name_bytes, address->sa_family == AF_INET6 ? "[%.44s]:%s" : "%.44s:%s", host, port);
+		snprintf(name, name_bytes, address->sa_family == AF_INET6 ? "[%.54s]:%s" : "%.54s:%s", host, port);
 }
 
 /* A dead peer shows within about 15 s, busy or idle. */

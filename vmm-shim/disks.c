@@ -146,7 +146,8 @@ static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_f
 		struct gw_vmm_image *image = &images[count];
 
 		if (count == most)
-			return gw_error_set(error, -E2BIG, "the VM has more than %d images: unplug disks, or flatten chains of images", GW_VMM_MAX_IMAGES);
+			return gw_error_set(error, -E2BIG, "the VM has more than %d images: unplug disks, or flatten chains of images",
+					    GW_VMM_MAX_IMAGES);
 		memset(image, 0, sizeof(*image));
 		image->layer = count;
 		if (count == 0)

@@ -12,6 +12,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -344,5 +347,73 @@ Test(rdma, a_low_limit_on_locked_memory_leaves_tcp_where_rdma_is_no_must)
 	put_all(&e, 0, BYTES, 1u << 20);
 	finish_round(&e, 1);
 	cr_assert_eq(memcmp(e.from, e.to, BYTES), 0);
+	close_ends(&e);
+}
+
+/* Until it is known that no other host has an address nobody can listen there. */
+static bool is_usable(const struct sockaddr *address)
+{
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), rc = bind(fd, address, sizeof(struct sockaddr_in6));
+
+	close(fd);
+	return rc == 0;
+}
+
+/* "[fe80::1%eth0]" of the lab's second interface.  Return: whether it has one by now. */
+static bool find_link_local(char *host, size_t bytes)
+{
+	char net[IF_NAMESIZE] = "", text[100];
+	struct ifaddrs *list;
+	bool found = false;
+
+	cr_assert_eq(getifaddrs(&list), 0);
+	for (int pass = 0; pass < 2; pass++)
+		for (const struct ifaddrs *a = list; a && !found; a = a->ifa_next) {
+			socklen_t length = a->ifa_addr && a->ifa_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) :
+											       sizeof(struct sockaddr_in);
+
+			if (!a->ifa_addr || getnameinfo(a->ifa_addr, length, text, sizeof(text), NULL, 0, NI_NUMERICHOST) != 0)
+				continue;
+			if (pass == 0 && strcmp(text, getenv("LAB_RAIL")) == 0)
+				snprintf(net, sizeof(net), "%s", a->ifa_name);
+			found = pass == 1 && strcmp(net, a->ifa_name) == 0 && strncmp(text, "fe80:", 5) == 0 &&
+				is_usable(a->ifa_addr);
+		}
+	snprintf(host, bytes, "[%.90s]", text);
+	freeifaddrs(list);
+	return found;
+}
+
+struct rdma_cm_id;
+int __real_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms);
+int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms);
+
+static unsigned asked_scope; /* of the connection manager, which finds this host's own addresses without it */
+
+int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms)
+{
+	if (to->sa_family == AF_INET6)
+		asked_scope = ((struct sockaddr_in6 *)(void *)to)->sin6_scope_id;
+	return __real_rdma_resolve_addr(id, from, to, ms);
+}
+
+Test(rdma, a_link_local_address_has_its_interface)
+{
+	struct ends e;
+	char host[100];
+
+	for (int tries = 0; !find_link_local(host, sizeof(host)); tries++) {
+		cr_assert(tries < 300, "no link-local address");
+		usleep(100000);
+	}
+	setenv("LAB_ADDRESS", host, 1);
+	e = open_ends("rdma", false);
+	fill(&e, 0, BYTES, 1);
+	put_all(&e, 0, BYTES, 1u << 20);
+	finish_round(&e, 1);
+	cr_assert_eq(memcmp(e.from, e.to, BYTES), 0);
+	cr_assert_eq(by_rail(&e, 0), BYTES);
+	*strchr(host, ']') = '\0';
+	cr_assert_eq(asked_scope, if_nametoindex(strchr(host, '%') + 1), "%s: interface %u", host, asked_scope);
 	close_ends(&e);
 }

@@ -13,6 +13,7 @@
 #include "transport/rdma/cm.h"
 
 #include "transport/rdma/rail.h"
+#include "transport/tcp.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -365,6 +366,17 @@ static const char *awaited(const struct rail *rail)
 	return steps[least].awaiting;
 }
 
+/* The interface of link-local addresses, which only this host can know: the one that the control connection takes.  0: none. */
+static uint32_t scope_of(const struct rdma *rdma)
+{
+	struct sockaddr_in6 peer = { 0 };
+	socklen_t length = sizeof(peer);
+
+	if (getpeername(((struct tcp *)rdma->inner)->control.fd, (struct sockaddr *)&peer, &length) < 0 || peer.sin6_family != AF_INET6)
+		return 0;
+	return peer.sin6_scope_id;
+}
+
 int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(offer->port) };
@@ -375,6 +387,8 @@ int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t 
 	c.to = offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in;
 	memcpy(&in.sin_addr, offer->address, 4);
 	memcpy(&in6.sin6_addr, offer->address, 16);
+	if (IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr))
+		in6.sin6_scope_id = scope_of(rail->rdma);
 	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++)
 		rc = resolve_addr(&c, &rail->qps[i], error);
 	while (rc == 0 && c.missing > 0)
