@@ -108,7 +108,7 @@ static void *answer_one(void *argument)
 	if (recv(fd, hello, sizeof(hello), MSG_WAITALL) == 32 && server->bytes)
 		send(fd, server->answer, server->bytes, MSG_NOSIGNAL);
 	if (!server->bytes)
-		usleep(500000);
+		(void)!recv(fd, hello, 1, 0); /* until the caller gives up */
 	close(fd);
 	return NULL;
 }
@@ -242,11 +242,11 @@ Test(listener, all_addresses_of_a_name_have_one_port)
 /* Another program has the port on the first address of a name: the receiver is found at the second. */
 Test(connect, the_next_address_is_tried_where_no_godwit_answers)
 {
-	static const char *const answers[] = { "HTTP/1.1 400 Bad Request\r\n\r\n", "", NULL };
+	static const char *const answers[] = { "HTTP/1.1 400 Bad Request\r\n\r\n", NULL };
 	struct gw_link_options options = { .channels = 2, .deadline_ns = 10 * GW_NS_PER_S };
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1) };
 
-	for (unsigned i = 0; i < 3; i++) {
+	for (unsigned i = 0; i < 2; i++) {
 		struct server server = { socket(AF_INET, SOCK_STREAM, 0), answers[i], answers[i] ? strlen(answers[i]) : 0 };
 		struct pair_accepting a = { 0 };
 		struct gw_error error = { 0 };
