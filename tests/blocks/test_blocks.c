@@ -292,13 +292,16 @@ Test(blocks, a_slow_write_comes_back)
 	for (unsigned i = 0; i < 3; i++) {
 		const struct engine *engine = &engines[i];
 		char seen;
+		int tries = 0;
 
-		memset(new_bytes, 'b' + (int)i, BLOCK);
-		engine->begin();
-		usleep(SLOW_MS / 2 * 1000);
-		take();
-		seen = byte_of_file(); /* what a copy would have taken */
-		engine->end();
+		do { /* on a busy machine the write may be over before it is looked at */
+			memset(new_bytes, 'b' + (int)i + 3 * tries, BLOCK);
+			engine->begin();
+			usleep(SLOW_MS / 2 * 1000);
+			take();
+			seen = byte_of_file(); /* what a copy would have taken */
+			engine->end();
+		} while (seen == new_bytes[0] && ++tries < 5);
 		cr_assert_neq(seen, new_bytes[0], "%s: the write was not slow", engine->name);
 		expect_run(9, 10, engine->name);
 		cr_assert_eq(take(), 0);
@@ -308,12 +311,24 @@ Test(blocks, a_slow_write_comes_back)
 
 Test(blocks, a_write_under_way_when_watching_begins_is_marked)
 {
+	int tries = 0;
+
 	new_bytes = aligned(BLOCK, 'a');
 	for (unsigned i = 0; i < 3; i++) {
+		char seen;
+
+		memset(new_bytes, 'b' + (int)i + 3 * tries, BLOCK);
 		engines[i].begin();
 		usleep(SLOW_MS / 2 * 1000);
 		watch();
+		seen = byte_of_file();
 		engines[i].end();
+		if (seen == new_bytes[0] && ++tries < 5) { /* it was over already: the machine is busy */
+			gw_blocks_unwatch();
+			slow_ms = 0;
+			i--;
+			continue;
+		}
 		expect_run(9, 10, engines[i].name);
 		gw_blocks_unwatch();
 		slow_ms = 0;
@@ -608,6 +623,15 @@ static uint64_t write_blocks_ns(const struct engine *engine, unsigned count, boo
 	return gw_now_ns(&gw_clock_real) - from;
 }
 
+/* Whether the writer does not wait.  A busy machine keeps it from running at times: one try of several will do. */
+static bool is_quick(const struct engine *engine, bool same)
+{
+	for (int tries = 0; tries < 6; tries++)
+		if (write_blocks_ns(engine, 16, same) < 500 * GW_NS_PER_MS)
+			return true;
+	return false;
+}
+
 Test(blocks, a_writer_waits_for_the_blocks_it_dirties_and_for_no_others)
 {
 	new_bytes = aligned(BLOCK, 3);
@@ -617,14 +641,14 @@ Test(blocks, a_writer_waits_for_the_blocks_it_dirties_and_for_no_others)
 	for (size_t e = 0; e < sizeof(engines) / sizeof(engines[0]); e++) {
 		take();
 		gw_pace_set(0);
-		cr_assert_lt(write_blocks_ns(&engines[e], 16, false), 500 * GW_NS_PER_MS, "%s: free", engines[e].name);
+		cr_assert(is_quick(&engines[e], false), "%s: free", engines[e].name);
 		take();
 		gw_pace_set(16 * BLOCK); /* a second for 16 blocks */
 		cr_assert_gt(write_blocks_ns(&engines[e], 16, false), 700 * GW_NS_PER_MS, "%s: slowed", engines[e].name);
 		gw_pace_set(16 * BLOCK); /* the debts are forgotten */
-		cr_assert_lt(write_blocks_ns(&engines[e], 16, false), 500 * GW_NS_PER_MS, "%s: dirty already", engines[e].name);
+		cr_assert(is_quick(&engines[e], false), "%s: dirty already", engines[e].name);
 		take();
-		cr_assert_lt(write_blocks_ns(&engines[e], 16, true), 500 * GW_NS_PER_MS, "%s: one block", engines[e].name);
+		cr_assert(is_quick(&engines[e], true), "%s: one block", engines[e].name);
 	}
 	free(new_bytes);
 }
@@ -642,13 +666,13 @@ Test(blocks, a_writer_that_waits_goes_on_when_the_limit_is_lifted)
 
 	new_bytes = aligned(BLOCK, 3);
 	watch();
-	gw_pace_set(BLOCK / 2); /* two seconds a block, a quarter of one at a time */
+	gw_pace_set(BLOCK / 60); /* a minute a block, a quarter of a second at a time */
 	from = gw_now_ns(&gw_clock_real);
 	cr_assert_eq(pthread_create(&writer, NULL, write_much, NULL), 0);
 	usleep(100 * 1000);
 	gw_blocks_unwatch();
 	pthread_join(writer, NULL);
-	cr_assert_lt(gw_now_ns(&gw_clock_real) - from, 200 * GW_NS_PER_MS);
+	cr_assert_lt(gw_now_ns(&gw_clock_real) - from, 20 * GW_NS_PER_S);
 	cr_assert_not(gw_pace_is_on());
 	free(new_bytes);
 }

@@ -293,12 +293,14 @@ Test(reads, a_slow_read_comes_back)
 {
 	gw_reads_watch(segments, 2, &marks);
 	for (unsigned i = 0; i < ENGINES; i++) {
-		char seen;
+		char seen = 'd';
 
-		begin(&engines[i]);
-		take();
-		seen = *page_at(44); /* what a copy would have taken */
-		finish(&engines[i]);
+		for (int tries = 0; tries < 5 && seen == 'd'; tries++) { /* on a busy machine it may be over before it is looked at */
+			begin(&engines[i]);
+			take();
+			seen = *page_at(44); /* what a copy would have taken */
+			finish(&engines[i]);
+		}
 		cr_assert_neq(seen, 'd', "%s: the read was not slow", engines[i].name);
 		expect_run(40, 45, engines[i].name);
 		cr_assert_eq(take(), 0);
@@ -308,9 +310,15 @@ Test(reads, a_slow_read_comes_back)
 Test(reads, a_read_under_way_when_watching_begins_is_marked)
 {
 	for (unsigned i = 0; i < ENGINES; i++) {
-		begin(&engines[i]);
-		gw_reads_watch(segments, 2, &marks);
-		finish(&engines[i]);
+		char seen = 'd';
+
+		for (int tries = 0; tries < 5 && seen == 'd'; tries++) { /* as above */
+			gw_reads_unwatch();
+			begin(&engines[i]);
+			gw_reads_watch(segments, 2, &marks);
+			seen = *page_at(44);
+			finish(&engines[i]);
+		}
 		expect_run(40, 45, engines[i].name);
 		gw_reads_unwatch();
 	}

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MIB (1024.0 * 1024)
@@ -329,6 +330,15 @@ Test(ramfile, holes_of_somebody_elses_file_are_found_too)
 	gw_region_close_file(&region);
 }
 
+/* How busy the machine is does not count. */
+static uint64_t ran_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * GW_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
 /* However much data follows: the last round asks for each page that was written, while the guest stands. */
 Test(ramfile, looking_for_holes_takes_what_was_asked_for)
 {
@@ -343,19 +353,19 @@ Test(ramfile, looking_for_holes_takes_what_was_asked_for)
 	cr_assert_eq(gw_region_open_file(&region, "ram", fd, bytes, false, &error), 0);
 	for (uint64_t at = 0; at < bytes; at += 4096)
 		cr_assert_eq(pwrite(fd, "x", 1, (off_t)at), 1);
-	from = gw_now_ns(&gw_clock_real);
+	from = ran_ns();
 	for (uint64_t i = 0; i < ASKED; i++) {
 		uint64_t at = i * 4096 * 7;
 
 		cr_assert_eq(region.ops->next_data(&region, at, at + 4096, &first, &end), 1);
 		cr_assert(first == at && end >= at + 4096);
 	}
-	cr_assert_lt((gw_now_ns(&gw_clock_real) - from) / ASKED, 200000, "%llu us each",
-		     (unsigned long long)((gw_now_ns(&gw_clock_real) - from) / ASKED / 1000));
-	from = gw_now_ns(&gw_clock_real);
+	cr_assert_lt((ran_ns() - from) / ASKED, 200000, "%llu us each",
+		     (unsigned long long)((ran_ns() - from) / ASKED / 1000));
+	from = ran_ns();
 	for (uint64_t at = 0; at < bytes; at = end)
 		cr_assert_eq(next_data(&region, at, &first, &end), 1);
-	cr_assert_lt(gw_now_ns(&gw_clock_real) - from, GW_NS_PER_S, "nor is all of it much more than that");
+	cr_assert_lt(ran_ns() - from, GW_NS_PER_S, "nor is all of it much more than that");
 	gw_region_close_file(&region);
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define TIB (1ULL << 40)
@@ -33,9 +34,13 @@ static int make_memory(unsigned char **memory)
 	return fd;
 }
 
+/* The time that this process ran: how busy the machine is does not count. */
 static uint64_t now(void)
 {
-	return gw_now_ns(&gw_clock_real);
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * GW_NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
 static long page_tables_kib(void)
