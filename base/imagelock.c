@@ -82,3 +82,11 @@ int gw_image_lock_received(int fd, pid_t *holder)
 	(void)fcntl(fd, F_SETLK, &name); /* for an error text alone: it ends when any descriptor of the file is closed */
 	return 0;
 }
+
+void gw_image_unlock_received(int fd)
+{
+	struct flock lock = lock_of(F_UNLCK, RECEIVED, 1), name = lock_of(F_UNLCK, RECEIVER, 1);
+
+	(void)fcntl(fd, F_SETLK, &name);
+	(void)fcntl(fd, F_OFD_SETLK, &lock);
+}

@@ -37,6 +37,9 @@ GW_PUBLIC bool gw_image_is_sent(int fd);
  */
 GW_PUBLIC GW_MUST_CHECK int gw_image_lock_received(int fd, pid_t *holder);
 
+/* Gives up what gw_image_lock_received() took. */
+GW_PUBLIC void gw_image_unlock_received(int fd);
+
 /* Whether another process than this one receives into the image.  Return: 0; -EBUSY and *holder, as above. */
 GW_PUBLIC GW_MUST_CHECK int gw_image_is_received(int fd, pid_t *holder);
 

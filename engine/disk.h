@@ -23,6 +23,7 @@
 #define GW_DISK_FRONT_BYTES 128
 #define GW_DISK_FORMAT_BYTES 32
 #define GW_DISK_BLOCK_BYTES (64u * 1024)      /* of the dirty-block tracker */
+#define GW_DISK_IMAGE_BYTES (1ULL << 50)      /* the largest image that is moved: 1 PiB */
 #define GW_DISK_SLOT_BYTES (1024u * 1024)     /* one read, one put at most */
 #define GW_DISK_SLOTS 32u
 #define GW_DISK_STAGING_BYTES (GW_DISK_SLOTS * GW_DISK_SLOT_BYTES)
@@ -77,9 +78,17 @@ struct gw_disk_ops {
 	/* Receiver: gives the file that size.  Return: 0 or -errno. */
 	int (*resize)(struct gw_disks *disks, unsigned image, uint64_t bytes);
 	/*
+	 * Receiver, before prepare(): takes the image for this receiver alone, until release() or the disks are closed, and judges
+	 * whether it can be given @bytes.  It changes no byte of any image.
+	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written, in use, taken.
+	 */
+	int (*take)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);
+	/* Receiver: gives up the images that were taken and not prepared. */
+	void (*release)(struct gw_disks *disks);
+	/*
 	 * Receiver, once, before anything else: makes the file ready to take @bytes.  From here on its first GW_DISK_BLOCK_BYTES are
 	 * withheld: on disk a text stands there that no format takes for its own, until GW_DISK_FIRST.
-	 * It takes the image for this receiver alone, until the disks are closed.
+	 * It takes the image, if that was not done.
 	 * Return: 0, or -errno with @error set: too small, full of something else, not to be written, in use, taken.
 	 */
 	int (*prepare)(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error);

@@ -30,7 +30,29 @@ static const char *name_of(const struct gw_session *s, unsigned image)
 	return s->options.disks->images[image].name;
 }
 
-/* No image is changed unless the VM can run a guest on each of them. */
+/* The size that an image may have: a raw one has the guest's disk size, others grow. */
+static uint64_t most_bytes(const struct gw_session *s, unsigned image)
+{
+	const struct disk_receiver *disk = &s->receiver.disk;
+	const char *format = s->options.disks->images[disk->image_of[image]].format;
+
+	return strcmp(format, "raw") == 0 ? disk->announced[image] : GW_DISK_IMAGE_BYTES;
+}
+
+/* Sizes that no image has, whoever says so. */
+static int check_announced(struct gw_session *s, const struct wire_disks *theirs)
+{
+	for (unsigned i = 0; i < theirs->count; i++) {
+		if (theirs->images[i].bytes > GW_DISK_IMAGE_BYTES)
+			return gw_error_set(&s->error, -EFBIG, "disk '%s' has %llu bytes at the source: images of more than 1 PiB are not "
+							       "moved", theirs->images[i].name,
+					    (unsigned long long)theirs->images[i].bytes);
+		s->receiver.disk.announced[i] = theirs->images[i].bytes;
+	}
+	return 0;
+}
+
+/* No image is changed unless the VM can run a guest on each of them, and each can be had. */
 static int prepare_images(struct gw_session *s, const struct wire_disks *theirs)
 {
 	const unsigned *image_of = s->receiver.disk.image_of;
@@ -39,6 +61,11 @@ static int prepare_images(struct gw_session *s, const struct wire_disks *theirs)
 
 	for (unsigned i = 0; i < theirs->count && rc == 0 && s->vm_ops->image_fits; i++)
 		rc = s->vm_ops->image_fits(s->vm, image_of[i], theirs->images[i].bytes, &s->error);
+	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
+		rc = disks->ops->take(disks, image_of[i], theirs->images[i].bytes, &s->error);
+	if (rc < 0)
+		disks->ops->release(disks);
+	s->status.begun |= rc == 0;
 	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
 		rc = disks->ops->prepare(disks, image_of[i], theirs->images[i].bytes, &s->error);
 	for (unsigned i = 0; i < theirs->count && rc == 0 && s->vm_ops->image_resized; i++)
@@ -56,7 +83,9 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0 || disk->agreed)
 		return -EPROTO;
-	rc = disk_match(s, theirs);
+	rc = check_announced(s, theirs);
+	if (rc == 0)
+		rc = disk_match(s, theirs);
 	if (rc == 0)
 		rc = prepare_images(s, theirs);
 	if (rc < 0)
@@ -87,9 +116,15 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 	rc = wire_get_disk(event->payload, event->payload_bytes, &batch->disk);
 	if (rc < 0)
 		return rc;
-	for (unsigned i = 0; i < batch->disk.count; i++)
-		if (batch->disk.pieces[i].image >= disk->image_count)
+	for (unsigned i = 0; i < batch->disk.count; i++) {
+		const struct wire_piece *piece = &batch->disk.pieces[i];
+
+		if (piece->image >= disk->image_count)
 			return -EPROTO;
+		if (piece->bytes > most_bytes(s, piece->image) || piece->offset > most_bytes(s, piece->image) - piece->bytes)
+			return gw_error_set(&s->error, -EFBIG, "the source sends data beyond the end of disk '%s'",
+					    name_of(s, disk->image_of[piece->image]));
+	}
 	batch->bytes = 0;
 	for (unsigned i = 0; i < batch->disk.count; i++)
 		batch->bytes += batch->disk.pieces[i].bytes;
@@ -173,6 +208,10 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0 || s->disk_list.count != disk->image_count)
 		return -EPROTO;
+	for (unsigned i = 0; i < disk->image_count; i++)
+		if (s->disk_list.images[i].bytes > most_bytes(s, i))
+			return gw_error_set(&s->error, -EFBIG, "the source gives disk '%s' more bytes than it announced",
+					    name_of(s, disk->image_of[i]));
 	disk->end_waits = true;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }

@@ -58,6 +58,7 @@ struct disk_receiver {
 	bool agreed;
 	unsigned image_count;
 	unsigned image_of[GW_DISK_MAX_IMAGES]; /* the source's number -> ours */
+	uint64_t announced[GW_DISK_MAX_IMAGES]; /* bytes, by the source's number */
 	struct disk_batch *batches; /* DISK_BATCHES of them */
 	uint64_t written;           /* images, a bit each: since they were last synced */
 	uint64_t sync_wanted, syncing;

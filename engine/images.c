@@ -54,6 +54,7 @@
 struct image_fds {
 	int fd, direct, claim; /* -1: none; claim: a block device's, opened by nobody else with O_EXCL */
 	bool is_device, overwrite, read_only;
+	bool taken; /* for this receiver alone */
 	bool half; /* prepared, and not known to be whole */
 	bool fresh; /* a file that was empty when it was prepared: what is not in @written reads as zeros */
 	struct written written;
@@ -491,21 +492,21 @@ static int open_again(int fd, bool writable, int flags)
 	return open(path, (writable ? O_RDWR : O_RDONLY) | flags | O_CLOEXEC);
 }
 
-/* Which image of those that are prepared lies in the same place as @image.  Return: its number, or -1. */
+/* Which image of those that are taken lies in the same place as @image.  Return: its number, or -1. */
 static int twin_of(const struct images *images, unsigned image)
 {
 	const struct image_fds *fds = images->fds;
 	struct stat st, other;
 
 	for (unsigned i = 0; i < images->disks.count && fstat(fds[image].fd, &st) == 0; i++)
-		if (i != image && fds[i].half && fds[i].is_device == fds[image].is_device && fstat(fds[i].fd, &other) == 0 &&
+		if (i != image && fds[i].taken && fds[i].is_device == fds[image].is_device && fstat(fds[i].fd, &other) == 0 &&
 		    (fds[i].is_device ? st.st_rdev == other.st_rdev : st.st_dev == other.st_dev && st.st_ino == other.st_ino))
 			return (int)i;
 	return -1;
 }
 
-/* Takes an image for this receiver alone.  Return: 0 or -errno with @error set. */
-static int take_image(struct images *images, unsigned image, struct gw_error *error)
+/* Locks an image for this receiver alone.  Return: 0 or -errno with @error set; what was locked is not given up. */
+static int lock_image(struct images *images, unsigned image, struct gw_error *error)
 {
 	struct image_fds *fds = &images->fds[image];
 	const char *name = images->disks.images[image].name;
@@ -538,6 +539,65 @@ static int take_image(struct images *images, unsigned image, struct gw_error *er
 	return 0;
 }
 
+static void give_up(struct image_fds *fds)
+{
+	if (fds->claim >= 0)
+		close(fds->claim);
+	fds->claim = -1;
+	fds->taken = false;
+	gw_image_unlock_received(fds->fd);
+}
+
+static void release(struct gw_disks *disks)
+{
+	struct image_fds *fds = ((struct images *)disks)->fds;
+
+	for (unsigned i = 0; i < disks->count; i++)
+		if (fds[i].taken && !fds[i].half)
+			give_up(&fds[i]);
+}
+
+/* Whether an image that was locked can be given @bytes.  Return: 0 or -errno with @error set. */
+static int judge_image(const struct image_fds *fds, const char *name, uint64_t bytes, struct gw_error *error)
+{
+	uint64_t now;
+	int rc = size_of(fds, &now); /* which nobody changes any more */
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
+	if (!fds->overwrite && !is_blank(fds, now))
+		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
+						    "replaced", name);
+	if (fds->is_device && now < bytes)
+		return gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming", name,
+				    (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
+	/* Before it is cut to nothing: whether the file system has files of that size. */
+	if (!fds->is_device && now < bytes && (ftruncate(fds->fd, (off_t)bytes) < 0 || ftruncate(fds->fd, (off_t)now) < 0))
+		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
+				    (unsigned long long)bytes, strerror(errno));
+	return 0;
+}
+
+static int take(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
+{
+	struct images *images = (struct images *)disks;
+	struct image_fds *fds = &images->fds[image];
+	const char *name = disks->images[image].name;
+	int rc;
+
+	if (fds->taken)
+		return 0;
+	if (fds->read_only)
+		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
+	rc = lock_image(images, image, error);
+	if (rc == 0)
+		rc = judge_image(fds, name, bytes, error);
+	if (rc < 0)
+		give_up(fds);
+	fds->taken = rc == 0;
+	return rc;
+}
+
 /*
  * Where the text in place of the first block is written to.  Past the page cache if possible: a block that lies in it is flushed and
  * dropped before the first block goes past it, and that is in the blackout.
@@ -549,26 +609,16 @@ static int mark_fd(const struct image_fds *fds, uint64_t bytes)
 
 static int prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
 {
-	struct images *images = (struct images *)disks;
-	struct image_fds *fds = &images->fds[image];
+	struct image_fds *fds = &((struct images *)disks)->fds[image];
 	const char *name = disks->images[image].name;
 	uint64_t now;
-	int rc;
+	int rc = take(disks, image, bytes, error);
 
-	if (fds->read_only)
-		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
-	rc = take_image(images, image, error);
 	if (rc < 0)
 		return rc;
-	rc = size_of(fds, &now); /* which nobody changes any more */
+	rc = size_of(fds, &now);
 	if (rc < 0)
 		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
-	if (!fds->overwrite && !is_blank(fds, now))
-		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
-						    "replaced", name);
-	if (fds->is_device && now < bytes)
-		return gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming", name,
-				    (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
 	if (!fds->is_device)
 		keep_what_was(fds, now);
 	fds->half = true;
@@ -617,6 +667,8 @@ static const struct gw_disk_ops image_ops = {
 	.next_ended = next_ended,
 	.size = size,
 	.resize = resize,
+	.take = take,
+	.release = release,
 	.prepare = prepare,
 	.withhold = withhold,
 	.adopt = adopt,

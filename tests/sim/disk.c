@@ -150,6 +150,20 @@ static int resize(struct gw_disks *base, unsigned image, uint64_t bytes)
 	return 0;
 }
 
+static int take(struct gw_disks *base, unsigned image, uint64_t bytes, struct gw_error *error)
+{
+	(void)base;
+	(void)image;
+	(void)bytes;
+	(void)error;
+	return 0;
+}
+
+static void release(struct gw_disks *base)
+{
+	(void)base;
+}
+
 static int prepare(struct gw_disks *base, unsigned image, uint64_t bytes, struct gw_error *error)
 {
 	struct sim_disks *disks = (struct sim_disks *)base;
@@ -184,7 +198,7 @@ static int hash(struct gw_disks *base, unsigned image, uint64_t *value, int (*be
 	return 0;
 }
 
-static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, prepare, withhold, adopt, hash };
+static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, take, release, prepare, withhold, adopt, hash };
 
 void *sim_memory(size_t bytes)
 {

@@ -85,7 +85,8 @@ static int adopt(struct gw_disks *base, unsigned image, struct gw_error *error)
 }
 
 static const struct gw_disk_ops disk_ops = {
-	.begin = begin, .next_ended = next_ended, .size = size, .resize = resize, .prepare = prepare_image, .adopt = adopt
+	.begin = begin, .next_ended = next_ended, .size = size, .resize = resize, .take = prepare_image, .prepare = prepare_image,
+	.adopt = adopt
 };
 
 /* --- one session and its peer ------------------------------------------------------------------------- */
