@@ -111,7 +111,7 @@ struct gw_fact {
 struct gw_vm_ops {
 	/*
 	 * What must be the same at both ends, in the order in which differences are to be told.  Called once a session, before
-	 * anything is changed.  *facts stays the callee's, until the next call.  NULL: nothing.
+	 * anything is changed; not at the receiver where options.facts are fresh.  *facts stays the callee's, until the next call.  NULL: nothing.
 	 */
 	int (*describe)(void *vm, const struct gw_fact **facts, unsigned *count, struct gw_error *error);
 	/* Starts tracking.  From its return on no write may go unseen. */
@@ -218,6 +218,9 @@ struct gw_session_options {
 	uint64_t pause_limit_ns;        /* source: past it a paused guest is resumed here; 0: 5 s, never below downtime_ns */
 	uint64_t hook_limit_ns;         /* source: so long the receiver's hook may hold it up besides; 0: 30 s */
 	struct gw_disks *disks;         /* source: to be moved too; receiver: where they may go; NULL: none */
+	const struct gw_fact *facts;    /* receiver: what describe() said before, the owner's; NULL: it is asked */
+	unsigned fact_count;
+	uint64_t facts_ns;              /* when it said so, by @clock: for a second it counts */
 	const char *no_disks;           /* receiver: why there are none, for the source to hear if it sends some */
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What must be the same at both ends beside memory: pairs of texts that the VM's owner gives.  The source sends its own in
- * HELLO.  The receiver, which has described its own meanwhile, compares the two before anything is changed.  A pair with an
+ * HELLO.  The receiver, whose owner may have described its own meanwhile, compares the two before anything is changed.  A pair with an
  * empty value at either end agrees with whatever the other end has, but both must have the key, unless the receiver can spare it.
  *
  * A list (engine.h) is compared name by name, and agrees with a list that is not there.
@@ -148,29 +148,15 @@ static int judge(struct gw_session *s, const char *key, const char *value, const
 			    ours->advice);
 }
 
-int facts_prepare(struct gw_session *s)
-{
-	struct receiver_half *receiver = &s->receiver;
-	struct gw_error later = { 0 };
-
-	if (receiver->facts_asked)
-		return 0;
-	receiver->facts_asked = true;
-	receiver->facts_ns = session_now(s);
-	if (!s->vm_ops->describe || s->vm_ops->describe(s->vm, &receiver->facts, &receiver->fact_count, &later) < 0)
-		receiver->facts = NULL; /* facts_compare() asks again, and says why not */
-	return 0;
-}
-
 /* The facts of the VM here.  Return: 0 or -errno. */
 static int ours_now(struct gw_session *s, const struct gw_fact **facts, unsigned *count)
 {
-	const struct receiver_half *receiver = &s->receiver;
+	const struct gw_session_options *options = &s->options;
 
-	if (!receiver->facts || session_now(s) - receiver->facts_ns > FRESH_NS)
+	if (!options->facts || session_now(s) - options->facts_ns > FRESH_NS)
 		return ask(s, facts, count);
-	*facts = receiver->facts;
-	*count = receiver->fact_count;
+	*facts = options->facts;
+	*count = options->fact_count;
 	return 0;
 }
 

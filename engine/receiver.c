@@ -37,6 +37,7 @@ static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 	if (strcmp(theirs->guest, s->options.guest) != 0)
 		return gw_error_set(&s->error, -EINVAL, "the source sends guest '%s', here guest '%s' is waited for",
 				    theirs->guest, s->options.guest);
+	s->receiver.named = true;
 	if (theirs->page_bytes != s->page_bytes)
 		return gw_error_set(&s->error, -EINVAL, "the source's pages are %u bytes, here they are %u",
 				    theirs->page_bytes, s->page_bytes);
@@ -78,10 +79,11 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 	if (rc == 0)
 		rc = s->vm_ops->prepare(s->vm, &s->error);
 	if (rc == 0)
+		rc = session_add_regions(s, &s->error);
+	if (rc == 0)
 		rc = session_enter(s, GW_STATE_SETUP);
 	if (rc == 0)
 		rc = session_enter(s, GW_STATE_BULK);
-	s->status.begun = rc == 0;
 	return rc < 0 ? rc : session_post(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
 }
 
@@ -136,6 +138,7 @@ static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 		if (range->offset % s->page_bytes || range->bytes % s->page_bytes ||
 		    range->offset > region->memory.bytes || range->bytes > region->memory.bytes - range->offset)
 			return -EPROTO;
+		s->status.begun = true;
 		rc = clear_range(s, region, range->offset, range->bytes);
 		if (rc < 0)
 			return gw_error_set(&s->error, rc, "RAM '%s' cannot be cleared: %s", region->name, strerror(-rc));
@@ -188,6 +191,7 @@ static int take_switch(struct gw_session *s, const struct gw_link_event *event)
 
 	if (event->payload_bytes != 0 || s->receiver.round_waits)
 		return -EPROTO;
+	s->status.begun = true;
 	rc = s->vm_ops->record(s->vm, &s->error); /* now, while the source stops the guest, and not before LOADED */
 	return rc < 0 ? rc : session_enter(s, GW_STATE_SWITCHOVER);
 }

@@ -27,7 +27,7 @@
 
 /* The stages of protocol version 1, in order. */
 static const struct stage stages[] = {
-	{ GW_STATE_IDLE, source_setup, facts_prepare },
+	{ GW_STATE_IDLE, source_setup, NULL },
 	{ GW_STATE_SETUP, rehearse_pump, NULL },
 	{ GW_STATE_BULK, source_bulk, NULL },
 	{ GW_STATE_ROUNDS, source_rounds, NULL },
@@ -171,6 +171,17 @@ static int check_regions(const struct gw_session *s, struct gw_error *error)
 	return 0;
 }
 
+int session_add_regions(struct gw_session *s, struct gw_error *error)
+{
+	for (unsigned i = 0; i < s->region_count; i++) {
+		int rc = gw_link_add_region(s->link, &s->regions[i].memory);
+
+		if (rc < 0)
+			return gw_error_set(error, rc, "%s", gw_link_error(s->link)->text);
+	}
+	return 0;
+}
+
 /* The disks' staging memory is one more region of the link. */
 static int add_staging(struct gw_session *s, struct gw_error *error)
 {
@@ -218,11 +229,10 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 	rc = check_regions(s, error);
 	for (unsigned i = 0; i < region_count && rc == 0; i++) {
 		regions[i].memory.id = i;
-		rc = gw_link_add_region(link, &regions[i].memory);
-		if (rc < 0)
-			gw_error_set(error, rc, "%s", gw_link_error(link)->text);
 		s->status.memory_bytes += regions[i].memory.bytes;
 	}
+	if (rc == 0 && is_source) /* the receiver's once a HELLO is accepted */
+		rc = session_add_regions(s, error);
 	if (rc == 0 && is_source && s->options.disks)
 		rc = add_staging(s, error);
 	if (rc < 0) {
@@ -247,9 +257,25 @@ int gw_receiver_new(struct gw_session **session, struct gw_link *link, struct gw
 	return session_new(session, false, link, regions, region_count, vm_ops, vm, options, error);
 }
 
+/*
+ * What the peer hears.  A peer that has not named the guest that is waited for is a stranger: it hears nothing of this host's
+ * guests, files and sizes.
+ */
+static struct gw_error for_peer(const struct gw_session *s)
+{
+	struct gw_error error = { 0 };
+
+	if (s->is_source || s->receiver.named || s->error.code == -EPROTONOSUPPORT)
+		return s->error;
+	gw_error_set(&error, s->error.code, "it does not wait for this guest, or cannot take it now: what 'godwit receive' says there "
+					    "is more exact");
+	return error;
+}
+
 /* Tells the peer why, as well as it can be told; the link may be the very thing that broke. */
 static void tell_peer(struct gw_session *s, enum gw_state end)
 {
+	struct gw_error error = for_peer(s);
 	int rc;
 
 	if (s->error.code == -EREMOTEIO)
@@ -257,7 +283,7 @@ static void tell_peer(struct gw_session *s, enum gw_state end)
 	if (end == GW_STATE_CANCELLED)
 		rc = gw_link_last_message(s->link, WIRE_CANCEL, NULL, 0);
 	else
-		rc = gw_link_last_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &s->error));
+		rc = gw_link_last_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &error));
 	(void)rc; /* it learns from the closed link */
 }
 
@@ -433,8 +459,10 @@ void gw_session_status(const struct gw_session *s, struct gw_status *status)
 	status->wire_bytes = counters.wire_bytes;
 	status->link = gw_link_note(s->link);
 	memcpy(status->rail_bytes, counters.rail_bytes, sizeof(status->rail_bytes));
-	if (!s->is_source)
+	if (!s->is_source) {
 		status->put_bytes = counters.put_bytes;
+		status->begun |= counters.put_bytes > 0;
+	}
 	status->error = s->error.code ? &s->error : NULL;
 }
 

@@ -108,11 +108,8 @@ struct source_half {
 };
 
 struct receiver_half {
+	bool named; /* HELLO named the guest that is waited for */
 	uint64_t fence_seen;
-	const struct gw_fact *facts; /* of the VM here, the owner's; NULL: not asked for yet */
-	unsigned fact_count;
-	uint64_t facts_ns; /* when */
-	bool facts_asked;
 	bool round_waits; /* ROUND_END came, its fence has not */
 	struct wire_round round;
 	unsigned char *state;
@@ -195,6 +192,12 @@ void alive_heard(struct gw_session *s, const struct gw_link_event *event);
 int alive_take(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 int alive_check(struct gw_session *s) GW_MUST_CHECK;
 
+/*
+ * Makes the guest's memory known to the link.  From its return on a peer of the receiver can write to that memory, and have it
+ * pinned.  Return: 0, or -errno with @error set.
+ */
+int session_add_regions(struct gw_session *s, struct gw_error *error) GW_MUST_CHECK;
+
 /* Fills in what both sides compare; see WIRE_HELLO. */
 void session_describe(const struct gw_session *s, struct wire_hello *hello);
 
@@ -203,8 +206,6 @@ void session_describe(const struct gw_session *s, struct wire_hello *hello);
  * after a failure.  Comparing asks the VM, too.  Return: 0, or -errno with s->error set, naming what differs.
  */
 int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts) GW_MUST_CHECK;
-/* Receiver: describes the VM here while the source describes its own. */
-int facts_prepare(struct gw_session *s);
 int facts_compare(struct gw_session *s, const struct wire_hello *theirs) GW_MUST_CHECK;
 
 /* disk_match.c: which of our images each of the source's is.  Return: 0, or -errno with s->error naming what differs. */

@@ -75,7 +75,7 @@ struct gw_status {
 	enum gw_state state;
 	bool is_source;
 	bool owns_guest;   /* this side's guest is the one that may run */
-	bool begun;        /* the two sides had agreed: copying began */
+	bool begun;        /* source: the two sides had agreed, copying began; receiver: memory or an image was changed */
 	bool vmm_gone;     /* the VMM of this side died */
 	bool guest_paused; /* source: this side's guest is not running although it may be */
 	bool must_run_first; /* source: the guest stands as before, and its VMM does not save it again before it ran */

@@ -11,7 +11,8 @@
  * sends it.  It had sent its own puts before it looked, so on each channel the fence stands behind them.
  *
  * Receiver: a worker reads a frame's header, checks it against the regions, and places the payload.  A
- * fence is noted; once all channels have noted it the link thread reports it.
+ * fence is noted; once all channels have noted it the link thread reports it.  The workers start with the first
+ * region: no byte is read from the data channels of a peer that was not let in.
  *
  * What is in flight is bounded by the queue (puts and bytes) and the sockets' buffers.
  *
@@ -67,15 +68,35 @@ void tcp_worker_failed(struct tcp *tcp, int code, const char *format, ...)
 	tcp_wake(tcp);
 }
 
+/* Return: 0 or -errno; those that were started stay. */
+static int start_workers(struct tcp *tcp)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < tcp->link.channels && rc == 0; i++) {
+		struct tcp_channel *channel = &tcp->channels[i];
+
+		if (channel->running)
+			continue;
+		rc = gw_thread_start(&channel->thread, tcp->is_source ? "godwit-send" : "godwit-receive",
+				     tcp->is_source ? tcp_send_worker : tcp_recv_worker, channel);
+		channel->running = rc == 0;
+	}
+	return rc;
+}
+
 static int tcp_add_region(struct gw_link *link, const struct gw_link_region *region)
 {
 	struct tcp *tcp = (struct tcp *)link;
+	int rc;
 
 	/* A worker looks at a region only for a frame that names it, which the peer sends only after the
 	 * engine's own answer; the lock makes the entry visible to it all the same. */
-	GW_LOCK_SCOPE(&tcp->lock);
+	pthread_mutex_lock(&tcp->lock);
 	tcp->regions[region->id] = *region;
-	return 0;
+	pthread_mutex_unlock(&tcp->lock);
+	rc = tcp->sealed ? 0 : start_workers(tcp);
+	return rc < 0 ? gw_error_set(&link->error, rc, "no threads for %u data channels: %s", link->channels, strerror(-rc)) : 0;
 }
 
 static int tcp_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
@@ -349,13 +370,8 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 		rc = control_init(&tcp->control, control_fd);
 	if (rc < 0)
 		close(control_fd);
-	for (unsigned i = 0; i < channels && rc == 0; i++) {
-		struct tcp_channel *channel = &tcp->channels[i];
-
-		rc = gw_thread_start(&channel->thread, is_source ? "godwit-send" : "godwit-receive",
-				     is_source ? tcp_send_worker : tcp_recv_worker, channel);
-		channel->running = rc == 0;
-	}
+	if (rc == 0 && is_source)
+		rc = start_workers(tcp);
 	if (rc < 0) {
 		gw_error_set(error, rc, "a session with %u channels cannot be set up: %s", channels, strerror(-rc));
 		tcp_close(&tcp->link);

@@ -78,7 +78,7 @@ struct tcp {
 	struct tcp_put queue[TCP_QUEUE_PUTS];
 };
 
-/* Makes a link of connected sockets, which it takes over in any case, and starts the workers. */
+/* Makes a link of connected sockets, which it takes over in any case.  A source's workers start, a receiver's with its first region. */
 int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
 	    bool splice, const char *peer, struct gw_error *error) GW_MUST_CHECK;
 

@@ -46,6 +46,7 @@ struct reader {
 	unsigned char *scratch;
 	size_t head, tail;  /* unread bytes in scratch */
 	bool large_frames;  /* the last frame was large: expect another, read headers alone */
+	bool has_placed;    /* and that was told */
 	uint64_t put_bytes; /* placed since the counters were last brought up to date */
 	uint64_t wire_bytes;
 	uint64_t published_ns; /* a slow link must not look like a dead one */
@@ -268,6 +269,7 @@ static int take_frame(struct reader *reader)
 {
 	struct tcp_frame frame;
 	int rc = next_frame(reader, &frame);
+	bool first;
 
 	if (rc < 0)
 		return rc;
@@ -277,7 +279,9 @@ static int take_frame(struct reader *reader)
 		publish(reader, frame.offset);
 	else
 		rc = -EPROTO;
-	if (reader->put_bytes >= PUBLISH_BYTES || gw_now_ns(&gw_clock_real) - reader->published_ns > PUBLISH_NS)
+	first = reader->put_bytes > 0 && !reader->has_placed; /* told at once: from then on something was begun */
+	reader->has_placed |= first;
+	if (first || reader->put_bytes >= PUBLISH_BYTES || gw_now_ns(&gw_clock_real) - reader->published_ns > PUBLISH_NS)
 		publish(reader, 0);
 	return rc;
 }

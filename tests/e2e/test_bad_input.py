@@ -100,7 +100,7 @@ class Destinations(unittest.TestCase):
             receiver.kill()
             small = lab.b.vm("small", incoming=True, **IDLE)
             receiver, port = lab.b.receive("small")
-            self.refused(lab, source, f"127.0.0.1:{port}", "'small' is waited for")
+            self.refused(lab, source, f"127.0.0.1:{port}", "does not wait for this guest")
             receiver.kill()
             small.kill()
             other = lab.b.vm("named", incoming=True, ram_mib=64, guest=False, paused=True,

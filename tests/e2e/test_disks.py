@@ -67,8 +67,7 @@ class Disks(unittest.TestCase):
         hook = ["--hook", " && ".join(f"cmp {a} {b}" for a, b in images)] if images else []
         receiver, port = self.lab.b.receive("guest", *hook, *receive)
         sender = self.lab.a.godwit("migrate", "--json", *options, "guest", f"tcp:{vmlab.ADDRESS}:{port}", timeout=300)
-        out, err = receiver.communicate(timeout=60)
-        return sender, receiver.returncode, err
+        return sender, *vmlab.ended(receiver)
 
     def check_arrived(self, source, destination, sender, code, err):
         self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
@@ -117,7 +116,7 @@ class Disks(unittest.TestCase):
         third = self.lab.b.vm("third", append=WORK, ram_mib=128, incoming=True, extra=drive(a))
         receiver, port = self.lab.b.receive("third", "--guest", "guest", "--overwrite")
         sender = self.lab.a.godwit("migrate", "-b", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
-        receiver.communicate(timeout=60)
+        self.assertEqual(vmlab.ended(receiver)[0], "waits")
         self.assertEqual(sender.returncode, 1)
         self.assertIn("a running VMM uses the image", sender.stderr)
         third.kill()
@@ -148,7 +147,7 @@ class Disks(unittest.TestCase):
         a, b = self.image("a.qcow2", "qcow2", base=base), self.image("b.qcow2", "qcow2", base=there)
         source, destination = self.pair(a, b, fmt="qcow2")
         sender, code, err = self.move("-i")
-        self.assertEqual((sender.returncode, code), (1, 1), err)
+        self.assertEqual((sender.returncode, code), (1, "waits"), err)
         self.assertIn("the base of disk 'disk0' is another one here", sender.stderr)
         shorter = self.image("shorter.img", mib=DISK_MIB // 2)
         for name, top, what in (("short", self.image("short.qcow2", "qcow2", base=shorter), "is another one here"),
@@ -157,8 +156,8 @@ class Disks(unittest.TestCase):
                 other = self.lab.b.vm(name, append=WORK, ram_mib=128, incoming=True, extra=drive(top, fmt="qcow2"))
                 receiver, port = self.lab.b.receive(name, "--guest", "guest")
                 sender = self.lab.a.godwit("migrate", "--quiet", "-i", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
-                _, err = receiver.communicate(timeout=60)
-                self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
+                code, err = vmlab.ended(receiver)
+                self.assertEqual((sender.returncode, code), (1, "waits"), err)
                 self.assertIn(what, sender.stderr)
                 other.kill()
         self.check_stayed(source)
@@ -182,7 +181,7 @@ class Disks(unittest.TestCase):
             file.write(b"precious")
         source, destination = self.pair(a, b)
         sender, code, _ = self.move("-b")
-        self.assertEqual((sender.returncode, code), (1, 1))
+        self.assertEqual((sender.returncode, code), (1, "waits"))
         self.assertIn("--overwrite", sender.stderr)
         with open(b, "rb") as file:
             file.seek(10 << 20)
@@ -216,7 +215,7 @@ class Disks(unittest.TestCase):
                 self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=extra)
                 vmlab.wait_for(lambda: records(source) >= 10, 120, "records")
                 sender, code, _ = self.move("-b")
-                self.assertEqual((sender.returncode, code), (1, 1))
+                self.assertEqual((sender.returncode, code), (1, "waits"))
                 self.assertIn(words, sender.stderr)
                 self.check_stayed(source)
                 self.lab.close()
@@ -306,7 +305,7 @@ class Disks(unittest.TestCase):
         self.lab.b.vm(append=WORK, ram_mib=128, incoming=True, extra=drive(b, readonly="on"))
         vmlab.wait_for(lambda: records(source) >= 60 or source.wrong(), 120 * vmlab.SLOW, "records on the disk")
         sender, code, _ = self.move("-b")
-        self.assertEqual((sender.returncode, code), (1, 1))
+        self.assertEqual((sender.returncode, code), (1, "waits"))
         self.assertIn("disk 'disk0'", sender.stderr)
         self.assertIn("may be written to", sender.stderr)
         self.check_stayed(source)

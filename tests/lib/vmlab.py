@@ -272,6 +272,16 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def ended(receiver, timeout=60):
+    """How a receiver ended, by its exit code, and its error text.  "waits": it goes on waiting, and is ended here."""
+    for line in receiver.stdout:
+        if '"listening"' in line:
+            receiver.kill()
+            return "waits", receiver.communicate()[1]
+    _, err = receiver.communicate(timeout=timeout)
+    return receiver.returncode, err
+
+
 def json_lines(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
