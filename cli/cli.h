@@ -217,7 +217,7 @@ int monitor_ask(const char *name, const char *file, const char *question, json_t
 
 /* --- running a session -------------------------------------------------------------------------------- */
 
-/* Steps until the end; ^C and SIGTERM cancel.  @started, if not NULL, is called once the bulk has begun. */
+/* Steps until the end; ^C and SIGTERM cancel.  @started, if not NULL, is called once copying has begun (gw_status.begun). */
 void run_session(struct gw_session *session, struct monitor *monitor, struct report *report,
 		 void (*started)(void *context), void *context);
 

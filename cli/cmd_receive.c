@@ -3,7 +3,8 @@
  * godwit receive: waits for one guest and takes it over.
  *
  * Callers that are turned away, strangers, other versions, other guests, guests of another size, cost
- * nothing: it goes on waiting.  Once both sides have agreed and copying began, the migration is the one it was started for, and its
+ * nothing: it goes on waiting, and listens meanwhile.  So it does after a source that hung up, or that was refused, before
+ * anything was changed here.  Once memory or an image was changed the migration is the one it was started for, and its
  * end, good or bad, is the end of the command.
  */
 #include "cli/cli.h"
@@ -15,11 +16,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#define FACTS_AGE_NS (500 * GW_NS_PER_MS) /* the VM is described again when that is older */
 #define ACCEPT_WAIT_NS (200 * GW_NS_PER_MS)
 
 struct wait {
 	const struct command *command;
 	struct cli_vm vm;
+	struct gw_listener *listener; /* NULL: closed, while a guest comes */
 	char address[128]; /* with the port that was bound */
 	const char *fault;
 	struct gw_link_options link;
@@ -42,20 +45,32 @@ static void say_where(const struct wait *wait)
 	fflush(stdout);
 }
 
-/* Waits until somebody is through the handshake.  Return: 0 and *link; -EINTR on a signal; -errno. */
+/* Somebody has opened a session: describes the VM here while the source describes its own.  A stranger costs that twice a second. */
+static void describe_ahead(void *context)
+{
+	struct wait *wait = context;
+	struct gw_error later = { 0 }; /* the session asks again, and says why not */
+
+	if (gw_now_ns(&gw_clock_real) - wait->session.facts_ns < FACTS_AGE_NS)
+		return;
+	if (cli_vm_ops.describe(&wait->vm, &wait->session.facts, &wait->session.fact_count, &later) < 0)
+		wait->session.facts = NULL;
+	wait->session.facts_ns = gw_now_ns(&gw_clock_real);
+}
+
+/* Waits until a source is through the handshake and has said something.  Return: 0 and *link; -EINTR on a signal; -errno. */
 static int await_source(struct wait *wait, struct gw_link **link, struct gw_error *error)
 {
-	struct gw_listener *listener;
-	int rc = gw_listener_open(&listener, wait->address, &wait->link, error);
+	int rc = wait->listener ? 0 : gw_listener_open(&wait->listener, wait->address, &wait->link, error);
 
 	if (rc < 0)
 		return rc;
-	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(listener));
+	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(wait->listener));
 	say_where(wait);
 	for (;;) {
 		struct gw_error refused = { 0 };
 
-		rc = gw_listener_accept(listener, link, ACCEPT_WAIT_NS, &refused);
+		rc = gw_listener_accept(wait->listener, link, ACCEPT_WAIT_NS, &refused);
 		if (rc > 0)
 			break;
 		if (interrupted())
@@ -71,8 +86,16 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 			*error = refused;
 		break;
 	}
-	gw_listener_close(listener);
 	return rc > 0 ? 0 : rc;
+}
+
+/* The guest is on its way: nobody else is waited for. */
+static void stop_listening(void *context)
+{
+	struct wait *wait = context;
+
+	gw_listener_close(wait->listener);
+	wait->listener = NULL;
 }
 
 /* One session.  Return: true when it was the one; false to wait for another. */
@@ -95,7 +118,7 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 		rc = monitor_open(&monitor, wait->vm.name, RECEIVE_SOCKET, session, &error);
 	if (rc == 0) {
 		report_link(&wait->report, gw_link_note(link));
-		run_session(session, monitor, &wait->report, NULL, NULL);
+		run_session(session, monitor, &wait->report, stop_listening, wait);
 		gw_session_status(session, &status);
 		monitor_close(monitor, &status);
 		over = status.state == GW_STATE_DONE || status.state == GW_STATE_NOT_STARTED || interrupted() || status.begun ||
@@ -151,6 +174,7 @@ static int receive(struct wait *wait, const char *name)
 			break;
 		}
 	} while (!take_guest(wait, link, &code));
+	gw_listener_close(wait->listener);
 	cli_vm_close(&wait->vm);
 	return code;
 }
@@ -203,6 +227,9 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	if (read_rails(command, option_value(command, &given, "rails"), &wait) < 0)
 		return EXIT_USAGE;
 	strcpy(wait.address, listen);
+	wait.link.await_message = true;
+	wait.link.opened = describe_ahead;
+	wait.link.context = &wait;
 	wait.link.no_rdma = option_value(command, &given, "tcp") != NULL;
 	wait.session.guest = guest ? guest : name;
 	wait.link.allow_remote = option_value(command, &given, "insecure") != NULL;

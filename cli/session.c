@@ -52,7 +52,7 @@ void run_session(struct gw_session *session, struct monitor *monitor, struct rep
 		gw_session_status(session, &status);
 		monitor_publish(monitor, &status);
 		report_progress(report, &status);
-		if (!told && status.state >= GW_STATE_BULK && started) {
+		if (!told && status.begun && started) {
 			told = true;
 			started(context);
 		}

@@ -46,6 +46,11 @@ int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t tim
 {
 	if (link->error.code)
 		return link->error.code;
+	if (link->has_early) {
+		link->has_early = false;
+		*event = link->early;
+		return 1;
+	}
 	return link->ops->poll(link, event, timeout_ns);
 }
 

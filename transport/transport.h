@@ -109,6 +109,8 @@ struct gw_link {
 	const struct gw_link_ops *ops;
 	unsigned channels;
 	bool fences_cost; /* what is put between two fences goes better the more it is: it has to be registered first */
+	bool has_early; /* the listener took the first message, which poll hands out next */
+	struct gw_link_event early;
 	struct gw_error error;
 	char peer[64];  /* who is at the other end, for people */
 	char note[256]; /* what carries the puts, and why, for people */
@@ -116,9 +118,12 @@ struct gw_link {
 
 struct gw_link_options {
 	unsigned channels;    /* data channels, 1 to GW_LINK_MAX_CHANNELS; 0: the backend's default */
-	uint64_t deadline_ns; /* for connecting, or for a peer to finish its handshake; 0: 10 s */
+	uint64_t deadline_ns; /* for connecting, 0: 10 s; or for a peer to open its channels, 0: 5 s */
 	bool allow_remote;    /* listen on other addresses than loopback (no authentication yet) */
 	bool zero_copy;       /* source, TCP: send pages by reference (vmsplice) instead of copying them */
+	bool await_message;   /* receiver: a client is through only when its first message is there */
+	void (*opened)(void *context); /* receiver, may be NULL: called in gw_listener_accept() when a client has all its channels */
+	void *context;
 	bool no_rdma;         /* receiver: offer TCP alone */
 	unsigned queue_pairs; /* source: RDMA queue pairs a rail, 1 to 8; 0: 4 */
 	const char *const *rails; /* receiver: more addresses of RDMA devices to offer; the caller's, while in use */
@@ -147,9 +152,11 @@ GW_PUBLIC unsigned gw_listener_port(const struct gw_listener *listener);
 GW_PUBLIC int gw_listener_fd(const struct gw_listener *listener);
 
 /*
- * Takes one client through the handshake.  Blocks until a client comes or @timeout_ns passes.
- * Return: 1 and *link; 0 when nobody came; -EPROTO when a client came and was turned away, with the
- * reason in @error: the listener is as good as before; another -errno when the listener is broken.
+ * Takes clients through the handshake, all that call side by side, and hands out the first that is through.  Blocks until then
+ * or until @timeout_ns passes.  Clients that are under way wait for the next call: it is to be made at least every few
+ * seconds.  What they may take of descriptors and memory is bounded.
+ * Return: 1 and *link; 0 when nobody is through; -EPROTO when clients were turned away, with the
+ * reason in @error, at most once a second: the listener is as good as before; another -errno when the listener is broken.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint64_t timeout_ns,
 					       struct gw_error *error);
@@ -206,7 +213,10 @@ struct gw_rdma_device {
 /* Return: how many there are, at most @most; @error says what is missing for using them, code 0: nothing. */
 GW_PUBLIC int gw_rdma_devices(struct gw_rdma_device *devices, unsigned most, struct gw_error *error);
 
-/* Makes a region known; before any put that names it, at the receiver before the source may put. */
+/*
+ * Makes a region known; before any put that names it, at the receiver before the source may put.  No byte of a region that
+ * the receiver has not made known is written, or pinned, whatever the peer sends.
+ */
 GW_PUBLIC GW_MUST_CHECK int gw_link_add_region(struct gw_link *link, const struct gw_link_region *region);
 
 /*

@@ -213,6 +213,9 @@ struct rdma {
 	struct backlog backlog;
 
 	/* Receiver; link thread only */
+	bool connected; /* CONNECTED came: @go */
+	struct rdma_go go;
+	uint64_t offer_until_ns; /* for the dialogue of setup.c */
 	bool round_waits;
 	bool sealed; /* no rail takes writes any more */
 	struct rdma_round round;

@@ -31,24 +31,18 @@
 #include <sys/random.h>
 
 #define CONNECT_NS (5 * GW_NS_PER_S)
+#define CM_EVENTS 64 /* at a time */
 
-/* The next message of the dialogue; others are a peer's fault.  Return: 0 or -errno with @error set. */
+/* Source: the next message of the dialogue; others are a peer's fault.  Return: 0 or -errno with @error set. */
 static int await(struct rdma *rdma, unsigned type, struct gw_link_event *event, uint64_t deadline_ns,
 		 struct gw_error *error)
 {
 	for (;;) {
-		uint64_t now = gw_now_ns(&gw_clock_real), step = rdma->is_source ? 10 * GW_NS_PER_MS : 0;
-		struct pollfd pfd = { .events = POLLIN };
 		int rc;
 
-		if (now >= deadline_ns)
+		if (gw_now_ns(&gw_clock_real) >= deadline_ns)
 			return gw_error_set(error, -ETIMEDOUT, "%s does not answer", rdma->link.peer);
-		if (!rdma->is_source) { /* queue pairs call in great haste, and only then comes their message */
-			pfd.fd = rdma->cm->fd;
-			if (poll(&pfd, 1, 1) > 0)
-				cm_serve(rdma);
-		}
-		rc = gw_link_poll(rdma->inner, event, step);
+		rc = gw_link_poll(rdma->inner, event, 10 * GW_NS_PER_MS);
 		if (rc < 0)
 			return gw_error_set(error, rc, "%s", rdma->inner->error.text);
 		if (rc > 0 && event->type == GW_LINK_MESSAGE)
@@ -107,8 +101,8 @@ static void find_rails(struct rdma *rdma, struct rdma_rails *rails, const struct
 	freeifaddrs(list);
 }
 
-/* Waits until every queue pair that the source says it connected has come up here too. */
-static int await_established(struct rdma *rdma, const struct rdma_go *go, uint64_t deadline_ns, struct gw_error *error)
+/* Whether the source connected what it says.  Return: 0 or -EPROTO with @error set. */
+static int judge_connected(const struct rdma *rdma, const struct rdma_go *go, struct gw_error *error)
 {
 	for (unsigned i = 0; i < go->count; i++) {
 		const struct rdma_rail_go *want = &go->rails[i];
@@ -117,19 +111,18 @@ static int await_established(struct rdma *rdma, const struct rdma_go *go, uint64
 			return gw_error_set(error, -EPROTO, "%s connected a rail that was not offered", rdma->link.peer);
 		if (want->qps < rdma->rails[want->rail].qp_count)
 			return gw_error_set(error, -EPROTO, "%s connected more queue pairs than it says", rdma->link.peer);
-		for (unsigned q = 0; q < want->qps; q++) {
-			while (!rdma->rails[want->rail].qps[q].established) {
-				struct pollfd pfd = { .fd = rdma->cm->fd, .events = POLLIN };
-
-				if (gw_now_ns(&gw_clock_real) >= deadline_ns)
-					return gw_error_set(error, -ETIMEDOUT, "a queue pair from %s did not come up",
-							    rdma->link.peer);
-				if (poll(&pfd, 1, 20) > 0)
-					cm_serve(rdma);
-			}
-		}
 	}
 	return 0;
+}
+
+/* Whether every queue pair that the source says it connected has come up here too. */
+static bool is_established(const struct rdma *rdma, const struct rdma_go *go)
+{
+	for (unsigned i = 0; i < go->count; i++)
+		for (unsigned q = 0; q < go->rails[i].qps; q++)
+			if (!rdma->rails[go->rails[i].rail].qps[q].established)
+				return false;
+	return true;
 }
 
 static void describe(struct rdma *rdma)
@@ -172,13 +165,11 @@ static int say(struct rdma *rdma, unsigned type, uint32_t bytes, struct gw_error
 	return rc < 0 ? gw_error_set(error, rc, "%s: %s", rdma->link.peer, strerror(-rc)) : 0;
 }
 
-/* The receiver's half of the dialogue. */
+/* Receiver: says which rails it offers.  Return: 0; -ENODEV: none; or another -errno. */
 static int offer(struct rdma *rdma, const struct gw_link_options *options, const struct sockaddr *called, bool all,
-		 uint64_t deadline_ns, struct gw_error *error)
+		 struct gw_error *error)
 {
 	struct rdma_rails rails = { 0 };
-	struct gw_link_event event;
-	struct rdma_go go;
 	int rc;
 
 	rdma->cm = options->no_rdma ? NULL : cm_open(error);
@@ -193,34 +184,52 @@ static int offer(struct rdma *rdma, const struct gw_link_options *options, const
 		gw_error_clear(error);
 	rdma->rail_count = rails.count;
 	rc = say(rdma, RDMA_RAILS, rdma_put_rails(rdma->out, &rails), error);
-	if (rc < 0 || rails.count == 0)
-		return rc < 0 ? rc : -ENODEV;
-	rc = await(rdma, RDMA_CONNECTED, &event, deadline_ns, error);
+	return rc < 0 ? rc : rails.count == 0 ? -ENODEV : 0;
+}
+
+/* Receiver: takes CONNECTED, if it has come.  Return: 0 or -errno. */
+static int take_connected(struct rdma *rdma, struct gw_error *error)
+{
+	struct gw_link_event event;
+	int rc = gw_link_poll(rdma->inner, &event, 0);
+
 	if (rc < 0)
-		return rc;
-	if (rdma_get_go(event.payload, event.payload_bytes, &go) < 0)
+		return gw_error_set(error, rc, "%s", rdma->inner->error.text);
+	if (rc == 0 || event.type != GW_LINK_MESSAGE)
+		return 0;
+	if (event.message_type != RDMA_CONNECTED)
+		return gw_error_set(error, -EPROTO, "%s speaks out of turn", rdma->link.peer);
+	if (rdma_get_go(event.payload, event.payload_bytes, &rdma->go) < 0)
 		return gw_error_set(error, -EPROTO, "%s sent a CONNECTED that cannot be read", rdma->link.peer);
-	if (go.count == 0)
-		return gw_error_set(error, -ENODEV, "%s", go.reason);
-	rc = await_established(rdma, &go, deadline_ns, error);
+	if (rdma->go.count == 0)
+		return gw_error_set(error, -ENODEV, "%s", rdma->go.reason);
+	rdma->connected = true;
+	return 0;
+}
+
+/* Receiver: the queue pairs are up, or @rc says why they are not.  Return: 0, -ENODEV: no rails after all, or another -errno. */
+static int say_go(struct rdma *rdma, int rc, struct gw_error *error)
+{
+	struct rdma_go *go = &rdma->go;
+
 	if (rc == 0) {
-		keep_rails(rdma, &go);
+		keep_rails(rdma, go);
 		rc = rdma_run(rdma);
 		if (rc < 0)
 			gw_error_set(error, rc, "RDMA threads cannot be started: %s", strerror(-rc));
 	}
 	if (rc < 0) {
-		go.count = 0;
-		snprintf(go.reason, sizeof(go.reason), "the destination: %.170s", error->text);
+		go->count = 0;
+		snprintf(go->reason, sizeof(go->reason), "the destination: %.170s", error->text);
 	}
-	for (unsigned i = 0; i < go.count; i++) {
-		struct rail *rail = &rdma->rails[go.rails[i].rail];
+	for (unsigned i = 0; i < go->count; i++) {
+		struct rail *rail = &rdma->rails[go->rails[i].rail];
 
-		rail->qp_count = go.rails[i].qps;
-		go.rails[i].board_rkey = rail->memory_mr->rkey;
-		go.rails[i].board_addr = (uintptr_t)rail_board(rail, 0, 0);
+		rail->qp_count = go->rails[i].qps;
+		go->rails[i].board_rkey = rail->memory_mr->rkey;
+		go->rails[i].board_addr = (uintptr_t)rail_board(rail, 0, 0);
 	}
-	if (say(rdma, RDMA_GO, rdma_put_go(rdma->out, &go), error) < 0)
+	if (say(rdma, RDMA_GO, rdma_put_go(rdma->out, go), error) < 0)
 		return -EPROTO;
 	return rc < 0 ? -ENODEV : 0;
 }
@@ -313,20 +322,64 @@ bool rdma_is_here(struct gw_error *error)
 	return channel != NULL;
 }
 
-int rdma_offer(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options,
-	       const struct sockaddr *called, bool all, uint64_t deadline_ns, struct gw_error *error)
+int rdma_offer_begin(struct rdma **out, struct gw_link *inner, const struct gw_link_options *options,
+		     const struct sockaddr *called, bool all, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct rdma *rdma = rdma_new(false, inner);
 	int rc;
 
 	if (!rdma)
 		return gw_error_set(error, -ENOMEM, "no memory for RDMA");
-	rc = offer(rdma, options, called, all, deadline_ns, error);
+	rdma->offer_until_ns = deadline_ns;
+	rc = offer(rdma, options, called, all, error);
+	if (rc < 0)
+		return give_up(rdma, rc, error);
+	*out = rdma;
+	return 0;
+}
+
+int rdma_offer_fd(const struct rdma *rdma)
+{
+	return rdma->cm->fd;
+}
+
+int rdma_offer_step(struct rdma *rdma, struct gw_link **link, struct gw_error *error)
+{
+	struct pollfd pfd = { .fd = rdma->cm->fd, .events = POLLIN };
+	bool late = gw_now_ns(&gw_clock_real) >= rdma->offer_until_ns;
+	int rc = 0;
+
+	for (unsigned n = 0; n < CM_EVENTS && poll(&pfd, 1, 0) > 0; n++) /* queue pairs call in great haste, and only then comes their message */
+		cm_serve(rdma);
+	if (!rdma->connected) {
+		rc = take_connected(rdma, error);
+		if (rc == 0 && rdma->connected)
+			rc = judge_connected(rdma, &rdma->go, error);
+		if (rc == 0 && !rdma->connected && late)
+			rc = gw_error_set(error, -ETIMEDOUT, "%s does not answer", rdma->link.peer);
+		if (rc < 0 && rdma->connected)
+			rc = say_go(rdma, rc, error);
+		if (rc < 0)
+			return give_up(rdma, rc, error);
+		if (!rdma->connected)
+			return 0;
+	}
+	if (!is_established(rdma, &rdma->go)) {
+		if (!late)
+			return 0;
+		rc = gw_error_set(error, -ETIMEDOUT, "a queue pair from %s did not come up", rdma->link.peer);
+	}
+	rc = say_go(rdma, rc, error);
 	if (rc < 0)
 		return give_up(rdma, rc, error);
 	describe(rdma);
 	*link = &rdma->link;
-	return 0;
+	return 1;
+}
+
+void rdma_offer_drop(struct rdma *rdma)
+{
+	rdma_free(rdma);
 }
 
 int rdma_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options, bool required,
