@@ -131,7 +131,10 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 		*code = EXIT_FAILED;
 	}
 	gw_session_free(session);
-	gw_link_close(link);
+	if (!over && wait->listener)
+		gw_listener_dismiss(wait->listener, link);
+	else
+		gw_link_close(link);
 	return over;
 }
 

@@ -27,6 +27,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -340,6 +341,21 @@ static const struct gw_link_ops tcp_ops = {
 	.damage = tcp_damage,
 	.close = tcp_close,
 };
+
+int tcp_leave(struct gw_link *link)
+{
+	struct tcp *tcp = (struct tcp *)link;
+	int fd;
+
+	if (link->ops != &tcp_ops || tcp->control.closed || control_flush(&tcp->control) != 0)
+		return -1;
+	fd = fcntl(tcp->control.fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	(void)shutdown(fd, SHUT_WR);
+	tcp->control.closed = true;
+	return fd;
+}
 
 int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
 	    bool splice, const char *peer, struct gw_error *error)

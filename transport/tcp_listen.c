@@ -55,6 +55,7 @@
 
 struct caller {
 	int fd; /* owned; -1: a free place */
+	bool leaves; /* gw_listener_dismiss(): it has yet to read its last message */
 	size_t got;
 	uint64_t since_ns;
 	struct hello hello;
@@ -350,7 +351,8 @@ static bool displace_caller(struct gw_listener *listener)
 
 	if (!caller)
 		return false;
-	turn_away(listener, "%s connected but said no hello, and makes room for others: turned away", caller->peer);
+	if (!caller->leaves)
+		turn_away(listener, "%s connected but said no hello, and makes room for others: turned away", caller->peer);
 	drop_caller(listener, caller);
 	return true;
 }
@@ -519,8 +521,18 @@ static void add_channel(struct gw_listener *listener, struct caller *caller)
 	drop_caller(listener, caller);
 }
 
+/* What it still sends is thrown away: closed before, it would lose our last message. */
+static void see_off(struct gw_listener *listener, struct caller *caller)
+{
+	char scrap[4096];
+	ssize_t n = recv(caller->fd, scrap, sizeof(scrap), MSG_DONTWAIT);
+
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		drop_caller(listener, caller);
+}
+
 /* Reads what a caller has said so far. */
-static void serve_caller(struct gw_listener *listener, struct caller *caller)
+static void serve_hello(struct gw_listener *listener, struct caller *caller)
 {
 	ssize_t n = recv(caller->fd, (char *)&caller->hello + caller->got, sizeof(caller->hello) - caller->got, MSG_DONTWAIT);
 
@@ -543,6 +555,14 @@ static void serve_caller(struct gw_listener *listener, struct caller *caller)
 		turn_away(listener, "%s is no godwit source: turned away", caller->peer);
 		drop_caller(listener, caller);
 	}
+}
+
+static void serve_caller(struct gw_listener *listener, struct caller *caller)
+{
+	if (caller->leaves)
+		see_off(listener, caller);
+	else
+		serve_hello(listener, caller);
 }
 
 /* Goes on with an opening that has a link. */
@@ -616,7 +636,8 @@ static uint64_t expire(struct gw_listener *listener)
 		if (caller->fd < 0)
 			continue;
 		if (now >= caller->since_ns + hello_ns) {
-			turn_away(listener, "%s connected but said no hello: turned away", caller->peer);
+			if (!caller->leaves)
+				turn_away(listener, "%s connected but said no hello: turned away", caller->peer);
 			drop_caller(listener, caller);
 		} else if (caller->since_ns + hello_ns < next) {
 			next = caller->since_ns + hello_ns;
@@ -729,11 +750,13 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 	uint64_t from = now_ns(), until = timeout_ns > UINT64_MAX - from ? GW_LINK_FOREVER : from + timeout_ns;
 
 	for (;;) {
-		int rc = hand_out(listener, link);
+		int rc = serve(listener, 0); /* a stranger's session that is handed out holds up nobody who calls */
 
+		if (rc == 0)
+			rc = hand_out(listener, link);
 		if (rc > 0)
 			return rc;
-		if (listener->away > 0 && now_ns() >= listener->complain_ns) {
+		if (rc == 0 && listener->away > 0 && now_ns() >= listener->complain_ns) {
 			gw_error_set(error, -EPROTO, listener->away > 1 ? "%s (and %u others)" : "%s", listener->first_away.text,
 				     listener->away - 1);
 			gw_error_clear(&listener->first_away);
@@ -741,10 +764,26 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 			listener->complain_ns = now_ns() + COMPLAIN_NS;
 			return -EPROTO;
 		}
-		rc = serve(listener, until);
+		if (rc == 0)
+			rc = serve(listener, until);
 		if (rc < 0)
 			return gw_error_set(error, rc, "accept: %s", strerror(-rc));
 		if (now_ns() >= until)
 			return hand_out(listener, link);
+	}
+}
+
+void gw_listener_dismiss(struct gw_listener *listener, struct gw_link *link)
+{
+	struct caller leaving = { .fd = tcp_leave(link), .leaves = true, .since_ns = now_ns() };
+	struct caller *place = leaving.fd >= 0 ? place_for_caller(listener) : NULL;
+
+	memcpy(leaving.peer, link->peer, sizeof(leaving.peer));
+	gw_link_close(link);
+	if (place) {
+		*place = leaving;
+		listener->connections++;
+	} else if (leaving.fd >= 0) {
+		close(leaving.fd);
 	}
 }

@@ -161,6 +161,12 @@ GW_PUBLIC int gw_listener_fd(const struct gw_listener *listener);
 GW_PUBLIC GW_MUST_CHECK int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint64_t timeout_ns,
 					       struct gw_error *error);
 
+/*
+ * Closes a link that the listener handed out, as gw_link_close() does, and sees to it in later calls that the peer can read the
+ * last message: a stranger that does not read holds up nobody.
+ */
+GW_PUBLIC void gw_listener_dismiss(struct gw_listener *listener, struct gw_link *link);
+
 GW_PUBLIC void gw_listener_close(struct gw_listener *listener);
 
 /* Both ends of a link inside this process; for tests and simulations.  @seed drives the order of puts. */

@@ -239,6 +239,32 @@ class Strangers(unittest.TestCase):
             for thread in threads:
                 thread.join()
 
+    def test_a_flood_of_wrong_guests_that_do_not_hang_up(self):
+        stop, kept = threading.Event(), []
+
+        def flood():
+            while not stop.is_set():
+                try:
+                    one = peer.Peer(self.port, timeout=5)
+                    one.say(peer.HELLO, peer.hello("other-guest", [("ram0", MIB)]))
+                    kept.append(one)
+                    one.hear()
+                except (OSError, peer.Closed):
+                    pass
+
+        threads = [threading.Thread(target=flood) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            vmlab.wait_for(lambda: len(kept) > 16, 60, "a flood")
+            self.migrates()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            for one in kept:
+                one.close()
+
     def test_a_silent_stray_while_data_channels_open(self):
         control = self.call(peer.link_hello())
         nonce = peer.Peer.welcome(control)
