@@ -272,13 +272,15 @@ static int note_device(void *context, const struct device *device)
 	if (fact) /* the accelerator adds this device, and the device starts anew where no state arrives */
 		fact->spare = strcmp(device->type, "kvmclock") == 0;
 	for (unsigned i = 0; i < device->line_count; i++) {
+		if (i > 0) { /* the last line has none behind it */
+			line += strlen(line) + 1;
+			line += *line == '\0'; /* lines end with two characters */
+		}
 		line += strspn(line, " ");
 		if (vmm_add_property(list, sizeof(list), line) < 0) {
 			gw_warn("%s: some of its properties are too long to be compared", key);
 			break;
 		}
-		line += strlen(line) + 1;
-		line += *line == '\0'; /* lines end with two characters */
 	}
 	add_list(facts, key, list, DEVICE_ADVICE);
 	return 0;
