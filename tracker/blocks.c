@@ -12,6 +12,7 @@
 
 #include "tracker/inflight.h"
 #include "tracker/pace.h"
+#include "tracker/reads.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -144,6 +145,8 @@ void gw_blocks_distrust(int fd)
 
 int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes)
 {
+	int rc;
+
 	if (count < 1 || count > GW_BLOCKS_MAX_FILES || block_bytes < 512 || (block_bytes & (block_bytes - 1)) != 0)
 		return -EINVAL;
 	if (gw_blocks_watching())
@@ -156,8 +159,10 @@ int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t
 	atomic_store(&blocks.distrusted, false);
 	pthread_rwlock_unlock(&blocks.lock);
 	atomic_store(&gw_blocks_watched, true);
-	gw_inflight_resolve(); /* what is under way was noted by descriptor alone */
-	return 0;
+	rc = gw_inflight_settle(GW_INFLIGHT_SETTLE_NS);
+	if (rc < 0)
+		gw_blocks_unwatch();
+	return rc;
 }
 
 void gw_blocks_unwatch(void)
@@ -167,6 +172,8 @@ void gw_blocks_unwatch(void)
 	pthread_rwlock_wrlock(&blocks.lock);
 	blocks.count = 0;
 	pthread_rwlock_unlock(&blocks.lock);
+	if (!gw_reads_watching())
+		gw_inflight_rest();
 }
 
 int gw_blocks_sync(void)

@@ -48,8 +48,9 @@ static inline bool gw_blocks_watching(void)
 }
 
 /*
- * Watches @files, which are copied, in blocks of @block_bytes, a power of two.  A file that stands there twice is marked twice.  Writes that are under way now and
- * end later are marked.  Return: 0, -EBUSY when files are watched already, -EINVAL for too many.
+ * Watches @files, which are copied, in blocks of @block_bytes, a power of two.  A file that stands there twice is marked twice.  Asynchronous
+ * writes that are under way now have ended by the return, which waits for them; other writes that end later are marked.
+ * Return: 0; -EBUSY when files are watched already, -EINVAL for too many, -ETIMEDOUT when some do not end: nothing is watched then.
  */
 GW_MUST_CHECK int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes);
 

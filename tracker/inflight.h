@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Asynchronous writes and reads under way, for blocks.h and reads.h: noted when they are submitted, reported when their
- * completion stands in the ring that kernel and VMM share, which we read without taking anything from it.
+ * Asynchronous writes and reads under way, for blocks.h and reads.h.  While something is watched they are noted when they are
+ * submitted, and reported when their completion stands in the ring that kernel and VMM share, which we read without taking
+ * anything from it.  While nothing is watched they are counted only.
  *
  * Source: io_uring(7), liburing's struct io_uring, io_submit(2); the completion ring of libaio is struct aio_ring
  * of the kernel's fs/aio.c, which programs map and whose layout QEMU relies on too.
  *
- * Threads: any.
+ * Threads: any; gw_inflight_settle() and gw_inflight_rest(): one.  Under the locks nothing is allocated and no function called
+ * that somebody may have interposed.
  */
 #ifndef GODWIT_TRACKER_INFLIGHT_H
 #define GODWIT_TRACKER_INFLIGHT_H
 
+#include "base/clock.h"
 #include "base/error.h"
 
 #include <linux/aio_abi.h>
@@ -19,6 +22,7 @@
 #include <stdint.h>
 
 struct io_uring;
+struct ring;
 
 /* After a ring was made, before anything is submitted to it. */
 void gw_inflight_new_aio(aio_context_t context);
@@ -28,10 +32,22 @@ void gw_inflight_new_uring(const struct io_uring *ring);
 bool gw_inflight_knows_uring(int fd);
 bool gw_inflight_knows_aio(uint64_t address);
 
-/* Before io_submit() of @count requests: notes those that write or read.  What they owe (pace.h) is the caller's to pay. */
-void gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
+struct gw_inflight_call {
+	struct ring *ring; /* NULL: there are too many */
+	unsigned epoch;
+	bool noted;
+};
 
-/* Before io_uring_submit(): notes those of the requests that are not submitted yet that write or read. */
+/*
+ * Before io_submit() of @count requests: notes those that write or read, if something is watched.  What they owe (pace.h) is
+ * the caller's to pay.
+ */
+GW_MUST_CHECK struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
+
+/* After it: the kernel took the first @taken of them, or none when that is negative. */
+void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, struct iocb *const *list, long taken);
+
+/* Before io_uring_submit(), by the thread that calls it: notes the requests that are not submitted yet, if something is watched. */
 void gw_inflight_uring(const struct io_uring *ring);
 
 /* Before a ring is destroyed: all that was submitted to it has ended or never will. */
@@ -45,7 +61,20 @@ GW_MUST_CHECK int gw_inflight_reap(enum gw_inflight_kind kind);
 /* What could not be followed, in words of at most @bytes. */
 void gw_inflight_explain(char *text, size_t bytes);
 
-/* Files have come to be watched: finds out which of them the writes under way go to. */
-void gw_inflight_resolve(void);
+/*
+ * Something has come to be watched: from now on requests are noted.  Blocks until all that were submitted before have ended,
+ * @within_ns at most.  Return: 0; -ETIMEDOUT when some have not ended by then: whether they will be marked nobody knows.
+ * A ring that cannot be followed is told of by the next gw_inflight_reap().
+ */
+GW_MUST_CHECK int gw_inflight_settle(uint64_t within_ns);
+
+/* How long a watch waits for requests of before. */
+#define GW_INFLIGHT_SETTLE_NS (10 * GW_NS_PER_S)
+/* What -ETIMEDOUT means, for people. */
+#define GW_INFLIGHT_STUCK                                                                                              \
+	"requests of the VMM to a disk have not ended for 10 s: see whether the disk or its network is stuck, then migrate again"
+
+/* Nothing is watched any more: from now on requests are counted only. */
+void gw_inflight_rest(void);
 
 #endif

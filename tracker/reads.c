@@ -12,11 +12,17 @@
 #include "tracker/inflight.h"
 
 #include <pthread.h>
+#include <string.h>
 #include <unistd.h>
 
 #define MAX_FILES 64u
 
 _Atomic bool gw_reads_watched;
+
+struct known_file {
+	struct gw_file_id id;
+	unsigned region;
+};
 
 static struct {
 	pthread_rwlock_t lock;
@@ -25,50 +31,52 @@ static struct {
 	struct gw_bitmap *shared;
 	uint64_t page_bytes;
 	_Atomic uint64_t lowest, highest;
-	struct {
-		struct gw_file_id id;
-		unsigned region;
-	} files[MAX_FILES];
+	struct known_file files[MAX_FILES];
 	unsigned file_count;
 } reads = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
-/* Under lock.  Return: whether the segment's file is known. */
-static bool know_file(const struct gw_wp_segment *segment)
+/* Return: whether the segment's file is known. */
+static bool know_file(const struct gw_wp_segment *segment, struct known_file *files, unsigned *count)
 {
-	for (unsigned i = 0; i < reads.file_count; i++)
-		if (reads.files[i].region == segment->region)
+	for (unsigned i = 0; i < *count; i++)
+		if (files[i].region == segment->region)
 			return true;
-	if (!segment->has_file || reads.file_count == MAX_FILES ||
-	    gw_file_identify(segment->fd, &reads.files[reads.file_count].id) < 0)
+	if (!segment->has_file || *count == MAX_FILES || gw_file_identify(segment->fd, &files[*count].id) < 0)
 		return false;
-	reads.files[reads.file_count++].region = segment->region;
+	files[(*count)++].region = segment->region;
 	return true;
 }
 
-bool gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared)
+int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared)
 {
-	uint64_t lowest = UINT64_MAX, highest = 0;
+	uint64_t lowest = UINT64_MAX, highest = 0, page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct known_file files[MAX_FILES];
+	unsigned file_count = 0;
 	bool all_known = true;
+	int rc;
 
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t end = segments[i].addr + segments[i].bytes;
 
 		lowest = segments[i].addr < lowest ? segments[i].addr : lowest;
 		highest = end > highest ? end : highest;
+		all_known = know_file(&segments[i], files, &file_count) && all_known;
 	}
 	pthread_rwlock_wrlock(&reads.lock);
 	reads.segments = segments;
 	reads.count = count;
 	reads.shared = shared;
-	reads.page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
-	reads.file_count = 0;
-	for (unsigned i = 0; i < count; i++)
-		all_known = know_file(&segments[i]) && all_known;
+	reads.page_bytes = page_bytes;
+	memcpy(reads.files, files, file_count * sizeof(*files));
+	reads.file_count = file_count;
 	pthread_rwlock_unlock(&reads.lock);
 	atomic_store(&reads.lowest, lowest);
 	atomic_store(&reads.highest, highest);
 	atomic_store(&gw_reads_watched, true);
-	return all_known;
+	rc = gw_inflight_settle(GW_INFLIGHT_SETTLE_NS);
+	if (rc < 0)
+		gw_reads_unwatch();
+	return rc < 0 ? rc : all_known;
 }
 
 void gw_reads_unwatch(void)
@@ -77,6 +85,8 @@ void gw_reads_unwatch(void)
 	pthread_rwlock_wrlock(&reads.lock);
 	reads.count = reads.file_count = 0;
 	pthread_rwlock_unlock(&reads.lock);
+	if (!gw_blocks_watching())
+		gw_inflight_rest();
 }
 
 int gw_reads_sync(void)

@@ -32,10 +32,11 @@ static inline bool gw_reads_watching(void)
 
 /*
  * From now on marks pages of the segments in shared[segment.region].  Both are the caller's until gw_reads_unwatch().
- * Reads that end before the return are not marked, those under way are.  Return: whether the files of all regions are known, so
- * that what is given back is marked.
+ * Asynchronous reads that are under way now have ended by the return, which waits for them, and are not marked; other reads that
+ * end later are.  Return: 1, or 0 when the file of a region is not known, so that what is given back to it is not marked; -ETIMEDOUT when
+ * some reads do not end: nothing is watched then.
  */
-bool gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
+GW_MUST_CHECK int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
 
 /* From its return on no bitmap is touched any more. */
 void gw_reads_unwatch(void);

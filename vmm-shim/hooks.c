@@ -440,14 +440,20 @@ EXPORT int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring)
 
 EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)
 {
-	int kept = errno;
+	struct gw_inflight_call call;
+	int kept = errno, rc;
 
-	if (atomic_load_explicit(&enabled, memory_order_relaxed))
-		gw_inflight_aio(context, count, list);
+	if (!atomic_load_explicit(&enabled, memory_order_relaxed))
+		return REAL(io_submit)(context, count, list);
+	call = gw_inflight_aio(context, count, list);
 	if (gw_pace_is_on())
 		gw_pace_pay();
 	errno = kept;
-	return REAL(io_submit)(context, count, list);
+	rc = REAL(io_submit)(context, count, list);
+	kept = errno;
+	gw_inflight_aio_submitted(&call, count, list, rc);
+	errno = kept;
+	return rc;
 }
 
 EXPORT int io_destroy(aio_context_t context)

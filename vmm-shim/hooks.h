@@ -4,8 +4,8 @@
 #define GODWIT_SHIM_HOOKS_H
 
 /*
- * Only the VMM's asynchronous reads and writes (tracker/inflight.h) and its memory slots (tracker/kvm.h) are noted all the
- * time; in a process that is no VMM, and before this is called, every hook passes its call on and does nothing else.
+ * Only the VMM's memory slots (tracker/kvm.h) are noted all the time, and its asynchronous reads and writes
+ * counted (tracker/inflight.h); in a process that is no VMM, and before this is called, every hook passes its call on and does nothing else.
  */
 void hooks_enable(void);
 

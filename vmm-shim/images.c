@@ -101,7 +101,7 @@ int images_watch(const struct agent_image *images, unsigned count, uint32_t bloc
 	if (rc < 0) {
 		images_unwatch();
 		close(fd);
-		return gw_error_set(error, rc, "disks cannot be watched: %s", strerror(-rc));
+		return gw_error_set(error, rc, "disks cannot be watched: %s", rc == -ETIMEDOUT ? GW_INFLIGHT_STUCK : strerror(-rc));
 	}
 	*bytes = bitmaps_bytes;
 	return fd;

@@ -74,11 +74,16 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 				  "KVM has no memory slot of this guest at an alias");
 	else
 		rc = protect_rest(may_async, may_sync, error);
+	if (rc >= 0) {
+		rc = gw_reads_watch(track.segments, track.count, track.shared);
+		if (rc < 0)
+			gw_error_set(error, rc, "%s", GW_INFLIGHT_STUCK);
+	}
 	if (rc < 0) {
 		track_stop();
 		return rc;
 	}
-	track.sees_discards = gw_reads_watch(track.segments, track.count, track.shared);
+	track.sees_discards = rc > 0;
 	if (track.kvm)
 		return track.async ? AGENT_KVM_ASYNC : AGENT_KVM_SYNC;
 	return track.async ? AGENT_WP_ASYNC : AGENT_WP_SYNC;
