@@ -3,7 +3,7 @@
 #include "base/cleanup.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/lease_proto.h"
-#include "vmm-shim/vmm.h"
+#include "vmm-shim/vmm_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,12 +14,34 @@
 
 #define FOLDER_BYTES 80 /* a socket's path has 108, and the sockets' names need some */
 
-/* Makes root and folder and takes the lock.  Return: the lock's descriptor, inherited by exec; or -errno. */
+static int taken(const char *name, struct gw_error *error)
+{
+	return gw_error_set(error, -EEXIST, "a VM named '%s' runs already: choose another --name", name);
+}
+
+/* Takes the lock of a file or folder.  Return: its descriptor, inherited by exec; or -errno with @error set. */
+static int take_lock(const char *name, const char *path, int flags, struct gw_error *error)
+{
+	int fd = open(path, flags, 0600);
+
+	if (fd < 0)
+		return gw_error_set(error, -errno, "%s: %s", path, strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		int rc = errno == EWOULDBLOCK ? taken(name, error) :
+						gw_error_set(error, -errno, "%s cannot be locked: %s", path, strerror(errno));
+
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+/* Makes root and folder and takes the locks (rundir.c).  Return: a lock's descriptor, inherited by exec; or -errno. */
 static int claim_folder(const char *name, const char *folder, struct gw_error *error)
 {
 	struct stat st;
 	char path[192];
-	int fd;
+	int fd, file;
 
 	if (mkdir(gw_vmm_run_root(), 0700) < 0 && errno != EEXIST)
 		return gw_error_set(error, -errno, "folder %s cannot be made: %s (set GODWIT_RUN_DIR?)",
@@ -29,15 +51,18 @@ static int claim_folder(const char *name, const char *folder, struct gw_error *e
 				    gw_vmm_run_root());
 	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
 		return gw_error_set(error, -errno, "folder %s cannot be made: %s", folder, strerror(errno));
-	gw_vmm_path(path, sizeof(path), name, "lock");
-	fd = open(path, O_RDWR | O_CREAT, 0600);
+	fd = take_lock(name, folder, O_RDONLY | O_DIRECTORY, error);
 	if (fd < 0)
-		return gw_error_set(error, -errno, "%s: %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		close(fd);
-		return gw_error_set(error, -EEXIST, "a VM named '%s' runs already: choose another --name", name);
+		return fd;
+	gw_vmm_path(path, sizeof(path), name, "lock");
+	file = take_lock(name, path, O_RDWR | O_CREAT, error);
+	if (file >= 0 && vmm_agent_listens(name)) {
+		close(file);
+		file = taken(name, error);
 	}
-	return fd;
+	if (file < 0)
+		close(fd);
+	return file;
 }
 
 static void remove_stale(const char *name)

@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Run folders: one a VM, mode 0700, with the agent's and QMP sockets, and a lock that the VMM holds by
- * inheritance for as long as it lives, so that a stale folder is told from a live one without pids.
+ * Run folders: one a VM, mode 0700, with the agent's and QMP sockets.  The VMM holds a lock of the folder itself by
+ * inheritance for as long as it lives, so that a stale folder is told from a live one without pids.  A lock of the
+ * folder cannot be deleted while there is anything in the folder, and systemd-tmpfiles leaves a locked folder alone.
+ *
+ * Earlier versions locked the file "lock" in it.  That one is held too, so that they see the VM.  A VM that they started
+ * is known by that lock, or, should a cleaner have deleted the file, by an agent that listens.
  */
 #include "base/cleanup.h"
-#include "vmm-shim/vmm.h"
+#include "base/unixsock.h"
+#include "vmm-shim/agent_proto.h"
+#include "vmm-shim/vmm_internal.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -12,6 +18,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
+
+#define LISTENS_NS GW_NS_PER_S
 
 int gw_vmm_check_name(const char *name, struct gw_error *error)
 {
@@ -46,16 +55,38 @@ void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *fi
 	snprintf(path, path_bytes, "%s/%s%s%s", gw_vmm_run_root(), name, file ? "/" : "", file ? file : "");
 }
 
-int gw_vmm_is_alive(const char *name)
+/* Return: whether somebody holds that lock, 0 when there is nothing of that name; or -errno. */
+static int is_locked(const char *path)
 {
-	char path[192];
-	int fd GW_CLEANUP_CLOSE = -1;
+	int fd GW_CLEANUP_CLOSE = open(path, O_RDONLY | O_CLOEXEC);
 
-	gw_vmm_path(path, sizeof(path), name, "lock");
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
 	if (flock(fd, LOCK_SH | LOCK_NB) == 0)
 		return 0;
 	return errno == EWOULDBLOCK ? 1 : -errno;
+}
+
+int vmm_agent_listens(const char *name)
+{
+	char path[192];
+	int fd GW_CLEANUP_CLOSE = -1;
+
+	gw_vmm_path(path, sizeof(path), name, AGENT_SOCKET);
+	fd = gw_unix_connect(path, SOCK_SEQPACKET, LISTENS_NS);
+	return fd >= 0 || fd == -ETIMEDOUT;
+}
+
+int gw_vmm_is_alive(const char *name)
+{
+	char path[192];
+	int rc;
+
+	gw_vmm_path(path, sizeof(path), name, NULL);
+	rc = is_locked(path);
+	if (rc != 0)
+		return rc;
+	gw_vmm_path(path, sizeof(path), name, "lock");
+	rc = is_locked(path);
+	return rc != 0 ? rc : vmm_agent_listens(name);
 }

@@ -32,7 +32,7 @@ const char *gw_vmm_run_root(void);
 /* Writes "ROOT/NAME/FILE" (or "ROOT/NAME" with file NULL). */
 void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *file);
 
-/* Whether a VMM runs under that name: its run folder's lock is held.  Return: 1, 0 or -errno. */
+/* Whether a VMM runs under that name: it holds the lock of its run folder (rundir.c).  Return: 1, 0 or -errno. */
 GW_MUST_CHECK int gw_vmm_is_alive(const char *name);
 
 /* --- starting ------------------------------------------------------------------------------------ */

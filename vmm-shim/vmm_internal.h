@@ -10,4 +10,7 @@
 struct qmp *vmm_qmp(struct gw_vmm *vmm);
 const struct agent_client *vmm_agent(const struct gw_vmm *vmm);
 
+/* Whether an agent listens in that VM's run folder; it may be one of an earlier version. */
+int vmm_agent_listens(const char *name);
+
 #endif

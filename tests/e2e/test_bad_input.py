@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people get wrong: a clear error, the guest untouched, nothing lost."""
 
+import contextlib
 import fcntl
 import os
 import resource
+import socket
 import subprocess
 import sys
 import unittest
@@ -67,6 +69,34 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(done.returncode, 5)
             self.assertIn("runs already", done.stderr)
             self.assertEqual(vm.status(), "prelaunch")
+
+    def test_a_cleaner_of_tmp_makes_no_vm_gone(self):
+        """Nor does a name become free that a VM of an earlier version has, whose lock is a file that may be deleted."""
+        with vmlab.Lab() as lab, contextlib.ExitStack() as stack:
+            run = [vmlab.QEMU, "-m", "64M", "-object", "memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm/x,share=on", "-machine",
+                   "memory-backend=ram0"]
+            vm = lab.a.vm(**IDLE)
+            root = Path(lab.a.env["GODWIT_RUN_DIR"])
+            sockets = {path: path.stat().st_ino for path in (root / "guest").glob("*.sock")}
+            (root / "guest" / "lock").unlink()
+            for name in ("older", "oldest"):
+                (root / name).mkdir()
+                file = stack.enter_context(open(root / name / "lock", "w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            (root / "oldest" / "lock").unlink()
+            agent = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            agent.bind(str(root / "oldest" / "agent.sock"))
+            agent.listen()
+            for name in ("guest", "older", "oldest"):
+                done = lab.a.godwit("run", "--name", name, "--", *run)
+                self.assertEqual(done.returncode, 5, name)
+                self.assertIn("runs already", done.stderr, name)
+                self.assertIn(name, lab.a.godwit("list").stdout)
+            self.assertEqual(sockets, {path: path.stat().st_ino for path in (root / "guest").glob("*.sock")})
+            self.assertEqual(lab.a.status()["vmm"], "prelaunch")
+            self.assertIn("nothing listens", lab.a.godwit("migrate", "guest", "tcp:127.0.0.1:1").stderr)
+            vm.kill()
+            self.assertNotIn("guest", lab.a.godwit("list").stdout)
 
 
 class Destinations(unittest.TestCase):
