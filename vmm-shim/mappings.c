@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -72,6 +73,7 @@ static bool parse_line(const char *text, struct line *line)
 	return true;
 }
 
+/* Adds a line whose file is large enough. */
 static int add_line(struct mappings *mappings, const struct line *line)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = line->offset + (line->end - line->start);
@@ -101,49 +103,81 @@ static int add_line(struct mappings *mappings, const struct line *line)
 	return 0;
 }
 
-/* Forgets files too small to be RAM: device registers, rings. */
-static void drop_small(struct mappings *mappings)
+/* How much of each file is mapped, whatever their number. */
+struct sizes {
+	struct size {
+		uint64_t device, inode, bytes; /* from the file's start to the end of its last mapping */
+	} *list;
+	size_t count, room;
+};
+
+static struct size *find_size(const struct sizes *sizes, const struct line *line)
 {
-	unsigned kept = 0, segments = 0;
-	unsigned new_index[AGENT_MAX_REGIONS];
+	for (size_t i = sizes->count; i-- > 0;) /* the newest first: the map has the pieces of a file together, mostly */
+		if (sizes->list[i].inode == line->inode && sizes->list[i].device == line->device)
+			return &sizes->list[i];
+	return NULL;
+}
 
-	for (unsigned i = 0; i < mappings->count; i++) {
-		new_index[i] = AGENT_MAX_REGIONS;
-		if (mappings->files[i].bytes < MIN_BYTES)
-			continue;
-		new_index[i] = kept;
-		mappings->files[kept++] = mappings->files[i];
-	}
-	for (unsigned i = 0; i < mappings->segment_count; i++) {
-		struct gw_wp_segment segment = mappings->segments[i];
+static int add_size(struct sizes *sizes, const struct line *line)
+{
+	uint64_t end = line->offset + (line->end - line->start);
+	struct size *size = find_size(sizes, line);
 
-		segment.region = new_index[segment.region];
-		if (segment.region < AGENT_MAX_REGIONS)
-			mappings->segments[segments++] = segment;
+	if (!size && sizes->count == sizes->room) {
+		size_t room = sizes->room ? sizes->room * 2 : 64;
+		struct size *more = realloc(sizes->list, room * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		sizes->list = more;
+		sizes->room = room;
 	}
-	mappings->count = kept;
-	mappings->segment_count = segments;
+	if (!size) {
+		size = &sizes->list[sizes->count++];
+		*size = (struct size){ line->device, line->inode, 0 };
+	}
+	if (end > size->bytes)
+		size->bytes = end;
+	return 0;
+}
+
+/* Reads the map twice: which files are large enough to be RAM, unlike device registers and rings, shows at its end. */
+static int read_map(FILE *maps, struct mappings *mappings, struct sizes *sizes)
+{
+	char text[LINE_BYTES];
+	struct line line;
+	int rc = 0;
+
+	while (rc == 0 && fgets(text, sizeof(text), maps))
+		if (parse_line(text, &line))
+			rc = add_size(sizes, &line);
+	rewind(maps);
+	mappings->count = mappings->segment_count = 0;
+	while (rc == 0 && fgets(text, sizeof(text), maps)) {
+		const struct size *size = parse_line(text, &line) ? find_size(sizes, &line) : NULL;
+
+		if (size && size->bytes >= MIN_BYTES)
+			rc = add_line(mappings, &line);
+	}
+	return rc;
 }
 
 int mappings_read(struct mappings *mappings, struct gw_error *error)
 {
 	FILE *maps = fopen("/proc/self/maps", "re");
-	char text[LINE_BYTES];
-	struct line line;
-	int rc = 0;
+	struct sizes sizes = { .count = 0 };
+	int rc;
 
 	if (!maps)
 		return gw_error_set(error, -errno, "/proc/self/maps: %s", strerror(errno));
-	mappings->count = mappings->segment_count = 0;
-	while (rc == 0 && fgets(text, sizeof(text), maps))
-		if (parse_line(text, &line))
-			rc = add_line(mappings, &line);
+	rc = read_map(maps, mappings, &sizes);
 	fclose(maps);
-	if (rc < 0)
-		return gw_error_set(error, rc, "the VMM has more than %d files or %d pieces of them mapped",
-				    AGENT_MAX_REGIONS, AGENT_MAX_SEGMENTS);
-	drop_small(mappings);
-	return 0;
+	free(sizes.list);
+	if (rc == -E2BIG)
+		return gw_error_set(error, rc, "the VMM has more than %d files of %u KiB or more, or %d pieces of them, mapped",
+				    AGENT_MAX_REGIONS, MIN_BYTES / 1024, AGENT_MAX_SEGMENTS);
+	return rc < 0 ? gw_error_set(error, rc, "the VMM's map cannot be read: %s", strerror(-rc)) : 0;
 }
 
 /* Whether a mapping of @fd is one of @file, by the kernel's own numbers for it. */
