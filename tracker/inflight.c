@@ -825,6 +825,6 @@ void gw_inflight_explain(char *text, size_t bytes)
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-	snprintf(text, bytes, why.code ? why.format : "the guest sends a disk its own commands (SG_IO)", why.number);
+	snprintf(text, bytes, why.code ? why.format : "a disk gets commands of another kind (SG_IO, NVMe, zones, XFS)", why.number);
 #pragma GCC diagnostic pop
 }

@@ -26,8 +26,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/blkzoned.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <scsi/scsi_ioctl.h>
 #include <scsi/sg.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -39,6 +41,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define SECTOR 512u
+#define NVME_TYPE 'N' /* of all ioctls in linux/nvme_ioctl.h */
 #define EXPORT __attribute__((visibility("default")))
 /* The same function under its other name, for offsets of 64 bits; here they are one. */
 #define ALSO(name) __attribute__((visibility("default"), alias(#name)))
@@ -312,11 +316,47 @@ static void have_read_sg(const struct sg_io_hdr *header)
 		gw_reads_mark((uintptr_t)header->dxferp, header->dxfer_len);
 }
 
+/* --- ioctls that change a disk ------------------------------------------------------------------------------- */
+
+/* XFS's own ways to allocate, free and zero a range, from before fallocate(). */
+static bool is_xfs_space(unsigned long request)
+{
+	unsigned long number = _IOC_NR(request);
+
+	return _IOC_TYPE(request) == 'X' && (number == 10 || number == 11 || number == 36 || number == 37 || number == 41 ||
+					     number == 43 || number == 57);
+}
+
+/* A disk that is passed through: commands of the guest's, whatever they are; or states of zones, which no copy has. */
+static bool is_command(unsigned long request)
+{
+	return is_xfs_space(request) || request == SG_IO || request == SCSI_IOCTL_SEND_COMMAND || _IOC_TYPE(request) == NVME_TYPE ||
+	       request == BLKOPENZONE || request == BLKCLOSEZONE || request == BLKFINISHZONE;
+}
+
+static void changed(int fd, unsigned long request, const void *argument)
+{
+	const uint64_t *range = argument; /* first and length, of bytes or sectors */
+	const struct file_clone_range *clone = argument;
+	int kept = errno;
+
+	if (request == BLKDISCARD || request == BLKZEROOUT || request == BLKSECDISCARD)
+		wrote(fd, (off_t)range[0], range[1]);
+	else if (request == BLKRESETZONE)
+		wrote(fd, (off_t)(range[0] * SECTOR), range[1] * SECTOR);
+	else if (request == FICLONE)
+		wrote(fd, 0, SIZE_MAX);
+	else if (request == FICLONERANGE) /* of length 0: to the end */
+		wrote(fd, (off_t)clone->dest_offset, clone->src_length ? clone->src_length : SIZE_MAX);
+	else if (is_command(request))
+		gw_blocks_distrust(fd);
+	errno = kept;
+}
+
 /* --- ioctl and memory --------------------------------------------------------------------------------------- */
 
 EXPORT int ioctl(int fd, unsigned long request, ...)
 {
-	const uint64_t *range;
 	void *argument;
 	va_list list;
 	int rc;
@@ -333,16 +373,8 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	if (gw_kvm_wants(request) && !own_thread && atomic_load_explicit(&enabled, memory_order_relaxed))
 		return gw_kvm_ioctl(fd, request, argument, REAL(ioctl));
 	rc = REAL(ioctl)(fd, request, argument);
-	if (gw_blocks_watching() && (request == BLKDISCARD || request == BLKZEROOUT || request == BLKSECDISCARD)) {
-		range = argument;
-		wrote(fd, (off_t)range[0], range[1]);
-	}
-	if (gw_blocks_watching() && request == SG_IO) { /* a disk passed through: the guest's commands, whatever they are */
-		int kept = errno;
-
-		gw_blocks_distrust(fd);
-		errno = kept;
-	}
+	if (gw_blocks_watching() && (rc >= 0 || errno != EFAULT)) /* then the argument can be read */
+		changed(fd, request, argument);
 	if (gw_reads_watching() && request == SG_IO && (rc >= 0 || errno != EFAULT))
 		have_read_sg(argument);
 	return rc;

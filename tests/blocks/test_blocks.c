@@ -14,9 +14,15 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/aio_abi.h>
+#include <linux/blkzoned.h>
+#include <linux/fs.h>
+#include <linux/nvme_ioctl.h>
 #include <pthread.h>
+#include <scsi/scsi_ioctl.h>
+#include <scsi/sg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -133,6 +139,49 @@ Test(blocks, each_call_marks_what_it_writes)
 	close(copy);
 	close(again);
 	free(bytes);
+}
+
+/* The hook reports whatever the kernel says; this file is no block device. */
+Test(blocks, each_ioctl_that_changes_a_disk_marks_or_is_refused)
+{
+	static const unsigned long commands[] = { SG_IO, SCSI_IOCTL_SEND_COMMAND, NVME_IOCTL_IO_CMD, NVME_IOCTL_ADMIN_CMD,
+						  BLKOPENZONE, BLKCLOSEZONE, BLKFINISHZONE, _IOW('X', 57, uint64_t[6]) };
+	uint64_t bytes[2] = { 3 * BLOCK, BLOCK };
+	struct blk_zone_range zones = { .sector = 3 * BLOCK / 512, .nr_sectors = BLOCK / 512 };
+	struct file_clone_range clone = { .src_fd = fd, .src_length = BLOCK, .dest_offset = 3 * BLOCK };
+	const struct {
+		const char *name;
+		unsigned long request;
+		void *argument;
+		uint64_t first, end_block;
+	} cases[] = { { "BLKDISCARD", BLKDISCARD, bytes, 3, 4 }, { "BLKZEROOUT", BLKZEROOUT, bytes, 3, 4 },
+		      { "BLKSECDISCARD", BLKSECDISCARD, bytes, 3, 4 }, { "BLKRESETZONE", BLKRESETZONE, &zones, 3, 4 },
+		      { "FICLONERANGE", FICLONERANGE, &clone, 3, 4 } };
+	char nothing[512] = { 0 };
+	uint64_t size;
+
+	watch();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		(void)!ioctl(fd, cases[i].request, cases[i].argument);
+		expect_run(cases[i].first, cases[i].end_block, cases[i].name);
+	}
+	(void)!ioctl(fd, BLKGETSIZE64, &size);
+	cr_assert_eq(take(), 0, "a question changes nothing");
+	gw_blocks_unwatch();
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		char why[100];
+
+		watch();
+		(void)!ioctl(fd, commands[i], nothing);
+		cr_assert_eq(gw_blocks_sync(), -EOPNOTSUPP, "%#lx", commands[i]);
+		gw_inflight_explain(why, sizeof(why));
+		cr_assert(strstr(why, "SG_IO"), "%s", why);
+		gw_blocks_unwatch();
+	}
+	watch();
+	(void)!ioctl(fd, FICLONE, fd); /* the whole file, and what is behind a bitmap is told */
+	cr_assert_eq(gw_blocks_sync(), -EFBIG);
+	cr_assert_eq(gw_bitmap_take(&marks, &taken), BLOCKS);
 }
 
 /* As the base of two disks that move whole. */
