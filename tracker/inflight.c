@@ -313,10 +313,10 @@ static struct ring *find_ring(const void *id)
 	for (unsigned n = 0, i = first_place(id); n < MAX_RINGS; n++, i = (i + 1) % MAX_RINGS) {
 		const void *there = atomic_load_explicit(&places[i], memory_order_acquire);
 
-		if (there == id)
-			return &rings[i];
 		if (!there)
 			return NULL;
+		if (there == id)
+			return &rings[i];
 	}
 	return NULL;
 }
@@ -361,6 +361,8 @@ static struct ring *new_aio(aio_context_t context)
 	const struct aio_ring *shared = (const void *)(uintptr_t)context;
 	struct ring *ring;
 
+	if (!shared) /* the kernel says EINVAL */
+		return NULL;
 	GW_LOCK_SCOPE(&lock);
 	forget(find_ring(shared));
 	ring = add_ring(shared, false);

@@ -646,6 +646,8 @@ Test(blocks, what_io_submit_did_not_take_is_under_way_for_nobody)
 	}
 	gw_inflight_rest();
 	cr_assert_eq(io_destroy(own), 0);
+	cr_assert_lt(io_submit(0, 1, list), 0, "no ring at all");
+	cr_assert_lt(io_destroy(0), 0);
 	free(bytes);
 }
 
