@@ -54,6 +54,7 @@
 
 #define MAX_RINGS 128u /* a power of two */
 #define AIO_RING_MAGIC 0xa10a10a1
+#define INSIDE_BITS 16
 #define LOOK_NS (200 * 1000L)
 /* Flags of a ring whose entries are as we read them: not SQE128, CQE32, nor what a later kernel may add. */
 #define FLAGS_KNOWN (0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | 1u << 17)
@@ -88,11 +89,10 @@ struct ring {
 	unsigned boundary;          /* while it notes: requests before this one are not noted */
 
 	/* libaio */
-	_Atomic unsigned inside;    /* calls of io_submit() under way */
-	_Atomic uint64_t submitted; /* requests */
-	uint64_t submitted_then;    /* when it began to note; since then: */
+	_Atomic uint64_t calls;  /* how many of io_submit() are under way, and, from INSIDE_BITS on, how many requests were submitted */
+	uint64_t submitted_then; /* when it began to note; since then: */
 	uint64_t submitted_noted;
-	uint64_t unnoted;           /* requests not noted that were to end then; known once no call is under way */
+	uint64_t unnoted;        /* requests not noted that were to end then; known once no call is under way */
 	bool is_counted;
 };
 
@@ -219,21 +219,23 @@ static void reap_aio(struct ring *ring)
 {
 	const struct aio_ring *shared = ring->id;
 	unsigned tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
+	uint64_t calls;
 
 	if (!atomic_load(&ring->notes))
 		return;
 	for (; ring->seen != tail; ring->seen = (ring->seen + 1) % shared->nr)
 		complete(ring, shared->io_events[ring->seen].obj);
-	if (ring->is_counted || atomic_load(&ring->inside) > 0)
+	calls = atomic_load(&ring->calls);
+	if (ring->is_counted || calls % (1u << INSIDE_BITS) > 0)
 		return;
-	ring->unnoted += atomic_load(&ring->submitted) - ring->submitted_then - ring->submitted_noted;
+	ring->unnoted += (calls >> INSIDE_BITS) - ring->submitted_then - ring->submitted_noted;
 	ring->is_counted = true;
 }
 
 /*
  * Begins to count: the ring has room for fewer requests than it has places, so the difference of submissions and completions is
- * known though completions are known by their place alone.  A call under way may have submitted some that are not in
- * @submitted yet: these are added when no call is under way.  Should they make the difference negative, it is taken for a large
+ * known though completions are known by their place alone.  A call under way may have submitted some that are not
+ * counted yet: these are added when no call is under way.  Should they make the difference negative, it is taken for a large
  * one, and the ring never settles.
  */
 static void begin_aio(struct ring *ring)
@@ -241,7 +243,7 @@ static void begin_aio(struct ring *ring)
 	const struct aio_ring *shared = ring->id;
 	unsigned tail;
 
-	ring->submitted_then = atomic_load(&ring->submitted);
+	ring->submitted_then = atomic_load(&ring->calls) >> INSIDE_BITS;
 	tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
 	ring->seen = tail;
 	ring->unnoted = (unsigned)(ring->submitted_then % shared->nr + shared->nr - tail) % shared->nr;
@@ -562,7 +564,7 @@ struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struc
 	ring = call.ring;
 	if (!ring)
 		return call;
-	atomic_fetch_add(&ring->inside, 1); /* before it is asked whether the ring notes */
+	atomic_fetch_add(&ring->calls, 1); /* before it is asked whether the ring notes */
 	if (!atomic_load(&ring->notes) && known)
 		return call;
 	if (!known)
@@ -581,10 +583,12 @@ struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struc
 void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, struct iocb *const *list, long taken)
 {
 	struct ring *ring = call->ring;
+	uint64_t submitted;
 
 	if (!ring)
 		return;
 	taken = taken < 0 ? 0 : taken;
+	submitted = ((uint64_t)taken << INSIDE_BITS) - 1;
 	if (call->noted) {
 		GW_LOCK_SCOPE(&ring->lock);
 		for (long i = taken; i < count; i++) { /* these will not complete */
@@ -593,13 +597,12 @@ void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, 
 			if (flight)
 				remove_flight(ring, flight);
 		}
-		atomic_fetch_add(&ring->submitted, (uint64_t)taken);
 		if (atomic_load(&ring->notes) && (int)(call->epoch - ring->began) >= 0)
 			ring->submitted_noted += (uint64_t)taken;
+		atomic_fetch_add(&ring->calls, submitted); /* with the lock: or what was noted might be taken for what was not */
 	} else {
-		atomic_fetch_add(&ring->submitted, (uint64_t)taken);
+		atomic_fetch_add(&ring->calls, submitted);
 	}
-	atomic_fetch_sub(&ring->inside, 1);
 }
 
 /* --- io_uring: what is submitted ------------------------------------------------------------------------------- */
