@@ -3,7 +3,8 @@
  * exits: a VMM whose guest does nothing but leave it; see perf/compare-shim.
  *
  * The guest writes to a port that nobody has, again and again, each time an exit from KVM_RUN.  For each line of
- * input, which says how many milliseconds, the guest runs so long; then how many exits and nanoseconds it was is printed.
+ * input, which says how many milliseconds, the guest runs so long.  Of every 16 exits the time is taken; printed are that number and the
+ * nanoseconds of the fastest, which others on the machine did not disturb.
  */
 #include "tests/kvm/micro.h"
 
@@ -48,15 +49,16 @@ int main(void)
 	run_once(&micro);
 	printf("ready\n");
 	while (fflush(stdout) == 0 && fgets(line, sizeof(line), stdin)) {
-		uint64_t from = gw_now_ns(&gw_clock_real), ns = (uint64_t)atoi(line) * 1000000, took, count = 0;
+		uint64_t from = gw_now_ns(&gw_clock_real), ns = (uint64_t)atoi(line) * 1000000, began, ended, best = UINT64_MAX;
 
 		do {
+			began = gw_now_ns(&gw_clock_real);
 			for (unsigned n = 0; n < AT_ONCE; n++)
 				run_once(&micro);
-			count += AT_ONCE;
-			took = gw_now_ns(&gw_clock_real) - from;
-		} while (took < ns);
-		printf("%lu %lu\n", count, took);
+			ended = gw_now_ns(&gw_clock_real);
+			best = ended - began < best ? ended - began : best;
+		} while (ended - from < ns);
+		printf("%u %lu\n", AT_ONCE, best);
 	}
 	return 0;
 }
