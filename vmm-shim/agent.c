@@ -33,6 +33,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -49,6 +50,8 @@ struct agent {
 	pthread_mutex_t lock;
 	struct mappings mappings;
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
+	bool awaits_daemon; /* the threads are to be started in the process that lives on */
+	pid_t session;      /* of the process that the VMM began as */
 	int files[AGENT_MAX_REGIONS]; /* while tracking: of the regions, opened anew; -1: none */
 	bool aliases_left; /* gw_kvm_release() is to be tried again */
 	void *bitmaps; /* the mapping that holds them all */
@@ -488,11 +491,38 @@ static void *agent_thread(void *argument)
 	return NULL;
 }
 
-int agent_start(const char *folder)
+static int start_threads(void)
+{
+	pthread_t thread;
+	int rc = lease_watch();
+
+	if (rc == 0)
+		rc = gw_thread_start(&thread, "godwit-agent", agent_thread, &the_agent);
+	if (rc == 0)
+		pthread_detach(thread);
+	return rc;
+}
+
+/*
+ * A VMM that becomes a daemon forks twice, with setsid() in between.  The process of the second fork is the VMM, and the first one
+ * that is born into another session.  Later children of the VMM are helpers, which must not answer for the VMM.
+ */
+static void start_in_daemon(void)
+{
+	int rc;
+
+	if (!the_agent.awaits_daemon || getsid(0) == the_agent.session)
+		return;
+	the_agent.awaits_daemon = false;
+	rc = start_threads();
+	if (rc < 0)
+		fprintf(stderr, "godwit: shim: the agent cannot start in the daemon: %s; this VM cannot be migrated\n", strerror(-rc));
+}
+
+int agent_start(const char *folder, bool in_daemon)
 {
 	struct agent *agent = &the_agent;
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	pthread_t thread;
 	int rc;
 
 	snprintf(agent->folder, sizeof(agent->folder), "%s", folder);
@@ -507,10 +537,10 @@ int agent_start(const char *folder)
 		close(agent->listener);
 		return rc;
 	}
-	rc = lease_start(folder, is_slowed, lapsed);
-	if (rc == 0)
-		rc = gw_thread_start(&thread, "godwit-agent", agent_thread, agent);
-	if (rc == 0)
-		pthread_detach(thread);
-	return rc;
+	rc = lease_listen(folder, is_slowed, lapsed);
+	if (rc < 0 || !in_daemon)
+		return rc < 0 ? rc : start_threads();
+	agent->session = getsid(0);
+	agent->awaits_daemon = true;
+	return -pthread_atfork(NULL, NULL, start_in_daemon);
 }

@@ -185,10 +185,6 @@ int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
 		struct backend backend;
 
-		if (args_is(argv[i], "-daemonize")) {
-			snprintf(advice, advice_bytes, "leave -daemonize out, and run 'godwit run' itself in the background");
-			return gw_error_set(error, -EINVAL, "-daemonize forks, and the shim's agent does not survive that");
-		}
 		if (!args_is(argv[i], "-object") || !parse_backend(value, &backend))
 			continue;
 		rc = judge_backend(&backend, advice, advice_bytes, error);

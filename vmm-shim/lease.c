@@ -153,10 +153,9 @@ static void *watch(void *argument)
 	return NULL;
 }
 
-int lease_start(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid))
+int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid))
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	pthread_t thread;
 	int rc;
 
 	snprintf(lease.guard_path, sizeof(lease.guard_path), "%.80s/%s", folder, AGENT_GUARD_SOCKET);
@@ -169,11 +168,17 @@ int lease_start(const char *folder, int (*is_slowed)(void), void (*lapsed)(int p
 		return -errno;
 	rc = bind(lease.listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(lease.listener, 4) < 0 ?
 		     -errno : 0;
-	if (rc == 0)
-		rc = gw_thread_start_small(&thread, "godwit-lease", watch, NULL);
+	if (rc < 0)
+		close(lease.listener);
+	return rc;
+}
+
+int lease_watch(void)
+{
+	pthread_t thread;
+	int rc = gw_thread_start_small(&thread, "godwit-lease", watch, NULL);
+
 	if (rc == 0)
 		pthread_detach(thread);
-	else
-		close(lease.listener);
 	return rc;
 }

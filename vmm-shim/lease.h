@@ -7,10 +7,13 @@
 #define GODWIT_SHIM_LEASE_H
 
 /*
- * Listens in @folder from a thread of its own.  @lapsed is called from that thread when a lease lapses.  It must end
+ * Listens in @folder.  @lapsed is called when a lease lapses, from the thread of lease_watch().  It must end
  * all connections of @pid, the process that held the lease, to this VMM.  @is_slowed, from the same thread: whether the guest is slowed.
  * Return: 0 or -errno.
  */
-int lease_start(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid));
+int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid));
+
+/* Starts the thread that answers, in the process that is the VMM.  Return: 0 or -errno. */
+int lease_watch(void);
 
 #endif

@@ -16,6 +16,7 @@
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/vcpus.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +60,17 @@ static void leave_environment(void)
 		unsetenv("LD_PRELOAD");
 }
 
-__attribute__((constructor)) static void shim_init(void)
+/* Whether the VMM becomes a daemon.  QEMU knows that from its command line alone. */
+static bool becomes_daemon(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (strcmp(argv[i], "-daemonize") == 0 || strcmp(argv[i], "--daemonize") == 0)
+			return true;
+	return false;
+}
+
+/* The C library gives a constructor the arguments of main(). */
+__attribute__((constructor)) static void shim_init(int argc, char **argv)
 {
 	const char *folder = getenv(AGENT_ENV_DIR);
 	int rc;
@@ -73,7 +84,7 @@ __attribute__((constructor)) static void shim_init(void)
 	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	hooks_enable();
 	(void)vcpus_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
-	rc = agent_start(folder);
+	rc = agent_start(folder, becomes_daemon(argc, argv));
 	if (rc < 0)
 		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,
 			strerror(-rc));

@@ -64,16 +64,6 @@ Test(args, ram_that_qemu_would_send_itself_is_refused)
 		     "nothing uses the backend");
 }
 
-Test(args, daemonize_is_refused)
-{
-	char advice[512];
-	struct gw_error error;
-
-	cr_assert_eq(JUDGE("qemu", "-daemonize"), -EINVAL);
-	cr_assert(advice[0]);
-	cr_assert_eq(JUDGE("qemu", "--daemonize"), -EINVAL);
-}
-
 Test(names, only_plain_names_become_folders)
 {
 	static const char *const bad[] = { "", "../x", "a/b", ".x", "-x", "a b", "ab\n", "0123456789012345678901234567890123" };
