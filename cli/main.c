@@ -21,6 +21,7 @@ const struct command commands[] = {
 	  cmd_run,
 	  { { "name", 'n', "NAME", "what the guest is called; the same on both hosts" },
 	    { "no-alias", 0, NULL, "give KVM the guest's memory where the VMM has it; then its log is of no use to godwit" },
+	    { "strict", 0, NULL, "do not start a VMM whose guest could not be moved" },
 	    { "check", 0, NULL, "only judge the command line, start nothing" } } },
 	{ "list", "[--json]", "show the guests that run under godwit here", cmd_list, { JSON_OPTION } },
 	{ "receive",

@@ -21,6 +21,7 @@
 #define AGENT_QMP_SOCKET "qmp.sock"
 #define AGENT_GUARD_SOCKET "guard.sock" /* a second one, for guard.c alone */
 #define AGENT_PEEK_SOCKET "peek.sock"   /* a third one, for list and status */
+#define AGENT_JUDGE_FILE "judge"    /* locked by the process that judges the VMM (judge.c) */
 #define AGENT_UNDO_FILE "settings.undo" /* QMP commands, one a line, that put the VMM's settings back (settings.h) */
 
 #define AGENT_ENV_DIR "GODWIT_VM_DIR" /* tells the shim its run folder */

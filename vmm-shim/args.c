@@ -4,8 +4,8 @@
  *
  * godwit moves RAM that lies in shared files.  QEMU leaves a RAM block out of its own stream (capability
  * x-ignore-shared) only when it is a memory-backend-file with share=on; a memory-backend-ram or -memfd
- * would travel in the blackout.  So the command line is judged before the VMM starts, and the answer is
- * the very arguments to add, not a hint.
+ * would travel in the blackout.  So a command line can be judged before the VMM starts, and the answer is
+ * the very arguments to add, not a hint.  The VMM itself is judged once it runs (judge.c).
  */
 #include "vmm-shim/args.h"
 #include "vmm-shim/vmm.h"
@@ -141,7 +141,7 @@ static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 	}
 }
 
-/* Whether a machine or a NUMA node uses backend @id. */
+/* Whether the machine or a NUMA node has backend @id for RAM.  A plugged DIMM would leave the machine's own RAM where it was. */
 static bool is_used(int argc, char **argv, const char *id)
 {
 	for (int i = 1; i + 1 < argc; i++) {
@@ -150,8 +150,7 @@ static bool is_used(int argc, char **argv, const char *id)
 
 		if (machine && args_option(argv[i + 1], "memory-backend", value, sizeof(value)) && strcmp(value, id) == 0)
 			return true;
-		if ((args_is(argv[i], "-numa") || args_is(argv[i], "-device")) &&
-		    args_option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
+		if (args_is(argv[i], "-numa") && args_option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
 			return true;
 	}
 	return false;
@@ -173,19 +172,40 @@ static int judge_backend(const struct backend *backend, char *advice, size_t adv
 	return 0;
 }
 
-int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
-		      struct gw_error *error)
+/* Words by which the VMM leaves its run folder behind, or which stand for words that nobody sees here. */
+static int judge_word(const char *word, const char *value, char *advice, size_t advice_bytes, struct gw_error *error)
+{
+	char text[256];
+
+	if (args_is(word, "-runas") ||
+	    (args_is(word, "-run-with") && args_option(value, "user", text, sizeof(text)))) {
+		snprintf(advice, advice_bytes, "leave %s %s out, and say 'godwit run' as that user", word, value);
+		return gw_error_set(error, -EINVAL, "the VMM becomes another user (%s), who cannot enter the run folder", word);
+	}
+	if (args_is(word, "-chroot") ||
+	    (args_is(word, "-run-with") && args_option(value, "chroot", text, sizeof(text)))) {
+		snprintf(advice, advice_bytes, "leave %s %s out", word, value);
+		return gw_error_set(error, -EINVAL, "the VMM gets another root folder (%s), in which it does not find the run folder", word);
+	}
+	if (args_is(word, "-readconfig")) {
+		snprintf(advice, advice_bytes, "put the options of %s on the command line, or leave --strict out", value);
+		return gw_error_set(error, -EINVAL, "the options in %s are not read here, so that the VMM cannot be judged before it starts",
+				    value);
+	}
+	return 0;
+}
+
+int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_bytes, struct gw_error *error)
 {
 	bool machine_ram = false;
 	char size[32];
 	int rc;
 
 	advice[0] = '\0';
-	for (int i = 1; i < argc; i++) {
-		const char *value = i + 1 < argc ? argv[i + 1] : "";
+	for (int i = 1; i + 1 < argc; i++) {
 		struct backend backend;
 
-		if (!args_is(argv[i], "-object") || !parse_backend(value, &backend))
+		if (!args_is(argv[i], "-object") || !parse_backend(argv[i + 1], &backend))
 			continue;
 		rc = judge_backend(&backend, advice, advice_bytes, error);
 		if (rc < 0)
@@ -199,4 +219,15 @@ int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
 		 "-object memory-backend-file,id=ram0,size=%s,mem-path=/dev/shm,share=on -machine memory-backend=ram0",
 		 size);
 	return gw_error_set(error, -EINVAL, "the guest's RAM is not in a shared file, so it cannot be migrated");
+}
+
+int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes, struct gw_error *error)
+{
+	for (int i = 1; i < argc; i++) {
+		int rc = judge_word(argv[i], i + 1 < argc ? argv[i + 1] : "", advice, advice_bytes, error);
+
+		if (rc < 0)
+			return rc;
+	}
+	return gw_vmm_check_ram_args(argc, argv, advice, advice_bytes, error);
 }

@@ -7,7 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -87,24 +89,47 @@ static int preload(const char *shim, const char *folder)
 	return setenv("LD_PRELOAD", list, 1) < 0 || setenv(AGENT_ENV_DIR, folder, 1) < 0 ? -errno : 0;
 }
 
+/* QEMU writes a comma in a value as two. */
+static void double_commas(const char *from, char *to, size_t room)
+{
+	size_t used = 0;
+
+	for (; *from && used + 2 < room; from++) {
+		if (*from == ',')
+			to[used++] = ',';
+		to[used++] = *from;
+	}
+	to[used] = '\0';
+}
+
 /* The command line with a -qmp for each of our sockets; NULL when there is no memory. */
-static char **add_sockets(const char *folder, int argc, char **argv)
+static char **add_words(const char *folder, int argc, char **argv, bool stopped)
 {
 	static const char *const names[] = { AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, AGENT_PEEK_SOCKET };
-	static char words[sizeof(names) / sizeof(names[0])][256];
-	char **all = calloc((size_t)argc + 2 * sizeof(names) / sizeof(names[0]) + 1, sizeof(*all));
+	static char words[sizeof(names) / sizeof(names[0])][256], option[] = "-qmp", stop[] = "-S";
+	char **all = calloc((size_t)argc + 2 * sizeof(names) / sizeof(names[0]) + 2, sizeof(*all));
+	char value[2 * FOLDER_BYTES + 2];
 
 	if (!all)
 		return NULL;
 	memcpy(all, argv, (size_t)argc * sizeof(*all));
+	double_commas(folder, value, sizeof(value));
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		static char option[] = "-qmp";
-
-		snprintf(words[i], sizeof(words[i]), "unix:%s/%s,server=on,wait=off", folder, names[i]);
+		snprintf(words[i], sizeof(words[i]), "unix:%s/%s,server=on,wait=off", value, names[i]);
 		all[argc++] = option;
 		all[argc++] = words[i];
 	}
+	if (stopped)
+		all[argc] = stop;
 	return all;
+}
+
+int gw_vmm_check_shim(const char *shim, struct gw_error *error)
+{
+	if (!shim[strcspn(shim, ": ")])
+		return 0;
+	return gw_error_set(error, -EINVAL, "the path of its library, %s, has a space or a colon, where LD_PRELOAD is cut: set "
+					    "GODWIT_SHIM to a path without, such as that of a symbolic link", shim);
 }
 
 int gw_vmm_claim(const char *name, struct gw_error *error)
@@ -118,15 +143,19 @@ int gw_vmm_claim(const char *name, struct gw_error *error)
 	return claim_folder(name, folder, error);
 }
 
-int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, struct gw_error *error)
+int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, bool stopped, struct gw_error *error)
 {
-	char folder[192], **all;
+	char path[192], folder[PATH_MAX], **all;
 	int rc;
 
-	gw_vmm_path(folder, sizeof(folder), name, NULL);
+	gw_vmm_path(path, sizeof(path), name, NULL);
+	if (!realpath(path, folder)) /* a daemon has another folder of its own */
+		return gw_error_set(error, -errno, "folder %s: %s", path, strerror(errno));
+	if (strlen(folder) >= FOLDER_BYTES)
+		return gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR", folder);
 	remove_stale(name);
-	all = add_sockets(folder, argc, argv);
-	rc = all ? preload(shim, folder) : gw_error_set(error, -ENOMEM, "no memory");
+	all = add_words(folder, argc, argv, stopped);
+	rc = !all ? gw_error_set(error, -ENOMEM, "no memory") : shim ? preload(shim, folder) : 0;
 	if (rc == 0 && no_alias)
 		rc = setenv(AGENT_ENV_NO_ALIAS, "1", 1) < 0 ? -errno : 0;
 	if (rc == 0) {

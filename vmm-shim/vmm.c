@@ -14,6 +14,7 @@
  */
 #include "vmm-shim/lease_client.h"
 #include "vmm-shim/lease_proto.h"
+#include "vmm-shim/judge.h"
 #include "vmm-shim/machine.h"
 #include "vmm-shim/settings.h"
 #include "vmm-shim/settle.h"
@@ -205,8 +206,9 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 	if (rc < 0)
 		return rc;
 	if (strcmp(type, "memory-backend-file") != 0 || !json_is_true(json_object_get(memdev, "share")))
-		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s, not a memory-backend-file with share=on: it cannot be "
-						    "moved (was it plugged in later?)", id, type);
+		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s with share=%s: godwit moves memory-backend-file with share=on, "
+						    "also where it is plugged in later", id, type,
+				    json_is_true(json_object_get(memdev, "share")) ? "on" : "off");
 	rc = get_property(vmm->qmp, id, "mem-path", mem_path, sizeof(mem_path), error);
 	if (rc == 0)
 		rc = stat_mem_path(vmm, id, mem_path, &named, error);
@@ -313,15 +315,12 @@ static int undo_settings(struct gw_vmm *vmm, struct gw_error *error)
 	return 0;
 }
 
-int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
+int vmm_look(struct gw_vmm **out, const char *name, struct gw_error *error)
 {
 	struct gw_vmm *vmm = NULL;
 	char path[192];
-	int rc = gw_vmm_check_name(name, error);
+	int rc = gw_vmm_is_alive(name);
 
-	if (rc < 0)
-		return rc;
-	rc = gw_vmm_is_alive(name);
 	if (rc <= 0)
 		return gw_error_set(error, rc < 0 ? rc : -ENOENT,
 				    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
@@ -335,12 +334,13 @@ int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
 	rc = agent_open(&vmm->agent, path, error);
 	if (rc < 0)
 		goto err_detach;
+	rc = vmm_check_process(vmm, name, error);
+	if (rc < 0)
+		goto err_detach;
 	gw_vmm_path(path, sizeof(path), name, AGENT_QMP_SOCKET);
 	rc = qmp_open(&vmm->qmp, path, GREETING_NS, error);
 	if (rc == 0)
 		rc = find_regions(vmm, error);
-	if (rc == 0)
-		rc = undo_settings(vmm, error);
 	if (rc < 0)
 		goto err_detach;
 	*out = vmm;
@@ -348,6 +348,22 @@ int gw_vmm_attach(struct gw_vmm **out, const char *name, struct gw_error *error)
 
 err_detach:
 	gw_vmm_detach(vmm);
+	return rc;
+}
+
+int gw_vmm_attach(struct gw_vmm **vmm, const char *name, struct gw_error *error)
+{
+	int rc = gw_vmm_check_name(name, error);
+
+	if (rc < 0)
+		return rc;
+	judge_wait(name);
+	rc = vmm_look(vmm, name, error);
+	if (rc < 0)
+		return rc;
+	rc = undo_settings(*vmm, error);
+	if (rc < 0)
+		gw_vmm_detach(*vmm);
 	return rc;
 }
 

@@ -38,9 +38,10 @@ GW_MUST_CHECK int gw_vmm_is_alive(const char *name);
 /* --- starting ------------------------------------------------------------------------------------ */
 
 /*
- * Judges a VMM's command line.  Return: 0; or -EINVAL with @error set, and in @advice the very arguments
- * to add or change.
+ * Judges a VMM's command line, for what it says about RAM, or in whole.  What it cannot tell, such as the options in a file, is
+ * refused.  Return: 0, and @advice is empty; or -EINVAL with @error set, and in @advice what to add or change.
  */
+GW_MUST_CHECK int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_bytes, struct gw_error *error);
 GW_MUST_CHECK int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
 				    struct gw_error *error);
 
@@ -57,11 +58,30 @@ GW_MUST_CHECK int gw_vmm_claim(const char *name, struct gw_error *error);
  */
 GW_MUST_CHECK int gw_vmm_make_images(int argc, char **argv, struct gw_error *error);
 
+/* Whether LD_PRELOAD can hold the path of the shim.  Return: 0, or -EINVAL with @error saying what to do. */
+GW_MUST_CHECK int gw_vmm_check_shim(const char *shim, struct gw_error *error);
+
+/* What becomes of a VMM that cannot be moved. */
+enum gw_vmm_strict {
+	GW_VMM_LENIENT,      /* it runs */
+	GW_VMM_STRICT,       /* it is killed */
+	GW_VMM_STRICT_START, /* it is killed; otherwise its guest, which stands, is started */
+};
+
+/*
+ * Forks an observer, which judges the VMM that this process is about to become, and writes one line to standard error if it cannot
+ * be moved.  The observer is no child of this process, and ends once it has judged, after a minute, or with the VMM.
+ * The name is claimed before.  @advice: what to change where the reason is RAM; "": nothing.
+ * Return: 0; or -ECHILD: there is no observer, since this process is one to which orphans return, or for want of memory.
+ */
+GW_MUST_CHECK int gw_vmm_observe(const char *name, const char *advice, enum gw_vmm_strict strict);
+
 /*
  * Becomes the VMM: adds the QMP sockets to the command line, preloads @shim and executes.  The name is claimed before.
- * @no_alias: KVM gets the guest's memory where the VMM has it (tracker/kvm.h).  Returns only on failure: -errno with @error set.
+ * @shim: NULL: none.  @no_alias: KVM gets the guest's memory where the VMM has it (tracker/kvm.h).  @stopped: the guest waits for "cont".
+ * Returns only on failure: -errno with @error set.
  */
-GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias,
+GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, bool stopped,
 			      struct gw_error *error);
 
 /* --- attaching ------------------------------------------------------------------------------------ */
@@ -75,8 +95,9 @@ struct gw_vmm_region {
 };
 
 /*
- * Attaches to the agent and the QMP socket of @name and looks at its RAM.  -ENOENT: no such VM; -EBUSY:
- * another godwit is attached; -EINVAL: its RAM cannot be moved, with the reason.
+ * Attaches to the agent and the QMP socket of @name and looks at its RAM.  Waits for the observer of a VMM that was just started.
+ * -ENOENT: no such VM; -EBUSY: another godwit is attached; -EINVAL: its RAM cannot be moved, with the reason; -EPERM: the VMM
+ * cannot reach its run folder any more.
  */
 GW_MUST_CHECK int gw_vmm_attach(struct gw_vmm **vmm, const char *name, struct gw_error *error);
 

@@ -37,7 +37,7 @@ class CommandLine(unittest.TestCase):
 
     def test_run_prints_the_very_arguments_to_add(self):
         with vmlab.Lab() as lab:
-            done = lab.a.godwit("run", "--name", "web", "--", "qemu-system-x86_64", "-m", "3G")
+            done = lab.a.godwit("run", "--check", "--name", "web", "--", "qemu-system-x86_64", "-m", "3G")
             self.assertEqual(done.returncode, 2)
             advice = done.stderr.strip().splitlines()[-1].split()
             self.assertIn("memory-backend-file,id=ram0,size=3G,mem-path=/dev/shm,share=on", advice)

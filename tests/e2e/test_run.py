@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `godwit run` makes of a command line: the VMM itself, movable or with one warning that says why not."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -24,8 +25,142 @@ def ram(lab, word):
             f"memory-backend-file,id=ram0,size=64M,mem-path={path},share=on"]
 
 
+def judged(host, name):
+    """Waits until the observer of a VM has ended: it holds a lock for as long."""
+    def is_free():
+        try:
+            with open(host.folder / "run" / name / "judge", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return True
+        except (FileNotFoundError, BlockingIOError):
+            return False
+    vmlab.wait_for(is_free, 90, f"{name} judged")
+
+
+def children(pid):
+    """Processes whose parent is pid, zombies too."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(stat.parent.name)
+        except (OSError, ValueError):
+            pass
+    return found
+
+
 def listed(host, name):
     return [vm for vm in json.loads(host.godwit("list", "--json").stdout) if vm["name"] == name]
+
+
+class Judged(unittest.TestCase):
+    """A VMM that cannot be moved starts all the same, and one line says why; one that can be moved says nothing."""
+
+    def start(self, lab, name, words, run=(), shim=None):
+        env = dict(lab.a.env, GODWIT_SHIM=str(shim)) if shim else lab.a.env
+        with open(lab.folder / f"{name}.err", "wb") as log:
+            process = subprocess.Popen([vmlab.GODWIT, "run", "--name", name, *run, "--", vmlab.QEMU, *QUIET, *words],
+                                       env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
+        lab.processes.append(process)
+        return process
+
+    def cases(self, lab):
+        """Name, words of the command line, what the one line says, the shim."""
+        shared, config, jail = ram(lab, "dimm")[-1].replace("ram0", "d0"), lab.folder / "config", lab.folder / "jail"
+        jail.mkdir()
+        config.write_text('[memory]\n  size = "64M"\n')
+        odd = [lab.folder / "a space" / "libgodwit-shim.so", lab.folder / "a:colon" / "libgodwit-shim.so"]
+        for path in odd:
+            path.parent.mkdir()
+            path.symlink_to(vmlab.BUILD / "lib" / "libgodwit-shim.so")
+        return [("movable", ram(lab, "movable"), None, None),
+                ("config", [*ram(lab, "config"), "-readconfig", config], None, None),
+                ("configram", ["-readconfig", config], "pc.ram", None),
+                ("plain", ["-m", "64M"], "memory-backend-file,id=ram0,size=64M", None),
+                ("memfd", ["-m", "64M", "-machine", "q35,memory-backend=m", "-object",
+                           "memory-backend-memfd,id=m,size=64M,share=on"], "memory-backend-memfd", None),
+                ("private", [word.replace("share=on", "share=off") for word in ram(lab, "private")], "share=on", None),
+                ("dimm", ["-m", "64M,slots=2,maxmem=1G", "-object", shared.replace("64M", "128M"), "-device",
+                          "pc-dimm,memdev=d0"], "pc.ram", None),
+                ("runas", [*ram(lab, "runas"), "-runas", "nobody"], "-runas", None),
+                ("chroot", [*ram(lab, "chroot"), "-chroot", jail], "-chroot", None),
+                ("ivshmem", [*ram(lab, "ivshmem"), "-object", f"{ram(lab, 'peer')[-1].replace('ram0', 'peer')}",
+                             "-device", "ivshmem-plain,memdev=peer,id=iv"], "--allow-untracked iv", None),
+                ("space", ram(lab, "space"), "GODWIT_SHIM", odd[0]),
+                ("colon", ram(lab, "colon"), "GODWIT_SHIM", odd[1])]
+
+    def test_a_vmm_that_cannot_be_moved_starts_with_one_warning(self):
+        with vmlab.Lab() as lab:
+            cases = self.cases(lab)
+            processes = {case[0]: self.start(lab, case[0], case[1], shim=case[3]) for case in cases}
+            for name, _, says, shim in cases:
+                if not shim:
+                    judged(lab.a, name)
+                lines = vmlab.wait_for((lab.folder / f"{name}.err").read_text, 30, name) if says else \
+                    (lab.folder / f"{name}.err").read_text()
+                with self.subTest(name=name, lines=lines):
+                    self.assertEqual(lines.count("\n"), 1 if says else 0)
+                    self.assertIn(f"godwit run: '{name}' runs, but cannot be moved: " if says else "", lines)
+                    self.assertIn(says or "", lines)
+                    self.assertIsNone(processes[name].poll())
+                    self.assertEqual(Path(f"/proc/{processes[name].pid}/comm").read_text()[:11], "qemu-system")
+                    self.assertEqual(children(processes[name].pid), [])
+                    processes[name].terminate()
+            for name, process in processes.items():
+                self.assertEqual(process.wait(60), 0, name)
+
+    def test_a_vmm_that_ends_takes_its_observer_along(self):
+        with vmlab.Lab() as lab:
+            process = self.start(lab, "short", [*ram(lab, "short"), "-device", "no-such-device"])
+            self.assertEqual(process.wait(60), 1)
+            judged(lab.a, "short")
+            self.assertNotIn("godwit", (lab.folder / "short.err").read_text())
+
+    def test_strict_starts_no_guest_that_cannot_be_moved(self):
+        with vmlab.Lab() as lab:
+            QUIET.remove("-S")
+            try:
+                good = self.start(lab, "good", ram(lab, "good"), run=["--strict"])
+                vmlab.wait_for(lambda: listed(lab.a, "good") and listed(lab.a, "good")[0]["state"] == "running", 90,
+                               "the movable guest runs")
+                peer = ram(lab, "peer2")[-1].replace("ram0", "peer")
+                bad = self.start(lab, "bad", [*ram(lab, "bad"), "-object", peer, "-device", "ivshmem-plain,memdev=peer"],
+                                 run=["--strict"])
+                self.assertNotEqual(bad.wait(90), 0)
+                self.assertIn("is not started", (lab.folder / "bad.err").read_text())
+                self.assertIsNone(good.poll())
+            finally:
+                QUIET.append("-S")
+            for words in (["-m", "64M"], [*ram(lab, "x"), "-runas", "nobody"], [*ram(lab, "x"), "-readconfig", "y"],
+                          [*ram(lab, "x"), "-run-with", "user=nobody"], [*ram(lab, "x"), "-chroot", "/"]):
+                for option in ("--strict", "--check"):
+                    with self.subTest(words=words, option=option):
+                        self.assertEqual(self.start(lab, "never", words, run=[option]).wait(60), 2)
+                        self.assertIn("add or change:", (lab.folder / "never.err").read_text())
+
+    def test_as_process_1_the_words_are_judged(self):
+        """There an observer would become a child of the VMM, and a zombie in the end."""
+        if os.geteuid():
+            self.skipTest("only root makes a namespace of processes")
+        with vmlab.Lab() as lab:
+            words = [vmlab.GODWIT, "run", "--name", "first", "--", vmlab.QEMU, *QUIET, "-m", "64M"]
+            with open(lab.folder / "first.err", "wb") as log:
+                lab.processes.append(subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *words],
+                                                      env=lab.a.env, stdin=subprocess.DEVNULL, stderr=log))
+            vmlab.wait_for(lambda: listed(lab.a, "first"), 60, "listed")
+            vmlab.wait_for(lambda: listed(lab.a, "first")[0]["state"] == "prelaunch", 60, "it answers")
+            self.assertEqual(len((lab.folder / "first.err").read_text().splitlines()), 1)
+            vmm = children(lab.processes[-1].pid)
+            self.assertEqual(children(int(vmm[0])), [])
+
+    def test_commands_wait_for_the_observer(self):
+        """The agent has one client at a time, and the first command after `godwit run` is not told that it is busy."""
+        with vmlab.Lab() as lab:
+            lab.b.vm(guest=False, ram_mib=64, incoming=True)
+            for _ in range(5):
+                receiver, _ = lab.b.receive("guest")
+                receiver.kill()
+                receiver.wait()
 
 
 class Daemon(unittest.TestCase):

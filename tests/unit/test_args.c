@@ -49,6 +49,29 @@ Test(args, missing_ram_is_advised_with_its_size)
 	cr_assert(strstr(advice, "size=128M"));
 }
 
+Test(args, words_that_hide_or_leave_the_run_folder_are_refused)
+{
+	static const char *const words[][2] = { { "-runas", "nobody" }, { "-chroot", "/x" }, { "--chroot", "/x" },
+						{ "-run-with", "user=nobody" }, { "-run-with", "async-teardown=on,chroot=/x" },
+						{ "-readconfig", "file" } };
+	char advice[512];
+	struct gw_error error;
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		cr_assert_eq(JUDGE("qemu", "-machine", "q35,memory-backend=m", "-object",
+				   "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on", words[i][0], words[i][1]),
+			     -EINVAL);
+		cr_assert(strstr(error.text, words[i][0] + (words[i][0][1] == '-')) || strstr(error.text, words[i][1]));
+		cr_assert(advice[0]);
+	}
+	cr_assert_eq(JUDGE("qemu", "-machine", "q35,memory-backend=m", "-run-with", "async-teardown=on", "-object",
+			   "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on"),
+		     0);
+	cr_assert_eq(JUDGE("qemu", "-m", "1G,slots=2,maxmem=4G", "-object",
+			   "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/x,share=on", "-device", "pc-dimm,memdev=m"),
+		     -EINVAL, "the DIMM alone is shared");
+}
+
 Test(args, ram_that_qemu_would_send_itself_is_refused)
 {
 	char advice[512];
