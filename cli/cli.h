@@ -141,6 +141,9 @@ int cli_facts_recheck(const struct cli_vm *vm, struct gw_error *error) GW_MUST_C
 
 extern const struct gw_vm_ops cli_vm_ops;
 
+/* The guest's name on the wire: @name if its field there can hold it, otherwise a short name that stands for it. */
+void cli_guest_name(const char *name, char text[GW_NAME_BYTES]);
+
 /* Attaches and maps the RAM.  Return: 0, or -errno with @error set. */
 int cli_vm_open(struct cli_vm *vm, const char *name, bool writable, struct gw_error *error) GW_MUST_CHECK;
 void cli_vm_close(struct cli_vm *vm);

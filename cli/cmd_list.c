@@ -37,6 +37,7 @@ int cmd_list(const struct command *command, int argc, char **argv)
 	struct given given;
 	json_t *array = NULL;
 	struct dirent *entry;
+	char name[GW_VMM_GUEST_BYTES];
 	DIR *folder;
 	int rc = parse_options(command, argc, argv, false, &given);
 
@@ -48,8 +49,8 @@ int cmd_list(const struct command *command, int argc, char **argv)
 		printf("%-24s %-12s %10s  %s\n", "NAME", "STATE", "RAM", "ACTIVITY");
 	folder = opendir(gw_vmm_run_root());
 	while (folder && (entry = readdir(folder)))
-		if (entry->d_name[0] != '.' && gw_vmm_is_alive(entry->d_name) > 0)
-			print_one(entry->d_name, array);
+		if (gw_vmm_name_of(entry->d_name, name) == 0 && gw_vmm_is_alive(name) > 0)
+			print_one(name, array);
 	if (folder)
 		closedir(folder);
 	if (array) {

@@ -16,6 +16,7 @@ struct plan {
 	enum output output;
 	bool detach, quit, no_rehearsal;
 	struct cli_disk_plan disks;
+	char guest[GW_NAME_BYTES];
 	struct gw_session_options session;
 	struct gw_link_options link;
 	int tell; /* detached: the pipe to the parent, -1 otherwise */
@@ -72,7 +73,8 @@ static int make_plan(const struct command *command, const struct given *given, s
 	}
 	plan->name = given->rest[0];
 	plan->uri = given->rest[1];
-	plan->session.guest = as ? as : plan->name;
+	cli_guest_name(as ? as : plan->name, plan->guest);
+	plan->session.guest = plan->guest;
 	plan->detach = option_value(command, given, "detach") != NULL;
 	if (option_value(command, given, "incremental"))
 		plan->disks.mode = CLI_DISKS_TOP;

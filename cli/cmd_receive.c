@@ -27,21 +27,31 @@ struct wait {
 	const char *fault;
 	struct gw_link_options link;
 	struct gw_session_options session;
+	const char *guest;       /* the name to wait for; session.guest is this on the wire */
+	char wire_guest[GW_NAME_BYTES];
 	bool overwrite;
 	struct report report;
 	char rails_text[512];
 	const char *rails[GW_LINK_MAX_RAILS];
 };
 
+static void print_listening(const struct wait *wait)
+{
+	json_t *line = json_pack("{s:s, s:s, s:s}", "event", "listening", "address", wait->address, "guest", wait->guest);
+
+	json_dumpf(line, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(line);
+}
+
 static void say_where(const struct wait *wait)
 {
 	if (report_would_block(STDOUT_FILENO))
 		return;
 	if (wait->report.output == OUTPUT_JSON)
-		printf("{\"event\":\"listening\",\"address\":\"%s\",\"guest\":\"%s\"}\n", wait->address,
-		       wait->session.guest);
+		print_listening(wait);
 	else if (wait->report.output == OUTPUT_AUTO)
-		printf("waiting for guest '%s' on %s\n", wait->session.guest, wait->address);
+		printf("waiting for guest '%s' on %s\n", wait->guest, wait->address);
 	fflush(stdout);
 }
 
@@ -234,7 +244,9 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	wait.link.opened = describe_ahead;
 	wait.link.context = &wait;
 	wait.link.no_rdma = option_value(command, &given, "tcp") != NULL;
-	wait.session.guest = guest ? guest : name;
+	wait.guest = guest ? guest : name;
+	cli_guest_name(wait.guest, wait.wire_guest);
+	wait.session.guest = wait.wire_guest;
 	wait.link.allow_remote = option_value(command, &given, "insecure") != NULL;
 	wait.vm.hook = option_value(command, &given, "hook");
 	wait.overwrite = option_value(command, &given, "overwrite") != NULL;

@@ -37,7 +37,7 @@
 #define END_FILE "last.json.end"
 
 struct monitor {
-	char name[GW_VMM_NAME_BYTES];
+	char name[GW_VMM_GUEST_BYTES];
 	char path[192];
 	ino_t inode; /* of the socket at path: another process may have put its own there */
 	int listener, stop;

@@ -312,6 +312,18 @@ const struct gw_vm_ops cli_vm_ops = {
 	.was_running = vm_was_running,
 };
 
+void cli_guest_name(const char *name, char text[GW_NAME_BYTES])
+{
+	bool fits = strlen(name) < GW_NAME_BYTES && !strchr(name, '~');
+
+	for (const char *c = name; *c; c++)
+		fits = fits && *c >= ' ' && *c < 0x7f;
+	if (fits)
+		strcpy(text, name);
+	else
+		gw_vmm_short_name(name, text);
+}
+
 int cli_vm_open(struct cli_vm *vm, const char *name, bool writable, struct gw_error *error)
 {
 	int rc = gw_vmm_attach(&vm->vmm, name, error);

@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/lease_proto.h"
+#include "vmm-shim/rundir.h"
 #include "vmm-shim/vmm_internal.h"
 
 #include <errno.h>
@@ -135,12 +136,18 @@ int gw_vmm_check_shim(const char *shim, struct gw_error *error)
 int gw_vmm_claim(const char *name, struct gw_error *error)
 {
 	char folder[192];
+	int fd, rc;
 
 	gw_vmm_path(folder, sizeof(folder), name, NULL);
 	if (strlen(folder) >= FOLDER_BYTES)
 		return gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR",
 				    folder);
-	return claim_folder(name, folder, error);
+	fd = claim_folder(name, folder, error);
+	rc = fd < 0 ? fd : rundir_note_name(name);
+	if (fd < 0 || rc == 0)
+		return fd;
+	close(fd);
+	return gw_error_set(error, rc, "%s: the VM's name cannot be noted: %s", folder, strerror(-rc));
 }
 
 int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, bool stopped, struct gw_error *error)

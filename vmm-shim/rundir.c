@@ -6,15 +6,20 @@
  *
  * Earlier versions locked the file "lock" in it.  That one is held too, so that they see the VM.  A VM that they started
  * is known by that lock, or, should a cleaner have deleted the file, by an agent that listens.
+ *
+ * A folder has the VM's name where that is short and plain.  The path of a socket has 108 bytes, and a name may have 255, with spaces
+ * and dots.  Such a folder has a short name with a hash, which no plain name has, and the VM's name in a file.
  */
 #include "base/cleanup.h"
 #include "base/unixsock.h"
 #include "vmm-shim/agent_proto.h"
+#include "vmm-shim/rundir.h"
 #include "vmm-shim/vmm_internal.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -22,16 +27,93 @@
 
 #define LISTENS_NS GW_NS_PER_S
 
-int gw_vmm_check_name(const char *name, struct gw_error *error)
+#define NAME_FILE "name" /* in a folder whose name is not the VM's */
+#define PLAIN_BYTES (GW_VMM_SHORT_BYTES - 1)
+#define SLUG_BYTES 14 /* with '~' and 16 digits a short name */
+
+/* Whether a folder can have the VM's own name. */
+static bool is_plain(const char *name)
 {
-	size_t length = strlen(name);
-	bool good = length > 0 && length < 32 && name[0] != '.' && name[0] != '-';
+	bool plain = name[0] && strlen(name) <= PLAIN_BYTES && name[0] != '.' && name[0] != '-';
 
 	for (const char *c = name; *c; c++)
-		good = good && (isalnum((unsigned char)*c) || strchr("._-", *c));
+		plain = plain && (isalnum((unsigned char)*c) || strchr("._-", *c));
+	return plain;
+}
+
+int gw_vmm_check_name(const char *name, struct gw_error *error)
+{
+	json_t *text = json_string(name); /* NULL: not UTF-8 */
+	bool good = text && name[0] && strlen(name) < GW_VMM_GUEST_BYTES && !strchr(name, '/');
+
+	json_decref(text);
+	for (const char *c = name; *c; c++)
+		good = good && !iscntrl((unsigned char)*c);
 	if (good)
 		return 0;
-	return gw_error_set(error, -EINVAL, "'%s' is no name for a VM: up to 31 letters, digits, '.', '_' and '-'", name);
+	return gw_error_set(error, -EINVAL, "that is no name for a VM: 1 to %u bytes of UTF-8 without '/' and control characters",
+			    GW_VMM_GUEST_BYTES - 1);
+}
+
+void gw_vmm_short_name(const char *name, char text[GW_VMM_SHORT_BYTES])
+{
+	uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+	size_t used = 0;
+
+	if (is_plain(name)) {
+		strcpy(text, name);
+		return;
+	}
+	for (const char *c = name; *c; c++) {
+		hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
+		if (used < SLUG_BYTES) {
+			text[used] = isalnum((unsigned char)*c) || (used && strchr("._-", *c)) ? *c : '_';
+			used++;
+		}
+	}
+	snprintf(text + used, GW_VMM_SHORT_BYTES - used, "~%016llx", (unsigned long long)hash);
+}
+
+int gw_vmm_name_of(const char *folder, char name[GW_VMM_GUEST_BYTES])
+{
+	char path[192];
+	int fd GW_CLEANUP_CLOSE = -1;
+	ssize_t n;
+
+	if (!strchr(folder, '~')) {
+		snprintf(name, GW_VMM_GUEST_BYTES, "%s", folder);
+		return is_plain(folder) ? 0 : -EINVAL;
+	}
+	if (strlen(folder) >= GW_VMM_SHORT_BYTES)
+		return -EINVAL;
+	snprintf(path, sizeof(path), "%s/%s/" NAME_FILE, gw_vmm_run_root(), folder);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, name, GW_VMM_GUEST_BYTES - 1);
+	if (n <= 0)
+		return n < 0 ? -errno : -ENOENT;
+	name[n] = '\0';
+	return 0;
+}
+
+int rundir_note_name(const char *name)
+{
+	char path[192];
+	int fd GW_CLEANUP_CLOSE = -1;
+
+	if (is_plain(name))
+		return 0;
+	gw_vmm_path(path, sizeof(path), name, NAME_FILE);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	return fd < 0 || write(fd, name, strlen(name)) != (ssize_t)strlen(name) ? -errno : 0;
+}
+
+/* Whether a folder that is in use is that of @name.  Two names with the same hash cannot both run, and are not taken for each other. */
+static bool is_folder_of(const char *name)
+{
+	char folder[GW_VMM_SHORT_BYTES], found[GW_VMM_GUEST_BYTES];
+
+	gw_vmm_short_name(name, folder);
+	return gw_vmm_name_of(folder, found) == 0 && strcmp(found, name) == 0;
 }
 
 const char *gw_vmm_run_root(void)
@@ -52,7 +134,10 @@ const char *gw_vmm_run_root(void)
 
 void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *file)
 {
-	snprintf(path, path_bytes, "%s/%s%s%s", gw_vmm_run_root(), name, file ? "/" : "", file ? file : "");
+	char folder[GW_VMM_SHORT_BYTES];
+
+	gw_vmm_short_name(name, folder);
+	snprintf(path, path_bytes, "%s/%s%s%s", gw_vmm_run_root(), folder, file ? "/" : "", file ? file : "");
 }
 
 /* Return: whether somebody holds that lock, 0 when there is nothing of that name; or -errno. */
@@ -84,9 +169,11 @@ int gw_vmm_is_alive(const char *name)
 
 	gw_vmm_path(path, sizeof(path), name, NULL);
 	rc = is_locked(path);
-	if (rc != 0)
-		return rc;
-	gw_vmm_path(path, sizeof(path), name, "lock");
-	rc = is_locked(path);
-	return rc != 0 ? rc : vmm_agent_listens(name);
+	if (rc == 0) {
+		gw_vmm_path(path, sizeof(path), name, "lock");
+		rc = is_locked(path);
+	}
+	if (rc == 0)
+		rc = vmm_agent_listens(name);
+	return rc > 0 ? is_folder_of(name) : rc;
 }

@@ -56,7 +56,7 @@ struct saving {
 };
 
 struct gw_vmm {
-	char name[GW_VMM_NAME_BYTES];
+	char name[GW_VMM_GUEST_BYTES];
 	struct agent_client agent;
 	struct qmp *qmp;
 	unsigned region_count;
@@ -324,7 +324,7 @@ int vmm_look(struct gw_vmm **out, const char *name, struct gw_error *error)
 	if (rc <= 0)
 		return gw_error_set(error, rc < 0 ? rc : -ENOENT,
 				    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
-				    "'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
+				    "'godwit run --name NAME -- qemu-system-...' starts one", name, gw_vmm_run_root());
 	vmm = calloc(1, sizeof(*vmm));
 	if (!vmm)
 		return gw_error_set(error, -ENOMEM, "no memory");

@@ -20,7 +20,10 @@
 
 /* --- run folders ------------------------------------------------------------------------------- */
 
-/* A VM's name: letters, digits, '.', '_', '-', not empty, not too long, no leading '.'. */
+#define GW_VMM_GUEST_BYTES 256 /* the name of a VM, with its NUL */
+#define GW_VMM_SHORT_BYTES 32
+
+/* A VM's name: UTF-8, not empty, not too long, without '/' and control characters. */
 GW_MUST_CHECK int gw_vmm_check_name(const char *name, struct gw_error *error);
 
 /*
@@ -29,7 +32,16 @@ GW_MUST_CHECK int gw_vmm_check_name(const char *name, struct gw_error *error);
  */
 const char *gw_vmm_run_root(void);
 
-/* Writes "ROOT/NAME/FILE" (or "ROOT/NAME" with file NULL). */
+/*
+ * A name of letters, digits, '.', '_', '-' that stands for @name: @name itself if it is such a name of up to 31 bytes that does not begin
+ * with '.' or '-', otherwise one with '~' and a hash.
+ */
+void gw_vmm_short_name(const char *name, char text[GW_VMM_SHORT_BYTES]);
+
+/* The name of the VM that run folder @folder, a short name, belongs to.  Return: 0 or -errno. */
+GW_MUST_CHECK int gw_vmm_name_of(const char *folder, char name[GW_VMM_GUEST_BYTES]);
+
+/* Writes "ROOT/SHORT_NAME/FILE" (or "ROOT/SHORT_NAME" with file NULL); 192 bytes are enough. */
 void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *file);
 
 /* Whether a VMM runs under that name: it holds the lock of its run folder (rundir.c).  Return: 1, 0 or -errno. */

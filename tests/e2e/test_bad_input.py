@@ -29,7 +29,7 @@ class CommandLine(unittest.TestCase):
                                (["receive", "--name", "a"], "address"), (["run", "--name", "a"], "VMM"),
                                (["status"], "name"), (["list", "--what"], "--help"),
                                (["migrate", "--downtime"], "needs a value"),
-                               (["run", "--name", "../x", "--", "qemu-system-x86_64"], "letters")):
+                               (["run", "--name", "../x", "--", "qemu-system-x86_64"], "no name")):
                 done = lab.a.godwit(*args)
                 self.assertEqual(done.returncode, 2, args)
                 self.assertIn(word, done.stderr, args)

@@ -163,6 +163,44 @@ class Judged(unittest.TestCase):
                 receiver.wait()
 
 
+class Names(unittest.TestCase):
+    """What libvirt allows for a name is one here: up to 255 bytes, nothing but '/' and control characters left out."""
+
+    NAMES = ["x" * 255, "x" * 254 + "y", "a b", "a  b", ".a", "..", "-a", 'q"\'\\,:%s$(x)', "gäst – 1", "g\u200bst"]
+
+    def test_vms_with_any_names_are_listed_and_move(self):
+        with vmlab.Lab() as lab:
+            vms = {}
+            for i, name in enumerate(self.NAMES):
+                words = [vmlab.GODWIT, "run", "--name", name, "--", vmlab.QEMU, *QUIET, *ram(lab, f"name{i}")]
+                vms[name] = subprocess.Popen(words, env=lab.a.env, stdin=subprocess.DEVNULL)
+                lab.processes.append(vms[name])
+            vmlab.wait_for(lambda: sorted(vm["name"] for vm in json.loads(lab.a.godwit("list", "--json").stdout)
+                                          if vm["state"] == "prelaunch") == sorted(self.NAMES), 90, "all names listed")
+            again = lab.a.godwit("run", "--name", self.NAMES[0], "--", vmlab.QEMU)
+            self.assertEqual(again.returncode, 5)
+            self.assertIn("runs already", again.stderr)
+            for i in (0, 6, 7):
+                name = self.NAMES[i]
+                hook = 'test "$GODWIT_NAME" = "$NAME"'
+                lab.b.env["NAME"] = name
+                self.move(lab, name, i, hook)
+                self.assertEqual(vms[name].wait(60), 0, name)
+
+    def move(self, lab, name, i, hook):
+        waiting = subprocess.Popen([vmlab.GODWIT, "run", "--name", name, "--", vmlab.QEMU, *QUIET,
+                                    *ram(lab, f"there{i}"), "-incoming", "defer"], env=lab.b.env,
+                                   stdin=subprocess.DEVNULL)
+        lab.processes.append(waiting)
+        vmlab.wait_for(lambda: listed(lab.b, name) and listed(lab.b, name)[0]["state"] == "inmigrate", 60, "it waits")
+        receiver, port = lab.b.receive(name, "--hook", hook)
+        done = lab.a.godwit("migrate", "--quit", "--json", "--", name, f"127.0.0.1:{port}")
+        self.assertEqual(done.returncode, 0, (name, done.stderr))
+        self.assertEqual(vmlab.summary(done.stdout)["name"], name)
+        self.assertEqual(receiver.wait(60), 0, name)
+        self.assertEqual(json.loads(lab.b.godwit("status", "--json", "--", name).stdout)["name"], name)
+
+
 class Daemon(unittest.TestCase):
     """-daemonize: the process that was started ends, and its grandchild is the VMM."""
 

@@ -3,6 +3,8 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 static int judge(char *advice, size_t bytes, struct gw_error *error, int argc, const char **argv)
 {
@@ -87,14 +89,40 @@ Test(args, ram_that_qemu_would_send_itself_is_refused)
 		     "nothing uses the backend");
 }
 
-Test(names, only_plain_names_become_folders)
+Test(names, libvirt_s_names_are_taken)
 {
-	static const char *const bad[] = { "", "../x", "a/b", ".x", "-x", "a b", "ab\n", "0123456789012345678901234567890123" };
+	static const char *const bad[] = { "", "../x", "a/b", "ab\n", "a\tb", "\xff\xfe" };
+	static const char *const good[] = { "web-1.prod_x", ".x", "-x", "a b", "..", "\"q\", 100 % (x): y", "g\xc3\xa4st" };
+	char longest[GW_VMM_GUEST_BYTES + 1];
 	struct gw_error error;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		error = (struct gw_error){ 0 };
 		cr_assert_eq(gw_vmm_check_name(bad[i], &error), -EINVAL, "%s", bad[i]);
 	}
-	cr_assert_eq(gw_vmm_check_name("web-1.prod_x", &error), 0);
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		cr_assert_eq(gw_vmm_check_name(good[i], &error), 0, "%s", good[i]);
+	memset(longest, 'x', sizeof(longest));
+	longest[GW_VMM_GUEST_BYTES] = '\0';
+	cr_assert_eq(gw_vmm_check_name(longest, &error), -EINVAL);
+	longest[GW_VMM_GUEST_BYTES - 1] = '\0';
+	cr_assert_eq(gw_vmm_check_name(longest, &error), 0);
+}
+
+Test(names, no_two_have_one_folder)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyz01234", over[] = "abcdefghijklmnopqrstuvwxyz012345";
+	char folders[8][GW_VMM_SHORT_BYTES], names[8][GW_VMM_GUEST_BYTES] = { "a b", "a_b", ".a", "-a", "", "", "" };
+
+	snprintf(names[4], sizeof(names[4]), "%s", plain);
+	snprintf(names[5], sizeof(names[5]), "%s", over);
+	gw_vmm_short_name(over, names[6]); /* a name that is another's short name */
+	memset(names[7], 'x', GW_VMM_GUEST_BYTES - 1);
+	for (unsigned i = 0; i < 8; i++) {
+		gw_vmm_short_name(names[i], folders[i]);
+		cr_assert(folders[i][0] != '.' && folders[i][0] != '-' && !strpbrk(folders[i], " /"), "%s", folders[i]);
+		for (unsigned k = 0; k < i; k++)
+			cr_assert_str_neq(folders[i], folders[k]);
+	}
+	cr_assert_str_eq(folders[4], plain, "as before, so that a VM that was started by an older godwit is found");
 }

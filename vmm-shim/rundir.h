@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Run folders, for `godwit run`.  Internal to vmm-shim; the rest is in vmm.h. */
+#ifndef GODWIT_SHIM_RUNDIR_H
+#define GODWIT_SHIM_RUNDIR_H
+
+#include "base/error.h"
+
+/* Writes the VM's name into its run folder, which the caller has claimed.  Return: 0 or -errno. */
+GW_MUST_CHECK int rundir_note_name(const char *name);
+
+#endif
