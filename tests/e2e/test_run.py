@@ -214,6 +214,7 @@ class Daemon(unittest.TestCase):
     def test_a_daemon_is_listed_and_moves(self):
         with vmlab.Lab() as lab:
             pids = []
+            lab.a.env["GODWIT_RUN_DIR"] = os.path.relpath(lab.a.folder / "r,un")  # a daemon's folder is /
             try:
                 pids.append(self.start(lab, lab.a))
                 pids.append(self.start(lab, lab.b, "-incoming", "defer"))
