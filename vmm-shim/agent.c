@@ -3,9 +3,9 @@
  * Theory of operation
  *
  * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
- * VM's user can enter).  One godwit at a time: a second is told EBUSY.  The thread hands out the files that hold
- * guest RAM, starts and stops write tracking, collects on request, and slows the guest.  In a VMM that waits for a guest, the thread
- * maps the memory that arrives.
+ * VM's user can enter).  One godwit at a time: a second is told EBUSY.  HELLO agrees on a version (agent_proto.h).  A request that this agent does not know is refused, and the
+ * connection goes on.  The thread hands out the files that hold guest RAM, starts and stops write tracking, collects on
+ * request, and slows the guest.  In a VMM that waits for a guest, the thread maps the memory that arrives.
  *
  * When the connection ends, the guest is no longer slowed, and tracking and mapping stop.  The dead man's switch has a thread of
  * its own (lease.c), since the agent's thread may be busy in a long collect.  A lease that lapses ends the agent's connection too.
@@ -43,9 +43,20 @@
 #define AGAIN_MS 1000
 #define MOST_FDS 65536 /* of the VMM, to look for connections among; some 10 ms of system calls */
 
+union agent_packet {
+	struct agent_head head;
+	struct agent_hello hello;
+	struct agent_track track;
+	struct agent_arm arm;
+	struct agent_image_file image;
+	struct agent_watch watch;
+	struct agent_throttle throttle;
+};
+
 struct agent {
 	char folder[80];
 	int listener;
+	uint16_t version; /* agreed on with the client; 0: not yet */
 	int client; /* -1: none; closed, and shut down by the lease's thread, under @lock */
 	pthread_mutex_t lock;
 	struct mappings mappings;
@@ -60,18 +71,28 @@ struct agent {
 
 static struct agent the_agent = { .client = -1, .lock = PTHREAD_MUTEX_INITIALIZER }; /* one a process */
 
-static struct agent_reply new_reply(uint16_t type, int status, const struct gw_error *error)
+/* The answer to a request of @type, or its beginning.  @status below 0: a refusal, for what @error says. */
+static struct agent_answer new_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error)
 {
-	struct agent_reply reply = {
-		.magic = AGENT_MAGIC,
-		.version = AGENT_VERSION,
-		.type = type,
+	struct agent_answer answer = {
+		.head = { .magic = AGENT_MAGIC, .version = agent->version, .type = type },
 		.status = status,
+		.oldest = AGENT_VERSION_OLDEST,
+		.newest = AGENT_VERSION_NEWEST,
+		.vmm_pid = (int32_t)getpid(),
 	};
 
 	if (error && error->code)
-		snprintf(reply.text, sizeof(reply.text), "%.380s", error->text);
-	return reply;
+		snprintf(answer.text, sizeof(answer.text), "%.380s", error->text);
+	return answer;
+}
+
+/* Sends an answer that has no fields of its own, with @fd unless it is negative.  Return: 0, or -errno to end the connection. */
+static int send_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error, int fd)
+{
+	struct agent_answer answer = new_answer(agent, type, status, error);
+
+	return fdpass_send(agent->client, &answer, sizeof(answer), fd);
 }
 
 static void untrack(struct agent *agent)
@@ -87,31 +108,41 @@ static void untrack(struct agent *agent)
 	agent->bitmaps = NULL;
 }
 
-static int answer_regions(struct agent *agent)
+static int send_region(const struct agent *agent, const struct agent_mapping *mapping)
+{
+	struct agent_region region = {
+		.head = { .magic = AGENT_MAGIC, .version = agent->version, .type = AGENT_REGION },
+		.mapping = *mapping,
+	};
+	int fd GW_CLEANUP_CLOSE = mappings_open(mapping);
+
+	return fdpass_send(agent->client, &region, sizeof(region), fd);
+}
+
+static int answer_regions(struct agent *agent, const union agent_packet *request)
 {
 	struct gw_error error = { 0 };
 	int rc = track_is_on() ? gw_error_set(&error, -EBUSY, "memory is being tracked") :
 				 mappings_read(&agent->mappings, &error);
-	struct agent_reply reply = new_reply(AGENT_REGIONS, rc, &error);
+	struct agent_regions_answer answer = {
+		.answer = new_answer(agent, request->head.type, rc, &error),
+		.region_count = rc == 0 ? agent->mappings.count : 0,
+	};
 
-	reply.count = rc == 0 ? agent->mappings.count : 0;
-	rc = fdpass_send(agent->client, &reply, sizeof(reply), -1);
-	for (unsigned i = 0; i < reply.count && rc == 0; i++) {
-		int fd GW_CLEANUP_CLOSE = mappings_open(&agent->mappings.files[i]);
-
-		rc = fdpass_send(agent->client, &agent->mappings.files[i], sizeof(agent->mappings.files[i]), fd);
-	}
+	rc = fdpass_send(agent->client, &answer, sizeof(answer), -1);
+	for (unsigned i = 0; i < answer.region_count && rc == 0; i++)
+		rc = send_region(agent, &agent->mappings.files[i]);
 	return rc;
 }
 
 /* Makes one file that holds the bitmap of each wanted region, a whole number of pages for each. */
-static int make_bitmaps(struct agent *agent, const struct agent_request *request, struct gw_error *error)
+static int make_bitmaps(struct agent *agent, const struct agent_track *request, struct gw_error *error)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
 	int fd;
 
-	for (unsigned i = 0; i < request->count; i++) {
-		uint64_t bits = agent->mappings.files[request->region[i]].bytes / page;
+	for (unsigned i = 0; i < request->region_count; i++) {
+		uint64_t bits = agent->mappings.files[request->region_index[i]].bytes / page;
 
 		offset += (gw_bitmap_bytes(bits) + page - 1) / page * page;
 	}
@@ -125,10 +156,10 @@ static int make_bitmaps(struct agent *agent, const struct agent_request *request
 		goto err_close;
 	}
 	offset = 0;
-	for (unsigned i = 0; i < request->count; i++) {
-		struct gw_bitmap *bitmap = &agent->shared[request->region[i]];
+	for (unsigned i = 0; i < request->region_count; i++) {
+		struct gw_bitmap *bitmap = &agent->shared[request->region_index[i]];
 
-		bitmap->bits = agent->mappings.files[request->region[i]].bytes / page;
+		bitmap->bits = agent->mappings.files[request->region_index[i]].bytes / page;
 		bitmap->words = (uint64_t *)(void *)((char *)agent->bitmaps + offset);
 		offset += (gw_bitmap_bytes(bitmap->bits) + page - 1) / page * page;
 	}
@@ -173,44 +204,44 @@ static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error
 }
 
 /* The segments of the regions asked for.  Return: their number, or -EINVAL for a region that is not there. */
-static int pick_segments(struct agent *agent, const struct agent_request *request,
+static int pick_segments(struct agent *agent, const struct agent_track *request,
 			 struct gw_wp_segment *segments, struct gw_error *error)
 {
 	int count = 0;
 
-	if (request->count < 1 || request->count > agent->mappings.count)
-		return gw_error_set(error, -EINVAL, "%u of %u regions asked for", request->count,
+	if (request->region_count < 1 || request->region_count > agent->mappings.count)
+		return gw_error_set(error, -EINVAL, "%u of %u regions asked for", request->region_count,
 				    agent->mappings.count);
-	for (unsigned i = 0; i < request->count; i++) {
+	for (unsigned i = 0; i < request->region_count; i++) {
 		int before = count;
 
-		if (request->region[i] >= agent->mappings.count)
-			return gw_error_set(error, -EINVAL, "no region %u", request->region[i]);
-		if (agent->files[request->region[i]] < 0)
-			agent->files[request->region[i]] = mappings_reopen(&agent->mappings.files[request->region[i]]);
+		if (request->region_index[i] >= agent->mappings.count)
+			return gw_error_set(error, -EINVAL, "no region %u", request->region_index[i]);
+		if (agent->files[request->region_index[i]] < 0)
+			agent->files[request->region_index[i]] = mappings_reopen(&agent->mappings.files[request->region_index[i]]);
 		for (unsigned k = 0; k < agent->mappings.segment_count; k++) {
-			if (agent->mappings.segments[k].region != request->region[i])
+			if (agent->mappings.segments[k].region != request->region_index[i])
 				continue;
 			segments[count] = agent->mappings.segments[k];
-			segments[count].fd = agent->files[request->region[i]];
+			segments[count].fd = agent->files[request->region_index[i]];
 			segments[count].has_file = segments[count].fd >= 0;
 			count++;
 		}
 		if (count == before)
-			return gw_error_set(error, -EFAULT, "%s is not mapped any more", agent->mappings.files[request->region[i]].path);
+			return gw_error_set(error, -EFAULT, "%s is not mapped any more", agent->mappings.files[request->region_index[i]].path);
 	}
 	return count;
 }
 
 /* Return: the tracker, with *fd the bitmaps' file, or -errno with @error set: some of it may have been started. */
-static int start_tracking(struct agent *agent, const struct agent_request *request, int *fd, struct gw_error *error)
+static int start_tracking(struct agent *agent, const struct agent_track *request, int *fd, struct gw_error *error)
 {
 	static struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
 	int count;
 
-	if (request->value >= AGENT_TRACKERS)
-		return gw_error_set(error, -EINVAL, "no tracker %u", (unsigned)request->value);
-	count = read_again(agent, request->value != AGENT_WP_ASYNC && request->value != AGENT_WP_SYNC, error);
+	if (request->tracker >= AGENT_TRACKERS)
+		return gw_error_set(error, -EINVAL, "no tracker %u", request->tracker);
+	count = read_again(agent, request->tracker != AGENT_WP_ASYNC && request->tracker != AGENT_WP_SYNC, error);
 	if (count == 0)
 		count = pick_segments(agent, request, segments, error);
 	if (count < 0)
@@ -218,117 +249,178 @@ static int start_tracking(struct agent *agent, const struct agent_request *reque
 	*fd = make_bitmaps(agent, request, error);
 	if (*fd < 0)
 		return *fd;
-	return track_start((enum agent_tracker)request->value, segments, (unsigned)count, agent->shared, error);
+	return track_start((enum agent_tracker)request->tracker, segments, (unsigned)count, agent->shared, error);
 }
 
-static int answer_track(struct agent *agent, const struct agent_request *request)
+static int answer_track(struct agent *agent, const union agent_packet *request)
 {
+	struct agent_track_answer answer = { .tracker = AGENT_BEST };
 	struct gw_error error = { 0 };
-	struct agent_reply reply;
 	int fd GW_CLEANUP_CLOSE = -1;
 	int rc;
 
 	if (track_is_on()) {
 		rc = gw_error_set(&error, -EBUSY, "memory is already being tracked");
 	} else {
-		rc = start_tracking(agent, request, &fd, &error);
+		rc = start_tracking(agent, &request->track, &fd, &error);
 		if (rc < 0)
 			untrack(agent);
 	}
-	reply = new_reply(AGENT_TRACK, rc < 0 ? rc : track_sees_discards(), &error);
-	reply.value = agent->bitmaps_bytes;
-	reply.count = rc < 0 ? 0 : (uint32_t)rc;
-	return fdpass_send(agent->client, &reply, sizeof(reply), rc < 0 ? -1 : fd);
+	answer.answer = new_answer(agent, request->head.type, rc < 0 ? rc : 0, &error);
+	if (rc >= 0) {
+		answer.tracker = (uint32_t)rc;
+		answer.sees_discards = track_sees_discards() > 0;
+		answer.bitmaps_bytes = agent->bitmaps_bytes;
+	}
+	return fdpass_send(agent->client, &answer, sizeof(answer), rc < 0 ? -1 : fd);
 }
 
-static int answer_collect(const struct agent *agent)
+static int answer_collect(struct agent *agent, const union agent_packet *request)
 {
 	struct gw_error error = { 0 };
 	int64_t pages = track_is_on() ? track_collect(&error) :
 					gw_error_set(&error, -EINVAL, "memory is not being tracked");
-	struct agent_reply reply = new_reply(AGENT_COLLECT, pages < 0 ? (int)pages : 0, &error);
+	struct agent_collect_answer answer = {
+		.answer = new_answer(agent, request->head.type, pages < 0 ? (int)pages : 0, &error),
+		.marked_pages = pages < 0 ? 0 : (uint64_t)pages,
+	};
 
-	reply.value = pages < 0 ? 0 : (uint64_t)pages;
-	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+	return fdpass_send(agent->client, &answer, sizeof(answer), -1);
 }
 
-static int answer_arm(const struct agent *agent, const struct agent_request *request)
+static int answer_arm(struct agent *agent, const union agent_packet *request)
 {
+	const struct agent_arm *arm = &request->arm;
 	struct gw_error error = { 0 };
-	unsigned region = request->region[0];
-	struct agent_reply reply;
 	int rc;
 
-	if (region >= agent->mappings.count || request->device > agent->shared[region].bits ||
-	    request->inode > agent->shared[region].bits - request->device || !track_is_on())
+	if (arm->region_index >= agent->mappings.count || arm->first_page > agent->shared[arm->region_index].bits ||
+	    arm->page_count > agent->shared[arm->region_index].bits - arm->first_page || !track_is_on())
 		return -EPROTO;
-	rc = track_arm(region, request->device, request->inode, &error);
-	reply = new_reply(AGENT_ARM, rc, &error);
-	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+	rc = track_arm(arm->region_index, arm->first_page, arm->page_count, &error);
+	return send_answer(agent, arm->head.type, rc, &error, -1);
 }
 
-static int answer_image(const struct agent *agent, const struct agent_request *request)
+static int answer_image(struct agent *agent, const union agent_packet *request)
 {
-	struct gw_file_id id = { request->device, request->inode };
+	struct gw_file_id id = { request->image.device, request->image.inode };
 	struct gw_error error = { 0 };
-	struct agent_reply reply;
 	int fd GW_CLEANUP_CLOSE = images_open(&id);
 
 	if (fd < 0)
 		gw_error_set(&error, fd, "the VMM does not have it open");
-	reply = new_reply(AGENT_IMAGE, fd < 0 ? fd : 0, &error);
-	return fdpass_send(agent->client, &reply, sizeof(reply), fd);
+	return send_answer(agent, request->head.type, fd < 0 ? fd : 0, &error, fd);
 }
 
-static int answer_watch(const struct agent *agent, const struct agent_request *request)
+static int answer_watch(struct agent *agent, const union agent_packet *request)
 {
 	struct agent_image images[AGENT_MAX_REGIONS];
+	struct agent_watch_answer answer = { .bitmaps_bytes = 0 };
+	struct agent_watch_image packet;
 	struct gw_error error = { 0 };
-	struct agent_reply reply;
 	int fd GW_CLEANUP_CLOSE = -1;
-	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < request->count; i++)
-		if (recv(agent->client, &images[i], sizeof(images[i]), 0) != (ssize_t)sizeof(images[i]))
+	if (request->watch.image_count > AGENT_MAX_REGIONS)
+		return -EPROTO;
+	for (unsigned i = 0; i < request->watch.image_count; i++) {
+		if (recv(agent->client, &packet, sizeof(packet), 0) != (ssize_t)sizeof(packet) ||
+		    packet.head.magic != AGENT_MAGIC || packet.head.type != AGENT_WATCH_IMAGE)
 			return -EPROTO;
-	fd = images_watch(images, request->count, (uint32_t)request->value, &bytes, &error);
-	reply = new_reply(AGENT_WATCH, fd < 0 ? fd : 0, &error);
-	reply.value = bytes;
-	return fdpass_send(agent->client, &reply, sizeof(reply), fd);
+		images[i] = packet.image;
+	}
+	fd = images_watch(images, request->watch.image_count, request->watch.block_bytes, &answer.bitmaps_bytes, &error);
+	answer.answer = new_answer(agent, request->head.type, fd < 0 ? fd : 0, &error);
+	return fdpass_send(agent->client, &answer, sizeof(answer), fd);
 }
 
-static int answer_stock(const struct agent *agent)
+static int answer_stock(struct agent *agent, const union agent_packet *request)
 {
 	struct gw_error error = { 0 };
-	int rc = stock_take(&error);
-	struct agent_reply reply = new_reply(AGENT_STOCK, rc, &error);
 
-	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+	return send_answer(agent, request->head.type, stock_take(&error), &error, -1);
 }
 
-static int answer_sync(const struct agent *agent)
+static int answer_sync(struct agent *agent, const union agent_packet *request)
 {
 	struct gw_error error = { 0 };
-	int rc = images_sync(&error);
-	struct agent_reply reply = new_reply(AGENT_SYNC, rc, &error);
 
-	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+	return send_answer(agent, request->head.type, images_sync(&error), &error, -1);
 }
 
-static int answer_throttle(const struct agent *agent)
+static int answer_throttle(struct agent *agent, const union agent_packet *request)
 {
-	static struct agent_throttle wanted;
+	const struct agent_throttle *wanted = &request->throttle;
 	struct gw_error error = { 0 };
-	struct agent_reply reply;
 	int rc;
 
-	if (recv(agent->client, &wanted, sizeof(wanted), 0) != (ssize_t)sizeof(wanted) || wanted.count > AGENT_MAX_THREADS)
+	if (wanted->thread_count > AGENT_MAX_THREADS)
 		return -EPROTO;
-	rc = throttle_set(wanted.percent, wanted.ids, wanted.count, &error);
-	gw_pace_set(rc < 0 ? 0 : wanted.disk_bytes_per_s);
-	reply = new_reply(AGENT_THROTTLE, rc, &error);
-	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+	rc = throttle_set(wanted->stand_percent, wanted->thread_ids, wanted->thread_count, &error);
+	gw_pace_set(rc < 0 ? 0 : wanted->disk_bytes_per_s);
+	return send_answer(agent, wanted->head.type, rc, &error, -1);
 }
+
+static int answer_unwatch(struct agent *agent, const union agent_packet *request)
+{
+	images_unwatch();
+	return send_answer(agent, request->head.type, 0, NULL, -1);
+}
+
+static int answer_prefault(struct agent *agent, const union agent_packet *request)
+{
+	struct gw_error error = { 0 };
+	int rc = prefault_start();
+
+	if (rc < 0)
+		gw_error_set(&error, rc, "no thread to map memory: %s", strerror(-rc));
+	return send_answer(agent, request->head.type, rc, &error, -1);
+}
+
+static int answer_untrack(struct agent *agent, const union agent_packet *request)
+{
+	untrack(agent);
+	return send_answer(agent, request->head.type, 0, NULL, -1);
+}
+
+/* Agrees on the newest version that both ends speak.  A godwit without one is refused in the version that it asked for. */
+static int answer_hello(struct agent *agent, const union agent_packet *request)
+{
+	uint16_t oldest = request->hello.oldest, newest = request->head.version;
+	struct agent_hello_answer answer = { .release = GODWIT_VERSION };
+	struct gw_error error = { 0 };
+	int rc = 0;
+
+	agent->version = newest < AGENT_VERSION_NEWEST ? newest : AGENT_VERSION_NEWEST;
+	if (agent->version < oldest || agent->version < AGENT_VERSION_OLDEST) {
+		rc = gw_error_set(&error, -EPROTONOSUPPORT, "this VM runs under godwit " GODWIT_VERSION ", whose agent speaks versions "
+				  "%u to %u, this godwit speaks %u to %u: migrate it with godwit " GODWIT_VERSION,
+				  AGENT_VERSION_OLDEST, AGENT_VERSION_NEWEST, oldest, newest);
+		agent->version = newest;
+	}
+	answer.answer = new_answer(agent, AGENT_HELLO, rc, &error);
+	if (rc < 0)
+		agent->version = 0;
+	return fdpass_send(agent->client, &answer, sizeof(answer), -1);
+}
+
+static const struct {
+	size_t bytes; /* of the request */
+	int (*answer)(struct agent *agent, const union agent_packet *request);
+} requests[] = {
+	[AGENT_HELLO] = { sizeof(struct agent_hello), answer_hello },
+	[AGENT_REGIONS] = { sizeof(struct agent_head), answer_regions },
+	[AGENT_TRACK] = { sizeof(struct agent_track), answer_track },
+	[AGENT_COLLECT] = { sizeof(struct agent_head), answer_collect },
+	[AGENT_UNTRACK] = { sizeof(struct agent_head), answer_untrack },
+	[AGENT_IMAGE] = { sizeof(struct agent_image_file), answer_image },
+	[AGENT_WATCH] = { sizeof(struct agent_watch), answer_watch },
+	[AGENT_SYNC] = { sizeof(struct agent_head), answer_sync },
+	[AGENT_UNWATCH] = { sizeof(struct agent_head), answer_unwatch },
+	[AGENT_THROTTLE] = { sizeof(struct agent_throttle), answer_throttle },
+	[AGENT_ARM] = { sizeof(struct agent_arm), answer_arm },
+	[AGENT_PREFAULT] = { sizeof(struct agent_head), answer_prefault },
+	[AGENT_STOCK] = { sizeof(struct agent_head), answer_stock },
+};
 
 static void unthrottle(void)
 {
@@ -342,49 +434,21 @@ static void unthrottle(void)
 /* Reads and answers one request.  Return: 0, or -errno to end the connection. */
 static int serve(struct agent *agent)
 {
-	struct agent_request request;
-	struct agent_reply reply;
+	static union agent_packet request;
+	struct gw_error error = { 0 };
 	ssize_t n = recv(agent->client, &request, sizeof(request), 0);
+	uint16_t type = request.head.type;
 
-	if (n != (ssize_t)sizeof(request) || request.magic != AGENT_MAGIC || request.version != AGENT_VERSION ||
-	    request.count > AGENT_MAX_REGIONS)
+	if (n < (ssize_t)sizeof(request.head) || request.head.magic != AGENT_MAGIC)
 		return -EPROTO;
-	reply = new_reply(request.type, 0, NULL);
-	switch (request.type) {
-	case AGENT_REGIONS:
-		return answer_regions(agent);
-	case AGENT_TRACK:
-		return answer_track(agent, &request);
-	case AGENT_COLLECT:
-		return answer_collect(agent);
-	case AGENT_ARM:
-		return answer_arm(agent, &request);
-	case AGENT_IMAGE:
-		return answer_image(agent, &request);
-	case AGENT_WATCH:
-		return answer_watch(agent, &request);
-	case AGENT_SYNC:
-		return answer_sync(agent);
-	case AGENT_STOCK:
-		return answer_stock(agent);
-	case AGENT_THROTTLE:
-		return answer_throttle(agent);
-	case AGENT_UNWATCH:
-		images_unwatch();
-		break;
-	case AGENT_PREFAULT:
-		reply.status = prefault_start();
-		break;
-	case AGENT_HELLO:
-		reply.value = (uint64_t)getpid();
-		break;
-	case AGENT_UNTRACK:
-		untrack(agent);
-		break;
-	default:
+	memset((char *)&request + n, 0, sizeof(request) - (size_t)n); /* fields that an older godwit does not know */
+	if (type != AGENT_HELLO && (agent->version == 0 || request.head.version != agent->version))
 		return -EPROTO;
+	if (type >= sizeof(requests) / sizeof(requests[0]) || !requests[type].answer) {
+		gw_error_set(&error, -EBADRQC, "the agent of godwit " GODWIT_VERSION ", which this VM runs under, knows no request %u", type);
+		return send_answer(agent, type, -EBADRQC, &error, -1);
 	}
-	return fdpass_send(agent->client, &reply, sizeof(reply), -1);
+	return n < (ssize_t)requests[type].bytes ? -EPROTO : requests[type].answer(agent, &request);
 }
 
 static void set_client(struct agent *agent, int fd)
@@ -393,6 +457,7 @@ static void set_client(struct agent *agent, int fd)
 	if (agent->client >= 0)
 		close(agent->client);
 	agent->client = fd;
+	agent->version = 0;
 }
 
 static void client_gone(struct agent *agent)
@@ -444,10 +509,10 @@ static int is_slowed(void)
 
 static void take_client(struct agent *agent)
 {
-	int fd = accept4(agent->listener, NULL, NULL, SOCK_CLOEXEC);
 	struct gw_error error = { .code = -EBUSY, .text = "another godwit is attached to this VM: 'godwit status' tells of it" };
-	struct agent_reply busy = new_reply(AGENT_HELLO, -EBUSY, &error);
-	struct agent_request scrap;
+	int fd = accept4(agent->listener, NULL, NULL, SOCK_CLOEXEC);
+	struct agent_answer busy;
+	char scrap[8];
 
 	if (fd < 0)
 		return;
@@ -456,11 +521,12 @@ static void take_client(struct agent *agent)
 		set_client(agent, fd);
 		return;
 	}
+	busy = new_answer(agent, AGENT_HELLO, -EBUSY, &error);
 	if (fdpass_send(fd, &busy, sizeof(busy), -1) < 0)
 		goto out_close;
 	/* A socket closed with unread input is reset, and the answer lost: no more input, then what came already. */
 	shutdown(fd, SHUT_RD);
-	while (recv(fd, &scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
+	while (recv(fd, scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
 		;
 out_close:
 	close(fd);
@@ -523,20 +589,21 @@ int agent_start(const char *folder, bool in_daemon)
 {
 	struct agent *agent = &the_agent;
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int rc;
+	int listener, rc;
 
 	snprintf(agent->folder, sizeof(agent->folder), "%s", folder);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, AGENT_SOCKET);
 	unlink(address.sun_path);
 	memset(agent->files, -1, sizeof(agent->files));
-	agent->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (agent->listener < 0)
+	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (listener < 0)
 		return -errno;
-	if (bind(agent->listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(agent->listener, 4) < 0) {
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0) {
 		rc = -errno;
-		close(agent->listener);
+		close(listener);
 		return rc;
 	}
+	agent->listener = listener;
 	rc = lease_listen(folder, is_slowed, lapsed);
 	if (rc < 0 || !in_daemon)
 		return rc < 0 ? rc : start_threads();

@@ -19,8 +19,11 @@ static int agent_gone(struct gw_error *error)
 	return gw_error_set(error, -ECONNRESET, "the VMM's agent does not answer: the VMM died or is stuck");
 }
 
-/* Receives one packet of exactly @bytes.  Return: 0 and *pass_fd, or -errno. */
-static int receive_packet(int fd, void *packet, size_t bytes, int *pass_fd)
+/*
+ * Receives the first @bytes of one packet; fewer than @least are none.  Return: how many came, and *pass_fd, or -errno: -ECONNRESET
+ * when the other end has hung up.
+ */
+static int receive_packet(int fd, void *packet, size_t bytes, size_t least, int *pass_fd)
 {
 	struct iovec iov = { packet, bytes };
 	char space[CMSG_SPACE(sizeof(int))];
@@ -37,75 +40,131 @@ static int receive_packet(int fd, void *packet, size_t bytes, int *pass_fd)
 	header = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
 	if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
 		memcpy(pass_fd, CMSG_DATA(header), sizeof(int));
-	if (n == (ssize_t)bytes)
-		return 0;
+	if (n >= (ssize_t)least)
+		return (int)n;
 	if (*pass_fd >= 0)
 		close(*pass_fd);
 	*pass_fd = -1;
-	return -EPROTO;
+	return n == 0 || (n < 0 && errno == ECONNRESET) ? -ECONNRESET : -EPROTO;
 }
 
-static int take_answer(const struct agent_client *agent, unsigned type, struct agent_reply *reply, int *pass_fd,
+static struct agent_head new_head(const struct agent_client *agent, enum agent_type type)
+{
+	return (struct agent_head){ .magic = AGENT_MAGIC, .version = agent->version, .type = (uint16_t)type };
+}
+
+static const char *request_name(unsigned type)
+{
+	static const char *const names[] = {
+		[AGENT_REGIONS] = "list its memory",	    [AGENT_TRACK] = "track its memory",
+		[AGENT_COLLECT] = "tell what was written",  [AGENT_UNTRACK] = "stop tracking its memory",
+		[AGENT_IMAGE] = "hand out its images",	    [AGENT_WATCH] = "watch its images",
+		[AGENT_SYNC] = "tell what was written",	    [AGENT_UNWATCH] = "stop watching its images",
+		[AGENT_THROTTLE] = "slow its guest",	    [AGENT_ARM] = "track by KVM's log",
+		[AGENT_PREFAULT] = "map memory as it comes", [AGENT_STOCK] = "say how it reads and writes its disks",
+	};
+
+	return type < sizeof(names) / sizeof(names[0]) && names[type] ? names[type] : "do what is asked";
+}
+
+/* An answer that refuses says why.  What an older agent cannot say is said here.  Return: the status, with @error set. */
+static int refused(const struct agent_client *agent, unsigned type, struct agent_answer *answer, struct gw_error *error)
+{
+	answer->text[sizeof(answer->text) - 1] = '\0';
+	if (answer->status == -EBADRQC)
+		return gw_error_set(error, -EBADRQC, "this VM runs under godwit %s, whose agent cannot %s: migrate it with that version, or "
+						     "shut the guest down and start it under godwit " GODWIT_VERSION,
+				    agent->release, request_name(type));
+	return gw_error_set(error, answer->status, "%s", answer->text);
+}
+
+/* Takes an answer of @bytes, which begins with an agent_answer; a refusal may be no more than that. */
+static int take_answer(const struct agent_client *agent, unsigned type, void *answer, size_t bytes, int *pass_fd,
 		       struct gw_error *error)
 {
 	uint64_t now = gw_now_ns(&gw_clock_real), until = agent->deadline_ns;
-	int fd = -1, rc;
+	struct agent_answer *begin = answer;
+	bool is_ours;
+	int fd = -1, n;
 
 	/* A late answer would be taken for the answer to the next call, so the connection is not used after this. */
 	if (until)
 		gw_unix_receive_limit(agent->fd, until > now ? until - now : 1);
-	rc = receive_packet(agent->fd, reply, sizeof(*reply), &fd);
+	n = receive_packet(agent->fd, answer, bytes, sizeof(*begin), &fd);
 	if (until)
 		gw_unix_receive_limit(agent->fd, ANSWER_NS);
-	if (rc == -EPROTO)
+	if (n == -EPROTO)
 		(void)shutdown(agent->fd, SHUT_RDWR);
-	if (rc < 0 || reply->magic != AGENT_MAGIC || reply->version != AGENT_VERSION ||
-	    (reply->type != type && reply->status != -EBUSY)) {
-		if (fd >= 0)
-			close(fd);
-		return agent_gone(error);
-	}
+	is_ours = n >= 0 && begin->head.magic == AGENT_MAGIC && begin->head.type == type;
 	if (pass_fd)
+		*pass_fd = -1;
+	if (pass_fd && is_ours && begin->status == 0)
 		*pass_fd = fd;
 	else if (fd >= 0)
 		close(fd);
-	reply->text[sizeof(reply->text) - 1] = '\0';
-	if (reply->status < 0)
-		return gw_error_set(error, reply->status, "%s", reply->text);
-	return 0;
+	if (is_ours && begin->status < 0)
+		return refused(agent, type, begin, error);
+	if (n == -ECONNRESET && type == AGENT_HELLO)
+		return -ECONNRESET; /* told by the caller */
+	return is_ours && n == (int)bytes && (!agent->version || begin->head.version == agent->version) ? 0 : agent_gone(error);
 }
 
-int agent_call(const struct agent_client *agent, const struct agent_request *request, struct agent_reply *reply,
-	       int *pass_fd, struct gw_error *error)
+/* One request, one answer; *pass_fd, if not NULL, gets the descriptor that came along, or -1. */
+static int call(const struct agent_client *agent, const void *request, size_t request_bytes, void *answer, size_t answer_bytes,
+		int *pass_fd, struct gw_error *error)
 {
-	struct agent_request copy = *request;
-	ssize_t sent;
+	const struct agent_head *head = request;
+	/* An agent that refuses a client answers and closes before it has read: its answer counts, whatever send says. */
+	ssize_t sent = send(agent->fd, request, request_bytes, MSG_NOSIGNAL);
 
-	copy.magic = AGENT_MAGIC;
-	copy.version = AGENT_VERSION;
-	/* A busy agent answers and closes before it has read: its answer counts, whatever send says. */
-	sent = send(agent->fd, &copy, sizeof(copy), MSG_NOSIGNAL);
-	if (sent >= 0 && sent != (ssize_t)sizeof(copy))
+	if (sent >= 0 && sent != (ssize_t)request_bytes)
 		return agent_gone(error);
-	return take_answer(agent, request->type, reply, pass_fd, error);
+	return take_answer(agent, head->type, answer, answer_bytes, pass_fd, error);
+}
+
+int agent_ask(const struct agent_client *agent, enum agent_type type, struct gw_error *error)
+{
+	struct agent_head request = new_head(agent, type);
+	struct agent_answer answer;
+
+	return call(agent, &request, sizeof(request), &answer, sizeof(answer), NULL, error);
+}
+
+static int say_hello(struct agent_client *agent, struct gw_error *error)
+{
+	struct agent_hello request = {
+		.head = { .magic = AGENT_MAGIC, .version = AGENT_VERSION_NEWEST, .type = AGENT_HELLO },
+		.oldest = AGENT_VERSION_OLDEST,
+	};
+	struct agent_hello_answer answer;
+	int rc = call(agent, &request, sizeof(request), &answer, sizeof(answer), NULL, error);
+
+	if (rc == -ECONNRESET)
+		return gw_error_set(error, rc, "the VMM's agent hung up: the VMM died, or runs under a godwit from before version %u of the "
+					       "agent's protocol and has to be started anew under this one", AGENT_VERSION_OLDEST);
+	if (rc < 0)
+		return rc;
+	if (answer.answer.head.version < AGENT_VERSION_OLDEST || answer.answer.head.version > AGENT_VERSION_NEWEST)
+		return gw_error_set(error, -EPROTONOSUPPORT, "the VMM's agent chose version %u of its protocol, godwit " GODWIT_VERSION
+							     " speaks %u to %u", answer.answer.head.version,
+				    AGENT_VERSION_OLDEST, AGENT_VERSION_NEWEST);
+	agent->version = answer.answer.head.version;
+	agent->vmm_pid = answer.answer.vmm_pid;
+	snprintf(agent->release, sizeof(agent->release), "%.*s", (int)sizeof(answer.release), answer.release);
+	return 0;
 }
 
 int agent_open(struct agent_client *agent, const char *path, struct gw_error *error)
 {
-	struct agent_request request = { .type = AGENT_HELLO };
-	struct agent_reply reply;
 	int rc;
 
-	agent->deadline_ns = 0;
-	agent->fd = gw_unix_connect(path, SOCK_SEQPACKET, CONNECT_NS);
+	*agent = (struct agent_client){ .fd = gw_unix_connect(path, SOCK_SEQPACKET, CONNECT_NS) };
 	if (agent->fd < 0)
 		return gw_error_set(error, agent->fd, "the shim's agent (%s) cannot be reached: %s", path, strerror(-agent->fd));
 	gw_unix_receive_limit(agent->fd, ANSWER_NS);
-	rc = agent_call(agent, &request, &reply, NULL, error);
+	rc = say_hello(agent, error);
 	if (rc < 0)
 		agent_close(agent);
-	else
-		agent->vmm_pid = (int)reply.value;
 	return rc;
 }
 
@@ -116,12 +175,36 @@ void agent_close(struct agent_client *agent)
 	agent->fd = -1;
 }
 
+int agent_regions(const struct agent_client *agent, unsigned *count, struct gw_error *error)
+{
+	struct agent_head request = new_head(agent, AGENT_REGIONS);
+	struct agent_regions_answer answer;
+	int rc = call(agent, &request, sizeof(request), &answer, sizeof(answer), NULL, error);
+
+	*count = rc < 0 ? 0 : answer.region_count;
+	return rc == 0 && *count > AGENT_MAX_REGIONS ? agent_gone(error) : rc;
+}
+
 int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd, struct gw_error *error)
 {
-	if (receive_packet(agent->fd, mapping, sizeof(*mapping), fd) < 0)
+	struct agent_region region;
+
+	if (receive_packet(agent->fd, &region, sizeof(region), sizeof(region), fd) < 0)
 		return agent_gone(error);
+	*mapping = region.mapping;
 	mapping->path[sizeof(mapping->path) - 1] = '\0';
 	return 0;
+}
+
+int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t inode, struct gw_error *error)
+{
+	struct agent_image_file request = { new_head(agent, AGENT_IMAGE), device, inode };
+	struct agent_answer answer;
+	int fd, rc = call(agent, &request, sizeof(request), &answer, sizeof(answer), &fd, error);
+
+	if (rc < 0)
+		return rc;
+	return fd < 0 ? agent_gone(error) : fd;
 }
 
 /* A tracker: the agent's bitmaps, mapped here, and a request to bring them up to date. */
@@ -138,10 +221,11 @@ struct remote_tracker {
 static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error)
 {
 	struct remote_tracker *remote = (struct remote_tracker *)tracker;
-	struct agent_request request = { .type = (uint16_t)remote->collect };
-	struct agent_reply reply;
+	struct agent_head request = new_head(remote->agent, remote->collect);
+	struct agent_collect_answer answer;
+	bool is_memory = remote->collect == AGENT_COLLECT;
 	uint64_t pages = 0;
-	int rc = agent_call(remote->agent, &request, &reply, NULL, error);
+	int rc = call(remote->agent, &request, sizeof(request), &answer, is_memory ? sizeof(answer) : sizeof(answer.answer), NULL, error);
 
 	if (rc < 0)
 		return rc;
@@ -163,9 +247,7 @@ static uint64_t remote_waiting(const struct gw_tracker *tracker)
 static void remote_close(struct gw_tracker *tracker)
 {
 	struct remote_tracker *remote = (struct remote_tracker *)tracker;
-	struct agent_request request = { .type = (uint16_t)remote->close };
-	struct agent_reply reply;
-	int rc = agent_call(remote->agent, &request, &reply, NULL, NULL);
+	int rc = agent_ask(remote->agent, remote->close, NULL);
 
 	(void)rc; /* an agent that is gone tracks no more */
 	munmap(remote->memory, remote->memory_bytes);
@@ -176,11 +258,15 @@ static int remote_arm(struct gw_tracker *tracker, unsigned region, uint64_t firs
 		      struct gw_error *error)
 {
 	const struct remote_tracker *remote = (const struct remote_tracker *)tracker;
-	struct agent_request request = { .type = AGENT_ARM, .device = first_page, .inode = pages };
-	struct agent_reply reply;
+	struct agent_arm request = {
+		.head = new_head(remote->agent, AGENT_ARM),
+		.region_index = remote->regions[region],
+		.first_page = first_page,
+		.page_count = pages,
+	};
+	struct agent_answer answer;
 
-	request.region[0] = remote->regions[region];
-	return agent_call(remote->agent, &request, &reply, NULL, error);
+	return call(remote->agent, &request, sizeof(request), &answer, sizeof(answer), NULL, error);
 }
 
 static const struct gw_tracker_ops memory_ops[AGENT_TRACKERS] = {
@@ -251,77 +337,80 @@ int agent_track(const struct agent_client *agent, enum agent_tracker wanted, con
 		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker, struct gw_error *error)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
-	struct agent_request request = { .type = AGENT_TRACK, .count = count, .value = wanted };
+	struct agent_track request = { .head = new_head(agent, AGENT_TRACK), .tracker = wanted, .region_count = count };
 	struct remote_tracker *remote = calloc(1, sizeof(*remote));
 	uint64_t pages[AGENT_MAX_REGIONS];
-	struct agent_reply reply;
+	struct agent_track_answer answer;
 	int fd GW_CLEANUP_CLOSE = -1;
 	int rc;
 
 	if (!remote)
 		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
 	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_COLLECT, .close = AGENT_UNTRACK };
-	memcpy(request.region, regions, count);
+	memcpy(request.region_index, regions, count);
 	memcpy(remote->regions, regions, count);
 	for (unsigned i = 0; i < count; i++)
 		pages[i] = region_bytes[i] / page;
-	rc = agent_call(agent, &request, &reply, &fd, error);
+	rc = call(agent, &request, sizeof(request), &answer, sizeof(answer), &fd, error);
 	if (rc < 0) {
 		free(remote);
 		return rc;
 	}
-	if (reply.count <= AGENT_BEST || reply.count >= AGENT_TRACKERS) {
+	if (answer.tracker <= AGENT_BEST || answer.tracker >= AGENT_TRACKERS) {
 		free(remote);
 		return agent_gone(error);
 	}
-	rc = open_remote(remote, fd, reply.value, &memory_ops[reply.count], page, pages, count, tracker, error);
+	rc = open_remote(remote, fd, answer.bitmaps_bytes, &memory_ops[answer.tracker], page, pages, count, tracker, error);
 	if (rc == 0)
-		(*tracker)->sees_discards = reply.status == 1;
+		(*tracker)->sees_discards = answer.sees_discards == 1;
 	return rc;
+}
+
+/* Sends what AGENT_WATCH asks for, and its images. */
+static int send_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
+		      struct gw_error *error)
+{
+	struct agent_watch request = { new_head(agent, AGENT_WATCH), block_bytes, count };
+
+	if (send(agent->fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request))
+		return agent_gone(error);
+	for (unsigned i = 0; i < count; i++) {
+		struct agent_watch_image image = { new_head(agent, AGENT_WATCH_IMAGE), images[i] };
+
+		if (send(agent->fd, &image, sizeof(image), MSG_NOSIGNAL) != (ssize_t)sizeof(image))
+			return agent_gone(error);
+	}
+	return 0;
 }
 
 int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
 		struct gw_tracker **tracker, struct gw_error *error)
 {
-	struct agent_request request = {
-		.magic = AGENT_MAGIC,
-		.version = AGENT_VERSION,
-		.type = AGENT_WATCH,
-		.count = count,
-		.value = block_bytes,
-	};
 	struct remote_tracker *remote = calloc(1, sizeof(*remote));
 	uint64_t blocks[AGENT_MAX_REGIONS];
-	struct agent_reply reply;
+	struct agent_watch_answer answer;
 	int fd GW_CLEANUP_CLOSE = -1;
-	int rc = 0;
+	int rc;
 
 	if (!remote)
 		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
 	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_SYNC, .close = AGENT_UNWATCH };
-	if (send(agent->fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request))
-		rc = agent_gone(error);
-	for (unsigned i = 0; i < count && rc == 0; i++) {
+	for (unsigned i = 0; i < count; i++)
 		blocks[i] = images[i].blocks;
-		if (send(agent->fd, &images[i], sizeof(images[i]), MSG_NOSIGNAL) != (ssize_t)sizeof(images[i]))
-			rc = agent_gone(error);
-	}
+	rc = send_watch(agent, images, count, block_bytes, error);
 	if (rc == 0)
-		rc = take_answer(agent, AGENT_WATCH, &reply, &fd, error);
+		rc = take_answer(agent, AGENT_WATCH, &answer, sizeof(answer), &fd, error);
 	if (rc < 0) {
 		free(remote);
 		return rc;
 	}
-	return open_remote(remote, fd, reply.value, &blocks_ops, block_bytes, blocks, count, tracker, error);
+	return open_remote(remote, fd, answer.bitmaps_bytes, &blocks_ops, block_bytes, blocks, count, tracker, error);
 }
 
-int agent_throttle(const struct agent_client *agent, const struct agent_throttle *throttle, struct gw_error *error)
+int agent_throttle(const struct agent_client *agent, struct agent_throttle *throttle, struct gw_error *error)
 {
-	struct agent_request request = { .magic = AGENT_MAGIC, .version = AGENT_VERSION, .type = AGENT_THROTTLE };
-	struct agent_reply reply;
+	struct agent_answer answer;
 
-	if (send(agent->fd, &request, sizeof(request), MSG_NOSIGNAL) != (ssize_t)sizeof(request) ||
-	    send(agent->fd, throttle, sizeof(*throttle), MSG_NOSIGNAL) != (ssize_t)sizeof(*throttle))
-		return agent_gone(error);
-	return take_answer(agent, AGENT_THROTTLE, &reply, NULL, error);
+	throttle->head = new_head(agent, AGENT_THROTTLE);
+	return call(agent, throttle, sizeof(*throttle), &answer, sizeof(answer), NULL, error);
 }

@@ -9,18 +9,28 @@
 struct agent_client {
 	int fd; /* -1: not connected */
 	int vmm_pid;
+	uint16_t version;                  /* of the protocol, as agreed on */
+	char release[AGENT_RELEASE_BYTES]; /* of the agent */
 	uint64_t deadline_ns; /* no answer is waited for beyond it; 0: for 30 s */
 };
 
-/* Connects and says hello.  Return: 0, or -errno with @error set. */
+/*
+ * Connects and agrees on a version of the protocol.  Return: 0, or -errno with @error set: -EPROTONOSUPPORT when there is no common
+ * version, -EBUSY when another godwit is attached.
+ */
 int agent_open(struct agent_client *agent, const char *path, struct gw_error *error) GW_MUST_CHECK;
 void agent_close(struct agent_client *agent);
 
-/* One request, one answer; *pass_fd, if not NULL, gets the descriptor that came along, or -1. */
-int agent_call(const struct agent_client *agent, const struct agent_request *request, struct agent_reply *reply,
-	       int *pass_fd, struct gw_error *error) GW_MUST_CHECK;
+/*
+ * One request without fields whose answer has none: PREFAULT, STOCK, UNTRACK, SYNC and UNWATCH.
+ * Return: 0, or -errno with @error set: -EBADRQC when the agent is of an older godwit that does not know the request.
+ */
+int agent_ask(const struct agent_client *agent, enum agent_type type, struct gw_error *error) GW_MUST_CHECK;
 
-/* The next of the mappings that AGENT_REGIONS announced; *fd is the caller's, -1 when the VMM has none open. */
+/* Has the VMM's mappings looked up.  Return: 0 and how many agent_next_mapping() gives, or -errno with @error set. */
+int agent_regions(const struct agent_client *agent, unsigned *count, struct gw_error *error) GW_MUST_CHECK;
+
+/* The next of the mappings that agent_regions() announced; *fd is the caller's, -1 when the VMM has none open. */
 int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd,
 		       struct gw_error *error) GW_MUST_CHECK;
 
@@ -34,9 +44,11 @@ int agent_track(const struct agent_client *agent, enum agent_tracker wanted, con
 /* Return: the enum agent_tracker of that name, or -EINVAL. */
 int agent_tracker_named(const char *name) GW_MUST_CHECK;
 
-/* Slows the guest, or lifts that. */
-int agent_throttle(const struct agent_client *agent, const struct agent_throttle *throttle, struct gw_error *error)
-	GW_MUST_CHECK;
+/* The VMM's descriptor of an image file.  Return: a descriptor, the caller's, or -errno with @error set. */
+int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t inode, struct gw_error *error) GW_MUST_CHECK;
+
+/* Slows the guest, or lifts that.  The head of @throttle is filled in here. */
+int agent_throttle(const struct agent_client *agent, struct agent_throttle *throttle, struct gw_error *error) GW_MUST_CHECK;
 
 /* Watches images in blocks.  Return: 0 and *tracker, which must be closed before the client. */
 int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,

@@ -227,13 +227,11 @@ int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images, unsigned most
 
 int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image *image, struct gw_error *error)
 {
-	struct agent_request request = { .type = AGENT_IMAGE, .device = image->device, .inode = image->inode };
-	struct agent_reply reply;
-	int fd, rc = agent_call(vmm_agent(vmm), &request, &reply, &fd, error);
+	int fd = agent_image_file(vmm_agent(vmm), image->device, image->inode, error);
 
-	if (rc < 0)
+	if (fd < 0)
 		gw_error_prefix(error, "disk '%s' (%.200s)", image->name, image->path);
-	return rc < 0 ? rc : fd;
+	return fd;
 }
 
 int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count, uint32_t block_bytes,

@@ -38,6 +38,7 @@ static struct {
 	char guard_path[108];
 	int listener;
 	int client; /* -1: idle */
+	uint16_t version; /* that the client speaks; 0: it said nothing */
 	int pid;    /* of the client */
 	bool opened, armed, resume;
 	uint64_t beat_ns, limit_ns; /* the last beat; when an armed lease ends in any case */
@@ -47,7 +48,7 @@ static struct {
 
 static int say(uint16_t type, int status)
 {
-	struct lease_packet packet = { .magic = LEASE_MAGIC, .type = type, .status = status };
+	struct lease_packet packet = { .magic = LEASE_MAGIC, .version = lease.version, .type = type, .status = status };
 
 	return send(lease.client, &packet, sizeof(packet), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(packet) ? 0 :
 														      -EPIPE;
@@ -57,6 +58,7 @@ static void let_go(void)
 {
 	close(lease.client);
 	lease.client = -1;
+	lease.version = 0;
 	lease.armed = lease.opened = false;
 }
 
@@ -82,6 +84,11 @@ static uint64_t lapses_at_ns(void)
 	return lease.armed && lease.limit_ns < beat ? lease.limit_ns : beat;
 }
 
+static bool is_spoken(uint16_t version)
+{
+	return version >= AGENT_VERSION_OLDEST && version <= AGENT_VERSION_NEWEST;
+}
+
 /* Return: 0, or -errno when the connection has ended. */
 static int take_packet(void)
 {
@@ -92,12 +99,21 @@ static int take_packet(void)
 		return 0;
 	if (n != (ssize_t)sizeof(packet) || packet.magic != LEASE_MAGIC)
 		return -EPROTO;
+	if (packet.type == LEASE_OPEN && !lease.opened) {
+		lease.version = packet.version;
+		if (!is_spoken(packet.version)) {
+			(void)say(LEASE_OPEN, -EPROTONOSUPPORT);
+			return -EPROTO;
+		}
+		lease.opened = true;
+	}
+	if (!lease.opened || packet.version != lease.version)
+		return -EPROTO;
 	lease.beat_ns = gw_now_ns(&gw_clock_real);
 	switch (packet.type) {
 	case LEASE_BEAT:
 		return 0;
 	case LEASE_OPEN:
-		lease.opened = true;
 		break;
 	case LEASE_ARM:
 		lease.armed = true;
@@ -108,7 +124,7 @@ static int take_packet(void)
 		lease.armed = false;
 		break;
 	default:
-		return -EPROTO;
+		return say(packet.type, -EBADRQC);
 	}
 	return say(packet.type, 0);
 }
@@ -156,20 +172,21 @@ static void *watch(void *argument)
 int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int pid))
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int rc;
+	int listener, rc;
 
 	snprintf(lease.guard_path, sizeof(lease.guard_path), "%.80s/%s", folder, AGENT_GUARD_SOCKET);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, LEASE_SOCKET);
 	lease.is_slowed = is_slowed;
 	lease.lapsed = lapsed;
 	unlink(address.sun_path);
-	lease.listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (lease.listener < 0)
+	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (listener < 0)
 		return -errno;
-	rc = bind(lease.listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(lease.listener, 4) < 0 ?
+	rc = bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0 ?
 		     -errno : 0;
 	if (rc < 0)
-		close(lease.listener);
+		close(listener);
+	lease.listener = rc < 0 ? -1 : listener;
 	return rc;
 }
 

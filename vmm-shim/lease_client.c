@@ -31,13 +31,19 @@ int lease_lost(struct lease_client *lease, struct gw_error *error)
 static void *beat(void *argument)
 {
 	struct lease_client *lease = argument;
-	struct lease_packet packet = { .magic = LEASE_MAGIC, .type = LEASE_BEAT };
+	struct lease_packet packet = { .magic = LEASE_MAGIC, .version = lease->version, .type = LEASE_BEAT };
 	struct pollfd stop = { .fd = lease->stop, .events = POLLIN };
 
 	do
 		(void)!send(lease->fd, &packet, sizeof(packet), MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (poll(&stop, 1, (int)(LEASE_BEAT_NS / GW_NS_PER_MS)) <= 0);
 	return NULL;
+}
+
+static int refused(int status, struct gw_error *error)
+{
+	return gw_error_set(error, status, "the VMM refuses the lease on the guest (%s): it runs under another version of godwit; migrate "
+					   "it with that one", strerror(-status));
 }
 
 /* One request, one answer. */
@@ -48,9 +54,9 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 
 	if (lease->lapsed)
 		return lease_lost(lease, error);
-	if (send(lease->fd, request, sizeof(*request), MSG_NOSIGNAL) != (ssize_t)sizeof(*request))
-		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not take the lease's requests") :
-					 lease_lost(lease, error);
+	/* An end that refuses answers and closes before it has read: its answer counts, whatever else send says. */
+	if (send(lease->fd, request, sizeof(*request), MSG_NOSIGNAL) < 0 && errno == EAGAIN)
+		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not take the lease's requests");
 	do
 		n = recv(lease->fd, &answer, sizeof(answer), 0);
 	while (n < 0 && errno == EINTR);
@@ -59,15 +65,15 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 						       "being taken back?");
 	if (n != (ssize_t)sizeof(answer) || answer.magic != LEASE_MAGIC || answer.type != request->type)
 		return lease_lost(lease, error);
-	return answer.status;
+	return answer.status < 0 ? refused(answer.status, error) : 0;
 }
 
-int lease_open(struct lease_client *lease, const char *path, struct gw_error *error)
+int lease_open(struct lease_client *lease, const char *path, uint16_t version, struct gw_error *error)
 {
-	struct lease_packet request = { .magic = LEASE_MAGIC, .type = LEASE_OPEN };
+	struct lease_packet request = { .magic = LEASE_MAGIC, .version = version, .type = LEASE_OPEN };
 	int rc;
 
-	*lease = (struct lease_client){ .fd = gw_unix_connect(path, SOCK_SEQPACKET, ANSWER_NS), .stop = -1 };
+	*lease = (struct lease_client){ .fd = gw_unix_connect(path, SOCK_SEQPACKET, ANSWER_NS), .version = version, .stop = -1 };
 	if (lease->fd < 0)
 		return gw_error_set(error, lease->fd, "the lease on the guest (%s): %s", path, strerror(-lease->fd));
 	gw_unix_receive_limit(lease->fd, ANSWER_NS);
@@ -90,14 +96,20 @@ err_close:
 
 int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct gw_error *error)
 {
-	struct lease_packet request = { .magic = LEASE_MAGIC, .type = LEASE_ARM, .resume = resume, .limit_ns = limit_ns };
+	struct lease_packet request = {
+		.magic = LEASE_MAGIC,
+		.version = lease->version,
+		.type = LEASE_ARM,
+		.resume = resume,
+		.limit_ns = limit_ns,
+	};
 
 	return call(lease, &request, error);
 }
 
 int lease_disarm(struct lease_client *lease, struct gw_error *error)
 {
-	struct lease_packet request = { .magic = LEASE_MAGIC, .type = LEASE_DISARM };
+	struct lease_packet request = { .magic = LEASE_MAGIC, .version = lease->version, .type = LEASE_DISARM };
 
 	return call(lease, &request, error);
 }

@@ -11,13 +11,17 @@
 
 struct lease_client {
 	int fd;   /* -1: not open */
+	uint16_t version; /* of the protocol, as the agent's HELLO agreed on it */
 	int stop; /* eventfd that ends the thread */
 	pthread_t beats;
 	bool lapsed; /* found by lease_check() or by a call: this process does not hold the guest any more */
 };
 
-/* Opens the lease at @path and starts to renew it, by a thread.  Return: 0, or -errno with @error set. */
-int lease_open(struct lease_client *lease, const char *path, struct gw_error *error) GW_MUST_CHECK;
+/*
+ * Opens the lease at @path, in @version of the protocol, and starts to renew it, by a thread.  Return: 0, or -errno with @error
+ * set: -EPROTONOSUPPORT for the version.
+ */
+int lease_open(struct lease_client *lease, const char *path, uint16_t version, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Arms the lease: from now on the VMM's end gives the guest back when no beat comes for two seconds, or when @limit_ns has passed.

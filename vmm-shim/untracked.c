@@ -170,14 +170,6 @@ static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error 
 	return rc;
 }
 
-static int check_stock(struct gw_vmm *vmm, struct gw_error *error)
-{
-	struct agent_request request = { .type = AGENT_STOCK };
-	struct agent_reply reply;
-
-	return agent_call(vmm_agent(vmm), &request, &reply, NULL, error);
-}
-
 int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
 {
 	static const char *const paths[] = { "/machine/peripheral", "/machine/peripheral-anon", "/objects" };
@@ -187,5 +179,5 @@ int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_erro
 		rc = judge_devices(vmm, paths[i], allowed, error);
 	if (rc == 0)
 		rc = judge_networks(vmm, allowed, error);
-	return rc == 0 ? check_stock(vmm, error) : rc;
+	return rc == 0 ? agent_ask(vmm_agent(vmm), AGENT_STOCK, error) : rc;
 }

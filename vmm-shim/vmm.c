@@ -104,14 +104,13 @@ struct mapped_file {
 
 static int fetch_mappings(const struct gw_vmm *vmm, struct mapped_file *files, unsigned *count, struct gw_error *error)
 {
-	struct agent_request request = { .type = AGENT_REGIONS };
-	struct agent_reply reply;
-	int rc = agent_call(&vmm->agent, &request, &reply, NULL, error);
+	unsigned announced;
+	int rc = agent_regions(&vmm->agent, &announced, error);
 
 	*count = 0;
 	if (rc < 0)
 		return rc;
-	while (*count < reply.count && *count < AGENT_MAX_REGIONS) {
+	while (*count < announced) {
 		struct mapped_file *file = &files[*count];
 
 		rc = agent_next_mapping(&vmm->agent, &file->mapping, &file->fd, error);
@@ -553,7 +552,7 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 	int rc;
 
 	gw_vmm_path(path, sizeof(path), vmm->name, LEASE_SOCKET);
-	rc = lease_open(&vmm->lease, path, error);
+	rc = lease_open(&vmm->lease, path, vmm->agent.version, error);
 	if (rc == 0)
 		rc = pass_save_fd(vmm, error);
 	if (rc < 0)
@@ -662,10 +661,10 @@ static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, str
 		int id = (int)json_integer_value(json_object_get(cpu, "thread-id"));
 		unsigned k = 0;
 
-		while (k < throttle->count && throttle->ids[k] != id) /* one thread may run them all */
+		while (k < throttle->thread_count && throttle->thread_ids[k] != id) /* one thread may run them all */
 			k++;
-		if (k == throttle->count && k < AGENT_MAX_THREADS)
-			throttle->ids[throttle->count++] = id;
+		if (k == throttle->thread_count && k < AGENT_MAX_THREADS)
+			throttle->thread_ids[throttle->thread_count++] = id;
 	}
 	json_decref(list);
 	return 0;
@@ -673,7 +672,7 @@ static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, str
 
 int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s, struct gw_error *error)
 {
-	struct agent_throttle throttle = { .percent = cpu_percent, .disk_bytes_per_s = disk_bytes_per_s };
+	struct agent_throttle throttle = { .stand_percent = cpu_percent, .disk_bytes_per_s = disk_bytes_per_s };
 	int rc = cpu_percent > 0 ? find_threads(vmm, &throttle, error) : 0;
 
 	return rc < 0 ? rc : agent_throttle(&vmm->agent, &throttle, error);
@@ -806,11 +805,9 @@ int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error)
 /* The guest need not fault for what came before it; a VMM that cannot do so lets it. */
 static void prefault(const struct gw_vmm *vmm)
 {
-	struct agent_request request = { .type = AGENT_PREFAULT };
 	struct gw_error refused = { 0 };
-	struct agent_reply reply;
 
-	if (agent_call(&vmm->agent, &request, &reply, NULL, &refused) < 0)
+	if (agent_ask(&vmm->agent, AGENT_PREFAULT, &refused) < 0)
 		gw_debug("memory is not mapped as it comes: %s", refused.text);
 }
 

@@ -38,7 +38,7 @@ static int open_lease(struct lease_client *lease)
 	cr_assert_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	cr_assert_eq(listen(fd, 1), 0);
 	cr_assert_eq(pthread_create(&thread, NULL, grant, &fd), 0);
-	cr_assert_eq(lease_open(lease, address.sun_path, &error), 0, "%s", error.text);
+	cr_assert_eq(lease_open(lease, address.sun_path, 5, &error), 0, "%s", error.text);
 	pthread_join(thread, NULL);
 	unlink(address.sun_path);
 	beat = (struct pollfd){ .fd = fd, .events = POLLIN };
