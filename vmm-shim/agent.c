@@ -3,7 +3,8 @@
  * Theory of operation
  *
  * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
- * VM's user can enter).  One godwit at a time: a second is told EBUSY.  HELLO agrees on a version (agent_proto.h).  A request that this agent does not know is refused, and the
+ * VM's user can enter).  One godwit at a time: a second is told EBUSY.  In a VMM without a descriptor each is told EMFILE
+ * (spare.h).  HELLO agrees on a version (agent_proto.h).  A request that this agent does not know is refused, and the
  * connection goes on.  The thread hands out the files that hold guest RAM, starts and stops write tracking, collects on
  * request, and slows the guest.  In a VMM that waits for a guest, the thread maps the memory that arrives.
  *
@@ -25,6 +26,7 @@
 #include "vmm-shim/lease.h"
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/prefault.h"
+#include "vmm-shim/spare.h"
 #include "vmm-shim/stock.h"
 #include "vmm-shim/throttle.h"
 #include "vmm-shim/track.h"
@@ -55,7 +57,7 @@ union agent_packet {
 
 struct agent {
 	char folder[80];
-	int listener;
+	struct door door;
 	uint16_t version; /* agreed on with the client; 0: not yet */
 	int client; /* -1: none; closed, and shut down by the lease's thread, under @lock */
 	pthread_mutex_t lock;
@@ -509,27 +511,23 @@ static int is_slowed(void)
 
 static void take_client(struct agent *agent)
 {
-	struct gw_error error = { .code = -EBUSY, .text = "another godwit is attached to this VM: 'godwit status' tells of it" };
-	int fd = accept4(agent->listener, NULL, NULL, SOCK_CLOEXEC);
-	struct agent_answer busy;
-	char scrap[8];
+	struct gw_error error = { 0 };
+	struct agent_answer refusal;
+	int full, fd = door_accept(&agent->door, &full);
 
 	if (fd < 0)
 		return;
-	if (agent->client < 0) {
+	if (full) {
+		door_full(full, &error);
+	} else if (agent->client >= 0) {
+		gw_error_set(&error, -EBUSY, "another godwit is attached to this VM: 'godwit status' tells of it");
+	} else {
 		throttle_begin();
 		set_client(agent, fd);
 		return;
 	}
-	busy = new_answer(agent, AGENT_HELLO, -EBUSY, &error);
-	if (fdpass_send(fd, &busy, sizeof(busy), -1) < 0)
-		goto out_close;
-	/* A socket closed with unread input is reset, and the answer lost: no more input, then what came already. */
-	shutdown(fd, SHUT_RD);
-	while (recv(fd, scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
-		;
-out_close:
-	close(fd);
+	refusal = new_answer(agent, AGENT_HELLO, error.code, &error);
+	door_refuse(&agent->door, fd, &refusal, sizeof(refusal));
 }
 
 static void *agent_thread(void *argument)
@@ -539,13 +537,16 @@ static void *agent_thread(void *argument)
 	hooks_leave_alone();
 	for (;;) {
 		struct pollfd fds[2] = {
-			{ .fd = agent->listener, .events = POLLIN },
+			{ .fd = door_poll_fd(&agent->door), .events = POLLIN },
 			{ .fd = agent->client, .events = POLLIN },
 		};
 
-		int ready = poll(fds, 2, agent->aliases_left ? AGAIN_MS : -1);
+		int limit_ms = door_poll_ms(&agent->door), ready;
 
-		if (ready == 0)
+		if (agent->aliases_left && (limit_ms < 0 || limit_ms > AGAIN_MS))
+			limit_ms = AGAIN_MS;
+		ready = poll(fds, 2, limit_ms);
+		if (ready == 0 && agent->aliases_left)
 			agent->aliases_left = gw_kvm_release() < 0;
 		if (ready <= 0)
 			continue;
@@ -603,7 +604,7 @@ int agent_start(const char *folder, bool in_daemon)
 		close(listener);
 		return rc;
 	}
-	agent->listener = listener;
+	door_open(&agent->door, listener);
 	rc = lease_listen(folder, is_slowed, lapsed);
 	if (rc < 0 || !in_daemon)
 		return rc < 0 ? rc : start_threads();

@@ -16,7 +16,7 @@ struct agent_client {
 
 /*
  * Connects and agrees on a version of the protocol.  Return: 0, or -errno with @error set: -EPROTONOSUPPORT when there is no common
- * version, -EBUSY when another godwit is attached.
+ * version, -EMFILE when the VMM has no descriptor left, -EBUSY when another godwit is attached.
  */
 int agent_open(struct agent_client *agent, const char *path, struct gw_error *error) GW_MUST_CHECK;
 void agent_close(struct agent_client *agent);

@@ -24,6 +24,7 @@
 #include "vmm-shim/guard.h"
 #include "vmm-shim/hooks.h"
 #include "vmm-shim/lease_proto.h"
+#include "vmm-shim/spare.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -36,7 +37,7 @@
 
 static struct {
 	char guard_path[108];
-	int listener;
+	struct door door;
 	int client; /* -1: idle */
 	uint16_t version; /* that the client speaks; 0: it said nothing */
 	int pid;    /* of the client */
@@ -44,7 +45,7 @@ static struct {
 	uint64_t beat_ns, limit_ns; /* the last beat; when an armed lease ends in any case */
 	int (*is_slowed)(void);
 	void (*lapsed)(int pid);
-} lease = { .listener = -1, .client = -1 };
+} lease = { .client = -1 };
 
 static int say(uint16_t type, int status)
 {
@@ -132,11 +133,17 @@ static int take_packet(void)
 /* The lease has one holder at a time.  The next client waits in the backlog, up to the client's own limit. */
 static void take_client(void)
 {
-	lease.client = accept4(lease.listener, NULL, NULL, SOCK_CLOEXEC);
-	if (lease.client < 0)
-		return;
-	lease.pid = gw_unix_peer(lease.client);
-	lease.beat_ns = gw_now_ns(&gw_clock_real);
+	struct lease_packet refusal = { .magic = LEASE_MAGIC, .version = AGENT_VERSION_NEWEST, .type = LEASE_OPEN };
+	int full, fd = door_accept(&lease.door, &full);
+
+	if (fd >= 0 && full) {
+		refusal.status = full;
+		door_refuse(&lease.door, fd, &refusal, sizeof(refusal));
+	} else if (fd >= 0) {
+		lease.client = fd;
+		lease.pid = gw_unix_peer(fd);
+		lease.beat_ns = gw_now_ns(&gw_clock_real);
+	}
 }
 
 /* One look at the holder.  @came: its socket has something. */
@@ -158,8 +165,8 @@ static void *watch(void *argument)
 	hooks_leave_alone();
 	for (;;) {
 		bool idle = lease.client < 0;
-		struct pollfd pfd = { .fd = idle ? lease.listener : lease.client, .events = POLLIN };
-		int n = poll(&pfd, 1, idle ? -1 : (int)(LEASE_BEAT_NS / GW_NS_PER_MS));
+		struct pollfd pfd = { .fd = idle ? door_poll_fd(&lease.door) : lease.client, .events = POLLIN };
+		int n = poll(&pfd, 1, idle ? door_poll_ms(&lease.door) : (int)(LEASE_BEAT_NS / GW_NS_PER_MS));
 
 		if (!idle)
 			look(n > 0);
@@ -184,9 +191,10 @@ int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int 
 		return -errno;
 	rc = bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0 ?
 		     -errno : 0;
-	if (rc < 0)
+	if (rc == 0)
+		door_open(&lease.door, listener);
+	else
 		close(listener);
-	lease.listener = rc < 0 ? -1 : listener;
 	return rc;
 }
 

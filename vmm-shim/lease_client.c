@@ -42,6 +42,9 @@ static void *beat(void *argument)
 
 static int refused(int status, struct gw_error *error)
 {
+	if (status == -EMFILE || status == -ENFILE)
+		return gw_error_set(error, status, "the VMM or this host has no file descriptor left for the lease on the guest: raise the "
+						   "limit of the VMM by prlimit(1), and try again");
 	return gw_error_set(error, status, "the VMM refuses the lease on the guest (%s): it runs under another version of godwit; migrate "
 					   "it with that one", strerror(-status));
 }

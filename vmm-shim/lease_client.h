@@ -19,7 +19,7 @@ struct lease_client {
 
 /*
  * Opens the lease at @path, in @version of the protocol, and starts to renew it, by a thread.  Return: 0, or -errno with @error
- * set: -EPROTONOSUPPORT for the version.
+ * set: -EPROTONOSUPPORT for the version, -EMFILE when the VMM has no descriptor left.
  */
 int lease_open(struct lease_client *lease, const char *path, uint16_t version, struct gw_error *error) GW_MUST_CHECK;
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""godwit and agents of other versions.
+"""godwit and agents of other versions; an agent without descriptors.
 
 An archived agent of each version (tests/agents) takes the place of today's in real VMs, and godwit moves the guest.  Today's agent
 is started in a `sleep` for the rest, and is spoken to in bytes.
@@ -8,10 +8,12 @@ is started in a `sleep` for the rest, and is spoken to in bytes.
 
 import importlib
 import os
+import resource
 import socket
 import struct
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 
@@ -138,6 +140,34 @@ class Today(unittest.TestCase):
             client.send(LEASE + struct.pack("=HHiIQ", version, 1, 0, 0, 0))
             self.assertEqual(struct.unpack("=4sHHiIQ", client.recv(64))[3], status)
             client.close()
+
+    def limit(self, most):
+        """Lets the process have so many descriptors."""
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    def descriptors(self):
+        return {int(fd.name) for fd in Path(f"/proc/{self.process.pid}/fd").iterdir()}
+
+    def test_without_descriptors_a_godwit_is_refused_in_words(self):
+        vmlab.wait_for(lambda: self.descriptors() == set(range(len(self.descriptors()))), what="closed descriptors")
+        self.limit(len(self.descriptors()))
+        for _ in range(3):
+            *_, status, text = self.answer(self.connect())
+            self.assertEqual(status, -24)
+            self.assertIn(f"prlimit --pid {self.process.pid}", text)
+            self.assertEqual(struct.unpack("=4sHHiIQ", self.connect("lease.sock").recv(64))[3], -24)
+
+    def test_without_a_spare_descriptor_too_nothing_spins(self):
+        self.limit(3)
+        clients = self.connect(), self.connect("lease.sock")
+        vmlab.wait_for(lambda: len(self.descriptors()) == 5, what="spares given up")
+        before = vmlab.cpu_seconds(self.process.pid)
+        time.sleep(1.5)  # the time in which it would spin
+        self.assertLess(vmlab.cpu_seconds(self.process.pid) - before, 0.15)
+        self.limit(1 << 10)
+        self.assertEqual(self.ask(clients[0], hello(OLDEST, NEWEST))[2], 0)
+        clients[1].send(LEASE + struct.pack("=HHiIQ", NEWEST, 1, 0, 0, 0))
+        self.assertEqual(struct.unpack("=4sHHiIQ", clients[1].recv(64))[3], 0)
 
 
 if __name__ == "__main__":
