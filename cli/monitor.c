@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #define ANSWER_BYTES 8192
+#define REST_MS 1000
 #define QUESTION_NS GW_NS_PER_S
 #define ANSWER_NS (5 * GW_NS_PER_S)
 #define FRESH_FILE "last.json.new"
@@ -221,8 +222,10 @@ static void *serve(void *argument)
 		if (fds[1].revents)
 			return NULL;
 		fd = accept4(monitor->listener, NULL, NULL, SOCK_CLOEXEC);
-		if (fd < 0)
+		if (fd < 0) {
+			(void)poll(&fds[1], 1, REST_MS); /* no descriptor is left: the listener would be reported at once again */
 			continue;
+		}
 		answer(monitor, fd);
 		close(fd);
 	}
