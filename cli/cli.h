@@ -49,8 +49,9 @@ struct given {
 extern const struct command commands[];
 
 /*
- * Parses what stands behind the subcommand.  Options end at "--" or, with @stop_at_first, at the first word
- * that is none.  Return: 0; 1 when --help was given and answered; -EINVAL after a complaint on stderr.
+ * Parses the words of a subcommand; argv[0] is its name.  Options end at "--" or, with @stop_at_first, at the first word
+ * that is none.  Words that are no options move to the end of @argv, where given->rest is.
+ * Return: 0; 1 when --help was given and answered; -EINVAL after a complaint on stderr.
  */
 int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first, struct given *given)
 	GW_MUST_CHECK;
@@ -67,7 +68,7 @@ int option_number(const struct command *command, const struct given *given, cons
 
 void print_command_help(const struct command *command);
 
-/* Complains: "godwit migrate: TEXT". */
+/* Complains: "godwit migrate: TEXT".  With --json, which parse_options() notes, a line of JSON says so on stdout too. */
 void complain(const struct command *command, const char *format, ...) GW_PRINTF(2, 3);
 
 int cmd_run(const struct command *command, int argc, char **argv);
@@ -174,6 +175,12 @@ void report_link(const struct report *report, const char *note);
 
 /* The end: summary or reason. */
 void report_end(struct report *report, const struct gw_status *status, const char *peer);
+
+/* A string of @text, in which U+FFFD stands for each byte that is no UTF-8.  NULL when there is no memory. */
+json_t *json_text(const char *text);
+
+/* Prints @value, which it takes over, as one line on stdout.  NULL prints nothing. */
+void print_json_line(json_t *value);
 
 /* The status as JSON, with units in the names.  NULL when there is no memory. */
 json_t *status_json(const struct gw_status *status, const char *name);

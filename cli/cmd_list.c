@@ -26,7 +26,7 @@ static void print_one(const char *name, json_t *array)
 		activity = "receiving";
 	json_decref(answer);
 	if (array)
-		json_array_append_new(array, json_pack("{s:s, s:s, s:I, s:s}", "name", name, "state", state, "ram_bytes",
+		json_array_append_new(array, json_pack("{s:o, s:o, s:I, s:s}", "name", json_text(name), "state", json_text(state), "ram_bytes",
 						       (json_int_t)ram_bytes, "activity", activity));
 	else
 		printf("%-24s %-12s %10s  %s\n", name, state, gw_format_size(size, sizeof(size), ram_bytes), activity);

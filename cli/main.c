@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -104,7 +105,43 @@ static void print_help(void)
 	printf("godwit moves running virtual machines between hosts.\n\nUsage: godwit COMMAND [OPTION...]\n\n");
 	for (const struct command *c = commands; c->name; c++)
 		printf("  %-9s %s\n", c->name, c->summary);
-	printf("\n'godwit COMMAND --help' explains a command, godwit(1) everything.\n");
+	printf("\n'godwit help COMMAND' explains a command, godwit(1) everything.\n");
+}
+
+static const struct command *find_command(const char *name)
+{
+	for (const struct command *c = commands; c->name; c++)
+		if (strcmp(c->name, name) == 0)
+			return c;
+	fprintf(stderr, "godwit: there is no command '%s'; 'godwit --help' lists them\n", name);
+	return NULL;
+}
+
+static int help(const char *name)
+{
+	const struct command *command = name ? find_command(name) : NULL;
+
+	if (command)
+		print_command_help(command);
+	else if (!name)
+		print_help();
+	return name && !command ? EXIT_USAGE : EXIT_DONE;
+}
+
+/* The exit status of these says which side has the guest: output that was lost does not change it. */
+static bool moves_guest(const struct command *command)
+{
+	return command->run == cmd_migrate || command->run == cmd_receive || command->run == cmd_cancel || command->run == cmd_resume;
+}
+
+/* Output that a full disk took in part, or not at all, is a failure; @command NULL: none. */
+static int check_output(int code, const struct command *command)
+{
+	errno = 0;
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return code;
+	fprintf(stderr, "godwit: the output cannot be written: %s\n", errno ? strerror(errno) : "some of it was lost");
+	return code == EXIT_DONE && !(command && moves_guest(command)) ? EXIT_FAILED : code;
 }
 
 /*
@@ -121,19 +158,22 @@ static bool hold_standard_streams(void)
 
 int main(int argc, char **argv)
 {
+	const struct command *command;
+
 	if (!hold_standard_streams())
 		return EXIT_FAILED;
-	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+	if (argc < 2) {
 		print_help();
-		return argc < 2 ? EXIT_USAGE : EXIT_DONE;
+		return EXIT_USAGE;
 	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+		return check_output(help(argc > 2 ? argv[2] : NULL), NULL);
 	if (strcmp(argv[1], "--version") == 0) {
 		printf("godwit %s\n", GODWIT_VERSION);
-		return EXIT_DONE;
+		return check_output(EXIT_DONE, NULL);
 	}
-	for (const struct command *c = commands; c->name; c++)
-		if (strcmp(c->name, argv[1]) == 0)
-			return c->run(c, argc - 2, argv + 2);
-	fprintf(stderr, "godwit: there is no command '%s'; 'godwit --help' lists them\n", argv[1]);
-	return EXIT_USAGE;
+	command = find_command(argv[1]);
+	if (!command)
+		return EXIT_USAGE;
+	return check_output(command->run(command, argc - 1, argv + 1), command);
 }

@@ -30,7 +30,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define ANSWER_BYTES 8192
+#define ANSWER_BYTES 65536
 #define REST_MS 1000
 #define QUESTION_NS GW_NS_PER_S
 #define ANSWER_NS (5 * GW_NS_PER_S)

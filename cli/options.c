@@ -6,18 +6,26 @@
 #include "base/units.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 
+#define LONG_ONLY 256 /* what getopt_long() returns for the option in row N is its letter, or this and N */
+#define LETTERS_BYTES (2 * MAX_OPTIONS + 4)
+
+static bool json_wanted;
+
 void complain(const struct command *command, const char *format, ...)
 {
+	char text[2 * GW_ERROR_TEXT_BYTES];
 	va_list args;
 
-	fprintf(stderr, "godwit %s: ", command->name);
 	va_start(args, format);
-	vfprintf(stderr, format, args);
+	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	fputc('\n', stderr);
+	fprintf(stderr, "godwit %s: %s\n", command->name, text);
+	if (json_wanted)
+		print_json_line(json_pack("{s:s, s:s, s:o}", "event", "error", "command", command->name, "error", json_text(text)));
 }
 
 void print_command_help(const struct command *command)
@@ -35,70 +43,99 @@ void print_command_help(const struct command *command)
 	}
 }
 
-/* The row of an option as it was typed, its "=VALUE" aside. */
-static int find_option(const struct command *command, const char *word)
+static int code_of(const struct command *command, int row)
 {
-	for (int i = 0; i < MAX_OPTIONS && command->options[i].name; i++) {
-		const struct option_spec *o = &command->options[i];
-		size_t length = strlen(o->name);
+	char letter = command->options[row].letter;
 
-		if (word[1] == '-' && strncmp(word + 2, o->name, length) == 0 &&
-		    (word[2 + length] == '\0' || word[2 + length] == '='))
+	return letter ? letter : LONG_ONLY + row;
+}
+
+/* The row of what getopt_long() returned, or -1. */
+static int row_of(const struct command *command, int code)
+{
+	for (int i = 0; i < MAX_OPTIONS && command->options[i].name; i++)
+		if (code_of(command, i) == code)
 			return i;
-		if (word[1] != '-' && o->letter && word[1] == o->letter && word[2] == '\0')
-			return i;
-	}
 	return -1;
 }
 
-static int take_option(const struct command *command, int argc, char **argv, int *at, struct given *given)
+/* The table as getopt_long() takes it. */
+static void make_tables(const struct command *command, bool stop_at_first, struct option *longs, char *letters)
 {
-	const char *word = argv[*at], *equals = strchr(word, '=');
-	int row = find_option(command, word);
+	int i;
 
-	if (row < 0) {
-		complain(command, "there is no option '%s'; 'godwit %s --help' lists them", word, command->name);
-		return -EINVAL;
+	if (stop_at_first)
+		*letters++ = '+';
+	*letters++ = ':'; /* a value that is missing is told from an option that is unknown */
+	*letters++ = 'h';
+	for (i = 0; i < MAX_OPTIONS && command->options[i].name; i++) {
+		const struct option_spec *o = &command->options[i];
+
+		longs[i] = (struct option){ o->name, o->value ? required_argument : no_argument, NULL, code_of(command, i) };
+		if (o->letter)
+			*letters++ = o->letter;
+		if (o->letter && o->value)
+			*letters++ = ':';
 	}
-	if (!command->options[row].value) {
-		given->values[row] = "";
-		return 0;
-	}
-	if (word[1] == '-' && equals) {
-		given->values[row] = equals + 1;
-		return 0;
-	}
-	if (*at + 1 >= argc) {
-		complain(command, "option '%s' needs a value: %s", word, command->options[row].value);
-		return -EINVAL;
-	}
-	given->values[row] = argv[++*at];
-	return 0;
+	longs[i] = (struct option){ "help", no_argument, NULL, 'h' };
+	longs[i + 1] = (struct option){ 0 };
+	*letters = '\0';
+}
+
+/* Says what is wrong with the option that getopt_long() stumbled over. */
+static void complain_of_option(const struct command *command, int code, const char *word)
+{
+	int row = optopt ? row_of(command, optopt) : -1;
+
+	if (row >= 0 && code == ':')
+		complain(command, "option '--%s' needs a value: %s", command->options[row].name, command->options[row].value);
+	else if (row >= 0 || optopt == 'h')
+		complain(command, "option '--%s' takes no value: leave out what follows the '='",
+			 row >= 0 ? command->options[row].name : "help");
+	else if (optopt)
+		complain(command, "there is no option '-%c'; 'godwit %s --help' lists them", optopt, command->name);
+	else
+		complain(command, "'%s' is no option, or short for several; 'godwit %s --help' lists them", word, command->name);
+}
+
+/* Whether JSON is wanted, for complaints about the words before it too. */
+static bool asks_for_json(const struct command *command, int argc, char **argv)
+{
+	bool has_json = false, asked = false;
+
+	for (int i = 0; i < MAX_OPTIONS && command->options[i].name; i++)
+		has_json |= strcmp(command->options[i].name, "json") == 0;
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+		asked |= strcmp(argv[i], "--json") == 0;
+	return has_json && asked;
 }
 
 int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first, struct given *given)
 {
-	int kept = 0;
+	struct option longs[MAX_OPTIONS + 2];
+	char letters[LETTERS_BYTES];
+	int code;
 
 	memset(given, 0, sizeof(*given));
-	given->rest = argv;
-	for (int i = 0; i < argc; i++) {
-		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+	make_tables(command, stop_at_first, longs, letters);
+	json_wanted = asks_for_json(command, argc, argv);
+	optind = 0;
+	opterr = 0;
+	while ((code = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+		int row = row_of(command, code);
+
+		if (code == 'h') {
 			print_command_help(command);
 			return 1;
 		}
-		if (strcmp(argv[i], "--") == 0 || (stop_at_first && argv[i][0] != '-')) {
-			i += argv[i][0] == '-';
-			while (i < argc)
-				argv[kept++] = argv[i++];
-		} else if (argv[i][0] == '-' && argv[i][1]) {
-			if (take_option(command, argc, argv, &i, given) < 0)
-				return -EINVAL;
-		} else {
-			argv[kept++] = argv[i];
+		if (row < 0) {
+			complain_of_option(command, code, argv[optind - 1]);
+			return -EINVAL;
 		}
+		given->values[row] = optarg ? optarg : "";
 	}
-	given->count = kept;
+	given->rest = argv + optind;
+	given->count = argc - optind;
 	if (option_value(command, given, "verbose"))
 		gw_log_set_level(GW_LOG_DEBUG);
 	return 0;

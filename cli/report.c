@@ -47,8 +47,8 @@ static void add_regions(json_t *object, const struct gw_status *s)
 	json_t *list = json_array();
 
 	for (unsigned i = 0; i < s->region_count; i++)
-		json_array_append_new(list, json_pack("{s:s, s:f}", "name", s->regions[i].name, "dirty_bytes_per_s",
-						      s->regions[i].dirty_bytes_per_s));
+		json_array_append_new(list, json_pack("{s:o, s:I}", "name", json_text(s->regions[i].name), "dirty_bytes_per_s",
+						      (json_int_t)s->regions[i].dirty_bytes_per_s));
 	json_object_set_new(object, "regions", list);
 }
 
@@ -70,14 +70,14 @@ static void add_source(json_t *object, const struct gw_status *s)
 json_t *status_json(const struct gw_status *s, const char *name)
 {
 	json_t *object = json_pack(
-		"{s:s, s:s, s:s, s:b, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "name",
+		"{s:s, s:s, s:s, s:b, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "name",
 		name, "role", s->is_source ? "source" : "destination", "state", gw_state_name(s->state), "owns_guest",
 		s->owns_guest, "guest_paused", s->guest_paused, "round", (int)s->round, "elapsed_ns",
 		(json_int_t)s->elapsed_ns, "setup_ns", (json_int_t)s->setup_ns, "bulk_ns", (json_int_t)s->bulk_ns,
 		"memory_bytes", (json_int_t)s->memory_bytes, "left_bytes", (json_int_t)s->left_bytes, "put_bytes",
 		(json_int_t)s->put_bytes, "zero_bytes", (json_int_t)s->zero_bytes, "wire_bytes",
 		(json_int_t)s->wire_bytes, "device_bytes", (json_int_t)s->device_bytes, "dirty_bytes_per_s",
-		s->dirty_bytes_per_s, "sent_bytes_per_s", s->sent_bytes_per_s, "predicted_blackout_ns",
+		(json_int_t)s->dirty_bytes_per_s, "sent_bytes_per_s", (json_int_t)s->sent_bytes_per_s, "predicted_blackout_ns",
 		(json_int_t)s->predicted_ns, "blackout", blackout_json(&s->blackout));
 
 	if (object && s->is_source)
@@ -90,7 +90,7 @@ json_t *status_json(const struct gw_status *s, const char *name)
 							 "disk_zero_bytes", (json_int_t)s->disk_zero_bytes, "beside_bytes",
 							 (json_int_t)s->beside_bytes));
 	if (object && s->link && s->link[0])
-		json_object_set_new(object, "link", json_string(s->link));
+		json_object_set_new(object, "link", json_text(s->link));
 	if (object && s->link && strncmp(s->link, "RDMA", 4) == 0) {
 		json_t *rails = json_array();
 
@@ -99,9 +99,9 @@ json_t *status_json(const struct gw_status *s, const char *name)
 		json_object_set_new(object, "rail_bytes", rails);
 	}
 	if (object && s->tracker)
-		json_object_set_new(object, "tracker", json_string(s->tracker));
+		json_object_set_new(object, "tracker", json_text(s->tracker));
 	if (object && s->error)
-		json_object_set_new(object, "error", json_string(s->error->text));
+		json_object_set_new(object, "error", json_text(s->error->text));
 	return object;
 }
 
@@ -112,10 +112,7 @@ static void print_json(const char *event, const struct gw_status *status, const 
 	if (!object)
 		return;
 	json_object_set_new(object, "event", json_string(event));
-	json_dumpf(object, stdout, JSON_COMPACT);
-	putchar('\n');
-	fflush(stdout);
-	json_decref(object);
+	print_json_line(object);
 }
 
 void report_init(struct report *report, enum output output, const char *name)
@@ -339,7 +336,7 @@ void report_link(const struct report *report, const char *note)
 	if (report_would_block(STDOUT_FILENO))
 		return;
 	if (report->output == OUTPUT_JSON)
-		printf("{\"event\":\"connected\",\"link\":\"%s\"}\n", note);
+		print_json_line(json_pack("{s:s, s:o}", "event", "connected", "link", json_text(note)));
 	else if (report->output == OUTPUT_AUTO && *note)
 		printf("memory goes by %s\n", note);
 	fflush(stdout);

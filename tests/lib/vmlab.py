@@ -186,13 +186,13 @@ class Host:
 
     def godwit(self, *args, timeout=120):
         """Runs a godwit command to its end."""
-        return subprocess.run([str(GODWIT), *map(str, args)], env=self.env, capture_output=True, text=True,
+        words = [word if isinstance(word, bytes) else str(word) for word in args]
+        return subprocess.run([str(GODWIT), *words], env=self.env, capture_output=True, text=True, errors="replace",
                               timeout=timeout)
 
-    def start(self, *args, stderr=subprocess.PIPE):
+    def start(self, *args, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
         """Starts a godwit command in the background."""
-        process = subprocess.Popen([str(GODWIT), *map(str, args)], env=self.env, stdout=subprocess.PIPE,
-                                   stderr=stderr, text=True)
+        process = subprocess.Popen([str(GODWIT), *map(str, args)], env=self.env, stdout=stdout, stderr=stderr, text=True)
         self.lab.processes.append(process)
         return process
 
