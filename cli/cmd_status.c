@@ -172,6 +172,7 @@ static void print_status(const char *name, const struct known *known)
 int cmd_status(const struct command *command, int argc, char **argv)
 {
 	struct given given;
+	struct gw_error error = { 0 };
 	const char *name;
 	struct known known;
 	int rc = parse_options(command, argc, argv, false, &given);
@@ -185,20 +186,18 @@ int cmd_status(const struct command *command, int argc, char **argv)
 	name = given.rest[0];
 	do {
 		find_status(name, &known);
-		if (!known.status && strcmp(known.run_state, "gone") == 0) {
-			complain(command, "no VM named '%s' runs under godwit here (%s)", name, gw_vmm_run_root());
+		if (!known.status && strcmp(known.run_state, "gone") == 0 && gw_vmm_find(name, &error) < 0) {
+			complain(command, "%s", error.text);
 			return EXIT_NO_VM;
 		}
 		if (option_value(command, &given, "json")) {
-			json_t *whole = known.status ? known.status : json_pack("{s:s, s:s}", "name", name, "state", "none");
+			json_t *whole = known.status ? known.status : json_pack("{s:o, s:s}", "name", json_text(name), "state", "none");
 
 			json_object_set_new(whole, "live", json_boolean(known.live));
-			json_object_set_new(whole, "vmm", json_string(known.run_state));
+			json_object_set_new(whole, "vmm", json_text(known.run_state));
 			if (known.stalled_pid)
 				json_object_set_new(whole, "stalled_pid", json_integer(known.stalled_pid));
-			json_dumpf(whole, stdout, JSON_COMPACT);
-			putchar('\n');
-			json_decref(whole);
+			print_json_line(whole);
 		} else {
 			print_status(name, &known);
 			json_decref(known.status);
@@ -226,6 +225,7 @@ static const char *take_name(const struct command *command, int argc, char **arg
 static int ask_to_cancel(const struct command *command, const char *name)
 {
 	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
+	struct gw_error error = { 0 };
 	int stalled = 0;
 	bool source = false;
 
@@ -243,7 +243,9 @@ static int ask_to_cancel(const struct command *command, const char *name)
 		}
 	}
 	if (!stalled) {
-		complain(command, "no migration of '%s' is under way here", name);
+		if (gw_vmm_find(name, &error) == 0)
+			gw_error_set(&error, -ENOENT, "no migration of '%s' is under way here", name);
+		complain(command, "%s", error.text);
 		return EXIT_NO_VM;
 	}
 	complain(command, "the godwit that %s '%s', process %d, does not answer: it is stopped or frozen.  %s; end that process",

@@ -46,6 +46,7 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 	bool wanted[GW_VMM_MAX_IMAGES] = { false };
 	const char *at = plan->only;
 	struct choice choice;
+	bool after_path = false;
 	unsigned kept = 0;
 
 	while (next_choice(&at, &choice)) { /* each that was named must be there */
@@ -55,8 +56,10 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 			if (is_disk(&choice, vm->images[i].name))
 				wanted[i] = found = true;
 		if (!found)
-			return gw_error_set(error, -EINVAL, "VM '%s' has no disk '%.*s' that the guest may write to", vm->name,
-					    (int)choice.name_bytes, choice.name);
+			return gw_error_set(error, -EINVAL, "VM '%s' has no disk '%.*s' that the guest may write to%s", vm->name,
+					    (int)choice.name_bytes, choice.name, after_path ?
+						    ": a comma ends the PATH before it, so a PATH with a comma cannot be named" : "");
+		after_path = choice.path != NULL;
 		if (choice.path && (choice.path[0] != '/' || choice.path_bytes >= GW_DISK_PLACE_BYTES))
 			return gw_error_set(error, -EINVAL, "--disk %.*s=PATH: the path of its image at the destination, which "
 							    "begins with '/' and is shorter than %d", (int)choice.name_bytes,

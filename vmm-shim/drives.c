@@ -201,11 +201,23 @@ static int make_image(const struct drive *drive, struct gw_error *error)
 	return 0;
 }
 
+/* An image is not made at the other end of a link: what it leads to may be a disk that is not attached yet. */
+static int say_dangling(const struct drive *drive, struct gw_error *error)
+{
+	char target[PATH_BYTES] = "";
+
+	if (readlink(drive->path, target, sizeof(target) - 1) < 0)
+		return gw_error_set(error, -ENOENT, "image %s is a symbolic link that leads nowhere: mend it first", drive->path);
+	return gw_error_set(error, -ENOENT, "image %.160s is a symbolic link to %.160s, which does not exist: make that, or mend the link",
+			    drive->path, target);
+}
+
 static int make_if_missing(struct drive *drive, struct gw_error *error)
 {
 	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDWR | O_CLOEXEC);
 	bool missing = fd < 0 && errno == ENOENT;
 	char folder[PATH_BYTES];
+	struct stat st;
 	int rc = 0;
 
 	look_at_left_over(drive, fd);
@@ -216,6 +228,8 @@ static int make_if_missing(struct drive *drive, struct gw_error *error)
 	}
 	if (rc < 0 || (!drive->left_over && !missing))
 		return rc;
+	if (missing && lstat(drive->path, &st) == 0)
+		return say_dangling(drive, error);
 	snprintf(folder, sizeof(folder), "%s", drive->path);
 	if (access(dirname(folder), F_OK) < 0)
 		return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive->path);

@@ -24,7 +24,9 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#define ROOTS_RUN_ROOT "/run/godwit"
 #define LISTENS_NS GW_NS_PER_S
 
 #define NAME_FILE "name" /* in a folder whose name is not the VM's */
@@ -124,7 +126,7 @@ const char *gw_vmm_run_root(void)
 	if (set && set[0])
 		snprintf(root, sizeof(root), "%s", set);
 	else if (geteuid() == 0)
-		snprintf(root, sizeof(root), "/run/godwit");
+		snprintf(root, sizeof(root), ROOTS_RUN_ROOT);
 	else if (xdg && xdg[0])
 		snprintf(root, sizeof(root), "%s/godwit", xdg);
 	else
@@ -176,4 +178,26 @@ int gw_vmm_is_alive(const char *name)
 	if (rc == 0)
 		rc = vmm_agent_listens(name);
 	return rc > 0 ? is_folder_of(name) : rc;
+}
+
+int gw_vmm_find(const char *name, struct gw_error *error)
+{
+	int rc = gw_vmm_check_name(name, error);
+	char path[192], folder[GW_VMM_SHORT_BYTES];
+
+	if (rc == 0)
+		rc = gw_vmm_is_alive(name);
+	if (rc > 0 || (rc < 0 && error->code))
+		return rc > 0 ? 0 : rc;
+	gw_vmm_short_name(name, folder);
+	snprintf(path, sizeof(path), ROOTS_RUN_ROOT "/%s", folder);
+	if (rc == -EACCES || (geteuid() != 0 && access(path, F_OK) == 0))
+		return gw_error_set(error, -EACCES, "VM '%s' is another user's, and this one may not look into %s: run this as that user, "
+						    "or as root with GODWIT_RUN_DIR set to the folder", name,
+				    rc == -EACCES ? gw_vmm_run_root() : ROOTS_RUN_ROOT);
+	if (rc < 0)
+		return gw_error_set(error, rc, "whether VM '%s' runs is not known: its lock in %s: %s", name, gw_vmm_run_root(),
+				    strerror(-rc));
+	return gw_error_set(error, -ENOENT, "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
+					    "'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
 }

@@ -6,9 +6,14 @@
  * then; a VMM that waits aborts on "debug".  So each state that query-status knows has a line here, and others are refused.
  * A guest that runs is stopped to be moved and runs there.  One that stands arrives in the same state, and stands there too.
  */
-#include "vmm-shim/vmm.h"
+#include "vmm-shim/machine.h"
+
+#include "base/cleanup.h"
+#include "vmm-shim/args.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct {
@@ -46,4 +51,44 @@ int gw_vmm_check_state(const char *state, struct gw_error *error)
 						   0;
 	return gw_error_set(error, -EINVAL, "the guest is '%s', a state that this godwit does not know: let it run, and migrate again",
 			    state);
+}
+
+/* What follows -incoming on the VMM's command line; "" when nothing does. */
+static void read_incoming(struct gw_vmm *vmm, char *value, size_t bytes)
+{
+	char path[40], *word GW_CLEANUP_FREE = NULL;
+	bool is_incoming = false;
+	size_t room = 0;
+	FILE *words;
+
+	value[0] = '\0';
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", gw_vmm_pid(vmm));
+	words = fopen(path, "re");
+	while (words && getdelim(&word, &room, '\0', words) > 0) {
+		if (is_incoming)
+			snprintf(value, bytes, "%s", word);
+		is_incoming = args_is(word, "-incoming");
+	}
+	if (words)
+		fclose(words);
+}
+
+int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error)
+{
+	char incoming[128];
+	json_t *answer;
+	bool listens;
+	int rc = qmp_command(vmm_qmp(vmm), "query-migrate", NULL, -1, &answer, error);
+
+	if (rc < 0)
+		return rc;
+	listens = json_object_get(answer, "socket-address") != NULL;
+	json_decref(answer);
+	read_incoming(vmm, incoming, sizeof(incoming));
+	if (incoming[0] && strcmp(incoming, "defer") != 0)
+		return gw_error_set(error, -EINVAL, "the VMM was started with '-incoming %s', so QEMU listens there itself and takes no guest "
+						    "from godwit: start it with '-incoming defer'", incoming);
+	return listens ? gw_error_set(error, -EINVAL, "the VMM was told to listen for QEMU's own migrate (QMP migrate-incoming), and takes no "
+						      "guest from godwit: start it anew with '-incoming defer'") :
+			 0;
 }

@@ -318,12 +318,10 @@ int vmm_look(struct gw_vmm **out, const char *name, struct gw_error *error)
 {
 	struct gw_vmm *vmm = NULL;
 	char path[192];
-	int rc = gw_vmm_is_alive(name);
+	int rc = gw_vmm_find(name, error);
 
-	if (rc <= 0)
-		return gw_error_set(error, rc < 0 ? rc : -ENOENT,
-				    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
-				    "'godwit run --name NAME -- qemu-system-...' starts one", name, gw_vmm_run_root());
+	if (rc < 0)
+		return rc;
 	vmm = calloc(1, sizeof(*vmm));
 	if (!vmm)
 		return gw_error_set(error, -ENOMEM, "no memory");

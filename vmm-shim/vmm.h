@@ -47,6 +47,9 @@ void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *fi
 /* Whether a VMM runs under that name: it holds the lock of its run folder (rundir.c).  Return: 1, 0 or -errno. */
 GW_MUST_CHECK int gw_vmm_is_alive(const char *name);
 
+/* The same, with the reason in words.  Return: 0, -ENOENT, -EACCES for another user's VM, or -errno, with @error set. */
+GW_MUST_CHECK int gw_vmm_find(const char *name, struct gw_error *error);
+
 /* --- starting ------------------------------------------------------------------------------------ */
 
 /*
@@ -127,6 +130,12 @@ GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state
 
 /* Whether a guest in that run state may be migrated.  Return: 0, or -EINVAL with @error saying why not and what to do. */
 GW_MUST_CHECK int gw_vmm_check_state(const char *state, struct gw_error *error);
+
+/*
+ * Of a VMM that is 'inmigrate': whether it waits for a migrate-incoming, as after -incoming defer.  Asks QMP and reads the VMM's
+ * command line.  Return: 0, or -EINVAL with @error saying where it listens by itself.
+ */
+GW_MUST_CHECK int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error);
 
 /*
  * As gw_vmm_run_state() for a VM this process is not attached to, by a socket of its own.  Waits for two seconds at most.
