@@ -294,15 +294,13 @@ static void print_result(const struct bench *bench, const struct gw_status *s, c
 
 	if (bench->output == OUTPUT_JSON) {
 		json_t *object = json_pack(
-			"{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:f}", "link", note, "size_bytes",
+			"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "link", json_text(note), "size_bytes",
 			(json_int_t)bench->bytes, "put_bytes", (json_int_t)s->put_bytes, "zero_bytes",
 			(json_int_t)s->zero_bytes, "wire_bytes", (json_int_t)s->wire_bytes, "bulk_ns",
-			(json_int_t)s->bulk_ns, "total_ns", (json_int_t)total_ns, "bytes_per_s", rate, "cpu_source_ns",
+			(json_int_t)s->bulk_ns, "total_ns", (json_int_t)total_ns, "bytes_per_s", (json_int_t)rate, "cpu_source_ns",
 			(json_int_t)own_ns, "cpu_destination_ns", (json_int_t)peer_ns, "cpu_s_per_gib", cpu_s / gib);
 
-		json_dumpf(object, stdout, JSON_COMPACT);
-		putchar('\n');
-		json_decref(object);
+		print_json_line(object);
 		return;
 	}
 	printf("%s\n", note);
@@ -396,6 +394,7 @@ static int read_options(struct bench *bench, const struct given *given)
 int cmd_bench(const struct command *command, int argc, char **argv)
 {
 	struct bench bench = { .command = command, .session.guest = "bench" };
+	struct gw_error error = { 0 };
 	struct given given;
 	const char *listen;
 	int rc = parse_options(command, argc, argv, false, &given);
@@ -409,6 +408,10 @@ int cmd_bench(const struct command *command, int argc, char **argv)
 	}
 	if (read_options(&bench, &given) < 0)
 		return EXIT_USAGE;
+	if (gw_link_check_address(listen ? listen : given.rest[0], &error) < 0) {
+		complain(command, "%s", error.text);
+		return EXIT_USAGE;
+	}
 	catch_signals();
 	return listen ? serve(&bench, listen) : measure(&bench, given.rest[0]);
 }

@@ -64,6 +64,7 @@ static int read_policy(const char *name, enum gw_limit_policy *policy)
 static int make_plan(const struct command *command, const struct given *given, struct plan *plan)
 {
 	const char *policy = option_value(command, given, "on-limit"), *as = option_value(command, given, "as");
+	struct gw_error error = { 0 };
 	struct gw_fault_spec fault;
 
 	*plan = (struct plan){ .tell = -1 };
@@ -103,7 +104,11 @@ static int make_plan(const struct command *command, const struct given *given, s
 		complain(command, "--tracker %s: " GW_TRACKERS, plan->tracker);
 		return -EINVAL;
 	}
-	return read_numbers(command, given, plan);
+	if (read_numbers(command, given, plan) < 0)
+		return -EINVAL;
+	if (gw_link_check_address(plan->uri, &error) < 0)
+		complain(command, "%s", error.text);
+	return error.code;
 }
 
 /* Detached: the parent hears that the copy has begun. */
@@ -244,8 +249,8 @@ static int migrate_detached(const struct command *command, struct plan *plan)
 	int pipe_fds[2], status = 0;
 	pid_t child;
 
-	if (gw_vmm_check_name(plan->name, &error) < 0 || gw_vmm_is_alive(plan->name) <= 0) {
-		complain(command, "no VM named '%s' runs under godwit here", plan->name);
+	if (gw_vmm_find(plan->name, &error) < 0) {
+		complain(command, "%s", error.text);
 		return EXIT_NO_VM;
 	}
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {

@@ -25,7 +25,7 @@ struct probe {
 
 static void tell(struct probe *probe, const char *key, const char *label, bool good, const char *value)
 {
-	json_object_set_new(probe->object, key, good ? json_string(value) : json_null());
+	json_object_set_new(probe->object, key, good ? json_text(value) : json_null());
 	if (probe->text)
 		printf("%-14s %s%s\n", label, good ? "" : "no: ", value);
 	if (!good)
@@ -146,6 +146,11 @@ static void tell_rdma(struct probe *probe)
 		printf("\n");
 	}
 	json_object_set_new(probe->object, "rdma_devices", list);
+	if (count == 0 && error.code == -ENODEV) { /* a device that is not there is said once, by what mends it */
+		json_object_set_new(probe->object, "rdma", json_null());
+		json_array_append_new(probe->advice, json_sprintf("RDMA: %s", error.text));
+		return;
+	}
 	tell(probe, "rdma", "RDMA", error.code == 0, error.code ? error.text : "usable");
 }
 
@@ -166,6 +171,7 @@ static int tell_choice(struct probe *probe, const struct command *command, const
 
 int cmd_probe(const struct command *command, int argc, char **argv)
 {
+	struct gw_error error = { 0 };
 	struct given given;
 	struct probe probe;
 	int rc = parse_options(command, argc, argv, false, &given), code = EXIT_DONE;
@@ -174,6 +180,10 @@ int cmd_probe(const struct command *command, int argc, char **argv)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
 	if (given.count > 1) {
 		complain(command, "at most one URI: godwit probe %s", command->arguments);
+		return EXIT_USAGE;
+	}
+	if (given.count == 1 && gw_link_check_address(given.rest[0], &error) < 0) {
+		complain(command, "%s", error.text);
 		return EXIT_USAGE;
 	}
 	probe = (struct probe){ json_object(), json_array(), !option_value(command, &given, "json") };

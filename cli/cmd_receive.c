@@ -35,21 +35,13 @@ struct wait {
 	const char *rails[GW_LINK_MAX_RAILS];
 };
 
-static void print_listening(const struct wait *wait)
-{
-	json_t *line = json_pack("{s:s, s:s, s:s}", "event", "listening", "address", wait->address, "guest", wait->guest);
-
-	json_dumpf(line, stdout, JSON_COMPACT);
-	putchar('\n');
-	json_decref(line);
-}
-
 static void say_where(const struct wait *wait)
 {
 	if (report_would_block(STDOUT_FILENO))
 		return;
 	if (wait->report.output == OUTPUT_JSON)
-		print_listening(wait);
+		print_json_line(json_pack("{s:s, s:o, s:o}", "event", "listening", "address", json_text(wait->address), "guest",
+					  json_text(wait->guest)));
 	else if (wait->report.output == OUTPUT_AUTO)
 		printf("waiting for guest '%s' on %s\n", wait->guest, wait->address);
 	fflush(stdout);
@@ -153,9 +145,9 @@ static int check_waiting(struct wait *wait, struct gw_error *error)
 	char state[32];
 	int rc = gw_vmm_run_state(wait->vm.vmm, state, sizeof(state), error);
 
-	if (rc < 0 || strcmp(state, "inmigrate") == 0)
-		return rc;
-	return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a guest: start it with '-incoming defer'",
+	if (rc == 0 && strcmp(state, "inmigrate") == 0)
+		return gw_vmm_check_deferred(wait->vm.vmm, error);
+	return rc < 0 ? rc : gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a guest: start it with '-incoming defer'",
 			    wait->vm.name, state);
 }
 
@@ -214,6 +206,7 @@ static int read_rails(const struct command *command, const char *text, struct wa
 int cmd_receive(const struct command *command, int argc, char **argv)
 {
 	struct wait wait = { .command = command };
+	struct gw_error error = { 0 };
 	struct gw_fault_spec fault;
 	struct given given;
 	const char *name, *listen, *guest;
@@ -225,7 +218,7 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	listen = option_value(command, &given, "listen");
 	guest = option_value(command, &given, "guest");
 	wait.fault = option_value(command, &given, "fault");
-	if (listen && (!strchr(listen, ':') || strlen(listen) >= sizeof(wait.address) - 8)) {
+	if (listen && (gw_link_check_address(listen, &error) < 0 || strlen(listen) >= sizeof(wait.address) - 8)) {
 		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444", listen);
 		return EXIT_USAGE;
 	}

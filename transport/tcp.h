@@ -88,6 +88,12 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
  */
 int tcp_leave(struct gw_link *link);
 
+/*
+ * Names the program that answered with these first bytes, which are no welcome: "an SSH server".  NULL when it is not known, as with
+ * a server that is silent until it has read more (iperf3 is).  Pure.
+ */
+const char *tcp_name_stranger(const void *answer, size_t bytes);
+
 void *tcp_send_worker(void *channel);
 void *tcp_recv_worker(void *channel);
 

@@ -89,6 +89,7 @@ struct gw_listener {
 	int fds[MAX_LISTEN_SOCKETS];
 	unsigned port;
 	bool wildcard; /* listens on every address */
+	bool has_rdma; /* a device is here, and is to be offered */
 	struct caller callers[MAX_CALLERS];
 	struct opening openings[MAX_OPENINGS];
 	unsigned connections;
@@ -224,7 +225,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 	for (unsigned i = 0; i < MAX_CALLERS; i++)
 		listener->callers[i].fd = -1;
 	if (!options->no_rdma) /* loads the drivers of devices: now, not while a source waits */
-		(void)rdma_is_here(&no_rdma);
+		listener->has_rdma = rdma_is_here(&no_rdma);
 	*out = listener;
 	rc = 0;
 
@@ -479,7 +480,8 @@ static void make_link(struct gw_listener *listener, struct opening *opening)
 		forget_opening(listener, opening);
 		return;
 	}
-	snprintf(opening->link->note, sizeof(opening->link->note), "TCP: the source offers no RDMA");
+	snprintf(opening->link->note, sizeof(opening->link->note), "%s",
+		 listener->has_rdma ? "TCP: the source offers no RDMA" : "TCP");
 	opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
 	if (listener->options.opened)
 		listener->options.opened(listener->options.context);

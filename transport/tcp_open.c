@@ -28,6 +28,8 @@
 #include <unistd.h>
 
 #define DEFAULT_DEADLINE_NS (10 * GW_NS_PER_S)
+#define HOST_BYTES 256
+#define PORT_BYTES 8
 
 /* What stands in front of HOST:PORT. */
 enum scheme { SCHEME_ANY, SCHEME_TCP, SCHEME_RDMA };
@@ -43,9 +45,12 @@ static int split_address(const char *text, char *host, size_t host_bytes, char *
 {
 	static const size_t prefix[] = { [SCHEME_ANY] = 0, [SCHEME_TCP] = 4, [SCHEME_RDMA] = 5 };
 	const char *at = text + prefix[scheme_of(text)];
-	const char *colon = strrchr(at, ':');
+	const char *colon;
 	size_t length;
 
+	if (at != text && strncmp(at, "//", 2) == 0)
+		at += 2;
+	colon = strrchr(at, ':');
 	if (!colon || colon == at || !colon[1])
 		goto err_form;
 	length = (size_t)(colon - at);
@@ -55,7 +60,7 @@ static int split_address(const char *text, char *host, size_t host_bytes, char *
 	} else if (memchr(at, ':', length)) {
 		goto err_form;
 	}
-	if (length == 0 || length >= host_bytes || strlen(colon + 1) >= port_bytes ||
+	if (length == 0 || length >= host_bytes || memchr(at, '/', length) || strlen(colon + 1) >= port_bytes ||
 	    strspn(colon + 1, "0123456789") != strlen(colon + 1) || atoi(colon + 1) > 65535)
 		goto err_form;
 	memcpy(host, at, length);
@@ -69,10 +74,17 @@ err_form:
 			    text);
 }
 
+int gw_link_check_address(const char *uri, struct gw_error *error)
+{
+	char host[HOST_BYTES], port[PORT_BYTES];
+
+	return split_address(uri, host, sizeof(host), port, sizeof(port), error);
+}
+
 int tcp_resolve(const char *text, bool passive, struct addrinfo **list, struct gw_error *error)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = passive ? AI_PASSIVE : 0 };
-	char host[256], port[8];
+	char host[HOST_BYTES], port[PORT_BYTES];
 	int rc = split_address(text, host, sizeof(host), port, sizeof(port), error);
 
 	if (rc < 0)
@@ -169,6 +181,7 @@ static int say_hello(int fd, const struct hello *hello, struct welcome *welcome,
 	struct hello copy = *hello;
 	int rc = transfer(fd, &copy, sizeof(copy), true, deadline_ns);
 
+	*welcome = (struct welcome){ 0 };
 	if (rc == 0)
 		rc = transfer(fd, welcome, sizeof(*welcome), false, deadline_ns);
 	if (rc == 0 && ntohl(welcome->magic) != WELCOME_MAGIC)
@@ -179,11 +192,15 @@ static int say_hello(int fd, const struct hello *hello, struct welcome *welcome,
 /* Turns the failure of a handshake into words. */
 static int handshake_failed(int rc, const struct welcome *welcome, const char *uri, struct gw_error *error)
 {
+	const char *stranger = rc < 0 ? tcp_name_stranger(welcome, sizeof(*welcome)) : NULL;
+
+	if (stranger)
+		return gw_error_set(error, -EPROTO, "'%s' is %s, no godwit receiver", uri, stranger);
 	if (rc == -EPROTO)
 		return gw_error_set(error, rc, "'%s' answers, but it is no godwit receiver", uri);
 	if (rc == -ETIMEDOUT)
 		return gw_error_set(error, rc, "'%s' took the connection but does not answer: is it a godwit receiver, "
-					       "or one that is busy with another session?", uri);
+					       "or one that is busy with another session?  (An iperf3 server is as silent.)", uri);
 	if (rc < 0)
 		return gw_error_set(error, rc, "'%s' closed the connection during the handshake: %s", uri,
 				    strerror(-rc));
@@ -336,6 +353,8 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 		return rc;
 	if (scheme == SCHEME_TCP)
 		snprintf((*link)->note, sizeof((*link)->note), "TCP, as asked for");
+	else if (no_rdma.code == -ENODEV) /* RDMA was not to be expected */
+		snprintf((*link)->note, sizeof((*link)->note), "TCP");
 	else
 		snprintf((*link)->note, sizeof((*link)->note), "TCP: this host has %.200s", no_rdma.text);
 	return try_rdma ? join_rails(link, scheme, uri, options, deadline_ns, error) : 0;

@@ -130,8 +130,11 @@ struct gw_link_options {
 	unsigned rail_count;
 };
 
+/* Whether @uri is written as gw_link_connect() and gw_listener_open() take it.  Return: 0, or -EINVAL with @error set. */
+GW_PUBLIC GW_MUST_CHECK int gw_link_check_address(const char *uri, struct gw_error *error);
+
 /*
- * Connects to "tcp:HOST:PORT", to "rdma:HOST:PORT", or to plain "HOST:PORT" ([ADDR] for IPv6), which takes RDMA
+ * Connects to "tcp:HOST:PORT", to "rdma:HOST:PORT" (or tcp:// and rdma://), or to plain "HOST:PORT" ([ADDR] for IPv6), which takes RDMA
  * if both ends have it and TCP otherwise; gw_link_note() says which, and why.
  * Return: 0 and *link, to be closed by the caller; or -errno with @error saying what to do.
  */
@@ -141,7 +144,7 @@ GW_PUBLIC GW_MUST_CHECK int gw_link_connect(struct gw_link **link, const char *u
 struct gw_listener;
 
 /*
- * Listens on "ADDR:PORT" ("tcp:" in front is allowed; port 0: any).  -EACCES when ADDR is not loopback
+ * Listens on "ADDR:PORT" ("tcp:" or "tcp://" in front is allowed; port 0: any).  -EACCES when ADDR is not loopback
  * and options->allow_remote is not set.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_listener_open(struct gw_listener **listener, const char *address,

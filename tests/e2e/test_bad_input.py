@@ -115,7 +115,7 @@ class Destinations(unittest.TestCase):
             source = lab.a.vm(**IDLE)
             self.refused(lab, source, "127.0.0.1:1", "godwit receive")
             self.refused(lab, source, "no-such-host.invalid:4444", "resolved")
-            self.refused(lab, source, "nonsense", "HOST:PORT")
+            self.refused(lab, source, "nonsense", "HOST:PORT", code=2)
             self.refused(lab, source, "rdma:127.0.0.1:4444", "tcp:")
 
     def test_ram_of_another_size_name_or_guest(self):
