@@ -86,6 +86,7 @@ int cmd_resume(const struct command *command, int argc, char **argv);
 struct cli_vm {
 	const char *name;
 	struct gw_vmm *vmm;
+	const struct report *report; /* source: who hears what takes long; NULL: nobody */
 	bool is_source;
 	const char *tracker; /* source: how memory is to be tracked; NULL: the best way */
 	bool no_rehearsal;     /* source: the guest is stopped once alone */
@@ -160,9 +161,18 @@ struct report {
 	enum gw_state last_state;
 	uint64_t last_ns;
 	bool line_open; /* a progress line without its newline */
+	size_t drawn;   /* how long that line is */
 };
 
+#define PROGRESS_BYTES 256
+
+/* progress.c: the line of a terminal, at most @columns wide, without escapes.  Pure. */
+void progress_line(const struct gw_status *status, size_t columns, char line[PROGRESS_BYTES]);
+
 void report_init(struct report *report, enum output output, const char *name);
+
+/* Says what takes long before the session can show it.  @report NULL: to nobody. */
+void report_step(const struct report *report, const char *format, ...) GW_PRINTF(2, 3);
 
 /* Shows where the session is; as often as it is called it prints a few times a second. */
 void report_progress(struct report *report, const struct gw_status *status);

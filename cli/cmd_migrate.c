@@ -169,6 +169,8 @@ static int migrate(const struct command *command, struct plan *plan)
 	int code = EXIT_FAILED, rc;
 
 	catch_signals();
+	report_init(&report, plan->output, plan->name);
+	vm.report = &report;
 	rc = cli_vm_open(&vm, plan->name, false, &error);
 	if (rc == 0)
 		rc = check_movable(&vm, &error);
@@ -194,7 +196,6 @@ static int migrate(const struct command *command, struct plan *plan)
 		complain(command, "%s; the guest stays here, untouched", interrupted() ? "cancelled" : error.text);
 		goto out;
 	}
-	report_init(&report, plan->output, plan->name);
 	report_link(&report, gw_link_note(link));
 	run_session(session, monitor, &report, tell_started, plan);
 	gw_session_status(session, &status);

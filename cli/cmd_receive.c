@@ -43,7 +43,8 @@ static void say_where(const struct wait *wait)
 		print_json_line(json_pack("{s:s, s:o, s:o}", "event", "listening", "address", json_text(wait->address), "guest",
 					  json_text(wait->guest)));
 	else if (wait->report.output == OUTPUT_AUTO)
-		printf("waiting for guest '%s' on %s\n", wait->guest, wait->address);
+		printf("waiting for guest '%s' on %s; the wait ends with its migration, good or bad, with ^C or 'godwit cancel %s'\n",
+		       wait->guest, wait->address, wait->vm.name);
 	fflush(stdout);
 }
 

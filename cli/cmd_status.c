@@ -144,12 +144,20 @@ static void print_owner(const char *name, const struct known *known)
 		       "  lets it run; QMP 'stop' pauses it again.\n", name);
 }
 
+/* QEMU's own word, which its QMP and logs have too, and what it means where that is another. */
+static void print_vmm(const char *name, const char *state)
+{
+	const char *meaning = strcmp(state, "running") == 0 ? NULL : gw_vmm_explain_state(state);
+
+	printf("%s: the VMM is %s%s%s%s; ", name, state, meaning ? " (" : "", meaning ? meaning : "", meaning ? ")" : "");
+}
+
 static void print_status(const char *name, const struct known *known)
 {
 	const json_t *s = known->status;
 	const char *state = text_of(s, "state"), *role = text_of(s, "role"), *error = text_of(s, "error");
 
-	printf("%s: the VMM is %s; ", name, known->run_state);
+	print_vmm(name, known->run_state);
 	if (!state[0] || !role[0]) {
 		printf("no migration\n");
 		if (strcmp(known->run_state, "postmigrate") == 0)

@@ -2,6 +2,9 @@
 /* Gives the disks of a VMM to the engine: which of them move, and what their images are. */
 #include "cli/cli.h"
 
+#include "base/clock.h"
+#include "base/units.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -86,9 +89,24 @@ static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image
 			snprintf(place, GW_DISK_PLACE_BYTES, "%.*s", (int)choice.path_bytes, choice.path);
 }
 
+/* A base that is being read. */
+struct reading {
+	const struct report *report;
+	const char *name;
+	uint64_t bytes, begun_ns;
+	bool told;
+};
+
 static int stop_if_interrupted(void *context)
 {
-	(void)context;
+	struct reading *reading = context;
+	char size[24];
+
+	if (!reading->told && gw_now_ns(&gw_clock_real) - reading->begun_ns > GW_NS_PER_S) {
+		reading->told = true;
+		report_step(reading->report, "reading '%s', which does not move, %s, to compare it with the destination's", reading->name,
+			    gw_format_size(size, sizeof(size), reading->bytes));
+	}
 	return interrupted() ? -ECANCELED : 0;
 }
 
@@ -126,10 +144,12 @@ static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsi
 	if (rc < 0)
 		return rc;
 	for (unsigned i = 0; i < count && rc == 0; i++) {
+		struct reading reading = { vm->report, files[i].name, disks->images[i].bytes, gw_now_ns(&gw_clock_real), false };
+
 		memcpy(bases[i].name, files[i].name, sizeof(bases[i].name));
 		memcpy(bases[i].format, image_of(vm, files[i].name)->format, sizeof(bases[i].format));
 		bases[i].bytes = disks->images[i].bytes;
-		rc = disks->ops->hash(disks, i, &bases[i].hash, stop_if_interrupted, NULL);
+		rc = disks->ops->hash(disks, i, &bases[i].hash, stop_if_interrupted, &reading);
 		if (rc == -ECANCELED)
 			gw_error_set(error, rc, "cancelled; the guest stays here, untouched");
 		else if (rc < 0)

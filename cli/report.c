@@ -6,13 +6,16 @@
 
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#define BAR_CELLS 24
+#define USUAL_COLUMNS 80
 #define TERMINAL_NS (100 * GW_NS_PER_MS)
 #define HOOK_RAN_NS 100000 /* less: there was no hook */
 #define JSON_NS (500 * GW_NS_PER_MS)
+#define LINE_NS (10 * GW_NS_PER_S) /* where there is no bar, a phase that is long says that it goes on */
 
 static double mib(double bytes)
 {
@@ -117,33 +120,48 @@ static void print_json(const char *event, const struct gw_status *status, const 
 
 void report_init(struct report *report, enum output output, const char *name)
 {
+	const char *term = getenv("TERM");
+
 	*report = (struct report){ .output = output, .name = name, .last_state = GW_STATE_IDLE };
-	report->terminal = output == OUTPUT_AUTO && isatty(STDOUT_FILENO);
+	report->terminal = output == OUTPUT_AUTO && isatty(STDOUT_FILENO) && term && term[0] && strcmp(term, "dumb") != 0;
 }
 
-static void draw(const struct gw_status *s)
+void report_step(const struct report *report, const char *format, ...)
 {
-	uint64_t all = s->memory_bytes + s->disk_bytes;
-	double done = all ? 1.0 - (double)s->left_bytes / (double)all : 0;
-	int cells = (int)(done * BAR_CELLS + 0.5);
-	char bar[BAR_CELLS + 1], sent[24];
-	double rate = s->sent_bytes_per_s;
+	char text[GW_ERROR_TEXT_BYTES];
+	va_list args;
 
-	if (s->round == 0 && s->elapsed_ns > s->setup_ns)
-		rate = (double)(s->put_bytes + s->disk_put_bytes) * (double)GW_NS_PER_S / (double)(s->elapsed_ns - s->setup_ns);
-	for (int i = 0; i < BAR_CELLS; i++)
-		bar[i] = i < cells ? '#' : '.';
-	bar[BAR_CELLS] = '\0';
-	printf("\r\033[K%-10s [%s] %3.0f %%  round %u  %s sent  %.0f MiB/s", gw_state_name(s->state), bar, done * 100,
-	       s->round, gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes), mib(rate));
-	if (s->round > 0)
-		printf("  dirty %.0f MiB/s  blackout %.0f ms", mib(s->dirty_bytes_per_s), ms(s->predicted_ns));
-	if (s->throttle.cpu_percent)
-		printf("  slowed %u %%", s->throttle.cpu_percent);
-	if (s->throttle.disk_bytes_per_s)
-		printf("  disks to %.0f MiB/s", mib((double)s->throttle.disk_bytes_per_s));
-	if (s->round == 0 && rate > 1)
-		printf("  %.0f s left", (double)s->left_bytes / rate);
+	if (!report || report->output == OUTPUT_QUIET || report_would_block(STDOUT_FILENO))
+		return;
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (report->output == OUTPUT_JSON)
+		print_json_line(json_pack("{s:s, s:o}", "event", "step", "text", json_text(text)));
+	else
+		printf("%s\n", text);
+	fflush(stdout);
+}
+
+static size_t terminal_columns(void)
+{
+	struct winsize size;
+
+	return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : USUAL_COLUMNS;
+}
+
+/* Blanks cover what is left of the line before: no escapes, which not every terminal knows and NO_COLOR forbids. */
+static void draw(struct report *report, const struct gw_status *s)
+{
+	size_t columns = terminal_columns() - 1, length; /* a full line would wrap on some terminals */
+	char line[PROGRESS_BYTES];
+
+	progress_line(s, columns, line);
+	length = strlen(line);
+	if (report->drawn > columns)
+		report->drawn = columns;
+	printf("\r%s%*s", line, report->drawn > length ? (int)(report->drawn - length) : 0, "");
+	report->drawn = length;
 	fflush(stdout);
 }
 
@@ -155,7 +173,7 @@ static void print_phase(const struct gw_status *s)
 	       gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes));
 	if (s->is_source)
 		printf(", %.0f MiB left, dirty %.0f MiB/s", mib((double)s->left_bytes), mib(s->dirty_bytes_per_s));
-	printf("\n");
+	printf("%s\n", s->waits_for_sync ? ", waiting for the images to be synced there" : "");
 	fflush(stdout);
 }
 
@@ -176,6 +194,16 @@ bool report_would_block(int fd)
 	return poll(&out, 1, 0) == 0;
 }
 
+static bool has_bar(const struct report *report, const struct gw_status *status)
+{
+	return report->terminal && status->is_source;
+}
+
+static uint64_t interval_of(const struct report *report, const struct gw_status *status)
+{
+	return report->output == OUTPUT_JSON ? JSON_NS : has_bar(report, status) ? TERMINAL_NS : LINE_NS;
+}
+
 void report_progress(struct report *report, const struct gw_status *status)
 {
 	uint64_t now = gw_now_ns(&gw_clock_real);
@@ -183,17 +211,17 @@ void report_progress(struct report *report, const struct gw_status *status)
 
 	if (report->output == OUTPUT_QUIET || in_blackout(status->state))
 		return;
-	if (!moved && now - report->last_ns < (report->terminal ? TERMINAL_NS : JSON_NS))
+	if (!moved && now - report->last_ns < interval_of(report, status))
 		return;
 	if (report_would_block(STDOUT_FILENO))
 		return;
 	if (report->output == OUTPUT_JSON)
 		print_json("progress", status, report->name);
-	else if (report->terminal && status->is_source)
-		draw(status);
-	else if (moved)
+	else if (has_bar(report, status))
+		draw(report, status);
+	else
 		print_phase(status);
-	report->line_open = report->terminal && report->output == OUTPUT_AUTO;
+	report->line_open = report->output == OUTPUT_AUTO && has_bar(report, status);
 	report->last_state = status->state;
 	report->last_ns = now;
 }
@@ -324,7 +352,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 		break;
 	default:
 		fprintf(stderr, "godwit: migration of '%s' failed: %s%s\n", name, text,
-			!s->is_source	 ? "" :
+			!s->is_source	 ? s->begun ? "; this receiver ends: start it again for another attempt" : "" :
 			s->vmm_gone	? "; the VMM here is gone, and its guest with it" :
 			s->guest_paused ? "; the guest is PAUSED here: 'godwit status' and 'godwit resume'" :
 					  that_stays(s));

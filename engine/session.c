@@ -450,6 +450,7 @@ void gw_session_status(const struct gw_session *s, struct gw_status *status)
 	status->state = session_state(s);
 	status->is_source = s->is_source;
 	status->owns_guest = s->owns_guest;
+	status->waits_for_sync = status->state == GW_STATE_ROUNDS && s->source.waits_for_sync;
 	if (!gw_sm_is_final(&s->sm))
 		status->elapsed_ns = session_now(s) - s->begun_ns;
 	if (status->state == GW_STATE_BULK && s->source.round_open && session_now(s) > s->source.round_ns)

@@ -78,6 +78,7 @@ struct gw_status {
 	bool begun;        /* source: the two sides had agreed, copying began; receiver: memory or an image was changed */
 	bool vmm_gone;     /* the VMM of this side died */
 	bool guest_paused; /* source: this side's guest is not running although it may be */
+	bool waits_for_sync; /* source: the guest runs on until the images are synced at the destination */
 	bool must_run_first; /* source: the guest stands as before, and its VMM does not save it again before it ran */
 	unsigned round;    /* 0: bulk */
 	uint64_t elapsed_ns, bulk_ns, setup_ns;

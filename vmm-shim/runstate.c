@@ -17,29 +17,33 @@
 #include <string.h>
 
 static const struct {
-	const char *state, *refused; /* NULL: it may migrate */
+	const char *state, *meaning, *refused; /* refused NULL: it may migrate */
 } states[] = {
-	{ "running", NULL },
-	{ "paused", NULL },
-	{ "prelaunch", NULL }, /* it never ran */
-	{ "io-error", NULL },  /* the request that failed moves too, and is tried again by 'cont' */
-	{ "watchdog", NULL },
-	{ "guest-panicked", NULL },
-	{ "suspended", "it sleeps (S3), and QEMU's migrate would leave it neither asleep nor awake: wake it up with the QMP command "
+	{ "running", "the guest runs", NULL },
+	{ "paused", "the guest is paused", NULL },
+	{ "prelaunch", "the guest has not been started yet", NULL }, /* it never ran */
+	{ "io-error", "the guest is stopped: a disk failed", NULL }, /* the request that failed moves too, and is tried again by 'cont' */
+	{ "watchdog", "the guest is stopped: its watchdog bit", NULL },
+	{ "guest-panicked", "the guest's kernel crashed", NULL },
+	{ "suspended", "the guest sleeps",
+	  "it sleeps (S3), and QEMU's migrate would leave it neither asleep nor awake: wake it up with the QMP command "
 		       "system_wakeup, and migrate again" },
-	{ "shutdown", "it has shut down, and nothing of it runs: end its VMM, or boot it again with the QMP commands system_reset and "
+	{ "shutdown", "the guest has shut down",
+	  "it has shut down, and nothing of it runs: end its VMM, or boot it again with the QMP commands system_reset and "
 		      "cont" },
-	{ "internal-error", "the VMM met an error while it ran, its log says which: boot it again with the QMP commands system_reset "
+	{ "internal-error", "the VMM met an error and stopped the guest",
+	  "the VMM met an error while it ran, its log says which: boot it again with the QMP commands system_reset "
 			    "and cont" },
-	{ "debug", "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
-	{ "inmigrate", "its VMM waits for a guest itself: nothing to move" },
-	{ "finish-migrate", "a migration of somebody else's is under way: wait for its end" },
-	{ "postmigrate", "its state was handed over once already, and QEMU does that once.  Ask 'godwit status' whether the guest "
+	{ "debug", "a debugger holds the guest", "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
+	{ "inmigrate", "it waits for a guest", "its VMM waits for a guest itself: nothing to move" },
+	{ "finish-migrate", "the guest is paused for the end of a migration", "a migration of somebody else's is under way: wait for its end" },
+	{ "postmigrate", "the guest is paused, and its state was handed over",
+	  "its state was handed over once already, and QEMU does that once.  Ask 'godwit status' whether the guest "
 			 "runs elsewhere.  If it does, end this VMM.  If it does not, say 'godwit resume' (then QMP 'stop', should "
 			 "it stay paused), and migrate again" },
-	{ "save-vm", "a snapshot of it is being saved: wait for its end" },
-	{ "restore-vm", "a snapshot of it is being loaded: wait for its end" },
-	{ "colo", "it is the twin of another one (COLO): end that first" },
+	{ "save-vm", "a snapshot is being saved", "a snapshot of it is being saved: wait for its end" },
+	{ "restore-vm", "a snapshot is being loaded", "a snapshot of it is being loaded: wait for its end" },
+	{ "colo", "it is the twin of another VM", "it is the twin of another one (COLO): end that first" },
 };
 
 int gw_vmm_check_state(const char *state, struct gw_error *error)
@@ -51,6 +55,14 @@ int gw_vmm_check_state(const char *state, struct gw_error *error)
 						   0;
 	return gw_error_set(error, -EINVAL, "the guest is '%s', a state that this godwit does not know: let it run, and migrate again",
 			    state);
+}
+
+const char *gw_vmm_explain_state(const char *state)
+{
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (strcmp(states[i].state, state) == 0)
+			return states[i].meaning;
+	return NULL;
 }
 
 /* What follows -incoming on the VMM's command line; "" when nothing does. */

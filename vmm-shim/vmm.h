@@ -131,6 +131,9 @@ GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state
 /* Whether a guest in that run state may be migrated.  Return: 0, or -EINVAL with @error saying why not and what to do. */
 GW_MUST_CHECK int gw_vmm_check_state(const char *state, struct gw_error *error);
 
+/* QEMU's word of a run state, explained: "it waits for a guest".  NULL for a word that is not known. */
+const char *gw_vmm_explain_state(const char *state);
+
 /*
  * Of a VMM that is 'inmigrate': whether it waits for a migrate-incoming, as after -incoming defer.  Asks QMP and reads the VMM's
  * command line.  Return: 0, or -EINVAL with @error saying where it listens by itself.

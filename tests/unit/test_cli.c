@@ -27,3 +27,37 @@ Test(cli, texts_in_json_are_utf8_whatever_they_were)
 		json_decref(string);
 	}
 }
+
+/* All that the line can say at once. */
+static const struct gw_status busy = {
+	.state = GW_STATE_ROUNDS, .is_source = true, .round = 12, .elapsed_ns = 90000000000, .memory_bytes = 64ULL << 30,
+	.left_bytes = 3ULL << 30, .put_bytes = 123ULL << 30, .disk_bytes = 1ULL << 40, .sent_bytes_per_s = 1.2e9,
+	.dirty_bytes_per_s = 3.4e9, .predicted_ns = 1234567890, .throttle = { .cpu_percent = 99, .disk_bytes_per_s = 123456789 },
+};
+
+Test(cli, the_progress_line_fits_each_width)
+{
+	for (size_t columns = 0; columns <= 300; columns++) {
+		char line[PROGRESS_BYTES];
+
+		progress_line(&busy, columns, line);
+		cr_assert_leq(strlen(line), columns, "%zu columns: %s", columns, line);
+		for (const char *c = line; *c; c++)
+			cr_assert(*c >= ' ' && *c <= '~', "no escapes: %s", line);
+		if (columns >= 59)
+			cr_assert(strstr(line, "rounds") && strstr(line, "100 %") && strstr(line, "MiB/s") && strstr(line, "blackout"),
+				  "%s", line);
+		if (columns >= 160)
+			cr_assert(strstr(line, "[########################]") && strstr(line, "dirty") && strstr(line, "disks"), "%s", line);
+	}
+}
+
+Test(cli, the_progress_line_says_what_is_waited_for)
+{
+	struct gw_status status = busy;
+	char line[PROGRESS_BYTES];
+
+	status.waits_for_sync = true;
+	progress_line(&status, 60, line);
+	cr_assert(strstr(line, "syncing images"), "%s", line);
+}

@@ -21,3 +21,14 @@ Test(runstate, each_is_known_and_refused_by_name)
 		cr_expect(strstr(error.text, stay[i]) && strlen(error.text) > 40, "%s", error.text);
 	}
 }
+
+Test(runstate, each_word_of_qemu_is_explained)
+{
+	static const char *const words[] = { "running", "paused", "prelaunch", "io-error", "watchdog", "guest-panicked", "suspended",
+					     "shutdown", "internal-error", "debug", "inmigrate", "finish-migrate", "postmigrate",
+					     "save-vm", "restore-vm", "colo" };
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		cr_expect(gw_vmm_explain_state(words[i]) && strlen(gw_vmm_explain_state(words[i])) > 10, "%s", words[i]);
+	cr_expect_null(gw_vmm_explain_state("a new one"));
+}
