@@ -200,6 +200,7 @@ json_t *status_json(const struct gw_status *status, const char *name);
 #define MIGRATE_SOCKET "migrate.sock"
 #define RECEIVE_SOCKET "receive.sock"
 #define LAST_FILE "last.json"
+#define WAITING "waiting" /* the state of a receiver to which nobody came yet */
 
 struct monitor;
 
@@ -209,6 +210,14 @@ struct monitor;
  */
 int monitor_open(struct monitor **monitor, const char *name, const char *file, struct gw_session *session,
 		 struct gw_error *error) GW_MUST_CHECK;
+
+/*
+ * The same for a receiver to which nobody came yet: status answers WAITING, @guest and @address, and cancel ends the process as ^C
+ * does.  The record of an earlier migration stays.  monitor_open() may take its place before monitor_end_wait() is called.
+ */
+int monitor_wait(struct monitor **monitor, const char *name, const char *guest, const char *address,
+		 struct gw_error *error) GW_MUST_CHECK;
+void monitor_end_wait(struct monitor *monitor);
 
 /* The session's thread: what status answers from now on. */
 void monitor_publish(struct monitor *monitor, const struct gw_status *status);

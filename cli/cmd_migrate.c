@@ -7,9 +7,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+
+#define LOG_FILE "migrate.log"
+#define QUIET_MS 3000 /* the parent of a detached migration says that it waits */
 
 struct plan {
 	const char *name, *uri, *fault, *tracker, *untracked;
@@ -20,6 +24,7 @@ struct plan {
 	struct gw_session_options session;
 	struct gw_link_options link;
 	int tell; /* detached: the pipe to the parent, -1 otherwise */
+	char log[192]; /* detached: what stands in for LOG_FILE until the VM is attached; "": nothing */
 };
 
 static int read_numbers(const struct command *command, const struct given *given, struct plan *plan)
@@ -157,6 +162,19 @@ static int open_link(struct gw_link **link, const struct plan *plan, struct gw_e
 	return rc < 0 ? rc : gw_fault_wrap(link, *link, &fault);
 }
 
+/* Only the process that is attached to the VM has the name of its log: a second one empties nothing. */
+static void settle_log(struct plan *plan, bool attached)
+{
+	char path[192];
+
+	if (!plan->log[0])
+		return;
+	gw_vmm_path(path, sizeof(path), plan->name, LOG_FILE);
+	if (!attached || rename(plan->log, path) < 0)
+		(void)unlink(plan->log);
+	plan->log[0] = '\0';
+}
+
 static int migrate(const struct command *command, struct plan *plan)
 {
 	struct cli_vm vm = { .tracker = plan->tracker, .untracked = plan->untracked, .no_rehearsal = plan->no_rehearsal };
@@ -172,6 +190,7 @@ static int migrate(const struct command *command, struct plan *plan)
 	report_init(&report, plan->output, plan->name);
 	vm.report = &report;
 	rc = cli_vm_open(&vm, plan->name, false, &error);
+	settle_log(plan, rc == 0);
 	if (rc == 0)
 		rc = check_movable(&vm, &error);
 	if (rc == 0)
@@ -212,69 +231,91 @@ out:
 	return code;
 }
 
-/* The child's output goes to a file in the run folder.  Return: 0 or -errno. */
-static int redirect_output(const char *name)
+/* Opens what the child writes to, a file of its own in the run folder.  Return: it, or -errno. */
+static int open_log(struct plan *plan)
 {
-	char path[192];
-	int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC), fd;
+	char file[48];
+	int fd;
 
-	gw_vmm_path(path, sizeof(path), name, "migrate.log");
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0 || nothing < 0)
+	snprintf(file, sizeof(file), LOG_FILE ".%d", (int)getpid());
+	gw_vmm_path(plan->log, sizeof(plan->log), plan->name, file);
+	fd = open(plan->log, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+/* Return: 0 or -errno. */
+static int redirect_output(int log)
+{
+	int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0)
 		return -errno;
-	if (dup2(nothing, 0) < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0)
-		return -errno;
-	close(fd);
 	close(nothing);
 	return 0;
 }
 
-static void show_log(const char *name)
+/* What the child said, to where it would have said it. */
+static void show_log(const struct plan *plan, int log)
 {
-	char path[192], line[1024];
-	FILE *log;
+	FILE *file = fdopen(dup(log), "r");
+	char line[2 * GW_ERROR_TEXT_BYTES];
 
-	gw_vmm_path(path, sizeof(path), name, "migrate.log");
-	log = fopen(path, "re");
-	while (log && fgets(line, sizeof(line), log))
-		fputs(line, stderr);
-	if (log)
-		fclose(log);
+	if (!file)
+		return;
+	rewind(file);
+	while (fgets(line, sizeof(line), file))
+		fputs(line, plan->output == OUTPUT_JSON && line[0] == '{' ? stdout : stderr);
+	fclose(file);
+}
+
+/* Waits for the child's word that the copy has begun.  Return: whether it came. */
+static bool await_start(const struct plan *plan, int tell)
+{
+	struct pollfd word = { .fd = tell, .events = POLLIN };
+	char byte;
+
+	if (poll(&word, 1, QUIET_MS) == 0 && plan->output == OUTPUT_AUTO) {
+		printf("the copy has not begun yet: the two ends are compared, and disks are read or synced\n");
+		fflush(stdout);
+	}
+	return read(tell, &byte, 1) == 1;
 }
 
 /* Forks; the parent returns once the copy has begun or has failed to. */
 static int migrate_detached(const struct command *command, struct plan *plan)
 {
 	struct gw_error error = { 0 };
-	char byte;
-	int pipe_fds[2], status = 0;
+	int pipe_fds[2], status = 0, log GW_CLEANUP_CLOSE = -1;
 	pid_t child;
 
 	if (gw_vmm_find(plan->name, &error) < 0) {
 		complain(command, "%s", error.text);
 		return EXIT_NO_VM;
 	}
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
-		complain(command, "cannot detach: %s", strerror(errno));
+	log = open_log(plan);
+	if (log < 0 || pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
+		complain(command, "cannot detach: %s", strerror(log < 0 ? -log : errno));
 		return EXIT_FAILED;
 	}
 	if (child == 0) {
 		close(pipe_fds[0]);
 		setsid();
-		if (redirect_output(plan->name) < 0)
+		if (redirect_output(log) < 0)
 			_exit(EXIT_FAILED);
 		plan->tell = pipe_fds[1];
-		_exit(migrate(command, plan));
+		status = migrate(command, plan);
+		fflush(stdout);
+		_exit(status);
 	}
 	close(pipe_fds[1]);
-	if (read(pipe_fds[0], &byte, 1) == 1) {
+	if (await_start(plan, pipe_fds[0])) {
 		printf("migration of '%s' to %s has begun: 'godwit status --watch %s' shows it\n", plan->name, plan->uri,
 		       plan->name);
 		return EXIT_DONE;
 	}
 	if (waitpid(child, &status, 0) < 0)
 		return EXIT_FAILED;
-	show_log(plan->name);
+	show_log(plan, log);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILED;
 }
 

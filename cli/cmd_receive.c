@@ -31,6 +31,7 @@ struct wait {
 	char wire_guest[GW_NAME_BYTES];
 	bool overwrite;
 	struct report report;
+	struct monitor *waiting; /* NULL: a session has its own */
 	char rails_text[512];
 	const char *rails[GW_LINK_MAX_RAILS];
 };
@@ -69,6 +70,9 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 	if (rc < 0)
 		return rc;
 	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(wait->listener));
+	rc = wait->waiting ? 0 : monitor_wait(&wait->waiting, wait->vm.name, wait->guest, wait->address, error);
+	if (rc < 0)
+		return rc;
 	say_where(wait);
 	for (;;) {
 		struct gw_error refused = { 0 };
@@ -77,7 +81,7 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 		if (rc > 0)
 			break;
 		if (interrupted())
-			rc = gw_error_set(error, -EINTR, "interrupted");
+			rc = gw_error_set(error, -EINTR, "cancelled, no guest was taken");
 		else if (gw_vmm_check(wait->vm.vmm, error) < 0)
 			rc = error->code;
 		else if (rc == 0)
@@ -101,6 +105,12 @@ static void stop_listening(void *context)
 	wait->listener = NULL;
 }
 
+static void end_waiting(struct wait *wait)
+{
+	monitor_end_wait(wait->waiting);
+	wait->waiting = NULL;
+}
+
 /* One session.  Return: true when it was the one; false to wait for another. */
 static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 {
@@ -119,6 +129,7 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 				     &wait->session, &error);
 	if (rc == 0)
 		rc = monitor_open(&monitor, wait->vm.name, RECEIVE_SOCKET, session, &error);
+	end_waiting(wait);
 	if (rc == 0) {
 		report_link(&wait->report, gw_link_note(link));
 		run_session(session, monitor, &wait->report, stop_listening, wait);
@@ -180,6 +191,7 @@ static int receive(struct wait *wait, const char *name)
 			break;
 		}
 	} while (!take_guest(wait, link, &code));
+	end_waiting(wait);
 	gw_listener_close(wait->listener);
 	cli_vm_close(&wait->vm);
 	return code;

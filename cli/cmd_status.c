@@ -17,11 +17,19 @@ struct known {
 	char run_state[32]; /* of the VMM; "gone", "not answering" */
 };
 
+/* The record that the last migration left, for the caller to release; NULL: none. */
+static json_t *load_record(const char *name)
+{
+	char path[192];
+
+	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
+	return json_load_file(path, 0, NULL);
+}
+
 static void find_status(const char *name, struct known *known)
 {
 	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
 	struct gw_error error = { 0 };
-	char path[192];
 
 	*known = (struct known){ .run_state = "gone" };
 	if (gw_vmm_is_alive(name) > 0 && gw_vmm_peek(name, known->run_state, sizeof(known->run_state), NULL, &error) < 0)
@@ -36,8 +44,7 @@ static void find_status(const char *name, struct known *known)
 		if (rc == -ETIMEDOUT)
 			known->stalled_pid = pid;
 	}
-	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
-	known->status = json_load_file(path, 0, NULL);
+	known->status = load_record(name);
 }
 
 static const char *text_of(const json_t *status, const char *key)
@@ -165,6 +172,11 @@ static void print_status(const char *name, const struct known *known)
 			       "  before you say 'godwit resume --force %s'.\n", name);
 		return;
 	}
+	if (known->live && strcmp(state, WAITING) == 0) {
+		printf("'godwit receive' waits for guest '%s' on %s\n  'godwit cancel %s' ends the wait.\n", text_of(s, "guest"),
+		       text_of(s, "address"), name);
+		return;
+	}
 	printf("%s %s of a migration, %s", known->live ? "it is the" : "it was the", role, state);
 	if (known->live && strcmp(role, "source") == 0)
 		print_progress(s);
@@ -229,8 +241,8 @@ static const char *take_name(const struct command *command, int argc, char **arg
 	return NULL;
 }
 
-/* Asks the process that moves or receives the guest to end.  Return: 0, or an exit code after a complaint. */
-static int ask_to_cancel(const struct command *command, const char *name)
+/* Asks the process that moves or receives the guest to end.  Return: 0 and *waits, or an exit code after a complaint. */
+static int ask_to_cancel(const struct command *command, const char *name, bool *waits)
 {
 	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
 	struct gw_error error = { 0 };
@@ -242,6 +254,7 @@ static int ask_to_cancel(const struct command *command, const char *name)
 		int pid = 0, rc = monitor_ask(name, sockets[i], "cancel", &answer, &pid);
 
 		if (rc == 0) {
+			*waits = strcmp(text_of(answer, "state"), WAITING) == 0;
 			json_decref(answer);
 			return 0;
 		}
@@ -263,35 +276,54 @@ static int ask_to_cancel(const struct command *command, const char *name)
 	return EXIT_FAILED;
 }
 
+/* Tells how the cancelled process ended; @before is the record of the time when it was asked.  Return: the exit code. */
+static int tell_end(const char *name, bool waits, const json_t *before, const json_t *record)
+{
+	const char *state = text_of(record, "state");
+
+	if (waits && (record == before || json_equal(record, before))) { /* no migration has begun meanwhile */
+		printf("the receiver of '%s' waits no more\n", name);
+		return EXIT_DONE;
+	}
+	printf("migration of '%s': %s\n", name, state[0] ? state : "ended");
+	return strcmp(state, "cancelled") == 0 ? EXIT_DONE : EXIT_FAILED;
+}
+
+/* The answer is the status before it took effect: waits for the end and tells that.  Return: the exit code. */
+static int await_end(const struct command *command, const char *name, bool waits, const json_t *before)
+{
+	for (int i = 0; i < 200; i++) {
+		struct known known;
+		int code = -1;
+
+		find_status(name, &known);
+		if (!known.live)
+			code = tell_end(name, waits, before, known.status);
+		json_decref(known.status);
+		if (code >= 0)
+			return code;
+		usleep(50000);
+	}
+	complain(command, "asked, but it has not ended yet");
+	return EXIT_FAILED;
+}
+
 int cmd_cancel(const struct command *command, int argc, char **argv)
 {
 	struct given given;
+	json_t *before;
+	bool waits = false;
 	int code;
 	const char *name = take_name(command, argc, argv, &given, &code);
 
 	if (!name)
 		return code;
-	code = ask_to_cancel(command, name);
-	if (code != 0)
-		return code;
-	/* The answer is the status before it took effect: wait for the end and tell that. */
-	for (int i = 0; i < 200; i++) {
-		struct known known;
-		const char *state;
-
-		find_status(name, &known);
-		state = text_of(known.status, "state");
-		if (!known.live) {
-			printf("migration of '%s': %s\n", name, state[0] ? state : "ended");
-			code = strcmp(state, "cancelled") == 0 ? EXIT_DONE : EXIT_FAILED;
-			json_decref(known.status);
-			return code;
-		}
-		json_decref(known.status);
-		usleep(50000);
-	}
-	complain(command, "asked, but the migration has not ended yet");
-	return EXIT_FAILED;
+	before = load_record(name);
+	code = ask_to_cancel(command, name, &waits);
+	if (code == 0)
+		code = await_end(command, name, waits, before);
+	json_decref(before);
+	return code;
 }
 
 /* Why the guest must not run here without --force.  Return: NULL when it may. */
@@ -332,7 +364,8 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	find_status(name, &known);
 	is_source = strcmp(text_of(known.status, "role"), "destination") != 0;
 	runs = strcmp(known.run_state, "running") == 0;
-	why = known.live ? NULL : why_not_resume(&known); /* a live session is attached, and that is an error of its own */
+	/* A live session is attached, and that is an error of its own. */
+	why = known.live && strcmp(text_of(known.status, "state"), WAITING) != 0 ? NULL : why_not_resume(&known);
 	json_decref(known.status);
 	if (why && !option_value(command, &given, "force")) {
 		complain(command, "'%s' is not resumed: %s.  If you know better, say --force", name, why);

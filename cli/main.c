@@ -74,7 +74,7 @@ const struct command commands[] = {
 	  "show how a guest's migration stands",
 	  cmd_status,
 	  { JSON_OPTION, { "watch", 'w', NULL, "show it again and again until it ends" } } },
-	{ "cancel", "NAME", "end a guest's migration; the guest runs on here", cmd_cancel, { { 0 } } },
+	{ "cancel", "NAME", "end a guest's migration, or a receiver's wait; the guest runs on at its source", cmd_cancel, { { 0 } } },
 	{ "resume", "[--force] NAME", "let a paused guest run, after you made sure that it runs nowhere else", cmd_resume,
 	  { { "force", 0, NULL, "even where the last migration is known to have handed the guest over" } } },
 	{ "bench",

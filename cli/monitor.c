@@ -42,7 +42,8 @@ struct monitor {
 	char path[192];
 	ino_t inode; /* of the socket at path: another process may have put its own there */
 	int listener, stop;
-	struct gw_session *session;
+	struct gw_session *session; /* NULL: a receiver to which nobody came yet */
+	char guest[GW_NAME_BYTES], address[128]; /* that it waits for, where it listens */
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards the two below */
 	struct gw_status status;
@@ -184,10 +185,28 @@ static void copy_status(struct monitor *monitor, struct gw_status *status, struc
 	status->error = error->code ? error : NULL;
 }
 
-static void answer(struct monitor *monitor, int fd)
+static json_t *describe(struct monitor *monitor)
 {
 	struct gw_status status;
 	struct gw_error error;
+
+	if (!monitor->session)
+		return json_pack("{s:s, s:s, s:s, s:b, s:o, s:o}", "name", monitor->name, "role", "destination", "state", WAITING,
+				 "owns_guest", false, "guest", json_text(monitor->guest), "address", json_text(monitor->address));
+	copy_status(monitor, &status, &error);
+	return status_json(&status, monitor->name);
+}
+
+static void cancel(struct monitor *monitor)
+{
+	if (monitor->session)
+		gw_session_cancel(monitor->session);
+	else
+		(void)kill(getpid(), SIGTERM); /* the wait ends as by ^C; a session that has begun meanwhile is cancelled */
+}
+
+static void answer(struct monitor *monitor, int fd)
+{
 	char question[32];
 	char *text GW_CLEANUP_FREE = NULL;
 	json_t *object;
@@ -199,9 +218,8 @@ static void answer(struct monitor *monitor, int fd)
 		return;
 	question[n] = '\0';
 	if (strcmp(question, "cancel") == 0)
-		gw_session_cancel(monitor->session);
-	copy_status(monitor, &status, &error);
-	object = status_json(&status, monitor->name);
+		cancel(monitor);
+	object = describe(monitor);
 	text = json_dumps(object, JSON_COMPACT);
 	json_decref(object);
 	if (text)
@@ -251,8 +269,9 @@ static int listen_at(const char *path)
 	return fd;
 }
 
-int monitor_open(struct monitor **out, const char *name, const char *file, struct gw_session *session,
-		 struct gw_error *error)
+/* Listens on @file and serves.  @session NULL: see monitor_wait(). */
+static int serve_on(struct monitor **out, const char *name, const char *file, struct gw_session *session, const struct monitor *wait,
+		    struct gw_error *error)
 {
 	struct monitor *monitor = calloc(1, sizeof(*monitor));
 	struct stat st;
@@ -260,18 +279,21 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 
 	if (!monitor)
 		return gw_error_set(error, -ENOMEM, "no memory");
+	if (wait)
+		*monitor = *wait;
 	snprintf(monitor->name, sizeof(monitor->name), "%s", name);
 	gw_vmm_path(monitor->path, sizeof(monitor->path), name, file);
 	monitor->session = session;
 	pthread_mutex_init(&monitor->lock, NULL);
-	gw_session_status(session, &monitor->status);
+	if (session)
+		gw_session_status(session, &monitor->status);
 	monitor->listener = -1;
 	monitor->stop = eventfd(0, EFD_CLOEXEC);
 	rc = monitor->stop < 0 ? -errno : 0;
 	if (rc == 0)
 		rc = monitor->listener = listen_at(monitor->path);
 	/* The record of an earlier migration must not answer for this one. */
-	if (rc >= 0)
+	if (rc >= 0 && session)
 		rc = write_record(name, record_of(name, file[0] == 'm', gw_state_name(GW_STATE_FAILED), file[0] == 'm'));
 	if (rc >= 0 && stat(monitor->path, &st) == 0)
 		monitor->inode = st.st_ino;
@@ -288,6 +310,21 @@ int monitor_open(struct monitor **out, const char *name, const char *file, struc
 	}
 	*out = monitor;
 	return 0;
+}
+
+int monitor_open(struct monitor **out, const char *name, const char *file, struct gw_session *session,
+		 struct gw_error *error)
+{
+	return serve_on(out, name, file, session, NULL, error);
+}
+
+int monitor_wait(struct monitor **out, const char *name, const char *guest, const char *address, struct gw_error *error)
+{
+	struct monitor wait = { .session = NULL };
+
+	snprintf(wait.guest, sizeof(wait.guest), "%s", guest);
+	snprintf(wait.address, sizeof(wait.address), "%s", address);
+	return serve_on(out, name, RECEIVE_SOCKET, NULL, &wait, error);
 }
 
 void monitor_publish(struct monitor *monitor, const struct gw_status *status)
@@ -314,25 +351,46 @@ static void record_end(const char *name, const struct gw_status *status, json_t 
 	(void)unlink(path);
 }
 
-void monitor_close(struct monitor *monitor, const struct gw_status *status)
+static void end_thread(struct monitor *monitor)
 {
-	json_t *object = status_json(status, monitor->name);
-	struct stat st;
 	uint64_t one = 1;
 	ssize_t n = write(monitor->stop, &one, sizeof(one));
 
 	(void)n;
 	pthread_join(monitor->thread, NULL);
-	if (!is_ours(monitor->name))
-		json_decref(object);
-	else
-		record_end(monitor->name, status, object);
+}
+
+/* The socket goes last: a process that asks finds it or the record. */
+static void free_monitor(struct monitor *monitor)
+{
+	struct stat st;
+
 	if (stat(monitor->path, &st) == 0 && st.st_ino == monitor->inode)
-		unlink(monitor->path); /* last: a process that asks finds the socket or the record */
+		unlink(monitor->path);
 	close(monitor->listener);
 	close(monitor->stop);
 	pthread_mutex_destroy(&monitor->lock);
 	free(monitor);
+}
+
+void monitor_close(struct monitor *monitor, const struct gw_status *status)
+{
+	json_t *object = status_json(status, monitor->name);
+
+	end_thread(monitor);
+	if (!is_ours(monitor->name))
+		json_decref(object);
+	else
+		record_end(monitor->name, status, object);
+	free_monitor(monitor);
+}
+
+void monitor_end_wait(struct monitor *monitor)
+{
+	if (!monitor)
+		return;
+	end_thread(monitor);
+	free_monitor(monitor);
 }
 
 int monitor_ask(const char *name, const char *file, const char *question, json_t **out, int *pid)

@@ -85,6 +85,21 @@ static void read_incoming(struct gw_vmm *vmm, char *value, size_t bytes)
 		fclose(words);
 }
 
+/* An earlier attempt of godwit has left QEMU listening on godwit's own socket, and the next one uses it: gw_vmm_prepare(). */
+static bool listens_for_others(const json_t *addresses)
+{
+	const json_t *address;
+	size_t i;
+
+	json_array_foreach (addresses, i, address) {
+		const char *path = json_string_value(json_object_get(address, "path"));
+
+		if (!path || !strstr(path, "/incoming.sock"))
+			return true;
+	}
+	return false;
+}
+
 int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error)
 {
 	char incoming[128];
@@ -94,7 +109,7 @@ int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0)
 		return rc;
-	listens = json_object_get(answer, "socket-address") != NULL;
+	listens = listens_for_others(json_object_get(answer, "socket-address"));
 	json_decref(answer);
 	read_incoming(vmm, incoming, sizeof(incoming));
 	if (incoming[0] && strcmp(incoming, "defer") != 0)

@@ -2,11 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command as people and scripts use it: options, help, output, JSON, addresses, and receivers that wait."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import socket
+import struct
+import subprocess
 import sys
+import tempfile
+import termios
 import threading
 import unittest
 from pathlib import Path
@@ -113,6 +119,143 @@ class Words(unittest.TestCase):
                 done = self.said("bench", "--size", "1M", f"127.0.0.1:{server.getsockname()[1]}", code=1)
                 thread.join()
             self.assertIn(name, done.stderr)
+
+
+class Vms(unittest.TestCase):
+    """Two VMs that do not run: one to be moved, one that waits."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = vmlab.Lab()
+        cls.addClassCleanup(cls.lab.close)
+        for host in (cls.lab.a, cls.lab.b):
+            disk = cls.lab.folder / f"{host.name}.img"
+            disk.write_bytes(bytes(1 << 20))
+            host.disk = ["-drive", f"file={disk},format=raw,if=none,id=disk0", "-device", "virtio-blk-pci,drive=disk0"]
+        cls.source = cls.lab.a.vm(extra=cls.lab.a.disk, **IDLE)
+        cls.waiting = cls.lab.b.vm(incoming=True, extra=cls.lab.b.disk, **IDLE)
+        with open(cls.source.ram, "r+b") as ram:  # so that a copy takes as long as a test needs
+            ram.seek(8 << 20)
+            ram.write(os.urandom(32 << 20))
+
+    def slow(self, port, *options):
+        return ["migrate", "--bandwidth", "1M", *options, "guest", f"127.0.0.1:{port}"]
+
+    def cancel(self, receiver):
+        self.assertEqual(self.lab.a.godwit("cancel", "guest").returncode, 0)
+        receiver.communicate(timeout=30)
+        self.assertEqual(self.source.status(), "prelaunch")
+
+    def test_a_waiting_receiver_is_seen_and_cancelled(self):
+        receiver, port = self.lab.b.receive()
+        address = f"127.0.0.1:{port}"
+        self.assertEqual(self.lab.b.status()["state"], "waiting")
+        self.assertEqual((self.lab.b.status()["address"], self.lab.b.status()["guest"]), (address, "guest"))
+        self.assertIn(f"waits for guest 'guest' on {address}", self.lab.b.godwit("status", "guest").stdout)
+        listed = json.loads(self.lab.b.godwit("list", "--json").stdout)
+        self.assertIn(("guest", "waiting", address), [(one["name"], one["activity"], one.get("address")) for one in listed])
+        self.assertIn(f"waiting on {address}", self.lab.b.godwit("list").stdout)
+        done = self.lab.b.godwit("cancel", "guest")
+        self.assertEqual((done.returncode, done.stdout), (0, "the receiver of 'guest' waits no more\n"))
+        out, err = receiver.communicate(timeout=20)
+        self.assertEqual(receiver.returncode, 3)
+        self.assertIn("cancelled", json.loads(out)["error"])
+        self.assertIn("cancelled", err)
+        self.assertEqual(self.lab.b.godwit("cancel", "guest").returncode, 5)
+        self.assertEqual(self.waiting.status(), "inmigrate")
+
+    def test_a_second_detached_migration_leaves_the_log_of_the_first(self):
+        receiver, port = self.lab.b.receive()
+        self.assertEqual(self.lab.a.godwit(*self.slow(port, "-d")).returncode, 0)
+        folder = self.lab.a.folder / "run" / "guest"
+        vmlab.wait_for(lambda: "bulk" in (folder / "migrate.log").read_text(), 20, "a line in the log")
+        before = (folder / "migrate.log").read_text()
+        second = self.lab.a.godwit(*self.slow(port, "-d"))
+        self.assertEqual(second.returncode, 5)
+        self.assertIn("another godwit", second.stderr)
+        self.assertTrue((folder / "migrate.log").read_text().startswith(before))
+        self.assertEqual([log.name for log in folder.glob("migrate.log*")], ["migrate.log"])
+        self.cancel(receiver)
+        self.assertIn("cancelled", (folder / "migrate.log").read_text())
+
+    def test_a_detached_migration_that_fails_says_why(self):
+        done = self.lab.a.godwit("migrate", "-d", "--json", "guest", "127.0.0.1:1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("nothing listens", json.loads(done.stdout)["error"])
+        self.assertIn("nothing listens", done.stderr)
+
+    def on_a_terminal(self, **environment):
+        """What a slow migration draws on a terminal of 60 columns."""
+        receiver, port = self.lab.b.receive()
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+        env = {**self.lab.a.env, "TERM": "xterm", **environment}
+        sender = subprocess.Popen([str(vmlab.GODWIT), *self.slow(port)], env=env, stdin=slave, stdout=slave, stderr=slave)
+        self.lab.processes.append(sender)
+        os.close(slave)
+        text = b""
+        while text.count(b"bulk") < (1 if environment.get("TERM") == "dumb" else 3):
+            text += os.read(master, 4096)
+        self.cancel(receiver)
+        sender.wait(timeout=30)
+        os.close(master)
+        return text.decode()
+
+    def test_the_progress_line_fits_the_terminal(self):
+        text = self.on_a_terminal()
+        drawn = [line for line in text.split("\r") if line.startswith("bulk")]
+        self.assertTrue(drawn)
+        self.assertLess(max(map(len, drawn)), 60, drawn)
+        self.assertNotIn("\x1b", text)
+
+    def test_a_dumb_terminal_gets_lines(self):
+        text = self.on_a_terminal(TERM="dumb")
+        self.assertNotIn("\x1b", text)
+        self.assertNotIn("\r", text.replace("\r\n", ""))
+
+    def test_status_explains_the_words_of_qemu(self):
+        self.assertIn("prelaunch (the guest has not been started yet)", self.lab.a.godwit("status", "guest").stdout)
+        self.assertIn("inmigrate (it waits for a guest)", self.lab.b.godwit("status", "guest").stdout)
+
+    def test_a_comma_in_the_path_of_a_disk(self):
+        done = self.lab.a.godwit("migrate", "--disk", "disk0=/images/a,b.img", "guest", "127.0.0.1:1")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("a comma ends the PATH", done.stderr)
+
+    def test_a_vmm_that_listens_by_itself(self):
+        self.lab.b.vm("own", extra=["-incoming", "tcp:127.0.0.1:0"], **IDLE)
+        done = self.lab.b.godwit("receive", "--name", "own", "--listen", "127.0.0.1:0")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("-incoming tcp:127.0.0.1:0", done.stderr)
+        self.assertIn("start it with '-incoming defer'", done.stderr)
+        told = self.lab.b.vm("told", incoming=True, **IDLE)
+        told.qmp("migrate-incoming", uri="tcp:127.0.0.1:0")
+        done = self.lab.b.godwit("receive", "--name", "told", "--listen", "127.0.0.1:0")
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("start it anew with '-incoming defer'", done.stderr)
+
+    def test_an_image_behind_a_dangling_link(self):
+        link = self.lab.folder / "link.img"
+        link.symlink_to("/nowhere/disk.img")
+        done = self.lab.b.godwit("run", "--name", "linked", "--", vmlab.QEMU, "-m", "64M", "-object",
+                                 f"memory-backend-file,id=ram0,size=64M,mem-path={self.lab.folder}/ram,share=on", "-machine",
+                                 "memory-backend=ram0", "-drive", f"file={link},format=raw", "-incoming", "defer")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("a symbolic link to /nowhere/disk.img, which does not exist", done.stderr)
+
+    @unittest.skipIf(os.geteuid() != 0, "another user is needed")
+    def test_a_vm_of_another_user(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            godwit = shutil.copy(vmlab.GODWIT, folder)
+            (Path(folder) / "run" / "web").mkdir(parents=True)
+            os.chmod(Path(folder) / "run" / "web", 0o700)
+            for args in (["status", "web"], ["migrate", "web", "127.0.0.1:1"], ["migrate", "-d", "web", "127.0.0.1:1"],
+                         ["cancel", "web"], ["resume", "web"], ["receive", "--name", "web", "--listen", "127.0.0.1:0"]):
+                done = subprocess.run([godwit, *args], env=dict(os.environ, GODWIT_RUN_DIR=f"{folder}/run"), user="nobody",
+                                      capture_output=True, text=True)
+                self.assertEqual(done.returncode, 5, done.stderr)
+                self.assertIn("another user's", done.stderr, args)
 
 
 if __name__ == "__main__":

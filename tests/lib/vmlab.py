@@ -202,7 +202,7 @@ class Host:
             options = ("--insecure", *options)
         process = self.start("receive", "--name", name, "--listen", listen, "--json", *options)
         line = process.stdout.readline()
-        if not line:
+        if "address" not in line:
             raise LabError(f"receive: {process.stderr.read()}")
         return process, int(json.loads(line)["address"].rsplit(":", 1)[1])
 
