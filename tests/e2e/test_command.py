@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import termios
 import threading
+import time
 import unittest
 from pathlib import Path
 
@@ -163,6 +165,23 @@ class Vms(unittest.TestCase):
         self.assertIn("cancelled", err)
         self.assertEqual(self.lab.b.godwit("cancel", "guest").returncode, 5)
         self.assertEqual(self.waiting.status(), "inmigrate")
+
+    def test_a_receiver_ends_while_a_stranger_holds_it_up(self):
+        hello = struct.pack("!IHHHHHH16s", 0x47574849, 3, 3, 1, 4, 0, 0, bytes(16))
+        for data in (b"", hello):  # silence, and a source whose data channels do not come
+            for end in ("^C", "cancel"):
+                receiver, port = self.lab.b.receive()
+                with socket.create_connection(("127.0.0.1", port)) as stranger:
+                    stranger.sendall(data)
+                    if data:
+                        stranger.recv(64)
+                    time.sleep(0.3)  # it is in the handshake now
+                    if end == "^C":
+                        receiver.send_signal(signal.SIGINT)
+                    else:
+                        self.assertEqual(self.lab.b.godwit("cancel", "guest").returncode, 0)
+                    receiver.communicate(timeout=3.5)  # the handshake's own deadline is 5 s
+                    self.assertEqual(receiver.returncode, 3)
 
     def test_a_second_detached_migration_leaves_the_log_of_the_first(self):
         receiver, port = self.lab.b.receive()
