@@ -329,6 +329,12 @@ static const char *that_stays(const struct gw_status *s)
 	return "; the guest stays here, as it was";
 }
 
+/* A receiver that turned a source away before copying began goes on waiting, and says that itself. */
+static const char *that_ends(const struct gw_status *s)
+{
+	return s->begun ? "; this receiver ends: start it again for another attempt" : "";
+}
+
 static void print_reason(const struct gw_status *s, const char *name)
 {
 	const char *text = s->error ? s->error->text : "no reason known";
@@ -340,7 +346,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 		break;
 	case GW_STATE_CANCELLED:
 		fprintf(stderr, "godwit: migration of '%s': %s%s\n", name, text,
-			s->is_source ? that_stays(s) : "");
+			s->is_source ? that_stays(s) : that_ends(s));
 		break;
 	case GW_STATE_UNCERTAIN:
 		fprintf(stderr,
@@ -352,7 +358,7 @@ static void print_reason(const struct gw_status *s, const char *name)
 		break;
 	default:
 		fprintf(stderr, "godwit: migration of '%s' failed: %s%s\n", name, text,
-			!s->is_source	 ? s->begun ? "; this receiver ends: start it again for another attempt" : "" :
+			!s->is_source	 ? that_ends(s) :
 			s->vmm_gone	? "; the VMM here is gone, and its guest with it" :
 			s->guest_paused ? "; the guest is PAUSED here: 'godwit status' and 'godwit resume'" :
 					  that_stays(s));

@@ -102,6 +102,7 @@ class Words(unittest.TestCase):
         port = int(listener.stdout.readline().split()[3].rstrip(";"))
         done = self.said("bench", "--json", "--size", "1M", f"127.0.0.1:{port}")
         self.assertEqual(json.loads(done.stdout)["link"], "TCP")
+        self.assertNotRegex(done.stdout, r"\.\d{7}", "digits that say nothing")
         self.assertEqual(self.said("bench", "--size", "1M", f"127.0.0.1:{port}").stdout.count("RDMA"), 0)
         self.assertEqual(self.said("probe", f"127.0.0.1:{port}").stdout.count("no RDMA device"), 1)
         listener.kill()
@@ -145,7 +146,8 @@ class Vms(unittest.TestCase):
 
     def cancel(self, receiver):
         self.assertEqual(self.lab.a.godwit("cancel", "guest").returncode, 0)
-        receiver.communicate(timeout=30)
+        _, err = receiver.communicate(timeout=30)
+        self.assertIn("this receiver ends", err)
         self.assertEqual(self.source.status(), "prelaunch")
 
     def test_a_waiting_receiver_is_seen_and_cancelled(self):
@@ -164,6 +166,10 @@ class Vms(unittest.TestCase):
         self.assertIn("cancelled", json.loads(out)["error"])
         self.assertIn("cancelled", err)
         self.assertEqual(self.lab.b.godwit("cancel", "guest").returncode, 5)
+        receiver = self.lab.b.start("receive", "--name", "guest", "--listen", "127.0.0.1:0")
+        self.assertRegex(receiver.stdout.readline(), "the wait ends with its migration.*'godwit cancel guest'")
+        receiver.terminate()
+        receiver.wait(timeout=20)
         self.assertEqual(self.waiting.status(), "inmigrate")
 
     def test_a_receiver_ends_while_a_stranger_holds_it_up(self):

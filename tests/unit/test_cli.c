@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include <criterion/criterion.h>
+#include <criterion/redirect.h>
 #include <string.h>
 
 Test(cli, texts_in_json_are_utf8_whatever_they_were)
@@ -60,4 +61,26 @@ Test(cli, the_progress_line_says_what_is_waited_for)
 	status.waits_for_sync = true;
 	progress_line(&status, 60, line);
 	cr_assert(strstr(line, "syncing images"), "%s", line);
+}
+
+Test(cli, a_phase_that_is_long_is_told_again, .init = cr_redirect_stdout)
+{
+	static const struct gw_status copying = { .state = GW_STATE_BULK, .is_source = true, .elapsed_ns = 1000000000 };
+	static const struct gw_status syncing = { .state = GW_STATE_ROUNDS, .is_source = true, .elapsed_ns = 12000000000,
+						  .waits_for_sync = true };
+	struct report report;
+
+	report_init(&report, OUTPUT_AUTO, "web");
+	report_progress(&report, &copying);
+	report_progress(&report, &copying); /* too soon */
+	report.last_ns -= 11 * GW_NS_PER_S;
+	report_progress(&report, &copying);
+	report_progress(&report, &syncing);
+	report_step(&report, "reading '%s'", "disk0/1");
+	fflush(stdout);
+	cr_assert_stdout_eq_str("   1.000 s  bulk        round 0  0 B sent, 0 MiB left, dirty 0 MiB/s\n"
+				"   1.000 s  bulk        round 0  0 B sent, 0 MiB left, dirty 0 MiB/s\n"
+				"  12.000 s  rounds      round 0  0 B sent, 0 MiB left, dirty 0 MiB/s, waiting for the images to be "
+				"synced there\n"
+				"reading 'disk0/1'\n");
 }
