@@ -268,6 +268,17 @@ class Vms(unittest.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("a symbolic link to /nowhere/disk.img, which does not exist", done.stderr)
 
+    def test_a_hook_ignores_no_signals(self):
+        with vmlab.Lab() as lab:
+            lab.a.vm(**IDLE)
+            lab.b.vm(incoming=True, **IDLE)
+            said = lab.folder / "said"
+            receiver, port = lab.b.receive("guest", "--hook", f"grep -E 'Sig(Ign|Blk)' /proc/self/status >{said}")
+            self.assertEqual(lab.a.godwit("migrate", "guest", f"127.0.0.1:{port}").returncode, 0)
+            self.assertEqual(receiver.wait(timeout=30), 0)
+            masks = [int(line.split()[1], 16) & ~(3 << 31) for line in said.read_text().splitlines()]  # 32 and 33 are the C library's
+            self.assertEqual(masks, [0, 0])
+
     @unittest.skipIf(os.geteuid() != 0, "another user is needed")
     def test_a_vm_of_another_user(self):
         with tempfile.TemporaryDirectory() as folder:
