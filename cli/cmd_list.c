@@ -33,7 +33,8 @@ static void find_activity(const char *name, char *activity, size_t bytes, json_t
 	}
 }
 
-static void print_one(const char *name, json_t *array)
+/* @readable: whether this user may look into the VM's folder. */
+static void print_one(const char *name, bool readable, json_t *array)
 {
 	struct gw_error error = { 0 };
 	char state[32] = "?", size[24];
@@ -41,8 +42,8 @@ static void print_one(const char *name, json_t *array)
 	char activity[160];
 	json_t *address = NULL;
 
-	if (gw_vmm_peek(name, state, sizeof(state), &ram_bytes, &error) < 0)
-		snprintf(state, sizeof(state), "no answer");
+	if (!readable || gw_vmm_peek(name, state, sizeof(state), &ram_bytes, &error) < 0)
+		snprintf(state, sizeof(state), "%s", readable ? "no answer" : "no access");
 	find_activity(name, activity, sizeof(activity), &address);
 	if (array) {
 		json_t *one = json_pack("{s:o, s:o, s:I, s:s}", "name", json_text(name), "state", json_text(state), "ram_bytes",
@@ -74,9 +75,12 @@ int cmd_list(const struct command *command, int argc, char **argv)
 	else
 		printf("%-24s %-12s %10s  %s\n", "NAME", "STATE", "RAM", "ACTIVITY");
 	folder = opendir(gw_vmm_run_root());
-	while (folder && (entry = readdir(folder)))
-		if (gw_vmm_name_of(entry->d_name, name) == 0 && gw_vmm_is_alive(name) > 0)
-			print_one(name, array);
+	while (folder && (entry = readdir(folder))) {
+		int known = gw_vmm_name_of(entry->d_name, name), alive = known == 0 ? gw_vmm_is_alive(name) : known;
+
+		if (alive > 0 || alive == -EACCES) /* another user's, which may run */
+			print_one(known == 0 ? name : entry->d_name, alive > 0, array);
+	}
 	if (folder)
 		closedir(folder);
 	if (array) {

@@ -295,6 +295,7 @@ static int migrate_detached(const struct command *command, struct plan *plan)
 	log = open_log(plan);
 	if (log < 0 || pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
 		complain(command, "cannot detach: %s", strerror(log < 0 ? -log : errno));
+		(void)unlink(plan->log);
 		return EXIT_FAILED;
 	}
 	if (child == 0) {

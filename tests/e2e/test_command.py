@@ -292,6 +292,9 @@ class Vms(unittest.TestCase):
                                       capture_output=True, text=True)
                 self.assertEqual(done.returncode, 5, done.stderr)
                 self.assertIn("another user's", done.stderr, args)
+            done = subprocess.run([godwit, "list"], env=dict(os.environ, GODWIT_RUN_DIR=f"{folder}/run"), user="nobody",
+                                  capture_output=True, text=True)
+            self.assertRegex(done.stdout, "web +no access")
 
 
 if __name__ == "__main__":
