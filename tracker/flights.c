@@ -7,11 +7,10 @@
  */
 #include "tracker/flights.h"
 
+#include "tracker/rawmem.h"
+
 #include <errno.h>
 #include <stddef.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define FIRST_ROOM 512u
 #define CHUNK_BUFFERS 15u
@@ -21,20 +20,6 @@ struct flight_chunk {
 	struct flight_chunk *next;
 	struct iovec buffers[CHUNK_BUFFERS];
 };
-
-/* Past libc, whose functions an allocator may have taken over. */
-static void *map(size_t bytes)
-{
-	long at = syscall(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
-
-	return at == -1 ? NULL : (void *)(uintptr_t)at;
-}
-
-static void unmap(void *at, size_t bytes)
-{
-	if (at)
-		(void)syscall(SYS_munmap, at, bytes);
-}
 
 static unsigned home(const struct flights *flights, uint64_t key)
 {
@@ -71,13 +56,13 @@ static int grow(struct flights *flights)
 {
 	struct flights more = { .room = flights->room ? flights->room * 2 : FIRST_ROOM };
 
-	more.places = map(more.room * sizeof(*more.places));
+	more.places = gw_raw_alloc(more.room * sizeof(*more.places));
 	if (!more.places)
 		return -ENOMEM;
 	for (unsigned i = 0; i < flights->room; i++)
 		if (flights->places[i].used)
 			place(&more, &flights->places[i]);
-	unmap(flights->places, flights->room * sizeof(*flights->places));
+	gw_raw_free(flights->places, flights->room * sizeof(*flights->places));
 	flights->places = more.places;
 	flights->room = more.room;
 	return 0;
@@ -88,7 +73,7 @@ static struct flight_chunk *take_chunk(struct flights *flights)
 	struct flight_chunk *chunk = flights->free;
 
 	if (!chunk) {
-		struct flight_chunk *slab = map(SLAB_CHUNKS * sizeof(*slab));
+		struct flight_chunk *slab = gw_raw_alloc(SLAB_CHUNKS * sizeof(*slab));
 
 		if (!slab)
 			return NULL;
@@ -195,9 +180,9 @@ void flights_clear(struct flights *flights)
 	while (slab) {
 		struct flight_chunk *after = slab->next;
 
-		unmap(slab, SLAB_CHUNKS * sizeof(*slab));
+		gw_raw_free(slab, SLAB_CHUNKS * sizeof(*slab));
 		slab = after;
 	}
-	unmap(flights->places, flights->room * sizeof(*flights->places));
+	gw_raw_free(flights->places, flights->room * sizeof(*flights->places));
 	*flights = (struct flights){ .places = NULL };
 }

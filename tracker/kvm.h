@@ -81,10 +81,10 @@ void gw_kvm_park_by(int (*park)(void), void (*unpark)(void));
 /*
  * Call before reading /proc/self/maps.  With @alias each slot over shared memory gets its alias, while virtual processors are
  * parked for some milliseconds.  Until gw_kvm_release() no further alias is made unless KVM's log covers it.  None is unmapped:
- * writes through it are recorded in its page table alone, so that of a deleted slot stays.  Return: 0 or -ENOMEM.  Slots that
- * could not get an alias are no failure: gw_kvm_log_start() says so.
+ * writes through it are recorded in its page table alone, so that of a deleted slot stays.  Slots that could not get an alias
+ * are no failure: gw_kvm_log_start() says so.
  */
-GW_MUST_CHECK int gw_kvm_hold(bool alias);
+void gw_kvm_hold(bool alias);
 /* Gives slots back where the VMM put them.  Return: 0, or -errno: some are at their aliases still, so call it again later. */
 int gw_kvm_release(void);
 
@@ -108,8 +108,7 @@ typedef int gw_kvm_file(uint64_t addr, uint64_t *offset);
 
 /*
  * How many bytes from @addr on are mapped shared and writable and are one file's, in its order.  mremap() looks at the first page
- * alone: a slot over more than that would have an alias of what follows in the first file.  What it says is kept, as devices are
- * loaded in the blackout and make slots: it is asked anew of what was unmapped, and not of what is mapped over.
+ * alone: a slot over more than that would have an alias of what follows in the first file.  Both are called without a lock.
  */
 typedef uint64_t gw_kvm_row(uint64_t addr);
 void gw_kvm_find_files(gw_kvm_file *find, gw_kvm_row *row);

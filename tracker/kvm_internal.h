@@ -32,22 +32,19 @@ struct kvm_slot {
 	struct gw_bitmap marked; /* set in KVM and reported, not armed */
 };
 
-/* Under kvm.lock. */
+#define KVM_SLOTS 2048u /* QEMU has some 500 at most, and some of them twice; others get no alias */
+
+/* Under kvm.lock.  With it held nothing is called but system calls: an allocator may call our hooks. */
 struct kvm {
 	pthread_mutex_t lock;
 	gw_kvm_real *real;
 	struct kvm_vm vms[8];
 	unsigned vm_count;
-	struct kvm_slot *slots;
-	unsigned slot_count, slot_room;
+	struct kvm_slot slots[KVM_SLOTS];
+	unsigned slot_count;
 	bool no_alias;
 	gw_kvm_file *find_file;
 	gw_kvm_row *row;
-	struct kvm_span {
-		uint64_t start, end;
-	} rows[8]; /* what it said last, until the VMM unmaps some of it */
-	unsigned next_row;
-
 	int (*park)(void);
 	void (*unpark)(void);
 	int no_alias_why; /* of the last gw_kvm_hold() */
@@ -55,8 +52,8 @@ struct kvm {
 	bool held; /* gw_kvm_hold() */
 	struct kvm_grave {
 		uint64_t addr, bytes;
-	} *graves; /* aliases of slots that went while held */
-	unsigned grave_count, grave_room;
+	} graves[KVM_SLOTS]; /* aliases of slots that went while held */
+	unsigned grave_count;
 	const struct gw_wp_segment *watched; /* gw_kvm_watch() */
 	unsigned watched_count;
 	bool unmapped; /* some of it was */
@@ -65,11 +62,12 @@ struct kvm {
 	const struct gw_wp_segment *segments;
 	unsigned segment_count;
 	struct gw_bitmap *shared;
-	uint32_t page_bytes;
 	int failure; /* a slot could not be logged */
 };
 
 extern struct kvm kvm;
+
+uint64_t kvm_page_bytes(void);
 
 static inline bool slot_logs_for_vmm(const struct kvm_slot *slot)
 {
@@ -78,6 +76,9 @@ static inline bool slot_logs_for_vmm(const struct kvm_slot *slot)
 
 /* Sets a slot in KVM as it is, with @flags.  Return: as ioctl(2). */
 int kvm_set_slot(const struct kvm_slot *slot, uint32_t flags, uint64_t addr, uint64_t bytes);
+
+/* Whether slots that come are to be logged, for who has no lock. */
+void kvm_expect_slots(bool expected);
 
 /* Whether a slot lies over a region that is tracked, and may be written to; then slot->region and first_page are set. */
 bool log_covers(struct kvm_slot *slot);

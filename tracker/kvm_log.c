@@ -15,6 +15,7 @@
 #include "tracker/kvm_internal.h"
 
 #include "base/cleanup.h"
+#include "tracker/rawmem.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@
 
 static uint64_t pages_of(const struct kvm_slot *slot)
 {
-	return slot->bytes / (uint64_t)sysconf(_SC_PAGESIZE);
+	return slot->bytes / kvm_page_bytes();
 }
 
 static void add_words(struct gw_bitmap *to, const struct gw_bitmap *from)
@@ -37,7 +38,7 @@ static void add_words(struct gw_bitmap *to, const struct gw_bitmap *from)
 /* Return: 0, or -ENOMEM. */
 static int want_for_vmm(struct kvm_slot *slot)
 {
-	return slot->for_vmm.words ? 0 : gw_bitmap_new(&slot->for_vmm, pages_of(slot));
+	return slot->for_vmm.words ? 0 : gw_raw_bitmap_new(&slot->for_vmm, pages_of(slot));
 }
 
 static int get(const struct kvm_slot *slot, void *bitmap)
@@ -95,7 +96,7 @@ static uint64_t mark(const struct kvm_slot *slot)
 
 bool log_covers(struct kvm_slot *slot)
 {
-	uint64_t page = kvm.page_bytes;
+	uint64_t page = kvm_page_bytes();
 
 	for (unsigned i = 0; i < kvm.segment_count && !(slot->flags & KVM_MEM_READONLY); i++) {
 		const struct gw_wp_segment *segment = &kvm.segments[i];
@@ -112,10 +113,10 @@ bool log_covers(struct kvm_slot *slot)
 static int begin(struct kvm_slot *slot, bool fresh)
 {
 	bool all_set = fresh && (slot->vm->manual & KVM_DIRTY_LOG_INITIALLY_SET);
-	int rc = gw_bitmap_new(&slot->log, pages_of(slot));
+	int rc = gw_raw_bitmap_new(&slot->log, pages_of(slot));
 
 	if (rc == 0)
-		rc = gw_bitmap_new(&slot->marked, pages_of(slot));
+		rc = gw_raw_bitmap_new(&slot->marked, pages_of(slot));
 	slot->logged = true;
 	if (rc == 0 && all_set)
 		gw_bitmap_set_range(&slot->marked, 0, pages_of(slot));
@@ -146,8 +147,8 @@ int log_begin(struct kvm_slot *slot, bool fresh)
 void log_end(struct kvm_slot *slot)
 {
 	slot->logged = false;
-	gw_bitmap_free(&slot->log);
-	gw_bitmap_free(&slot->marked);
+	gw_raw_bitmap_free(&slot->log);
+	gw_raw_bitmap_free(&slot->marked);
 }
 
 void log_lost(const struct kvm_slot *slot)
@@ -194,26 +195,26 @@ int log_moving(struct kvm_slot *slot)
 		return 0;
 	rc = want_for_vmm(slot);
 	if (rc == 0)
-		rc = gw_bitmap_new(&now, pages_of(slot));
+		rc = gw_raw_bitmap_new(&now, pages_of(slot));
 	if (rc < 0)
 		return rc;
 	rc = get(slot, now.words);
 	if (rc == 0)
 		add_words(&slot->for_vmm, &now);
-	gw_bitmap_free(&now);
+	gw_raw_bitmap_free(&now);
 	return rc;
 }
 
 static int clear_all(const struct kvm_slot *slot)
 {
 	struct gw_bitmap all;
-	int rc = gw_bitmap_new(&all, pages_of(slot));
+	int rc = gw_raw_bitmap_new(&all, pages_of(slot));
 
 	if (rc < 0)
 		return rc;
 	gw_bitmap_set_range(&all, 0, all.bits);
 	rc = clear_bits(slot, all.words, 0, (all.bits + 63) / 64);
-	gw_bitmap_free(&all);
+	gw_raw_bitmap_free(&all);
 	return rc;
 }
 
@@ -239,7 +240,7 @@ static int start_slot(struct kvm_slot *slot, struct gw_error *error)
 		(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes);
 	if (rc < 0)
 		gw_error_set(error, rc, "KVM's log of slot %u (%llu MiB): %s", slot->id, (unsigned long long)slot->bytes >> 20,
-			     strerror(-rc));
+			     strerrordesc_np(-rc));
 	return rc;
 }
 
@@ -257,6 +258,7 @@ static void stop(void)
 	for (unsigned i = 0; i < kvm.vm_count; i++)
 		go_manual(&kvm.vms[i], kvm.vms[i].vmm_manual);
 	kvm.logging = false;
+	kvm_expect_slots(false);
 }
 
 int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared, struct gw_error *error)
@@ -268,14 +270,14 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
 	if (kvm.no_alias_why < 0)
 		return gw_error_set(error, kvm.no_alias_why, "virtual processors do not leave KVM, so that its slots cannot be changed: %s",
-				    strerror(-kvm.no_alias_why));
+				    strerrordesc_np(-kvm.no_alias_why));
 	rc = 0;
 	kvm.segments = segments;
 	kvm.segment_count = count;
 	kvm.shared = shared;
-	kvm.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	kvm.failure = 0;
 	kvm.logging = true;
+	kvm_expect_slots(true);
 	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++) {
 		if (!kvm.slots[i].moved || !log_covers(&kvm.slots[i]))
 			continue;
@@ -314,13 +316,13 @@ int64_t gw_kvm_log_collect(struct gw_error *error)
 
 	GW_LOCK_SCOPE(&kvm.lock);
 	if (kvm.failure)
-		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerror(-kvm.failure));
+		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerrordesc_np(-kvm.failure));
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		struct kvm_slot *slot = &kvm.slots[i];
 		int rc = slot->logged ? get(slot, slot->log.words) : 0;
 
 		if (rc < 0)
-			return gw_error_set(error, rc, "KVM's log of slot %u: %s", slot->id, strerror(-rc));
+			return gw_error_set(error, rc, "KVM's log of slot %u: %s", slot->id, strerrordesc_np(-rc));
 		if (!slot->logged)
 			continue;
 		pages += mark(slot);
@@ -363,7 +365,7 @@ int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct 
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	if (kvm.failure)
-		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerror(-kvm.failure));
+		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerrordesc_np(-kvm.failure));
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		struct kvm_slot *slot = &kvm.slots[i];
 		uint64_t from = first_page > slot->first_page ? first_page : slot->first_page, to = first_page + pages;
@@ -376,7 +378,7 @@ int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct 
 		if (from < to)
 			rc = arm_slot(slot, from - slot->first_page, to - slot->first_page);
 		if (rc < 0)
-			return gw_error_set(error, rc, "KVM's log of slot %u cannot be cleared: %s", slot->id, strerror(-rc));
+			return gw_error_set(error, rc, "KVM's log of slot %u cannot be cleared: %s", slot->id, strerrordesc_np(-rc));
 	}
 	return 0;
 }

@@ -12,12 +12,13 @@
  * Without aliases a guest is in nothing different from one without us: its memory is mapped and counted once, and KVM reports
  * memory errors at the VMM's own addresses.  With them gw_kvm_vmm_address() leads back.
  *
- * One lock is held from before KVM is asked until what it did is written down.
+ * One lock is held from before KVM is asked until what it did is written down.  Files are looked for before it is taken.
  */
 #include "tracker/kvm_internal.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "tracker/rawmem.h"
 
 #include <errno.h>
 #include <linux/magic.h>
@@ -38,16 +39,28 @@
 #define PARK_PAUSE_NS (50 * GW_NS_PER_MS)
 
 struct kvm kvm = { .lock = PTHREAD_MUTEX_INITIALIZER };
-/* The short way out of gw_kvm_unmapped(): how many aliases there are, and whether the VMM's memory is watched or looked at. */
+/* Read without the lock: how many aliases there are, whether the VMM's memory is watched, whether new slots are to be logged. */
 static _Atomic unsigned aliases;
-static _Atomic bool watching, has_rows;
+static _Atomic bool watching, logging;
 
 /* What the VMM points at may be no memory at all: KVM would say EFAULT, and so do we.  Return: whether it could be read. */
 static bool read_argument(void *to, const void *from, size_t bytes)
 {
 	struct iovec local = { to, bytes }, remote = { (void *)(uintptr_t)from, bytes };
 
-	return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)bytes;
+	return syscall(SYS_process_vm_readv, getpid(), &local, 1L, &remote, 1L, 0L) == (long)bytes;
+}
+
+static uint64_t page_bytes;
+
+uint64_t kvm_page_bytes(void)
+{
+	return page_bytes;
+}
+
+__attribute__((constructor)) static void learn_page_bytes(void)
+{
+	page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 /* --- the tables ------------------------------------------------------------------------------------------ */
@@ -73,18 +86,17 @@ static struct kvm_slot *find_slot(int fd, uint32_t id)
 
 static struct kvm_slot *add_slot(const struct kvm_slot *slot)
 {
-	if (kvm.slot_count == kvm.slot_room) {
-		unsigned room = kvm.slot_room ? kvm.slot_room * 2 : 64;
-		struct kvm_slot *more = realloc(kvm.slots, room * sizeof(*more));
-
-		if (!more)
-			return NULL;
-		kvm.slots = more;
-		kvm.slot_room = room;
-	}
+	if (kvm.slot_count == KVM_SLOTS)
+		return NULL;
 	kvm.slots[kvm.slot_count] = *slot;
 	return &kvm.slots[kvm.slot_count++];
 }
+
+/* What an alias needs to know of the memory at an address: how much of it is one file's, in order; and the file, of huge pages. */
+struct back {
+	uint64_t row, offset, huge_bytes; /* huge_bytes 0: pages are not huge */
+	int fd;
+};
 
 /* --- aliases --------------------------------------------------------------------------------------------- */
 
@@ -101,34 +113,48 @@ static void unmap(uint64_t addr, uint64_t bytes)
  */
 static bool map_again(uint64_t hva, uint64_t bytes, uint64_t at)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	void *tried = mremap((void *)(uintptr_t)hva, 0, page, MREMAP_MAYMOVE);
+	long tried = syscall(SYS_mremap, hva, 0L, page_bytes, MREMAP_MAYMOVE, 0L);
 
-	if (tried == MAP_FAILED)
+	if (tried == -1)
 		return false;
-	unmap((uintptr_t)tried, page);
-	return mremap((void *)(uintptr_t)hva, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at) != MAP_FAILED;
+	unmap((uint64_t)tried, page_bytes);
+	return syscall(SYS_mremap, hva, 0L, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) != -1;
 }
 
 /*
  * The same by the file, for huge pages, of which only whole ones can be mapped: so more may be mapped than asked for, but
  * nothing outside of [room, end).
  */
-static bool map_huge(struct kvm_slot *slot, uint64_t at, uint64_t room, uint64_t end)
+static bool map_huge(struct kvm_slot *slot, const struct back *back, uint64_t at, uint64_t room, uint64_t end)
 {
-	uint64_t offset, before, huge_bytes;
-	int fd GW_CLEANUP_CLOSE = kvm.find_file ? kvm.find_file(slot->hva, &offset) : -1;
+	uint64_t before;
+
+	if (back->huge_bytes == 0)
+		return false;
+	before = back->offset % back->huge_bytes;
+	slot->map_addr = at - before;
+	slot->map_bytes = (before + slot->bytes + back->huge_bytes - 1) / back->huge_bytes * back->huge_bytes;
+	return at >= room + before && slot->map_bytes <= end - slot->map_addr && slot->map_addr % back->huge_bytes == 0 &&
+	       syscall(SYS_mmap, slot->map_addr, slot->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, back->fd,
+		       back->offset - before) != -1;
+}
+
+/* Learns it, without the lock. */
+static struct back learn(uint64_t hva)
+{
+	struct back back = { .fd = kvm.find_file ? kvm.find_file(hva, &back.offset) : -1, .row = kvm.row ? kvm.row(hva) : UINT64_MAX };
 	struct statfs fs;
 
-	if (fd < 0 || fstatfs(fd, &fs) < 0 || fs.f_type != HUGETLBFS_MAGIC)
-		return false;
-	huge_bytes = (uint64_t)fs.f_bsize;
-	before = offset % huge_bytes;
-	slot->map_addr = at - before;
-	slot->map_bytes = (before + slot->bytes + huge_bytes - 1) / huge_bytes * huge_bytes;
-	return at >= room + before && slot->map_bytes <= end - slot->map_addr && slot->map_addr % huge_bytes == 0 &&
-	       mmap((void *)(uintptr_t)slot->map_addr, slot->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-		    (off_t)(offset - before)) != MAP_FAILED;
+	if (back.fd >= 0 && fstatfs(back.fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC)
+		back.huge_bytes = (uint64_t)fs.f_bsize;
+	return back;
+}
+
+static void forget(struct back *back)
+{
+	if (back->fd >= 0)
+		close(back->fd);
+	back->fd = -1;
 }
 
 /* --- where an alias leads, for handlers of signals ---------------------------------------------------------- */
@@ -169,53 +195,33 @@ uint64_t gw_kvm_vmm_address(uint64_t addr)
 
 /* --- making them -------------------------------------------------------------------------------------------- */
 
-static bool lies_in(const struct kvm_span *row, uint64_t hva, uint64_t bytes)
-{
-	return hva >= row->start && hva < row->end && bytes <= row->end - hva;
-}
-
-static bool is_one_file(uint64_t hva, uint64_t bytes)
-{
-	struct kvm_span row = { hva, hva };
-
-	for (size_t i = 0; i < sizeof(kvm.rows) / sizeof(kvm.rows[0]); i++)
-		if (lies_in(&kvm.rows[i], hva, bytes))
-			return true;
-	row.end += kvm.row(hva);
-	if (row.end > hva) {
-		kvm.rows[kvm.next_row++ % (sizeof(kvm.rows) / sizeof(kvm.rows[0]))] = row;
-		atomic_store(&has_rows, true);
-	}
-	return lies_in(&row, hva, bytes);
-}
-
 /* Maps the slot's pages once more, if that can be: then slot->alias is where. */
-static void make_alias(struct kvm_slot *slot)
+static void make_alias(struct kvm_slot *slot, const struct back *back)
 {
 	uint64_t hva = slot->hva, bytes = slot->bytes, align, room, at, end;
-	void *got;
+	long got;
 
 	align = bytes >= GIANT_BYTES ? GIANT_BYTES : HUGE_BYTES;
-	if (kvm.no_alias || slot->flags & KVM_MEM_READONLY || bytes == 0 || bytes > UINT64_MAX - 3 * align || hva % (uint64_t)sysconf(_SC_PAGESIZE) != 0 ||
-	    (kvm.row && !is_one_file(hva, bytes)))
+	if (kvm.no_alias || slot->flags & KVM_MEM_READONLY || bytes == 0 || bytes > UINT64_MAX - 3 * align ||
+	    hva % page_bytes != 0 || bytes > back->row)
 		return;
 	/* Room on both sides, for what is left of the huge pages at its ends. */
-	got = mmap(NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (got == MAP_FAILED)
+	got = syscall(SYS_mmap, NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0L);
+	if (got == -1)
 		return;
-	room = (uint64_t)(uintptr_t)got;
+	room = (uint64_t)got;
 	end = room + bytes + 3 * align;
 	at = room + align + (hva - room) % align;
 	slot->map_addr = at;
 	slot->map_bytes = bytes;
-	if (!map_again(hva, bytes, at) && !map_huge(slot, at, room, end)) {
+	if (!map_again(hva, bytes, at) && !map_huge(slot, back, at, room, end)) {
 		unmap(room, end - room);
 		return;
 	}
 	unmap(room, slot->map_addr - room);
 	unmap(slot->map_addr + slot->map_bytes, end - (slot->map_addr + slot->map_bytes));
-	(void)madvise((void *)(uintptr_t)slot->map_addr, slot->map_bytes, MADV_DONTDUMP);
-	(void)madvise((void *)(uintptr_t)slot->map_addr, slot->map_bytes, MADV_DONTFORK);
+	(void)syscall(SYS_madvise, slot->map_addr, slot->map_bytes, MADV_DONTDUMP);
+	(void)syscall(SYS_madvise, slot->map_addr, slot->map_bytes, MADV_DONTFORK);
 	if (!add_lead(at, bytes, hva)) {
 		unmap(slot->map_addr, slot->map_bytes);
 		return;
@@ -242,7 +248,7 @@ static void drop_alias(struct kvm_slot *slot)
 /* The alias of a slot that KVM has no more.  Write protection may watch it, if KVM's log does not: then it stays for now. */
 static void retire_alias(struct kvm_slot *slot)
 {
-	if (!slot->alias || !kvm.held || slot->logged || kvm.grave_count == kvm.grave_room) {
+	if (!slot->alias || !kvm.held || slot->logged || kvm.grave_count == KVM_SLOTS) {
 		drop_alias(slot);
 		return;
 	}
@@ -294,11 +300,11 @@ static bool cut(uint64_t *addr, uint64_t *end, uint64_t start, uint64_t bytes)
 
 void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from, to;
+	uint64_t from, to;
 
-	if ((atomic_load(&aliases) == 0 && !atomic_load(&watching) && !atomic_load(&has_rows)) || bytes == 0)
+	if ((atomic_load(&aliases) == 0 && !atomic_load(&watching)) || bytes == 0)
 		return;
-	bytes = (bytes + page - 1) / page * page; /* the kernel has found it to be whole otherwise */
+	bytes = (bytes + page_bytes - 1) / page_bytes * page_bytes; /* the kernel has found it to be whole otherwise */
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		const struct kvm_slot *slot = &kvm.slots[i];
@@ -306,11 +312,6 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 		from = addr, to = addr + bytes;
 		if (slot->alias && cut(&from, &to, slot->hva, slot->bytes))
 			empty_alias(slot->alias + (from - slot->hva), to - from);
-	}
-	for (size_t i = 0; i < sizeof(kvm.rows) / sizeof(kvm.rows[0]); i++) {
-		from = addr, to = addr + bytes;
-		if (cut(&from, &to, kvm.rows[i].start, kvm.rows[i].end - kvm.rows[i].start))
-			kvm.rows[i].end = kvm.rows[i].start;
 	}
 	for (unsigned i = 0; i < kvm.watched_count; i++) {
 		from = addr, to = addr + bytes;
@@ -333,7 +334,7 @@ static void forget_all(void)
 {
 	atomic_store(&aliases, 0);
 	atomic_store(&watching, false);
-	atomic_store(&has_rows, false);
+	atomic_store(&logging, false);
 	kvm.slot_count = kvm.watched_count = 0;
 	unlock();
 }
@@ -430,18 +431,46 @@ static int park(void)
 	return rc;
 }
 
-/* An alias for each slot.  Return: 0, or -errno: then there is none. */
-static int give_aliases(void)
+/* Slots to get an alias, and what was learned of their memory without the lock.  Only gw_kvm_hold() has it. */
+static struct candidate {
+	int vm;
+	uint32_t id;
+	uint64_t hva, bytes;
+	struct back back;
+} candidates[KVM_SLOTS];
+
+static unsigned list_candidates(void)
+{
+	GW_LOCK_SCOPE(&kvm.lock);
+	for (unsigned i = 0; i < kvm.slot_count; i++)
+		candidates[i] = (struct candidate){ kvm.slots[i].vm->fd, kvm.slots[i].id, kvm.slots[i].hva, kvm.slots[i].bytes,
+						    { .fd = -1 } };
+	return kvm.slot_count;
+}
+
+/* Makes aliases of the slots that are still there.  Return: how many. */
+static unsigned make_aliases(unsigned count)
 {
 	unsigned made = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		const struct candidate *candidate = &candidates[i];
+		struct kvm_slot *slot = find_slot(candidate->vm, candidate->id);
+
+		if (!slot || slot->alias || slot->hva != candidate->hva || slot->bytes != candidate->bytes)
+			continue;
+		make_alias(slot, &candidate->back);
+		made += slot->alias != 0;
+	}
+	return made;
+}
+
+/* An alias for each slot.  Return: 0, or -errno: then there is none. */
+static int give_aliases(unsigned count)
+{
 	int rc;
 
-	for (unsigned i = 0; i < kvm.slot_count; i++)
-		if (!kvm.slots[i].alias) {
-			make_alias(&kvm.slots[i]);
-			made += kvm.slots[i].alias != 0;
-		}
-	if (made == 0)
+	if (make_aliases(count) == 0)
 		return 0;
 	rc = park();
 	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++)
@@ -488,18 +517,22 @@ static int take_aliases(uint64_t start, uint64_t end)
 	return rc;
 }
 
-int gw_kvm_hold(bool alias)
+static void hold(bool alias, unsigned count)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
-	if (kvm.held)
-		return 0;
-	kvm.graves = calloc(kvm.slot_count + 1, sizeof(*kvm.graves));
-	if (!kvm.graves)
-		return -ENOMEM;
-	kvm.grave_room = kvm.slot_count + 1;
 	kvm.held = true;
-	kvm.no_alias_why = alias && log_can_be_had() ? give_aliases() : 0;
-	return 0;
+	kvm.no_alias_why = alias && log_can_be_had() ? give_aliases(count) : 0;
+}
+
+void gw_kvm_hold(bool alias)
+{
+	unsigned count = alias ? list_candidates() : 0;
+
+	for (unsigned i = 0; i < count; i++)
+		candidates[i].back = learn(candidates[i].hva);
+	hold(alias, count);
+	for (unsigned i = 0; i < count; i++)
+		forget(&candidates[i].back);
 }
 
 int gw_kvm_release(void)
@@ -507,9 +540,7 @@ int gw_kvm_release(void)
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.grave_count; i++)
 		unmap_alias(kvm.graves[i].addr, kvm.graves[i].bytes);
-	free(kvm.graves);
-	kvm.graves = NULL;
-	kvm.grave_count = kvm.grave_room = kvm.watched_count = 0;
+	kvm.grave_count = kvm.watched_count = 0;
 	kvm.held = kvm.unmapped = false;
 	atomic_store(&watching, false);
 	return take_aliases(0, UINT64_MAX);
@@ -524,12 +555,12 @@ static void forget_slot(struct kvm_slot *slot)
 		log_lost(slot);
 		log_end(slot);
 	}
-	gw_bitmap_free(&slot->for_vmm);
+	gw_raw_bitmap_free(&slot->for_vmm);
 	*slot = kvm.slots[--kvm.slot_count];
 }
 
 /* A slot that was not there.  Return: as ioctl(2). */
-static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_region2 *wanted)
+static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_region2 *wanted, const struct back *back)
 {
 	struct kvm_slot slot = {
 		.vm = vm,
@@ -545,7 +576,7 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 
 	covered = kvm.logging && log_covers(&slot);
 	if (covered)
-		make_alias(&slot);
+		make_alias(&slot, back);
 	covered = covered && slot.alias;
 	slot.moved = slot.alias != 0;
 	if (slot.alias)
@@ -588,11 +619,11 @@ static int change_slot(struct kvm_slot *slot, unsigned long request, struct gw_k
 	if (begins && (slot->logged ? log_vmm_begins(slot) : log_begins_elsewhere(slot)) < 0)
 		kvm.failure = -EIO;
 	if (!(flags & KVM_MEM_LOG_DIRTY_PAGES))
-		gw_bitmap_free(&slot->for_vmm);
+		gw_raw_bitmap_free(&slot->for_vmm);
 	return rc;
 }
 
-static int set_region(int fd, unsigned long request, void *argument)
+static int set_region(int fd, unsigned long request, void *argument, const struct back *back)
 {
 	struct gw_kvm_region2 wanted = { 0 };
 	size_t bytes = request == KVM_SET_USER_MEMORY_REGION ? sizeof(struct kvm_userspace_memory_region) : sizeof(wanted);
@@ -606,7 +637,7 @@ static int set_region(int fd, unsigned long request, void *argument)
 	if (wanted.memory_size > 0 && slot)
 		return change_slot(slot, request, &wanted);
 	if (wanted.memory_size > 0 && !(request == KVM_SET_USER_MEMORY_REGION2 && wanted.flags & KVM_MEM_GUEST_MEMFD))
-		return create_slot(vm, request, &wanted);
+		return create_slot(vm, request, &wanted, back);
 	rc = kvm.real(fd, request, argument);
 	if (rc == 0 && slot)
 		forget_slot(slot);
@@ -687,17 +718,16 @@ static int register_uffd(int fd, void *argument)
 	return rc;
 }
 
-int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real)
+static int do_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real, const struct back *back)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	kvm.real = real;
-	request = (uint32_t)request;
 	switch (request) {
 	case KVM_CREATE_VM:
 		return create_vm(fd, argument);
 	case KVM_SET_USER_MEMORY_REGION:
 	case KVM_SET_USER_MEMORY_REGION2:
-		return set_region(fd, request, argument);
+		return set_region(fd, request, argument, back);
 	case KVM_GET_DIRTY_LOG:
 		return get_log(fd, argument);
 	case KVM_CLEAR_DIRTY_LOG:
@@ -709,4 +739,27 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 	default:
 		return real(fd, request, argument);
 	}
+}
+
+void kvm_expect_slots(bool expected)
+{
+	atomic_store(&logging, expected);
+}
+
+int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real)
+{
+	struct kvm_userspace_memory_region region;
+	struct back back = { .fd = -1 };
+	int rc, kept;
+
+	request = (uint32_t)request;
+	/* Both requests begin alike. */
+	if ((request == KVM_SET_USER_MEMORY_REGION || request == KVM_SET_USER_MEMORY_REGION2) && atomic_load(&logging) &&
+	    read_argument(&region, argument, sizeof(region)) && region.memory_size > 0)
+		back = learn(region.userspace_addr);
+	rc = do_ioctl(fd, request, argument, real, &back);
+	kept = errno;
+	forget(&back);
+	errno = kept;
+	return rc;
 }

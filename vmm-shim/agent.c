@@ -182,10 +182,9 @@ static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error
 {
 	static struct mappings now;
 	struct mappings *known = &agent->mappings;
-	int rc = gw_kvm_hold(with_kvm);
+	int rc;
 
-	if (rc < 0)
-		return gw_error_set(error, rc, "no memory to track memory");
+	gw_kvm_hold(with_kvm);
 	rc = mappings_read(&now, error);
 	known->segment_count = 0;
 	for (unsigned k = 0; k < now.segment_count && rc == 0; k++) {

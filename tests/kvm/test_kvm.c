@@ -415,7 +415,7 @@ static void one_migration(void)
 		vmm_does_something(true);
 	check_places();
 	may_park = rnd() % 16 != 0;
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	logged = by_log ? gw_kvm_log_start(&segment, 1, &shared, &error) : 1;
 	cr_assert_eq(logged < 0, by_log && !may_park && has_shared_slot(), "%s", error.text);
 	if (!may_park)
@@ -576,7 +576,7 @@ Test(kvm, without_room_for_an_alias_there_is_none)
 	graves_room = malloc(4096); /* so that the heap need not grow below */
 	free(graves_room);
 	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	limit.rlim_cur = RLIM_INFINITY;
 	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "KVM has it where the VMM put it");
@@ -600,7 +600,7 @@ static uint64_t begin_with_a_slot(void)
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "a guest that does not migrate has no alias");
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
 	return slots[0].addr;
 }
@@ -725,7 +725,7 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	set_slot(0, false);
 	own[1] = (struct own){ .first = 100, .pages = 32 };
 	set_slot(1, false);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	all.range.start = (uintptr_t)memory;
 	cr_assert_eq(ask(UFFDIO_REGISTER, &all), 0);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "it is where the VMM put it");
@@ -735,7 +735,7 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	cr_assert_eq(slots[2].addr, (uintptr_t)memory + 32 * PAGE);
 	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(slots[1].addr, (uintptr_t)memory + 100 * PAGE);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "the VMM is to see what virtual processors touch");
 	end();
 }
@@ -766,7 +766,7 @@ Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_eq(pthread_create(&thread, NULL, ask_slowly, NULL), 0);
 	usleep(50000);
 	child = fork();
@@ -781,16 +781,16 @@ Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
 	end();
 }
 
-/* calloc() of a large piece fails now and then: see --wrap in CMakeLists.txt. */
+/* Memory cannot be had now and then: see --wrap in CMakeLists.txt. */
 static int allocations_left = -1;
-void *__real_calloc(size_t count, size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes)
+int __real_gw_raw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits);
+int __wrap_gw_raw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits);
+int __wrap_gw_raw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits)
 {
 	if (allocations_left == 0)
-		return NULL;
+		return -ENOMEM;
 	allocations_left -= allocations_left > 0;
-	return __real_calloc(count, bytes);
+	return __real_gw_raw_bitmap_new(bitmap, bits);
 }
 
 Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
@@ -804,7 +804,7 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 		begin(1, true, n % 2 ? KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET : 0);
 		own[0] = (struct own){ .first = 0, .pages = 100 };
 		set_slot(0, n % 4 == 3);
-		cr_assert_eq(gw_kvm_hold(true), 0);
+		gw_kvm_hold(true);
 		allocations_left = n / 2;
 		if (gw_kvm_log_start(&segment, 1, &shared, &error) < 0) {
 			failed++;
@@ -826,33 +826,24 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 	cr_assert_geq(failed, 4);
 }
 
-static unsigned rows_read;
-
-static uint64_t count_rows(uint64_t addr)
-{
-	rows_read++;
-	return mappings_row(addr);
-}
-
 Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 {
 	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 16 * PAGE };
 	int other = memfd_create("other", MFD_CLOEXEC);
 
 	begin(1, true, 0);
-	gw_kvm_find_files(mappings_find, count_rows);
+	gw_kvm_find_files(mappings_find, mappings_row);
 	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* two pieces of the map */
 	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	region = (struct kvm_userspace_memory_region){ .slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE };
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 100 * PAGE);
 	*(unsigned char *)(uintptr_t)(slots[0].addr + 15 * PAGE) = 81;
 	cr_assert_eq(memory[115 * PAGE], 81);
 	cr_assert_neq(slots[2].addr, region.userspace_addr);
 	cr_assert_eq(gw_kvm_release(), 0);
-	cr_assert_eq(rows_read, 1, "what is known is not read again");
 	cr_assert(other >= 0 && ftruncate(other, 8 * PAGE) == 0);
 	region.memory_size = 16 * PAGE;
 	gw_kvm_unmapped((uintptr_t)memory + 208 * PAGE, 8 * PAGE);
@@ -860,7 +851,7 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 	region.slot = 1;
 	region.userspace_addr = (uintptr_t)memory + 200 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 100 * PAGE);
 	cr_assert_eq(slots[1].addr, region.userspace_addr);
 	close(other);
@@ -890,7 +881,7 @@ Test(kvm, guest_memfd_is_named)
 	region.userspace_addr = (uintptr_t)memory;
 	cr_assert_eq(gw_kvm_check(&error), 0);
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION2, &region), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "such a slot stays where it is");
 	cr_assert_eq(gw_kvm_check(&error), -EOPNOTSUPP);
 	cr_assert(strstr(error.text, "guest_memfd"));
@@ -904,7 +895,7 @@ Test(kvm, the_longer_request_for_a_slot_has_an_alias_too)
 	begin(1, true, 0);
 	region.userspace_addr = (uintptr_t)memory;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION2, &region), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
 	*(unsigned char *)(uintptr_t)slots[0].addr = 77;
 	cr_assert_eq(memory[0], 77);
@@ -920,7 +911,7 @@ Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
 	begin(1, true, 0);
 	region.userspace_addr = (uintptr_t)memory;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	stale = slots[0].addr;
 	cr_assert_neq(stale, (uintptr_t)memory);
 	cr_assert_eq(gw_kvm_ioctl(3, KVM_CREATE_VM, NULL, play), VM);
@@ -928,7 +919,7 @@ Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
 	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 0, "no slot is left to log");
 	region.userspace_addr = (uintptr_t)memory + 32 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 32 * PAGE);
 	*(unsigned char *)(uintptr_t)slots[0].addr = 78;
 	cr_assert_eq(memory[32 * PAGE], 78, "the alias is of what the new VM asked for");
@@ -970,7 +961,7 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU has below 1 MiB: no whole page */
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	gw_kvm_park_by(play_park, play_unpark);
-	cr_assert_eq(gw_kvm_hold(true), 0);
+	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, region.userspace_addr);
 	cr_assert_eq(slots[0].addr % HUGE, region.userspace_addr % HUGE, "huge pages stay huge");
 	*(unsigned char *)(uintptr_t)(slots[0].addr + 4096) = 77;
