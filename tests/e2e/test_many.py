@@ -78,6 +78,25 @@ class Many(unittest.TestCase):
                     there = (lab.b.folder / disk).read_bytes()
                     self.assertEqual(there, (lab.a.folder / disk).read_bytes() if disk in chosen else b"", disk)
 
+    def test_an_allocator_that_gives_memory_back_by_our_hooks(self):
+        """The agent lives on, and so does the VMM: fork() takes the shim's locks."""
+        with vmlab.Lab() as lab:
+            lab.a.env["LD_PRELOAD"] = str(vmlab.BUILD / "tests" / "libunmaps.so")
+            lab.b.env["LD_PRELOAD"] = lab.a.env["LD_PRELOAD"]
+            source, destination = self.pair(lab)
+            del lab.a.env["LD_PRELOAD"], lab.b.env["LD_PRELOAD"]
+            for ends, fault in ((1, ["--fault", "cut@40"]), (0, [])):
+                receiver, port = lab.b.receive("guest", "--quiet")
+                sender = lab.a.start("migrate", "--quiet", *fault, "guest", f"127.0.0.1:{port}")
+                _, err = sender.communicate(timeout=120)
+                receiver.communicate(timeout=60)
+                self.assertEqual(sender.returncode, ends, err)
+            destination.qmp("migrate", uri="exec:cat >/dev/null")
+            self.assertEqual(source.status(), "postmigrate")
+            vmlab.wait_for(lambda: destination.status() == "postmigrate", 60, "QEMU's own migration, by a process of its own")
+            for host in (lab.a, lab.b):
+                self.assertIn("'postmigrate'", host.godwit("migrate", "guest", "tcp:127.0.0.1:1").stderr)
+
     def test_there_and_back_again_and_again(self):
         """Each leg goes into a new VMM, whose memory file and image have the content of an earlier stay."""
         work = {"append": "GW_MIB=8 GW_RATE_MIB=8 GW_DISK_MIB=4 GW_DISK_RATE=100", "ram_mib": 96}
