@@ -61,7 +61,8 @@ class Disks(unittest.TestCase):
 
     def move(self, scheme, hook=""):
         receiver, port = self.lab.b.receive("guest", "--overwrite", *(["--hook", hook] if hook else []))
-        sender = self.lab.a.godwit("migrate", "--json", "-b", "guest", f"{scheme}{vmlab.ADDRESS}:{port}", timeout=300)
+        sender = self.lab.a.godwit("migrate", "--json", *vmlab.SLOW_LAB, "-b", "guest", f"{scheme}{vmlab.ADDRESS}:{port}",
+                                   timeout=300)
         _, err = receiver.communicate(timeout=60)
         return sender, receiver.returncode, err
 
@@ -176,7 +177,7 @@ class Disks(unittest.TestCase):
         destination = self.lab.b.vm(engine, append=work, ram_mib=128, incoming=True, extra=drive)
         vmlab.wait_for(lambda: records(source, "READ") >= 10 or source.wrong(), 240, "parts of the disk read")
         receiver, port = self.lab.b.receive(engine, "--hook", f"{COMPARE} {source.ram} {destination.ram}")
-        sender = self.lab.a.godwit("migrate", "--json", engine, f"tcp:{vmlab.ADDRESS}:{port}", timeout=300)
+        sender = self.lab.a.godwit("migrate", "--json", *vmlab.SLOW_LAB, engine, f"tcp:{vmlab.ADDRESS}:{port}", timeout=300)
         _, err = receiver.communicate(timeout=60)
         self.assertEqual((sender.returncode, receiver.returncode), (0, 0), sender.stderr + err)
         left_at = records(source, "READ")

@@ -93,7 +93,7 @@ class Kvm(unittest.TestCase):
         other = threading.Thread(target=beside, args=(lab, source)) if beside else None
         if other:
             other.start()
-        sender = lab.a.godwit("migrate", "--json", *(["-b"] if devices else []), *options, "guest",
+        sender = lab.a.godwit("migrate", "--json", *vmlab.SLOW_LAB, *(["-b"] if devices else []), *options, "guest",
                               f"{scheme}{vmlab.ADDRESS}:{port}", timeout=300)
         if other:
             other.join()
@@ -227,7 +227,8 @@ class Kvm(unittest.TestCase):
 
     def reported(self, vm):
         """The guest's addresses of memory errors, by QEMU's own words."""
-        return [int(at, 16) for at in re.findall(r"QEMU addr 0x[0-9a-f]+ and GUEST addr 0x([0-9a-f]+)", (vm.folder / "log").read_text())]
+        words = r"QEMU addr 0x[0-9a-f]+ and GUEST addr 0x([0-9a-f]+)"
+        return [int(at, 16) for at in re.findall(words, (vm.folder / "log").read_text())]
 
     def mappings(self, vm):
         return sum(str(vm.ram) in line for line in Path(f"/proc/{vm.process.pid}/maps").read_text().splitlines())

@@ -18,7 +18,7 @@ WORK = "GW_MIB=8 GW_RATE_MIB=2"
 def move(lab, scheme, *options, hook="", rails=""):
     more = (["--hook", hook] if hook else []) + (["--rails", rails] if rails else [])
     receiver, port = lab.b.receive("guest", *more)
-    sender = lab.a.godwit("migrate", "--json", *options, "guest", f"{scheme}{vmlab.ADDRESS}:{port}", timeout=300)
+    sender = lab.a.godwit("migrate", "--json", *vmlab.SLOW_LAB, *options, "guest", f"{scheme}{vmlab.ADDRESS}:{port}", timeout=300)
     out, err = receiver.communicate(timeout=60)
     return sender, receiver.returncode, out, err
 

@@ -193,6 +193,14 @@ class Peers(unittest.TestCase):
                 self.check((kind, lambda p: None), "rdma:", code=1, said="godwit bench: ")
 
     def kill(self, kind, which):
+        """On a busy machine the rails may come too late for that message to be said, and the data goes by TCP."""
+        for _ in range(5):
+            if self.kill_once(kind, which):
+                return
+        self.fail("the message was never said")
+
+    def kill_once(self, kind, which):
+        """Return: whether it was said."""
         server, port = self.listen()
         ends = {"receiver": server}
 
@@ -205,13 +213,15 @@ class Peers(unittest.TestCase):
         source = ends["source"] = subprocess.Popen([GODWIT, "bench", "--size", str(SIZE), f"rdma:{ADDRESS}:{proxy.own_port}"],
                                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         _, stderr = source.communicate(timeout=30)
-        self.assertGreater(proxy.hits, 0)
         proxy.cut()
+        if proxy.hits == 0:
+            return False
         if which == "receiver":
             self.assertEqual(source.returncode, 1)
             self.assertIn("godwit bench: ", stderr)
         else:
             self.next_one_is_served(port)
+        return True
 
     def test_an_end_killed_in_each_phase(self):
         for which in ("receiver", "source"):

@@ -124,7 +124,7 @@ class TwoHosts(unittest.TestCase):
         source = lab.a.vm(append=WORK, ram_mib=RAM_MIB)
         source.wait_count(2, timeout=240)
         port = self.peer("start")
-        return source, lab.a.start("migrate", "--json", *options, "guest", f"rdma:{CONTROL}:{port}")
+        return source, lab.a.start("migrate", "--json", *vmlab.SLOW_LAB, *options, "guest", f"rdma:{CONTROL}:{port}")
 
     def in_bulk(self, lab, sender):
         def copying():
