@@ -53,8 +53,8 @@ int gw_vmm_check_name(const char *name, struct gw_error *error)
 		good = good && !iscntrl((unsigned char)*c);
 	if (good)
 		return 0;
-	return gw_error_set(error, -EINVAL, "that is no name for a VM: 1 to %u bytes of UTF-8 without '/' and control characters",
-			    GW_VMM_GUEST_BYTES - 1);
+	return gw_error_set(error, -EINVAL, "'%.60s' is no name for a VM: 1 to %u bytes of UTF-8 without '/' and control "
+			    "characters", name, GW_VMM_GUEST_BYTES - 1);
 }
 
 void gw_vmm_short_name(const char *name, char text[GW_VMM_SHORT_BYTES])
