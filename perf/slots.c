@@ -2,11 +2,12 @@
 /*
  * slots: what a guest feels of its memory slots being given to KVM at aliases, and back (tracker/kvm.h).
  *
- *   slots VCPUS GIB ROUNDS SPAN_MS
+ *   slots VCPUS GIB ROUNDS SPAN_MS [forks]
  *
  * The guest of a few instructions under the real KVM: each virtual processor writes to pages of its own, again and again, and their
  * count is looked at all the time.  For each move of the slots a line of JSON says how long the call took, how long no page at
- * all was written, and when the guest wrote as much as before again.  SPAN_MS before and after each move are measured.
+ * all was written, and when the guest wrote as much as before again.  SPAN_MS before and after each move are measured.  With
+ * forks another thread forks all the time, as a VMM does for its scripts.
  */
 #include "tests/kvm/micro.h"
 
@@ -15,6 +16,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 
 #define MAX_VCPUS 512u
 #define PAGES_EACH 256u
@@ -49,6 +51,19 @@ static void *run(void *argument)
 		regs.rdx++;
 	}
 	return NULL;
+}
+
+static void *keep_forking(void *unused)
+{
+	while (!atomic_load(&ends)) {
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(0);
+		ENSURE(child > 0 && waitpid(child, NULL, 0) == child, "a child lives and dies");
+		usleep(500);
+	}
+	return unused;
 }
 
 struct watch {
@@ -115,12 +130,13 @@ int main(int argc, char **argv)
 {
 	unsigned vcpus = argc > 1 ? (unsigned)atoi(argv[1]) : 2, rounds = argc > 3 ? (unsigned)atoi(argv[3]) : 5;
 	uint64_t pages = (argc > 2 ? (uint64_t)atoll(argv[2]) : 1) << 18;
-	pthread_t threads[MAX_VCPUS];
+	pthread_t threads[MAX_VCPUS], forker;
 
 	if (argc > 4)
 		span_ns = (uint64_t)atoi(argv[4]) * GW_NS_PER_MS;
 	if (span_ns == 0 || span_ns >= GW_NS_PER_S || vcpus < 1 || vcpus > MAX_VCPUS || pages == 0)
 		return 2;
+	gw_kvm_survive_forks(); /* in any order, here as in vmm-shim/shim.c */
 	ENSURE(vcpus_init() == 0, "the signal is free");
 	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	micro_open_on(&micros[0], memfd_create("slots", MFD_CLOEXEC), pages, SECONDS, true);
@@ -130,10 +146,14 @@ int main(int argc, char **argv)
 	}
 	for (unsigned i = 0; i < vcpus; i++)
 		ENSURE(pthread_create(&threads[i], NULL, run, &micros[i]) == 0, "a thread starts");
+	if (argc > 5)
+		ENSURE(pthread_create(&forker, NULL, keep_forking, NULL) == 0, "a thread starts");
 	for (unsigned n = 0; n < 2 * rounds; n++)
 		look(&(struct watch){ .aliased = n % 2 == 0 });
 	atomic_store(&ends, true);
 	for (unsigned i = 0; i < vcpus; i++)
 		pthread_join(threads[i], NULL);
+	if (argc > 5)
+		pthread_join(forker, NULL);
 	return 0;
 }

@@ -21,6 +21,17 @@ static struct sigaction kept[2];
 static _Atomic unsigned latest;
 static bool ours; /* the kernel calls on_sigbus() */
 
+/* A child that was forked while another thread held it. */
+static void unlock_in_child(void)
+{
+	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}
+
+__attribute__((constructor)) static void survive_forks(void)
+{
+	(void)pthread_atfork(NULL, NULL, unlock_in_child);
+}
+
 static bool is_handler(const struct sigaction *action)
 {
 	return action->sa_flags & SA_SIGINFO || (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN);

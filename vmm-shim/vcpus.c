@@ -148,24 +148,17 @@ int vcpus_signal(void)
 	return vcpus.ready ? SIGNAL : 0;
 }
 
-/* The child has one thread, and none that runs a virtual processor yet. */
+/*
+ * The child has one thread, and none that runs a virtual processor yet.  The lock is made anew: it is not taken before a fork, since
+ * vcpus_park() takes it under a lock of its caller's, which forks take too.
+ */
 static void forget_threads(void)
 {
+	vcpus.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	vcpus.list = NULL;
 	self.listed = false;
 	atomic_store(&vcpus.parked, 0);
 	atomic_store(&vcpus.stand_until_ns, 0);
-	pthread_mutex_unlock(&vcpus.lock);
-}
-
-static void lock(void)
-{
-	pthread_mutex_lock(&vcpus.lock);
-}
-
-static void unlock(void)
-{
-	pthread_mutex_unlock(&vcpus.lock);
 }
 
 int vcpus_init(void)
@@ -180,7 +173,7 @@ int vcpus_init(void)
 	if (sigaction(SIGNAL, &action, NULL) < 0)
 		return -errno;
 	vcpus.can_park = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
-	(void)pthread_atfork(lock, unlock, forget_threads);
+	(void)pthread_atfork(NULL, NULL, forget_threads);
 	vcpus.ready = true;
 	return 0;
 }
