@@ -419,12 +419,12 @@ static int move_slot(struct kvm_slot *slot, uint64_t addr)
 	return rc;
 }
 
-static int park(void)
+static int park(unsigned most_tries)
 {
 	const struct timespec pause = { .tv_nsec = PARK_PAUSE_NS };
 	int rc = kvm.park ? kvm.park() : -EOPNOTSUPP;
 
-	for (unsigned tries = 1; rc == -ETIMEDOUT && tries < PARK_TRIES; tries++) {
+	for (unsigned tries = 1; rc == -ETIMEDOUT && tries < most_tries; tries++) {
 		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL); /* the guest runs meanwhile */
 		rc = kvm.park();
 	}
@@ -472,7 +472,7 @@ static int give_aliases(unsigned count)
 
 	if (make_aliases(count) == 0)
 		return 0;
-	rc = park();
+	rc = park(PARK_TRIES);
 	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++)
 		if (kvm.slots[i].alias && !kvm.slots[i].moved)
 			(void)move_slot(&kvm.slots[i], kvm.slots[i].alias);
@@ -491,14 +491,14 @@ static bool lies_over(const struct kvm_slot *slot, uint64_t start, uint64_t end)
 }
 
 /* Slots over [start, end) that are not logged go back where the VMM put them.  Return: 0, or -errno: some are still at an alias. */
-static int take_aliases(uint64_t start, uint64_t end)
+static int take_aliases(uint64_t start, uint64_t end, unsigned most_tries)
 {
 	bool any = false;
 	int rc;
 
 	for (unsigned i = 0; i < kvm.slot_count; i++)
 		any = any || (kvm.slots[i].moved && !kvm.slots[i].logged && lies_over(&kvm.slots[i], start, end));
-	rc = any ? park() : 0;
+	rc = any ? park(most_tries) : 0;
 	if (!any || rc < 0)
 		return rc;
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
@@ -543,7 +543,7 @@ int gw_kvm_release(void)
 	kvm.grave_count = kvm.watched_count = 0;
 	kvm.held = kvm.unmapped = false;
 	atomic_store(&watching, false);
-	return take_aliases(0, UINT64_MAX);
+	return take_aliases(0, UINT64_MAX, 1); /* the caller tries again, later and later */
 }
 
 /* --- the VMM's own changes --------------------------------------------------------------------------------- */
@@ -714,7 +714,7 @@ static int register_uffd(int fd, void *argument)
 		return rc;
 	for (unsigned i = 0; i < kvm.slot_count; i++)
 		kvm.no_alias = kvm.no_alias || lies_over(&kvm.slots[i], wanted.range.start, wanted.range.start + wanted.range.len);
-	(void)take_aliases(wanted.range.start, wanted.range.start + wanted.range.len);
+	(void)take_aliases(wanted.range.start, wanted.range.start + wanted.range.len, PARK_TRIES);
 	return rc;
 }
 

@@ -42,7 +42,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define AGAIN_MS 1000
+#define AGAIN_MS 1000 /* doubled each time: a virtual processor that does not leave KVM holds up the others for 200 ms */
+#define AGAIN_MOST_MS (256 * AGAIN_MS)
 #define MOST_FDS 65536 /* of the VMM, to look for connections among; some 10 ms of system calls */
 
 union agent_packet {
@@ -66,7 +67,7 @@ struct agent {
 	bool awaits_daemon; /* the threads are to be started in the process that lives on */
 	pid_t session;      /* of the process that the VMM began as */
 	int files[AGENT_MAX_REGIONS]; /* while tracking: of the regions, opened anew; -1: none */
-	bool aliases_left; /* gw_kvm_release() is to be tried again */
+	int again_ms; /* so soon gw_kvm_release() is to be tried again; 0: not */
 	void *bitmaps; /* the mapping that holds them all */
 	size_t bitmaps_bytes;
 };
@@ -100,7 +101,7 @@ static int send_answer(const struct agent *agent, uint16_t type, int status, con
 static void untrack(struct agent *agent)
 {
 	track_stop();
-	agent->aliases_left = gw_kvm_release() < 0;
+	agent->again_ms = gw_kvm_release() < 0 ? AGAIN_MS : 0;
 	for (unsigned i = 0; i < AGENT_MAX_REGIONS; i++)
 		if (agent->files[i] >= 0)
 			close(agent->files[i]);
@@ -529,6 +530,14 @@ static void take_client(struct agent *agent)
 	door_refuse(&agent->door, fd, &refusal, sizeof(refusal));
 }
 
+static void release_again(struct agent *agent)
+{
+	if (gw_kvm_release() == 0)
+		agent->again_ms = 0;
+	else if (agent->again_ms < AGAIN_MOST_MS)
+		agent->again_ms *= 2;
+}
+
 static void *agent_thread(void *argument)
 {
 	struct agent *agent = argument;
@@ -542,11 +551,11 @@ static void *agent_thread(void *argument)
 
 		int limit_ms = door_poll_ms(&agent->door), ready;
 
-		if (agent->aliases_left && (limit_ms < 0 || limit_ms > AGAIN_MS))
-			limit_ms = AGAIN_MS;
+		if (agent->again_ms && (limit_ms < 0 || limit_ms > agent->again_ms))
+			limit_ms = agent->again_ms;
 		ready = poll(fds, 2, limit_ms);
-		if (ready == 0 && agent->aliases_left)
-			agent->aliases_left = gw_kvm_release() < 0;
+		if (ready == 0 && agent->again_ms && !track_is_on())
+			release_again(agent);
 		if (ready <= 0)
 			continue;
 		if (fds[1].revents && serve(agent) < 0)
