@@ -13,8 +13,15 @@
  * before.  Collecting looks too.
  *
  * The hook of a submission says first that it submits, then asks whether the ring notes.  The beginning sets first that the
- * ring notes, then asks what was submitted.  So one of them sees the other.  A request that the count of before has in it
- * and that its hook notes all the same is taken out of the count by that hook.
+ * ring notes, then asks what was submitted.  So one of them sees the other.
+ *
+ * For libaio a locked instruction would cost the hook more than all else it does.  So the first threads that submit to a ring
+ * get a lane each, a count that they alone write and without a lock.  The barrier between the hook's two steps is made by
+ * the beginning, for all threads (membarrier(2)).  A thread without a lane, and a call that notes, count in a word for all.
+ * Where the kernel refuses membarrier(2) from the start, no thread gets a lane.
+ *
+ * A ring of libaio is counted at a moment when no call is under way: submissions less completions are under way,
+ * less those in the table they were not noted.  The last call that ends looks for that moment too.
  *
  * A ring that got a request of another kind (a poll, which may never end) cannot be counted.  Such a ring notes for ever.
  *
@@ -45,16 +52,19 @@
 #include <errno.h>
 #include <limits.h>
 #include <liburing.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MAX_RINGS 128u /* a power of two */
 #define AIO_RING_MAGIC 0xa10a10a1
-#define INSIDE_BITS 16
+#define LANES 2u /* the thread of the ring, and the one that started it */
 #define LOOK_NS (200 * 1000L)
 /* Flags of a ring whose entries are as we read them: not SQE128, CQE32, nor what a later kernel may add. */
 #define FLAGS_KNOWN (0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | 1u << 17)
@@ -89,11 +99,10 @@ struct ring {
 	unsigned boundary;          /* while it notes: requests before this one are not noted */
 
 	/* libaio */
-	_Atomic uint64_t calls;  /* how many of io_submit() are under way, and, from INSIDE_BITS on, how many requests were submitted */
-	uint64_t submitted_then; /* when it began to note; since then: */
-	uint64_t submitted_noted;
-	uint64_t unnoted;        /* requests not noted that were to end then; known once no call is under way */
-	bool is_counted;
+	struct gw_inflight_lane lanes[LANES];
+	_Atomic uint64_t calls; /* the same of all calls that are in no lane */
+	uint64_t unnoted;       /* while it notes: requests not noted that were under way when these were counted */
+	bool is_counted;        /* since it notes */
 };
 
 /* fs/aio.c */
@@ -110,6 +119,9 @@ static _Atomic(const void *) places[MAX_RINGS];
 static const char gone;
 static _Atomic bool too_many;
 static bool noting; /* new rings note too */
+static bool has_asked;
+static _Atomic bool has_barrier; /* so threads may have lanes */
+static __thread char self __attribute__((tls_model("initial-exec"))); /* its address is the thread's */
 
 static void fail(struct ring *ring, int code, const char *format, unsigned number)
 {
@@ -215,40 +227,46 @@ static unsigned unnoted_uring(const struct ring *ring)
 
 /* --- libaio: what has completed ------------------------------------------------------------------------------ */
 
+/* How many requests were submitted.  Return: -EAGAIN when a call is under way. */
+static int count_submitted(const struct ring *ring, uint64_t *count)
+{
+	uint64_t calls = atomic_load(&ring->calls);
+
+	for (unsigned i = 0; i < LANES; i++)
+		calls += atomic_load(&ring->lanes[i].calls);
+	*count = calls >> GW_INFLIGHT_INSIDE_BITS;
+	return calls % (1u << GW_INFLIGHT_INSIDE_BITS) > 0 ? -EAGAIN : 0;
+}
+
+/* The ring has room for fewer requests than it has places, so completions are known by their place alone. */
 static void reap_aio(struct ring *ring)
 {
 	const struct aio_ring *shared = ring->id;
-	unsigned tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
-	uint64_t calls;
+	uint64_t submitted = 0;
+	bool counts = atomic_load(&ring->notes) && !ring->is_counted && count_submitted(ring, &submitted) == 0;
+	unsigned tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE); /* after what was submitted */
 
 	if (!atomic_load(&ring->notes))
 		return;
 	for (; ring->seen != tail; ring->seen = (ring->seen + 1) % shared->nr)
 		complete(ring, shared->io_events[ring->seen].obj);
-	calls = atomic_load(&ring->calls);
-	if (ring->is_counted || calls % (1u << INSIDE_BITS) > 0)
+	if (!counts)
 		return;
-	ring->unnoted += (calls >> INSIDE_BITS) - ring->submitted_then - ring->submitted_noted;
+	ring->unnoted = (submitted % shared->nr + shared->nr - tail) % shared->nr - ring->flights.count;
+	ring->ended = 0;
 	ring->is_counted = true;
 }
 
-/*
- * Begins to count: the ring has room for fewer requests than it has places, so the difference of submissions and completions is
- * known though completions are known by their place alone.  A call under way may have submitted some that are not
- * counted yet: these are added when no call is under way.  Should they make the difference negative, it is taken for a large
- * one, and the ring never settles.
- */
+/* Each call that does not see that the ring notes is seen by count_submitted() after this. */
 static void begin_aio(struct ring *ring)
 {
 	const struct aio_ring *shared = ring->id;
-	unsigned tail;
 
-	ring->submitted_then = atomic_load(&ring->calls) >> INSIDE_BITS;
-	tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
-	ring->seen = tail;
-	ring->unnoted = (unsigned)(ring->submitted_then % shared->nr + shared->nr - tail) % shared->nr;
-	ring->submitted_noted = ring->ended = 0;
+	ring->seen = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
 	ring->is_counted = false;
+	if (atomic_load(&has_barrier) && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) < 0)
+		fail(ring, -EOPNOTSUPP, "the kernel refuses membarrier(2), as it did not when the VM was started: allow it, then "
+					"start the VM anew", 0);
 }
 
 /* --- rings --------------------------------------------------------------------------------------------------- */
@@ -366,6 +384,9 @@ static struct ring *new_aio(aio_context_t context)
 	if (!shared) /* the kernel says EINVAL */
 		return NULL;
 	GW_LOCK_SCOPE(&lock);
+	if (!has_asked)
+		atomic_store(&has_barrier, syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0);
+	has_asked = true;
 	forget(find_ring(shared));
 	ring = add_ring(shared, false);
 	if (ring && shared->magic != AIO_RING_MAGIC)
@@ -555,6 +576,35 @@ static void keep(struct ring *ring)
 	ring->kept = true;
 }
 
+struct gw_inflight_lane *gw_inflight_aio_unwatched(aio_context_t context, long count, struct iocb *const *list)
+{
+	struct ring *ring = find_ring((const void *)(uintptr_t)context);
+	struct gw_inflight_lane *lane;
+
+	if (!ring || !are_known(count, list))
+		return NULL;
+	for (lane = ring->lanes; atomic_load_explicit(&lane->owner, memory_order_relaxed) != &self; lane++)
+		if (lane == &ring->lanes[LANES - 1])
+			return NULL;
+	gw_inflight_lane_add(lane, 1);
+	atomic_signal_fence(memory_order_seq_cst); /* begin_aio() makes the processor's */
+	if (!atomic_load_explicit(&ring->notes, memory_order_relaxed))
+		return lane;
+	gw_inflight_lane_add(lane, (uint64_t)-1);
+	return NULL;
+}
+
+/* The calling thread, which may have a lane already, gets one if there is one left. */
+static void take_lane(struct ring *ring)
+{
+	for (unsigned i = 0; i < LANES && atomic_load(&has_barrier); i++) {
+		const void *owner = NULL;
+
+		if (atomic_compare_exchange_strong(&ring->lanes[i].owner, &owner, &self) || owner == &self)
+			return;
+	}
+}
+
 struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list)
 {
 	struct ring *ring = find_ring((const void *)(uintptr_t)context);
@@ -564,6 +614,7 @@ struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struc
 	ring = call.ring;
 	if (!ring)
 		return call;
+	take_lane(ring);
 	atomic_fetch_add(&ring->calls, 1); /* before it is asked whether the ring notes */
 	if (!atomic_load(&ring->notes) && known)
 		return call;
@@ -588,7 +639,7 @@ void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, 
 	if (!ring)
 		return;
 	taken = taken < 0 ? 0 : taken;
-	submitted = ((uint64_t)taken << INSIDE_BITS) - 1;
+	submitted = ((uint64_t)taken << GW_INFLIGHT_INSIDE_BITS) - 1;
 	if (call->noted) {
 		GW_LOCK_SCOPE(&ring->lock);
 		for (long i = taken; i < count; i++) { /* these will not complete */
@@ -597,9 +648,8 @@ void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, 
 			if (flight)
 				remove_flight(ring, flight);
 		}
-		if (atomic_load(&ring->notes) && (int)(call->epoch - ring->began) >= 0)
-			ring->submitted_noted += (uint64_t)taken;
 		atomic_fetch_add(&ring->calls, submitted); /* with the lock: or what was noted might be taken for what was not */
+		reap(ring);
 	} else {
 		atomic_fetch_add(&ring->calls, submitted);
 	}

@@ -17,6 +17,7 @@
 #include "base/error.h"
 
 #include <linux/aio_abi.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,6 +32,34 @@ void gw_inflight_new_uring(const struct io_uring *ring);
 /* Whether that ring, a descriptor of io_uring's or an address of libaio's, is one that was told of. */
 bool gw_inflight_knows_uring(int fd);
 bool gw_inflight_knows_aio(uint64_t address);
+
+/* The calls of io_submit() of one thread to one ring while nothing is watched. */
+struct gw_inflight_lane {
+	_Atomic(const void *) owner; /* NULL: nobody yet */
+	_Atomic uint64_t calls; /* how many are under way, and, from GW_INFLIGHT_INSIDE_BITS on, how many requests were submitted */
+};
+
+#define GW_INFLIGHT_INSIDE_BITS 16
+
+/* By the owner alone: no locked instruction. */
+static inline void gw_inflight_lane_add(struct gw_inflight_lane *lane, uint64_t calls)
+{
+	calls += atomic_load_explicit(&lane->calls, memory_order_relaxed);
+	atomic_store_explicit(&lane->calls, calls, memory_order_release);
+}
+
+/*
+ * Before io_submit() of @count requests: counts the call in the thread's own lane.  Return: the lane, for
+ * gw_inflight_lane_submitted(); NULL: this call is for gw_inflight_aio(), which may give the thread a lane for later ones.
+ * Keeps errno.  Not for signal handlers, which may have interrupted the same thread here.
+ */
+GW_MUST_CHECK struct gw_inflight_lane *gw_inflight_aio_unwatched(aio_context_t context, long count, struct iocb *const *list);
+
+/* After it: the kernel took the first @taken of them, or none when that is negative. */
+static inline void gw_inflight_lane_submitted(struct gw_inflight_lane *lane, long taken)
+{
+	gw_inflight_lane_add(lane, ((uint64_t)(taken < 0 ? 0 : taken) << GW_INFLIGHT_INSIDE_BITS) - 1);
+}
 
 struct gw_inflight_call {
 	struct ring *ring; /* NULL: there are too many */

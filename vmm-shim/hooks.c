@@ -470,13 +470,12 @@ EXPORT int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring)
 	return made_uring(ring, REAL(io_uring_queue_mmap)(fd, params, ring));
 }
 
-EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)
+/* A call that is noted, or counted together with those of other threads. */
+static __attribute__((noinline)) int submit_shared(aio_context_t context, long count, struct iocb **list)
 {
 	struct gw_inflight_call call;
 	int kept = errno, rc;
 
-	if (!atomic_load_explicit(&enabled, memory_order_relaxed))
-		return REAL(io_submit)(context, count, list);
 	call = gw_inflight_aio(context, count, list);
 	if (gw_pace_is_on())
 		gw_pace_pay();
@@ -485,6 +484,21 @@ EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)
 	kept = errno;
 	gw_inflight_aio_submitted(&call, count, list, rc);
 	errno = kept;
+	return rc;
+}
+
+EXPORT int io_submit(aio_context_t context, long count, struct iocb **list)
+{
+	struct gw_inflight_lane *lane;
+	int rc;
+
+	if (!atomic_load_explicit(&enabled, memory_order_relaxed))
+		return REAL(io_submit)(context, count, list);
+	lane = gw_inflight_aio_unwatched(context, count, list);
+	if (!lane)
+		return submit_shared(context, count, list);
+	rc = REAL(io_submit)(context, count, list);
+	gw_inflight_lane_submitted(lane, rc);
 	return rc;
 }
 
