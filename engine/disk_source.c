@@ -46,6 +46,21 @@ static int failed(struct gw_session *s, unsigned image, const char *what, int rc
 	return gw_error_set(&s->error, rc, "disk '%s' %s: %s", s->options.disks->images[image].name, what, strerror(-rc));
 }
 
+/* Return: 0, or -errno: also when a size changed that must not. */
+static int size_now(struct gw_session *s, unsigned image, uint64_t *bytes)
+{
+	struct gw_disks *disks = s->options.disks;
+	int rc = disks->ops->size(disks, image, bytes);
+
+	if (rc < 0)
+		return failed(s, image, "has no size", rc);
+	if (disks->images[image].fixed && *bytes != disks->images[image].bytes)
+		return gw_error_set(&s->error, -EBUSY, "disk '%s' was resized in mid-migration, from %llu bytes to %llu: migrate again",
+				    disks->images[image].name, (unsigned long long)disks->images[image].bytes,
+				    (unsigned long long)*bytes);
+	return 0;
+}
+
 int disk_propose(struct gw_session *s)
 {
 	const struct gw_disks *disks = s->options.disks;
@@ -95,17 +110,12 @@ uint64_t disk_left_bytes(const struct gw_session *s)
 /* A disk's size is part of the machine: when it changes in mid-migration the other side would not know. */
 static int check_sizes(struct gw_session *s)
 {
-	struct gw_disks *disks = s->options.disks;
-
-	for (unsigned i = 0; i < disks->count; i++) {
+	for (unsigned i = 0; i < s->options.disks->count; i++) {
 		uint64_t bytes;
-		int rc = disks->ops->size(disks, i, &bytes);
+		int rc = size_now(s, i, &bytes);
 
 		if (rc < 0)
-			return failed(s, i, "has no size", rc);
-		if (disks->images[i].fixed && bytes != disks->images[i].bytes)
-			return gw_error_set(&s->error, -EBUSY, "disk '%s' was resized in mid-migration: migrate again",
-					    disks->images[i].name);
+			return rc;
 	}
 	return 0;
 }
@@ -196,8 +206,8 @@ static int next_dirty(struct gw_session *s)
 		if (!gw_bitmap_next_run(dirty_of(s), disk->block, &first, &disk->run_end))
 			continue;
 		disk->block = first;
-		rc = disks->ops->size(disks, disk->image, &disk->image_bytes);
-		return rc < 0 ? failed(s, disk->image, "has no size", rc) : 1;
+		rc = size_now(s, disk->image, &disk->image_bytes);
+		return rc < 0 ? rc : 1;
 	}
 	return 0;
 }
@@ -471,9 +481,9 @@ static int send_end(struct gw_session *s, uint64_t whole)
 	list->base_count = 0;
 	for (unsigned i = 0; i < disks->count; i++) {
 		list->images[i].whole = whole >> i & 1;
-		rc = disks->ops->size(disks, i, &list->images[i].bytes);
+		rc = size_now(s, i, &list->images[i].bytes);
 		if (rc < 0)
-			return failed(s, i, "has no size", rc);
+			return rc;
 	}
 	rc = session_send(s, WIRE_DISK_END, wire_put_disk_end(s->buffer, list));
 	if (rc < 0)
