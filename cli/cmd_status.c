@@ -367,6 +367,10 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	/* A live session is attached, and that is an error of its own. */
 	why = known.live && strcmp(text_of(known.status, "state"), WAITING) != 0 ? NULL : why_not_resume(&known);
 	json_decref(known.status);
+	if (strcmp(known.run_state, "inmigrate") == 0) {
+		complain(command, "'%s' waits for a guest and has none to resume: 'godwit receive' takes one", name);
+		return EXIT_FAILED;
+	}
 	if (why && !option_value(command, &given, "force")) {
 		complain(command, "'%s' is not resumed: %s.  If you know better, say --force", name, why);
 		return EXIT_FAILED;

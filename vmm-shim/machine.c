@@ -23,8 +23,9 @@
 #define MACHINE_ADVICE "start this VMM with the source's -machine, -cpu, -smp and -m"
 #define DEVICE_ADVICE "start this VMM with the source's devices"
 #define FORMAT_ADVICE "give this VMM the disk that the source has"
-#define SIZE_ADVICE "its device keeps the size that it read at the start, so give this VMM an image of the source's size before " \
-		    "it starts"
+#define SIZE_ADVICE "if the disk is to move, say -b or -i.  If it is shared, give this VMM the same image"
+#define KEPT_SIZE_ADVICE "its device keeps the size that it read at the start, so give this VMM an image of the source's size " \
+			 "before it starts"
 
 struct facts {
 	struct gw_vmm_fact *list;
@@ -554,7 +555,7 @@ static int add_disk(struct gw_vmm *vmm, struct facts *facts, const json_t *block
 	fact->moves_with_image = true;
 	snprintf(key, sizeof(key), "size of disk %s", front->place);
 	snprintf(value, sizeof(value), "%lld bytes", (long long)json_integer_value(json_object_get(image, "virtual-size")));
-	fact = add(facts, key, value, SIZE_ADVICE);
+	fact = add(facts, key, value, front->reads_size_anew ? SIZE_ADVICE : KEPT_SIZE_ADVICE);
 	if (!fact)
 		return facts->rc;
 	memcpy(fact->front, front->place, sizeof(fact->front));

@@ -3,12 +3,14 @@
  * A VMM that moves its own guest with libgodwit:
  *
  *     cc vmm.c $(pkg-config --cflags --libs godwit) -o vmm
+ *     export LD_LIBRARY_PATH=$(pkg-config --variable=libdir godwit)    unless the library lies where the linker looks
  *     ./vmm receive 127.0.0.1:4444        in one terminal
  *     ./vmm send tcp:127.0.0.1:4444       in another
  *
  * The guest is a loop that adds to a random page.  Its RAM is one file in memory, its only device is a counter.
  * The same operations serve both sides; engine/engine.h says which side calls which.
  */
+#define _GNU_SOURCE /* memfd_create() */
 #include <engine/engine.h>
 
 #include <stdio.h>

@@ -355,7 +355,7 @@ class Pair:
             self.pump()
             if self.receiver.poll() is None:
                 time.sleep(0.02)
-        if self.receiver.poll() is None and not self.there.asked("receive.sock"):
+        if self.receiver.poll() is None and (self.there.asked("receive.sock") or {"state": "waiting"})["state"] == "waiting":
             self.receiver.terminate()
         self.until(lambda: self.receiver.poll() is not None, PATIENCE, "the receiver's end")
 

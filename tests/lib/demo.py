@@ -2,6 +2,7 @@
 """The demo: what ./demo runs once everything is built."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -73,7 +74,7 @@ def demo(lab, incremental):
                            stderr=subprocess.STDOUT)
     line = receiver.stdout.readline()
     print("   b| " + line.rstrip())
-    port = line.rsplit(":", 1)[-1].strip()
+    port = re.search(r" on \S*:(\d+)", line).group(1)
     thread = threading.Thread(target=follow, args=(receiver.stdout, "   b| "), daemon=True)
     thread.start()
 
@@ -84,9 +85,11 @@ def demo(lab, incremental):
                             stdout=None if terminal else subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if not terminal:
         print("".join(f"   a| {line}\n" for line in sender.stdout.splitlines()), end="", flush=True)
+    if sender.returncode:
+        raise vmlab.LabError("the migration failed")
     receiver.wait(timeout=30)
     thread.join(timeout=5)
-    if sender.returncode or receiver.returncode:
+    if receiver.returncode:
         raise vmlab.LabError("the migration failed")
 
     say("The guest counts on at host b")
