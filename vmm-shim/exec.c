@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #define FOLDER_BYTES 80 /* a socket's path has 108, and the sockets' names need some */
@@ -25,18 +24,19 @@ static int taken(const char *name, struct gw_error *error)
 /* Takes the lock of a file or folder.  Return: its descriptor, inherited by exec; or -errno with @error set. */
 static int take_lock(const char *name, const char *path, int flags, struct gw_error *error)
 {
-	int fd = open(path, flags, 0600);
+	int fd = open(path, flags, 0600), rc;
 
 	if (fd < 0)
 		return gw_error_set(error, -errno, "%s: %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		int rc = errno == EWOULDBLOCK ? taken(name, error) :
-						gw_error_set(error, -errno, "%s cannot be locked: %s", path, strerror(errno));
-
-		close(fd);
-		return rc;
-	}
-	return fd;
+	rc = rundir_lock(fd);
+	if (rc == 0)
+		return fd;
+	close(fd);
+	if (rc == -EWOULDBLOCK)
+		return taken(name, error);
+	if (rc == -ETIMEDOUT)
+		return gw_error_set(error, rc, "%s: a process that looks at it, such as 'godwit list', stands still: end that one", path);
+	return gw_error_set(error, rc, "%s cannot be locked: %s", path, strerror(-rc));
 }
 
 /* Makes root and folder and takes the locks (rundir.c).  Return: a lock's descriptor, inherited by exec; or -errno. */

@@ -20,6 +20,7 @@
 #include "base/unixsock.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/machine.h"
+#include "vmm-shim/rundir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -203,7 +204,7 @@ static int make_file(const char *name)
 	gw_vmm_path(path, sizeof(path), name, AGENT_JUDGE_FILE);
 	unlink(path);
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+	if (fd >= 0 && rundir_lock(fd) == 0)
 		return fd;
 	if (fd >= 0)
 		close(fd);

@@ -11,6 +11,7 @@
  * and dots.  Such a folder has a short name with a hash, which no plain name has, and the VM's name in a file.
  */
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/unixsock.h"
 #include "vmm-shim/agent_proto.h"
 #include "vmm-shim/rundir.h"
@@ -24,10 +25,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ROOTS_RUN_ROOT "/run/godwit"
 #define LISTENS_NS GW_NS_PER_S
+#define LOOKERS_NS (5 * GW_NS_PER_S)
 
 #define NAME_FILE "name" /* in a folder whose name is not the VM's */
 #define PLAIN_BYTES (GW_VMM_SHORT_BYTES - 1)
@@ -152,6 +155,22 @@ static int is_locked(const char *path)
 	if (flock(fd, LOCK_SH | LOCK_NB) == 0)
 		return 0;
 	return errno == EWOULDBLOCK ? 1 : -errno;
+}
+
+int rundir_lock(int fd)
+{
+	uint64_t until = gw_now_ns(&gw_clock_real) + LOOKERS_NS;
+	struct timespec pause = { .tv_nsec = GW_NS_PER_MS };
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK || flock(fd, LOCK_SH | LOCK_NB) < 0)
+			return -errno;
+		(void)flock(fd, LOCK_UN); /* all the others are shared too, so their holders only look */
+		if (gw_now_ns(&gw_clock_real) > until)
+			return -ETIMEDOUT;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
 }
 
 int vmm_agent_listens(const char *name)

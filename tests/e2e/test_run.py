@@ -163,6 +163,33 @@ class Judged(unittest.TestCase):
                 receiver.wait()
 
 
+class Looks(unittest.TestCase):
+    """A command that looks whether a VM runs holds a shared lock of its folder for a moment."""
+
+    def run_beside(self, lab, path, kind):
+        """Starts a VMM of a name that has run before beside a lock that is held: its code, and what it said."""
+        run = ("run", "--name", "seen", "--", "/bin/true")
+        self.assertEqual(lab.a.godwit(*run).returncode, 0)
+        with open(path, "rb") as lock:
+            fcntl.flock(lock, kind)
+            process = lab.a.start(*run)
+            try:
+                process.wait(0.5 if kind == fcntl.LOCK_SH else 60)
+            except subprocess.TimeoutExpired:
+                pass
+        _, said = process.communicate(timeout=60)
+        return process.returncode, said
+
+    def test_a_start_waits_for_one_that_looks_and_for_no_vmm(self):
+        with vmlab.Lab() as lab:
+            self.assertEqual(lab.a.godwit("run", "--name", "seen", "--", "/bin/true").returncode, 0)
+            lock = lab.a.folder / "run" / "seen" / "lock"
+            self.assertEqual(self.run_beside(lab, lock, fcntl.LOCK_SH), (0, ""))
+            code, said = self.run_beside(lab, lock, fcntl.LOCK_EX)
+            self.assertEqual(code, 5, said)
+            self.assertIn("runs already", said)
+
+
 class Names(unittest.TestCase):
     """What libvirt allows for a name is one here: up to 255 bytes, nothing but '/' and control characters left out."""
 
