@@ -102,8 +102,14 @@ static int become_vmm(const struct command *command, struct run *run)
 static int judge_words(const struct command *command, struct run *run)
 {
 	struct gw_error error = { 0 };
-	int rc = gw_vmm_check_args(run->argc, run->argv, run->advice, sizeof(run->advice), &error);
+	int rc;
 
+	if (run->strict && has_word(run, "-daemonize")) {
+		complain(command, "--strict does not go with -daemonize: QEMU would report success before its VMM is judged; leave one "
+				  "of them out");
+		return EXIT_USAGE;
+	}
+	rc = gw_vmm_check_args(run->argc, run->argv, run->advice, sizeof(run->advice), &error);
 	if (rc == 0)
 		rc = gw_vmm_check_shim(run->shim, &error);
 	if (rc == 0)

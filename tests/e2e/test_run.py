@@ -131,6 +131,9 @@ class Judged(unittest.TestCase):
                 self.assertIsNone(good.poll())
             finally:
                 QUIET.append("-S")
+            for dash in ("-daemonize", "--daemonize"):
+                self.assertEqual(self.start(lab, "daemon", [*ram(lab, "daemon"), dash], run=["--strict"]).wait(60), 2)
+                self.assertIn("--strict does not go with -daemonize", (lab.folder / "daemon.err").read_text())
             for words in (["-m", "64M"], [*ram(lab, "x"), "-runas", "nobody"], [*ram(lab, "x"), "-readconfig", "y"],
                           [*ram(lab, "x"), "-run-with", "user=nobody"], [*ram(lab, "x"), "-chroot", "/"]):
                 for option in ("--strict", "--check"):
