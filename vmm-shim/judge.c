@@ -11,7 +11,7 @@
  * the observer of an earlier one knows that its own is gone.
  *
  * With --strict QEMU is told to start with the guest stopped, and the observer lets the guest run.  Nothing else keeps a guest from
- * its first instruction until QMP can be asked.  An observer that dies leaves the guest stopped, and `godwit resume` starts it.
+ * its first instruction until QMP can be asked.  Such a VMM may take its time: it is judged once it answers.  An observer that dies leaves the guest stopped, and `godwit resume` starts it.
  */
 #include "vmm-shim/judge.h"
 
@@ -127,10 +127,10 @@ static bool is_there(const char *name)
 }
 
 /*
- * Waits until the VMM answers, and judges it.  Return: 0; or -errno with @error set: it cannot be moved, or does not answer.
- * A VMM that has ended, or that another godwit has attached to, is not judged: 0.
+ * Waits until the VMM answers, @patient for as long as it lives, and judges it.  Return: 0; or -errno with @error set: it cannot be
+ * moved, or -ETIME: it was not judged.  A VMM that has ended, or that another godwit has attached to, is not judged: 0.
  */
-static int await_and_judge(const char *name, struct gw_error *error)
+static int await_and_judge(const char *name, bool patient, struct gw_error *error)
 {
 	uint64_t until = gw_now_ns(&gw_clock_real) + ANSWER_NS;
 	char state[32];
@@ -144,8 +144,8 @@ static int await_and_judge(const char *name, struct gw_error *error)
 			rc = judge(name, error);
 			return rc == -EBUSY || (rc < 0 && !is_there(name)) ? 0 : rc;
 		}
-		if (gw_now_ns(&gw_clock_real) > until)
-			return gw_error_set(error, -ETIMEDOUT, "it did not answer for %u s, so that nobody could look: 'godwit migrate' does",
+		if (!patient && gw_now_ns(&gw_clock_real) > until)
+			return gw_error_set(error, -ETIME, "its VMM %s for %u s", rc == 0 ? "was in preconfig" : "did not answer",
 					    (unsigned)(ANSWER_NS / GW_NS_PER_S));
 	}
 	return 0;
@@ -182,13 +182,13 @@ static void observe(const char *name, const char *advice, enum gw_vmm_strict str
 {
 	struct gw_error error = { 0 };
 	char line[2048];
-	int rc = await_and_judge(name, &error), length;
+	int rc = await_and_judge(name, strict != GW_VMM_LENIENT, &error), length;
 	bool with_advice = rc == -EINVAL && advice[0]; /* it is about RAM */
 
 	if (rc < 0) {
 		length = snprintf(line, sizeof(line), "godwit run: '%s' %s: %s%s%s\n", name,
-				  strict ? "is not started, since it cannot be moved" : "runs, but cannot be moved", error.text,
-				  with_advice ? "; add or change: " : "", with_advice ? advice : "");
+				  strict ? "is not started, since it cannot be moved" :
+				  rc == -ETIME ? "was not judged" : "runs, but cannot be moved", error.text, with_advice ? "; add or change: " : "", with_advice ? advice : "");
 		(void)!write(STDERR_FILENO, line, (size_t)length); /* in one piece */
 	}
 	if (strict)

@@ -85,7 +85,8 @@ enum gw_vmm_strict {
 
 /*
  * Forks an observer, which judges the VMM that this process is about to become, and writes one line to standard error if it cannot
- * be moved.  The observer is no child of this process, and ends once it has judged, after a minute, or with the VMM.
+ * be moved.  The observer is no child of this process, and ends once it has judged, or with the VMM.  Where @strict is lenient, the
+ * observer also ends after a minute without an answer, and the line says that the VMM was not judged.
  * The name is claimed before.  @advice: what to change where the reason is RAM; "": nothing.
  * Return: 0; or -ECHILD: there is no observer, since this process is one to which orphans return, or for want of memory.
  */

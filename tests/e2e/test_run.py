@@ -5,8 +5,10 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 
@@ -140,6 +142,32 @@ class Judged(unittest.TestCase):
                     with self.subTest(words=words, option=option):
                         self.assertEqual(self.start(lab, "never", words, run=[option]).wait(60), 2)
                         self.assertIn("add or change:", (lab.folder / "never.err").read_text())
+
+    def test_a_vmm_that_is_slow_to_answer_is_no_vmm_that_cannot_be_moved(self):
+        """It waits for a client of a socket before it has QMP; meanwhile the observers' clock jumps an hour ahead."""
+        with vmlab.Lab() as lab:
+            late, door = lab.folder / "late", lab.folder / "door"
+            lab.a.env.update(LD_PRELOAD=str(vmlab.BUILD / "tests" / "liblate.so"), LATE_IF=str(late))
+            wait = ["-chardev", f"socket,id=wait,path={door},server=on,wait=on"]
+            QUIET.remove("-S")
+            try:
+                strict = self.start(lab, "patient", [*ram(lab, "patient"), *wait], run=["--strict"])
+                vmlab.wait_for(door.exists, 60, "the VMM waits for a client")
+                self.start(lab, "hasty", [*ram(lab, "hasty"), *(word.replace("/door", "/other") for word in wait)])
+                vmlab.wait_for((lab.folder / "other").exists, 60, "the other one waits too")
+            finally:
+                QUIET.append("-S")
+            late.touch()
+            judged(lab.a, "hasty")
+            self.assertEqual((lab.folder / "hasty.err").read_text().splitlines()[-1],
+                             "godwit run: 'hasty' was not judged: its VMM did not answer for 60 s")
+            time.sleep(0.2)
+            self.assertIsNone(strict.poll())
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(door))
+                del lab.a.env["LD_PRELOAD"]
+                vmlab.wait_for(lambda: [vm["state"] for vm in listed(lab.a, "patient")] == ["running"], 90, "the guest runs")
+                self.assertNotIn("godwit run", (lab.folder / "patient.err").read_text())
 
     def test_as_process_1_the_words_are_judged(self):
         """There an observer would become a child of the VMM, and a zombie in the end."""
