@@ -500,7 +500,7 @@ static void lapsed(int pid)
 	gw_pace_set(0);
 	cut_connections(agent->folder, pid);
 	GW_LOCK_SCOPE(&agent->lock);
-	if (agent->client >= 0)
+	if (agent->client >= 0 && gw_unix_peer(agent->client) == pid)
 		(void)shutdown(agent->client, SHUT_RDWR); /* this thread's agent ends the rest */
 }
 

@@ -155,8 +155,10 @@ static void look(bool came)
 		lapse();
 	else if (rc < 0)
 		let_go();
-	else if (gw_now_ns(&gw_clock_real) >= lapses_at_ns())
+	else if (gw_now_ns(&gw_clock_real) >= lapses_at_ns() && lease.opened)
 		lapse();
+	else if (gw_now_ns(&gw_clock_real) >= lapses_at_ns())
+		let_go(); /* it has opened no lease, so nothing is taken from anybody */
 }
 
 static void *watch(void *argument)

@@ -152,6 +152,23 @@ class Today(unittest.TestCase):
             self.assertEqual(struct.unpack("=4sHHiIQ", client.recv(64))[3], status)
             client.close()
 
+    def test_a_lease_of_one_process_cuts_no_other(self):
+        client = self.connect()
+        self.assertEqual(self.ask(client, hello(OLDEST, NEWEST))[2], 0)
+        self.assertEqual(self.connect("lease.sock").recv(64), b"", "a client that says nothing is let go, without LAPSED")
+        other = f"""
+import socket, struct
+lease = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+lease.connect({str(self.folder / 'lease.sock')!r})
+for kind in (1, 3):
+    lease.send({LEASE!r} + struct.pack("=HHiIQ", {NEWEST}, kind, 0, 0, 1))
+    lease.recv(64)
+print(struct.unpack_from("=H", lease.recv(64), 6)[0], lease.recv(64))
+"""
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(done.stdout, "5 b''\n", done.stderr)
+        self.assertEqual(self.ask(client, AGENT + struct.pack("=HH", NEWEST, STOCK))[1:3], (STOCK, 0))
+
     def limit(self, most):
         """Lets the process have so many descriptors."""
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
