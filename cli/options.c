@@ -82,12 +82,27 @@ static void make_tables(const struct command *command, bool stop_at_first, struc
 	*letters = '\0';
 }
 
+/* Whether @word is not --@name, with or without a value: getopt_long() takes a shortened word too. */
+static bool is_shortened(const char *word, const char *name)
+{
+	size_t bytes = strlen(name);
+
+	return strncmp(word, "--", 2) == 0 && (strncmp(word + 2, name, bytes) != 0 || (word[2 + bytes] && word[2 + bytes] != '='));
+}
+
+static void complain_of_word(const struct command *command, const char *word)
+{
+	complain(command, "'%s' is no option, and none may be shortened; 'godwit %s --help' lists them", word, command->name);
+}
+
 /* Says what is wrong with the option that getopt_long() stumbled over. */
 static void complain_of_option(const struct command *command, int code, const char *word)
 {
 	int row = optopt ? row_of(command, optopt) : -1;
 
-	if (row >= 0 && code == ':')
+	if ((row >= 0 || optopt == 'h') && is_shortened(word, row >= 0 ? command->options[row].name : "help"))
+		complain_of_word(command, word);
+	else if (row >= 0 && code == ':')
 		complain(command, "option '--%s' needs a value: %s", command->options[row].name, command->options[row].value);
 	else if (row >= 0 || optopt == 'h')
 		complain(command, "option '--%s' takes no value: leave out what follows the '='",
@@ -95,7 +110,7 @@ static void complain_of_option(const struct command *command, int code, const ch
 	else if (optopt)
 		complain(command, "there is no option '-%c'; 'godwit %s --help' lists them", optopt, command->name);
 	else
-		complain(command, "'%s' is no option, or short for several; 'godwit %s --help' lists them", word, command->name);
+		complain_of_word(command, word);
 }
 
 /* Whether JSON is wanted, for complaints about the words before it too. */
@@ -114,16 +129,21 @@ int parse_options(const struct command *command, int argc, char **argv, bool sto
 {
 	struct option longs[MAX_OPTIONS + 2];
 	char letters[LETTERS_BYTES];
-	int code;
+	int code, index = -1;
 
 	memset(given, 0, sizeof(*given));
 	make_tables(command, stop_at_first, longs, letters);
 	json_wanted = asks_for_json(command, argc, argv);
 	optind = 0;
 	opterr = 0;
-	while ((code = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+	for (; (code = getopt_long(argc, argv, letters, longs, &index)) != -1; index = -1) {
 		int row = row_of(command, code);
+		const char *word = argv[optind - (optarg && optarg == argv[optind - 1] ? 2 : 1)];
 
+		if (index >= 0 && is_shortened(word, longs[index].name)) {
+			complain_of_word(command, word);
+			return -EINVAL;
+		}
 		if (code == 'h') {
 			print_command_help(command);
 			return 1;

@@ -48,7 +48,14 @@ class Words(unittest.TestCase):
                                  (["migrate", "ghost", "127.0.0.1:1", "-q"], 5, "ghost"),
                                  (["migrate", "--channels=4", "--", "ghost", "127.0.0.1:1"], 5, "ghost"),
                                  (["list", "--json=no"], 2, "takes no value"), (["list", "--help=no"], 2, "takes no value"),
-                                 (["migrate", "-Z"], 2, "-Z"), (["migrate", "--qu"], 2, "short for several"),
+                                 (["migrate", "-Z"], 2, "-Z"), (["migrate", "--qu"], 2, "'--qu' is no option"),
+                                 (["migrate", "--js", "ghost", "127.0.0.1:1"], 2, "'--js' is no option"),
+                                 (["migrate", "--hook"], 2, "'--hook' is no option"),
+                                 (["migrate", "--hook", "3", "ghost", "127.0.0.1:1"], 2, "'--hook' is no option"),
+                                 (["migrate", "--hook=3", "ghost", "127.0.0.1:1"], 2, "'--hook=3' is no option"),
+                                 (["migrate", "ghost", "--chan", "3", "127.0.0.1:1"], 2, "'--chan' is no option"),
+                                 (["list", "--hel"], 2, "'--hel' is no option"), (["list", "--js=no"], 2, "'--js=no' is no option"),
+                                 (["migrate", "--channels", "4", "-b", "--", "ghost", "127.0.0.1:1"], 5, "ghost"),
                                  (["migrate", "-c"], 2, "needs a value: N"), (["migrate", "--downtime"], 2, "needs a value: MS"),
                                  (["help", "fly"], 2, "no command 'fly'")):
             done = self.said(*args, code=code)
