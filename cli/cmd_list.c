@@ -70,6 +70,10 @@ int cmd_list(const struct command *command, int argc, char **argv)
 
 	if (rc != 0)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
+	if (given.count > 0) {
+		complain(command, "it takes no words, such as '%s': godwit list %s", given.rest[0], command->arguments);
+		return EXIT_USAGE;
+	}
 	if (option_value(command, &given, "json"))
 		array = json_array();
 	else

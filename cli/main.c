@@ -156,9 +156,29 @@ static bool hold_standard_streams(void)
 	return true;
 }
 
+/* `help` and `--version`, with the words behind them.  Return: an exit code, or -1: the word is neither. */
+static int answer_alone(int count, char **words)
+{
+	bool version = strcmp(words[0], "--version") == 0;
+	bool wants_help = strcmp(words[0], "--help") == 0 || strcmp(words[0], "-h") == 0 || strcmp(words[0], "help") == 0;
+	int most = version ? 1 : 2;
+
+	if (!version && !wants_help)
+		return -1;
+	if (count > most) {
+		fprintf(stderr, "godwit %s: the word '%s' is one too many\n", words[0], words[most]);
+		return EXIT_USAGE;
+	}
+	if (wants_help)
+		return help(count > 1 ? words[1] : NULL);
+	printf("godwit %s\n", GODWIT_VERSION);
+	return EXIT_DONE;
+}
+
 int main(int argc, char **argv)
 {
 	const struct command *command;
+	int code;
 
 	if (!hold_standard_streams())
 		return EXIT_FAILED;
@@ -166,12 +186,9 @@ int main(int argc, char **argv)
 		print_help();
 		return EXIT_USAGE;
 	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
-		return check_output(help(argc > 2 ? argv[2] : NULL), NULL);
-	if (strcmp(argv[1], "--version") == 0) {
-		printf("godwit %s\n", GODWIT_VERSION);
-		return check_output(EXIT_DONE, NULL);
-	}
+	code = answer_alone(argc - 1, argv + 1);
+	if (code >= 0)
+		return check_output(code, NULL);
 	command = find_command(argv[1]);
 	if (!command)
 		return EXIT_USAGE;

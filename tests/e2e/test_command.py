@@ -56,6 +56,9 @@ class Words(unittest.TestCase):
                                  (["migrate", "ghost", "--chan", "3", "127.0.0.1:1"], 2, "'--chan' is no option"),
                                  (["list", "--hel"], 2, "'--hel' is no option"), (["list", "--js=no"], 2, "'--js=no' is no option"),
                                  (["migrate", "--channels", "4", "-b", "--", "ghost", "127.0.0.1:1"], 5, "ghost"),
+                                 (["list", "extra"], 2, "takes no words"), (["list", "--json", "extra", "words"], 2, "takes no words"),
+                                 (["help", "list", "extra"], 2, "'extra'"), (["--help", "list", "extra"], 2, "'extra'"),
+                                 (["--version", "extra"], 2, "'extra'"),
                                  (["migrate", "-c"], 2, "needs a value: N"), (["migrate", "--downtime"], 2, "needs a value: MS"),
                                  (["help", "fly"], 2, "no command 'fly'")):
             done = self.said(*args, code=code)
