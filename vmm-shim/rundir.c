@@ -46,18 +46,33 @@ static bool is_plain(const char *name)
 	return plain;
 }
 
+/* Whether a control character begins at @text, which is UTF-8: of ASCII, U+0080 to U+009F, or one that breaks or turns a line. */
+static bool is_control(const char *text)
+{
+	const unsigned char *c = (const unsigned char *)text;
+
+	if (c[0] < 0x80)
+		return iscntrl(c[0]);
+	if (c[0] == 0xc2)
+		return c[1] < 0xa0;
+	if (c[0] != 0xe2)
+		return false;
+	return (c[1] == 0x80 && c[2] >= 0xa8 && c[2] <= 0xae) || /* U+2028 to U+202E: separators, and text's direction overridden */
+	       (c[1] == 0x81 && c[2] >= 0xa6 && c[2] <= 0xa9);   /* U+2066 to U+2069: text's direction isolated */
+}
+
 int gw_vmm_check_name(const char *name, struct gw_error *error)
 {
 	json_t *text = json_string(name); /* NULL: not UTF-8 */
 	bool good = text && name[0] && strlen(name) < GW_VMM_GUEST_BYTES && !strchr(name, '/');
 
 	json_decref(text);
-	for (const char *c = name; *c; c++)
-		good = good && !iscntrl((unsigned char)*c);
+	for (const char *c = name; good && *c; c++)
+		good = !is_control(c);
 	if (good)
 		return 0;
 	return gw_error_set(error, -EINVAL, "'%.60s' is no name for a VM: 1 to %u bytes of UTF-8 without '/' and control "
-			    "characters", name, GW_VMM_GUEST_BYTES - 1);
+			    "characters, also those of Unicode that break or turn a line", name, GW_VMM_GUEST_BYTES - 1);
 }
 
 void gw_vmm_short_name(const char *name, char text[GW_VMM_SHORT_BYTES])

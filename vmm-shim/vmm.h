@@ -23,7 +23,7 @@
 #define GW_VMM_GUEST_BYTES 256 /* the name of a VM, with its NUL */
 #define GW_VMM_SHORT_BYTES 32
 
-/* A VM's name: UTF-8, not empty, not too long, without '/' and control characters. */
+/* A VM's name: UTF-8, not empty, not too long, without '/' and control characters, also those of Unicode that break or turn a line. */
 GW_MUST_CHECK int gw_vmm_check_name(const char *name, struct gw_error *error);
 
 /*
