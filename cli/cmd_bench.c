@@ -382,7 +382,7 @@ static int read_options(struct bench *bench, const struct given *given)
 	bench->link.channels = (unsigned)channels;
 	bench->link.queue_pairs = (unsigned)queue_pairs;
 	bench->link.no_rdma = option_value(command, given, "tcp") != NULL;
-	bench->link.await_message = true;
+	bench->link.first_message = MESSAGE_ASK;
 	bench->link.allow_remote = option_value(command, given, "insecure") != NULL;
 	bench->link.zero_copy = option_value(command, given, "zero-copy") != NULL;
 	bench->session.chunk_bytes = (uint32_t)chunk_bytes;

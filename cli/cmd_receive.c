@@ -246,7 +246,7 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	if (read_rails(command, option_value(command, &given, "rails"), &wait) < 0)
 		return EXIT_USAGE;
 	strcpy(wait.address, listen);
-	wait.link.await_message = true;
+	wait.link.first_message = GW_SESSION_FIRST_MESSAGE;
 	wait.link.opened = describe_ahead;
 	wait.link.context = &wait;
 	wait.link.no_rdma = option_value(command, &given, "tcp") != NULL;

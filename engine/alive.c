@@ -20,6 +20,7 @@
 #include <errno.h>
 
 #define ALIVE_NS GW_NS_PER_S /* at the most */
+#define IDLE_NS (5 * GW_NS_PER_S) /* a receiver waits so long for HELLO */
 #define LOOK_NS GW_NS_PER_S  /* the counters of the link are not asked for at every step */
 
 static uint64_t work_of(const struct gw_session *s)
@@ -40,6 +41,8 @@ void alive_show(struct gw_session *s)
 	uint64_t every_ns = s->options.silence_ns / 8, now = session_now(s);
 	unsigned char payload[WIRE_WORK_BYTES]; /* somebody may be using s->buffer */
 
+	if (s->is_source && session_state(s) == GW_STATE_IDLE) /* HELLO comes first */
+		return;
 	if (now - s->alive.said_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
 		return;
 	s->alive.said_ns = now;
@@ -90,6 +93,8 @@ int alive_check(struct gw_session *s)
 	uint64_t now = session_now(s), work;
 	int rc = check_silence(s, now);
 
+	if (rc == 0 && !s->is_source && session_state(s) == GW_STATE_IDLE && now - s->begun_ns >= IDLE_NS)
+		return gw_error_set(&s->error, -ETIMEDOUT, "no HELLO came");
 	if (rc < 0 || now - s->alive.looked_ns < LOOK_NS)
 		return rc;
 	s->alive.looked_ns = now;

@@ -226,6 +226,8 @@ struct gw_session_options {
 
 struct gw_session;
 
+#define GW_SESSION_FIRST_MESSAGE 1 /* the type of a source's first message, HELLO, for gw_link_options.first_message */
+
 /*
  * A session owns none of what it is given: link, regions and vm must outlive it and are the caller's to
  * close, after gw_session_free().  Return: 0 and *session, or -errno with @error set.

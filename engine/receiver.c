@@ -341,6 +341,8 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);
 }
 
+_Static_assert(GW_SESSION_FIRST_MESSAGE == WIRE_HELLO, "a session begins with HELLO");
+
 #define IN(state) (1u << GW_STATE_##state)
 
 const struct message_rule receiver_rules[WIRE_TYPES] = {

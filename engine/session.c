@@ -313,7 +313,7 @@ static void end_session(struct gw_session *s, int failure)
 		tell_peer(s, end);
 }
 
-/* ERROR and CANCEL may come at any time, on either side. */
+/* ERROR and CANCEL may come at any time, on either side; to a receiver not before HELLO. */
 static int peer_gave_up(struct gw_session *s, const struct gw_link_event *event)
 {
 	const char *peer = s->is_source ? "destination" : "source";
@@ -332,14 +332,16 @@ static int dispatch(struct gw_session *s, const struct gw_link_event *event)
 	const struct message_rule *rule = &rules[event->message_type < WIRE_TYPES ? event->message_type : 0];
 	int rc;
 
-	if (event->message_type == WIRE_ERROR || event->message_type == WIRE_CANCEL) {
+	if ((event->message_type == WIRE_ERROR || event->message_type == WIRE_CANCEL) &&
+	    (s->is_source || session_state(s) != GW_STATE_IDLE)) {
 		rc = peer_gave_up(s, event);
 		/* The receiver's word that it gave up is final: it will not start the guest, so we may. */
 		if (s->is_source && session_state(s) == GW_STATE_COMMIT)
 			s->owns_guest = true;
 		return rc;
 	}
-	if (event->message_type == WIRE_ALIVE)
+	/* Before HELLO a peer is nobody, and only HELLO is heard. */
+	if (event->message_type == WIRE_ALIVE && (s->is_source || session_state(s) != GW_STATE_IDLE))
 		return alive_take(s, event);
 	if (!(rule->states & (1u << session_state(s))))
 		return gw_error_set(&s->error, -EPROTO, "%s out of its turn (in state %s)",

@@ -8,7 +8,8 @@
  * A caller is a connection that has not said its 32 bytes of hello yet.  A control hello makes it an opening, which gets a
  * nonce of 16 random bytes; a data hello with the nonce of an opening becomes a channel of it.  When all channels are there the
  * opening becomes a link.  Then come the rails (rdma/setup.c), where both ends want them, and, where the owner of the listener
- * wants it, the first message of the source.  The opening that is through first is handed out first.
+ * wants it, the first message of the source.  An opening whose first message has another type is closed.  The opening that is
+ * through first is handed out first.
  *
  * A caller has a short deadline, an opening one for its channels and one for all of it.  The tables have fixed sizes, and the
  * connections of all of them are counted.  Where there is no room a new one takes the place of the oldest that has shown least:
@@ -458,7 +459,7 @@ static void begin_opening(struct gw_listener *listener, struct caller *caller)
 
 static bool wants_message(const struct gw_listener *listener)
 {
-	return listener->options.await_message;
+	return listener->options.first_message != 0;
 }
 
 /* All channels are there: the opening becomes a link. */
@@ -588,6 +589,11 @@ static void serve_opening(struct gw_listener *listener, struct opening *opening)
 		if (rc < 0)
 			gw_error_set(&error, rc, "%s", gw_link_error(opening->link)->text);
 		if (rc > 0 && opening->link->early.type == GW_LINK_MESSAGE) {
+			if (opening->link->early.message_type != listener->options.first_message) {
+				turn_away(listener, "%s does not begin as a source does: turned away", opening->peer);
+				drop_opening(listener, opening);
+				return;
+			}
 			opening->link->has_early = true;
 			opening->stage = OPENING_READY;
 		}

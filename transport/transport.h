@@ -121,7 +121,7 @@ struct gw_link_options {
 	uint64_t deadline_ns; /* for connecting, 0: 10 s; or for a peer to open its channels, 0: 5 s */
 	bool allow_remote;    /* listen on other addresses than loopback (no authentication yet) */
 	bool zero_copy;       /* source, TCP: send pages by reference (vmsplice) instead of copying them */
-	bool await_message;   /* receiver: a client is through only when its first message is there */
+	uint16_t first_message; /* receiver: a client is through only when a message of this type came first; 0: at once */
 	void (*opened)(void *context); /* receiver, may be NULL: called in gw_listener_accept() when a client has all its channels */
 	void *context;
 	bool no_rdma;         /* receiver: offer TCP alone */

@@ -125,9 +125,10 @@ class Strangers(unittest.TestCase):
                 self.assertEqual(kind, peer.ERROR)
                 self.assertNotRegex(text, "|".join(SECRETS))
                 self.assertIn("does not wait for this guest", text)
-        with peer.Peer(self.port) as one:  # out of its turn, before HELLO
-            one.say(peer.ZERO, b"")
-            self.assertNotRegex(one.answer()[1], "|".join(SECRETS))
+        for kind in (peer.ZERO, peer.ALIVE, peer.ERROR):  # before HELLO nothing is heard, nor answered
+            with peer.Peer(self.port) as one:
+                one.say(kind, bytes(8))
+                self.assertRaises(peer.Closed, one.hear)
         with peer.Peer(self.port) as one:  # who names the guest hears more
             one.say(peer.HELLO, peer.hello("secret-guest", [("ram0", 2 * RAM_MIB * MIB)]))
             self.assertIn("same size", one.answer()[1])
@@ -238,6 +239,17 @@ class Strangers(unittest.TestCase):
             stop.set()
             for thread in threads:
                 thread.join()
+
+    def test_a_stranger_who_names_no_guest_holds_nobody_up(self):
+        one = peer.Peer(self.port)
+        self.addCleanup(one.close)
+        for count in range(3):
+            try:
+                one.say(peer.ALIVE, count.to_bytes(8, "big"))
+            except OSError:
+                break
+            time.sleep(0.2)
+        self.migrates()
 
     def test_a_flood_of_wrong_guests_that_do_not_hang_up(self):
         stop, kept = threading.Event(), []

@@ -165,6 +165,17 @@ static void has_stood_still(struct pair *pair)
 	cr_assert(strstr(status.error->text, "has stood still for 12"), "%s", status.error->text);
 }
 
+/* The peer, a source, and the session agree. */
+static void greet(struct pair *pair)
+{
+	static unsigned char buffer[GW_LINK_MESSAGE_BYTES];
+	struct wire_hello hello = { .version = WIRE_VERSION, .oldest = WIRE_OLDEST, .page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
+				    .guest = "g", .region_count = 1, .regions = { { .name = "ram", .bytes = BYTES } } };
+
+	say(pair, WIRE_HELLO, buffer, wire_put_hello(buffer, &hello));
+	cr_assert_eq(live(pair, 1), 1);
+}
+
 Test(alive, a_peer_that_only_says_alive_is_given_up)
 {
 	for (int is_source = 0; is_source < 2; is_source++) {
@@ -172,6 +183,8 @@ Test(alive, a_peer_that_only_says_alive_is_given_up)
 		unsigned lived;
 
 		setup(&pair, is_source);
+		if (!is_source)
+			greet(&pair);
 		lived = live(&pair, 1000);
 		cr_assert(lived >= STANDSTILL_S - 2 && lived <= STANDSTILL_S + 2, "after %u s", lived);
 		has_stood_still(&pair);
@@ -185,6 +198,8 @@ Test(alive, a_peer_that_gets_on_is_waited_for)
 		struct pair pair;
 
 		setup(&pair, is_source);
+		if (!is_source)
+			greet(&pair);
 		for (pair.work = 0; pair.work < 10; pair.work++) /* a piece of its work takes 100 s */
 			cr_assert_eq(live(&pair, 100), 100);
 		pair.work = 1; /* less than before is no work */
@@ -194,15 +209,19 @@ Test(alive, a_peer_that_gets_on_is_waited_for)
 	}
 }
 
-/* The peer, a source, and the session agree. */
-static void greet(struct pair *pair)
+Test(alive, nothing_keeps_a_receiver_before_hello)
 {
-	static unsigned char buffer[GW_LINK_MESSAGE_BYTES];
-	struct wire_hello hello = { .version = WIRE_VERSION, .oldest = WIRE_OLDEST, .page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
-				    .guest = "g", .region_count = 1, .regions = { { .name = "ram", .bytes = BYTES } } };
+	struct pair pair;
 
-	say(pair, WIRE_HELLO, buffer, wire_put_hello(buffer, &hello));
-	cr_assert_eq(live(pair, 1), 1);
+	setup(&pair, false); /* what is said is no HELLO */
+	cr_assert_eq(live(&pair, 1000), 0);
+	teardown(&pair);
+	setup(&pair, false); /* nothing is said */
+	pair.clock.ns += 4 * GW_NS_PER_S;
+	cr_assert(gw_session_step(pair.session, 0));
+	pair.clock.ns += GW_NS_PER_S;
+	cr_assert_not(gw_session_step(pair.session, 0));
+	teardown(&pair);
 }
 
 Test(alive, bytes_that_land_are_work)
