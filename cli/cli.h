@@ -213,10 +213,16 @@ int monitor_open(struct monitor **monitor, const char *name, const char *file, s
 
 /*
  * The same for a receiver to which nobody came yet: status answers WAITING, @guest and @address, and cancel ends the process as ^C
- * does.  The record of an earlier migration stays.  monitor_open() may take its place before monitor_end_wait() is called.
+ * does.  The record of an earlier migration stays.
+ *
+ * begin: a HELLO was accepted, so @session is the migration from now on, and has a record.  The session's thread calls it.
+ * wait_on: that session is over, its record is written, and another is waited for.
+ * end_wait: ends it where no session is, and writes no record; NULL is nothing.  monitor_close() ends it with its session.
  */
 int monitor_wait(struct monitor **monitor, const char *name, const char *guest, const char *address,
 		 struct gw_error *error) GW_MUST_CHECK;
+int monitor_begin(struct monitor *monitor, struct gw_session *session, struct gw_error *error) GW_MUST_CHECK;
+void monitor_wait_on(struct monitor *monitor, const struct gw_status *status);
 void monitor_end_wait(struct monitor *monitor);
 
 /* The session's thread: what status answers from now on. */

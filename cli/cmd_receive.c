@@ -12,6 +12,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -31,15 +32,21 @@ struct wait {
 	char wire_guest[GW_NAME_BYTES];
 	bool overwrite;
 	struct report report;
-	struct monitor *waiting; /* NULL: a session has its own */
+	struct monitor *monitor; /* of the whole command; NULL: not yet, or no more */
+	struct gw_vm_ops vm_ops;
+	struct gw_session *current;
+	const struct gw_link *current_link;
+	bool accepted; /* the HELLO of the current session */
+	bool said;     /* where it listens */
 	char rails_text[512];
 	const char *rails[GW_LINK_MAX_RAILS];
 };
 
-static void say_where(const struct wait *wait)
+static void say_where(struct wait *wait)
 {
-	if (report_would_block(STDOUT_FILENO))
+	if (wait->said || report_would_block(STDOUT_FILENO))
 		return;
+	wait->said = true;
 	if (wait->report.output == OUTPUT_JSON)
 		print_json_line(json_pack("{s:s, s:o, s:o}", "event", "listening", "address", json_text(wait->address), "guest",
 					  json_text(wait->guest)));
@@ -70,30 +77,29 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 	if (rc < 0)
 		return rc;
 	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(wait->listener));
-	rc = wait->waiting ? 0 : monitor_wait(&wait->waiting, wait->vm.name, wait->guest, wait->address, error);
+	rc = wait->monitor ? 0 : monitor_wait(&wait->monitor, wait->vm.name, wait->guest, wait->address, error);
 	if (rc < 0)
 		return rc;
 	say_where(wait);
 	for (;;) {
 		struct gw_error refused = { 0 };
 
+		if (interrupted()) /* first: strangers may come without an end */
+			return gw_error_set(error, -EINTR, "cancelled, no guest was taken");
+		if (gw_vmm_check(wait->vm.vmm, error) < 0)
+			return error->code;
 		rc = gw_listener_accept(wait->listener, link, ACCEPT_WAIT_NS, &refused);
 		if (rc > 0)
-			break;
-		if (interrupted())
-			rc = gw_error_set(error, -EINTR, "cancelled, no guest was taken");
-		else if (gw_vmm_check(wait->vm.vmm, error) < 0)
-			rc = error->code;
-		else if (rc == 0)
+			return 0;
+		if (rc == 0)
 			continue;
-		else if (rc == -EPROTO) {
+		if (rc == -EPROTO) {
 			gw_warn("%s", refused.text);
 			continue;
-		} else
-			*error = refused;
-		break;
+		}
+		*error = refused;
+		return rc;
 	}
-	return rc > 0 ? 0 : rc;
 }
 
 /* The guest is on its way: nobody else is waited for. */
@@ -105,17 +111,44 @@ static void stop_listening(void *context)
 	wait->listener = NULL;
 }
 
-static void end_waiting(struct wait *wait)
+/* vm_ops.prepare: the HELLO is accepted, and the session is a migration from now on. */
+static int accept_guest(void *vm, struct gw_error *error)
 {
-	monitor_end_wait(wait->waiting);
-	wait->waiting = NULL;
+	struct wait *wait = (struct wait *)((char *)vm - offsetof(struct wait, vm));
+	int rc = cli_vm_ops.prepare(vm, error);
+
+	if (rc == 0)
+		rc = monitor_begin(wait->monitor, wait->current, error);
+	if (rc < 0)
+		return rc;
+	wait->accepted = true;
+	report_link(&wait->report, gw_link_note(wait->current_link));
+	wait->said = false; /* what comes after it is a new wait */
+	return 0;
+}
+
+/* The end of a session whose HELLO was accepted.  Return: whether it was the one. */
+static bool end_guest(struct wait *wait, const struct gw_status *status, const char *peer)
+{
+	struct gw_error error = { 0 };
+	bool over = status->state == GW_STATE_DONE || status->state == GW_STATE_NOT_STARTED || interrupted() || status->begun ||
+		    gw_vmm_check(wait->vm.vmm, &error) < 0;
+
+	if (over) {
+		monitor_close(wait->monitor, status);
+		wait->monitor = NULL;
+	} else {
+		monitor_wait_on(wait->monitor, status);
+	}
+	if (over || (!report_would_block(STDOUT_FILENO) && !report_would_block(STDERR_FILENO)))
+		report_end(&wait->report, status, peer);
+	return over;
 }
 
 /* One session.  Return: true when it was the one; false to wait for another. */
 static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 {
 	struct gw_session *session = NULL;
-	struct monitor *monitor = NULL;
 	struct gw_error error = { 0 };
 	struct gw_fault_spec fault;
 	struct gw_status status;
@@ -125,20 +158,17 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 	if (wait->fault && gw_fault_parse(wait->fault, &fault) == 0)
 		rc = gw_fault_wrap(&link, link, &fault);
 	if (rc == 0)
-		rc = gw_receiver_new(&session, link, wait->vm.regions, wait->vm.region_count, &cli_vm_ops, &wait->vm,
+		rc = gw_receiver_new(&session, link, wait->vm.regions, wait->vm.region_count, &wait->vm_ops, &wait->vm,
 				     &wait->session, &error);
-	if (rc == 0)
-		rc = monitor_open(&monitor, wait->vm.name, RECEIVE_SOCKET, session, &error);
-	end_waiting(wait);
 	if (rc == 0) {
-		report_link(&wait->report, gw_link_note(link));
-		run_session(session, monitor, &wait->report, stop_listening, wait);
+		wait->current = session;
+		wait->current_link = link;
+		wait->accepted = false;
+		run_session(session, wait->monitor, &wait->report, stop_listening, wait);
 		gw_session_status(session, &status);
-		monitor_close(monitor, &status);
-		over = status.state == GW_STATE_DONE || status.state == GW_STATE_NOT_STARTED || interrupted() || status.begun ||
-		       gw_vmm_check(wait->vm.vmm, &error) < 0;
-		if (over || (!report_would_block(STDOUT_FILENO) && !report_would_block(STDERR_FILENO)))
-			report_end(&wait->report, &status, link->peer);
+		over = wait->accepted && end_guest(wait, &status, link->peer);
+		if (!wait->accepted && !interrupted() && !report_would_block(STDERR_FILENO))
+			gw_warn("%s was refused: %s", link->peer, status.error->text);
 		*code = exit_code_of(&status);
 	} else {
 		complain(wait->command, "%s", error.text);
@@ -169,6 +199,8 @@ static int receive(struct wait *wait, const char *name)
 	struct gw_link *link;
 	int code = EXIT_FAILED, rc;
 
+	wait->vm_ops = cli_vm_ops;
+	wait->vm_ops.prepare = accept_guest;
 	catch_signals();
 	rc = cli_vm_open(&wait->vm, name, true, &error);
 	if (rc == 0)
@@ -191,7 +223,7 @@ static int receive(struct wait *wait, const char *name)
 			break;
 		}
 	} while (!take_guest(wait, link, &code));
-	end_waiting(wait);
+	monitor_end_wait(wait->monitor);
 	gw_listener_close(wait->listener);
 	cli_vm_close(&wait->vm);
 	return code;

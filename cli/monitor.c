@@ -42,10 +42,10 @@ struct monitor {
 	char path[192];
 	ino_t inode; /* of the socket at path: another process may have put its own there */
 	int listener, stop;
-	struct gw_session *session; /* NULL: a receiver to which nobody came yet */
 	char guest[GW_NAME_BYTES], address[128]; /* that it waits for, where it listens */
 	pthread_t thread;
-	pthread_mutex_t lock; /* guards the two below */
+	pthread_mutex_t lock; /* guards the three below */
+	struct gw_session *session; /* NULL: a receiver that waits */
 	struct gw_status status;
 	struct gw_error error; /* status.error points here */
 };
@@ -177,12 +177,14 @@ void monitor_record_resumed(const char *name, bool is_source)
 		gw_warn("the record of who owns the guest cannot be written: %s", strerror(-rc));
 }
 
-static void copy_status(struct monitor *monitor, struct gw_status *status, struct gw_error *error)
+/* Return: whether there is a session. */
+static bool copy_status(struct monitor *monitor, struct gw_status *status, struct gw_error *error)
 {
 	GW_LOCK_SCOPE(&monitor->lock);
 	*status = monitor->status;
 	*error = monitor->error;
 	status->error = error->code ? error : NULL;
+	return monitor->session != NULL;
 }
 
 static json_t *describe(struct monitor *monitor)
@@ -190,19 +192,19 @@ static json_t *describe(struct monitor *monitor)
 	struct gw_status status;
 	struct gw_error error;
 
-	if (!monitor->session)
+	if (!copy_status(monitor, &status, &error))
 		return json_pack("{s:s, s:s, s:s, s:b, s:o, s:o}", "name", monitor->name, "role", "destination", "state", WAITING,
 				 "owns_guest", false, "guest", json_text(monitor->guest), "address", json_text(monitor->address));
-	copy_status(monitor, &status, &error);
 	return status_json(&status, monitor->name);
 }
 
 static void cancel(struct monitor *monitor)
 {
+	GW_LOCK_SCOPE(&monitor->lock);
 	if (monitor->session)
 		gw_session_cancel(monitor->session);
-	else
-		(void)kill(getpid(), SIGTERM); /* the wait ends as by ^C; a session that has begun meanwhile is cancelled */
+	if (monitor->guest[0])
+		(void)kill(getpid(), SIGTERM); /* the wait ends as by ^C, whoever is served */
 }
 
 static void answer(struct monitor *monitor, int fd)
@@ -327,6 +329,21 @@ int monitor_wait(struct monitor **out, const char *name, const char *guest, cons
 	return serve_on(out, name, RECEIVE_SOCKET, NULL, &wait, error);
 }
 
+int monitor_begin(struct monitor *monitor, struct gw_session *session, struct gw_error *error)
+{
+	int rc = write_record(monitor->name, record_of(monitor->name, false, gw_state_name(GW_STATE_FAILED), false));
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "the record of who owns the guest cannot be written in %s/%s: %s", gw_vmm_run_root(),
+				    monitor->name, strerror(-rc));
+	GW_LOCK_SCOPE(&monitor->lock);
+	gw_session_status(session, &monitor->status);
+	gw_error_clear(&monitor->error);
+	monitor->status.error = NULL;
+	monitor->session = session;
+	return 0;
+}
+
 void monitor_publish(struct monitor *monitor, const struct gw_status *status)
 {
 	GW_LOCK_SCOPE(&monitor->lock);
@@ -373,16 +390,28 @@ static void free_monitor(struct monitor *monitor)
 	free(monitor);
 }
 
-void monitor_close(struct monitor *monitor, const struct gw_status *status)
+static void leave_record(struct monitor *monitor, const struct gw_status *status)
 {
 	json_t *object = status_json(status, monitor->name);
 
-	end_thread(monitor);
 	if (!is_ours(monitor->name))
 		json_decref(object);
 	else
 		record_end(monitor->name, status, object);
+}
+
+void monitor_close(struct monitor *monitor, const struct gw_status *status)
+{
+	end_thread(monitor);
+	leave_record(monitor, status);
 	free_monitor(monitor);
+}
+
+void monitor_wait_on(struct monitor *monitor, const struct gw_status *status)
+{
+	leave_record(monitor, status);
+	GW_LOCK_SCOPE(&monitor->lock);
+	monitor->session = NULL;
 }
 
 void monitor_end_wait(struct monitor *monitor)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stranger can do to a receiver that waits: nothing, and an operator's migration goes through meanwhile."""
 
+import json
 import os
 import resource
 import socket
@@ -250,6 +251,45 @@ class Strangers(unittest.TestCase):
                 break
             time.sleep(0.2)
         self.migrates()
+
+    def test_a_stranger_leaves_no_trace_and_cancel_ends_the_wait(self):
+        record = Path(self.lab.b.env["GODWIT_RUN_DIR"]) / "secret-guest" / "last.json"
+        before = record.read_bytes() if record.exists() else None
+        self.end(self.receiver)
+        self.receiver, self.port = self.receive("--json")
+        words = "a stranger's words"
+        for kind, payload in ((peer.ERROR, bytes(4) + words.encode()), (peer.HELLO, peer.hello("other", [("ram0", MIB)]))):
+            with peer.Peer(self.port) as one:
+                one.say(kind, payload)
+                with self.assertRaises(peer.Closed):
+                    while True:
+                        one.hear()
+        stop, seen = threading.Event(), set()
+
+        def visit():
+            while not stop.is_set():
+                try:
+                    with peer.Peer(self.port, timeout=5) as one:
+                        one.say(peer.HELLO, peer.hello("other", [("ram0", MIB)]))
+                        one.hear()
+                except (OSError, peer.Closed):
+                    pass  # it may listen no more
+
+        thread = threading.Thread(target=visit)
+        thread.start()
+        try:
+            for _ in range(10):
+                seen.add(json.loads(self.lab.b.godwit("list", "--json").stdout)[0]["activity"])
+            cancel = self.lab.b.godwit("cancel", "secret-guest")
+        finally:
+            stop.set()
+            thread.join()
+        self.assertEqual(seen, {"waiting"})
+        self.assertEqual((cancel.returncode, cancel.stdout), (0, "the receiver of 'secret-guest' waits no more\n"))
+        out, err = self.receiver.communicate(timeout=30)
+        self.assertNotIn("summary", out)
+        self.assertNotIn(words, out + err)
+        self.assertEqual(record.read_bytes() if record.exists() else None, before)
 
     def test_a_flood_of_wrong_guests_that_do_not_hang_up(self):
         stop, kept = threading.Event(), []
