@@ -13,8 +13,9 @@
 static void find_activity(const char *name, char *activity, size_t bytes, json_t **address)
 {
 	static const struct {
-		const char *file, *word;
-	} kinds[] = { { MIGRATE_SOCKET, "migrating" }, { RECEIVE_SOCKET, "receiving" } };
+		const char *file, *word, *stalled; /* a receiver that does not answer may do either */
+	} kinds[] = { { MIGRATE_SOCKET, "migrating", "migrating, and stalled" },
+		      { RECEIVE_SOCKET, "receiving", "waiting or receiving, and stalled" } };
 
 	snprintf(activity, bytes, "-");
 	for (unsigned i = 0; i < 2; i++) {
@@ -24,7 +25,7 @@ static void find_activity(const char *name, char *activity, size_t bytes, json_t
 		bool waits = state && strcmp(state, WAITING) == 0;
 
 		if (rc == 0 || rc == -ETIMEDOUT)
-			snprintf(activity, bytes, "%s%s", waits ? WAITING : kinds[i].word, rc == 0 ? "" : ", and stalled");
+			snprintf(activity, bytes, "%s", rc < 0 ? kinds[i].stalled : waits ? WAITING : kinds[i].word);
 		if (waits)
 			*address = json_incref(json_object_get(answer, "address"));
 		json_decref(answer);

@@ -13,7 +13,8 @@
 struct known {
 	json_t *status;  /* the session's own, or the record that the last one left; NULL: none */
 	bool live;       /* the session answered */
-	int stalled_pid; /* the process of a session that does not answer; 0: none */
+	int stalled_pid; /* the process that serves a socket and does not answer; 0: none */
+	bool stalled_source; /* that moves the guest, else it waits for one or receives one */
 	char run_state[32]; /* of the VMM; "gone", "not answering" */
 };
 
@@ -41,8 +42,10 @@ static void find_status(const char *name, struct known *known)
 			known->live = true;
 			return;
 		}
-		if (rc == -ETIMEDOUT)
+		if (rc == -ETIMEDOUT) {
 			known->stalled_pid = pid;
+			known->stalled_source = i == 0;
+		}
 	}
 	known->status = load_record(name);
 }
@@ -102,15 +105,16 @@ static bool is_paused(const struct known *known)
 /* Of a session that does not answer.  It is its VMM's end of the lease that gives a guest back, and a receiver has none. */
 static void print_stalled(int pid, bool source)
 {
-	printf("  The godwit that %s it, process %d, does not answer: it is stopped or frozen.  ", source ? "moves" : "receives", pid);
+	printf("  The godwit that %s, process %d, does not answer: it is stopped or frozen.  ",
+	       source ? "moves it" : "waits for a guest or receives one", pid);
 	if (source)
 		printf("A guest that it had\n"
 		       "  paused is resumed here two seconds after it stood still.  End that process ('kill -9 %d'), and\n"
 		       "  migrate again.\n", pid);
 	else
-		printf("The guest is\n"
-		       "  resumed at its source, unless that had let it go already.  End that process\n"
-		       "  ('kill -9 %d'), and ask 'godwit status' there.\n", pid);
+		printf("A guest that was\n"
+		       "  on its way is resumed at its source, unless that had let it go already.  End that process\n"
+		       "  ('kill -9 %d'), and ask 'godwit status' at the source if a guest was on its way.\n", pid);
 }
 
 /* The guest's owner, by the state of the VMM and the record; docs/ownership.md has the table. */
@@ -121,7 +125,7 @@ static void print_owner(const char *name, const struct known *known)
 	bool runs = strcmp(known->run_state, "running") == 0;
 
 	if (known->stalled_pid)
-		print_stalled(known->stalled_pid, source);
+		print_stalled(known->stalled_pid, known->stalled_source);
 	if (runs && known->status && source && !owns(known->status) && strcmp(state, "uncertain") != 0)
 		printf("  The guest was handed over, and yet it runs here: make sure that it runs nowhere else.\n");
 	else if (runs && known->status && !source && !owns(known->status))
@@ -167,6 +171,8 @@ static void print_status(const char *name, const struct known *known)
 	print_vmm(name, known->run_state);
 	if (!state[0] || !role[0]) {
 		printf("no migration\n");
+		if (known->stalled_pid)
+			print_stalled(known->stalled_pid, known->stalled_source);
 		if (strcmp(known->run_state, "postmigrate") == 0)
 			printf("  Its state was handed over once, and no record says what became of it: look where the guest runs\n"
 			       "  before you say 'godwit resume --force %s'.\n", name);
@@ -270,9 +276,9 @@ static int ask_to_cancel(const struct command *command, const char *name, bool *
 		return EXIT_NO_VM;
 	}
 	complain(command, "the godwit that %s '%s', process %d, does not answer: it is stopped or frozen.  %s; end that process",
-		 source ? "moves" : "receives", name, stalled,
+		 source ? "moves" : "waits for a guest or receives one in", name, stalled,
 		 source ? "A guest that it had paused is resumed by itself" :
-			  "The guest is resumed at its source, unless that had let it go already");
+			  "A guest that was on its way is resumed at its source, unless that had let it go already");
 	return EXIT_FAILED;
 }
 

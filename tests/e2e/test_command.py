@@ -160,6 +160,20 @@ class Vms(unittest.TestCase):
         self.assertIn("this receiver ends", err)
         self.assertEqual(self.source.status(), "prelaunch")
 
+    def test_a_stopped_receiver_that_waits(self):
+        receiver, _ = self.lab.b.receive()
+        receiver.send_signal(signal.SIGSTOP)
+        try:
+            asked = [self.lab.b.start(*words) for words in (("list",), ("status", "guest"), ("cancel", "guest"))]
+            listed, status, cancel = ["".join(one.communicate(timeout=60)) for one in asked]
+        finally:
+            receiver.kill()
+            receiver.communicate()
+        self.assertIn("waiting or receiving, and stalled", listed)
+        for text in (status, cancel):
+            self.assertIn("waits for a guest or receives one", text)
+            self.assertIn(f"process {receiver.pid}, does not answer", text)
+
     def test_a_waiting_receiver_is_seen_and_cancelled(self):
         receiver, port = self.lab.b.receive()
         address = f"127.0.0.1:{port}"
