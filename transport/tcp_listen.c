@@ -66,6 +66,7 @@ struct caller {
 enum stage {
 	OPENING_FREE,
 	OPENING_CHANNELS, /* data connections are missing */
+	OPENING_QUIET, /* all are there, and the first message has not begun: no link yet */
 	OPENING_RAILS,
 	OPENING_MESSAGE, /* the first message is awaited */
 	OPENING_READY,
@@ -462,7 +463,7 @@ static bool wants_message(const struct gw_listener *listener)
 	return listener->options.first_message != 0;
 }
 
-/* All channels are there: the opening becomes a link. */
+/* The opening becomes a link, which has buffers. */
 static void make_link(struct gw_listener *listener, struct opening *opening)
 {
 	struct sockaddr_storage called;
@@ -484,8 +485,6 @@ static void make_link(struct gw_listener *listener, struct opening *opening)
 	snprintf(opening->link->note, sizeof(opening->link->note), "%s",
 		 listener->has_rdma ? "TCP: the source offers no RDMA" : "TCP");
 	opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
-	if (listener->options.opened)
-		listener->options.opened(listener->options.context);
 	if (!opening->wants_rdma)
 		return;
 	rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0 ?
@@ -500,6 +499,17 @@ static void make_link(struct gw_listener *listener, struct opening *opening)
 		turn_away(listener, "%s: %s", opening->peer, error.text);
 		drop_opening(listener, opening);
 	}
+}
+
+/* All channels are there.  Whom no rails are offered speaks first, and gets its link when it does: silence costs no buffers. */
+static void complete_opening(struct gw_listener *listener, struct opening *opening)
+{
+	if (listener->options.opened)
+		listener->options.opened(listener->options.context);
+	if (wants_message(listener) && !opening->wants_rdma)
+		opening->stage = OPENING_QUIET;
+	else
+		make_link(listener, opening);
 }
 
 /* A data hello: the caller becomes a channel of its opening. */
@@ -517,7 +527,7 @@ static void add_channel(struct gw_listener *listener, struct caller *caller)
 		opening->data[index] = caller->fd;
 		caller->fd = -1;
 		if (++opening->open == opening->channels)
-			make_link(listener, opening);
+			complete_opening(listener, opening);
 		return;
 	}
 	turn_away(listener, "%s is not part of a session that is being opened: turned away", caller->peer);
@@ -568,12 +578,23 @@ static void serve_caller(struct gw_listener *listener, struct caller *caller)
 		serve_hello(listener, caller);
 }
 
-/* Goes on with an opening that has a link. */
+/* Return: whether the first message has begun, or the connection has ended. */
+static bool has_spoken(const struct opening *opening)
+{
+	char first;
+	ssize_t n = recv(opening->control, &first, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	return n >= 0 || (errno != EAGAIN && errno != EINTR);
+}
+
+/* Goes on with an opening that has all channels. */
 static void serve_opening(struct gw_listener *listener, struct opening *opening)
 {
 	struct gw_error error = { 0 };
 	int rc = 0;
 
+	if (opening->stage == OPENING_QUIET && has_spoken(opening))
+		make_link(listener, opening);
 	if (opening->stage == OPENING_RAILS) {
 		rc = rdma_offer_step(opening->rails, &opening->link, &error);
 		if (rc == 0)
@@ -675,6 +696,11 @@ static void watch(struct watched *watched, int fd)
 	watched->fds[watched->count++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 }
 
+static bool is_in_dialogue(const struct opening *opening)
+{
+	return opening->stage == OPENING_QUIET || opening->stage == OPENING_RAILS || opening->stage == OPENING_MESSAGE;
+}
+
 static void watch_all(const struct gw_listener *listener, struct watched *watched)
 {
 	bool paused = now_ns() < listener->paused_until_ns;
@@ -688,7 +714,7 @@ static void watch_all(const struct gw_listener *listener, struct watched *watche
 	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
 		const struct opening *opening = &listener->openings[i];
 
-		if (opening->stage == OPENING_RAILS || opening->stage == OPENING_MESSAGE)
+		if (is_in_dialogue(opening))
 			watch(watched, opening->control);
 		if (opening->stage == OPENING_RAILS)
 			watch(watched, rdma_offer_fd(opening->rails));
@@ -702,7 +728,7 @@ static void serve_all(struct gw_listener *listener)
 		if (listener->callers[i].fd >= 0)
 			serve_caller(listener, &listener->callers[i]);
 	for (unsigned i = 0; i < MAX_OPENINGS; i++)
-		if (listener->openings[i].stage == OPENING_RAILS || listener->openings[i].stage == OPENING_MESSAGE)
+		if (is_in_dialogue(&listener->openings[i]))
 			serve_opening(listener, &listener->openings[i]);
 	for (unsigned i = 0; i < listener->count && now_ns() >= listener->paused_until_ns; i++)
 		for (unsigned n = 0; n < ACCEPTS_A_TURN && accept_one(listener, listener->fds[i]); n++)

@@ -291,6 +291,16 @@ class Strangers(unittest.TestCase):
         self.assertNotIn(words, out + err)
         self.assertEqual(record.read_bytes() if record.exists() else None, before)
 
+    def test_sessions_that_say_nothing_displace_no_slow_source(self):
+        slow = peer.Peer(self.port)
+        self.addCleanup(slow.close)
+        for _ in range(16):
+            self.addCleanup(peer.Peer(self.port).close)
+        slow.say(peer.HELLO, self.hello)
+        self.assertEqual(slow.hear()[0], peer.HELLO_OK)
+        slow.close()
+        self.migrates()
+
     def test_a_flood_of_wrong_guests_that_do_not_hang_up(self):
         stop, kept = threading.Event(), []
 
