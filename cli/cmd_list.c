@@ -2,11 +2,13 @@
 /* godwit list: the guests that run under godwit here. */
 #include "cli/cli.h"
 
+#include "base/log.h"
 #include "base/units.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What a godwit does with the VM, a word; *address, for the caller to release, is where a receiver waits. */
@@ -47,8 +49,8 @@ static void print_one(const char *name, bool readable, json_t *array)
 		snprintf(state, sizeof(state), "%s", readable ? "no answer" : "no access");
 	find_activity(name, activity, sizeof(activity), &address);
 	if (array) {
-		json_t *one = json_pack("{s:o, s:o, s:I, s:s}", "name", json_text(name), "state", json_text(state), "ram_bytes",
-					(json_int_t)ram_bytes, "activity", activity);
+		json_t *one = json_pack("{s:o, s:o, s:I, s:s?}", "name", json_text(name), "state", json_text(state), "ram_bytes",
+					(json_int_t)ram_bytes, "activity", strcmp(activity, "-") == 0 ? NULL : activity);
 
 		if (address)
 			json_object_set_new(one, "address", address);
@@ -80,6 +82,13 @@ int cmd_list(const struct command *command, int argc, char **argv)
 	else
 		printf("%-24s %-12s %10s  %s\n", "NAME", "STATE", "RAM", "ACTIVITY");
 	folder = opendir(gw_vmm_run_root());
+	if (!folder && errno != ENOENT) {
+		complain(command, "folder %s: %s", gw_vmm_run_root(), strerror(errno));
+		json_decref(array);
+		return EXIT_FAILED;
+	}
+	if (!folder && getenv("GODWIT_RUN_DIR"))
+		gw_warn("GODWIT_RUN_DIR is %s, and there is no such folder yet", gw_vmm_run_root());
 	while (folder && (entry = readdir(folder))) {
 		int known = gw_vmm_name_of(entry->d_name, name), alive = known == 0 ? gw_vmm_is_alive(name) : known;
 

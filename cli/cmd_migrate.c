@@ -82,6 +82,10 @@ static int make_plan(const struct command *command, const struct given *given, s
 	cli_guest_name(as ? as : plan->name, plan->guest);
 	plan->session.guest = plan->guest;
 	plan->detach = option_value(command, given, "detach") != NULL;
+	if (option_value(command, given, "incremental") && option_value(command, given, "block")) {
+		complain(command, "-b moves all layers of the disks, -i the top ones: say one of the two");
+		return -EINVAL;
+	}
 	if (option_value(command, given, "incremental"))
 		plan->disks.mode = CLI_DISKS_TOP;
 	else if (option_value(command, given, "block") || option_value(command, given, "disk"))

@@ -267,7 +267,12 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444", listen);
 		return EXIT_USAGE;
 	}
-	if (!name || !listen || given.count > 0) {
+	if (given.count > 0) {
+		complain(command, "'%s' is one word too many, since the name goes with --name: godwit receive %s", given.rest[0],
+			 command->arguments);
+		return EXIT_USAGE;
+	}
+	if (!name || !listen) {
 		complain(command, "a name and an address are needed: godwit receive %s", command->arguments);
 		return EXIT_USAGE;
 	}

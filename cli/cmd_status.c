@@ -195,6 +195,15 @@ static void print_status(const char *name, const struct known *known)
 		printf("  %s\n", error);
 }
 
+static void complain_of_names(const struct command *command, const struct given *given)
+{
+	if (given->count == 0)
+		complain(command, "a name is needed: godwit %s %s", command->name, command->arguments);
+	else
+		complain(command, "it takes one name, and '%s' is one word too many: godwit %s %s", given->rest[1], command->name,
+			 command->arguments);
+}
+
 int cmd_status(const struct command *command, int argc, char **argv)
 {
 	struct given given;
@@ -206,7 +215,7 @@ int cmd_status(const struct command *command, int argc, char **argv)
 	if (rc != 0)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
 	if (given.count != 1) {
-		complain(command, "a name is needed: godwit status %s", command->arguments);
+		complain_of_names(command, &given);
 		return EXIT_USAGE;
 	}
 	name = given.rest[0];
@@ -243,7 +252,7 @@ static const char *take_name(const struct command *command, int argc, char **arg
 		return NULL;
 	if (given->count == 1)
 		return given->rest[0];
-	complain(command, "a name is needed: godwit %s %s", command->name, command->arguments);
+	complain_of_names(command, given);
 	return NULL;
 }
 

@@ -267,8 +267,8 @@ static struct gw_error for_peer(const struct gw_session *s)
 
 	if (s->is_source || s->receiver.named || s->error.code == -EPROTONOSUPPORT)
 		return s->error;
-	gw_error_set(&error, s->error.code, "it does not wait for this guest, or cannot take it now: what 'godwit receive' says there "
-					    "is more exact");
+	gw_error_set(&error, s->error.code, "it does not wait for this guest, or cannot take it now: 'godwit receive' says there why.  If "
+					    "the guest has another name there, say --as");
 	return error;
 }
 

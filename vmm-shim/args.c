@@ -188,7 +188,7 @@ static int judge_word(const char *word, const char *value, char *advice, size_t 
 		return gw_error_set(error, -EINVAL, "the VMM gets another root folder (%s), in which it does not find the run folder", word);
 	}
 	if (args_is(word, "-readconfig")) {
-		snprintf(advice, advice_bytes, "put the options of %s on the command line, or leave --strict out", value);
+		snprintf(advice, advice_bytes, "put the options of %s on the command line", value);
 		return gw_error_set(error, -EINVAL, "the options in %s are not read here, so that the VMM cannot be judged before it starts",
 				    value);
 	}

@@ -167,7 +167,8 @@ int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool 
 		rc = setenv(AGENT_ENV_NO_ALIAS, "1", 1) < 0 ? -errno : 0;
 	if (rc == 0) {
 		execvp(all[0], all);
-		rc = gw_error_set(error, -errno, "'%s' cannot be started: %s", all[0], strerror(errno));
+		rc = gw_error_set(error, -errno, "'%s' cannot be started: %s%s", all[0], strerror(errno),
+				  errno == ENOENT && !strchr(all[0], '/') ? ", in no folder of PATH" : "");
 	}
 	free(all);
 	return rc;

@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
@@ -59,11 +60,25 @@ class Words(unittest.TestCase):
                                  (["list", "extra"], 2, "takes no words"), (["list", "--json", "extra", "words"], 2, "takes no words"),
                                  (["help", "list", "extra"], 2, "'extra'"), (["--help", "list", "extra"], 2, "'extra'"),
                                  (["--version", "extra"], 2, "'extra'"),
+                                 (["status"], 2, "a name is needed"), (["status", "one", "two"], 2, "'two' is one word too many"),
+                                 (["cancel", "one", "two"], 2, "'two' is one word too many"),
+                                 (["receive", "one", "--listen", "127.0.0.1:0"], 2, "'one' is one word too many"),
+                                 (["migrate", "-b", "-i", "ghost", "127.0.0.1:1"], 2, "say one of the two"),
+                                 (["run", "--name", "ghost", "--", "qemu-ghost", "-object",
+                                   "memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm,share=on", "-machine",
+                                   "memory-backend=ram0"], 1, "in no folder of PATH"),
                                  (["migrate", "-c"], 2, "needs a value: N"), (["migrate", "--downtime"], 2, "needs a value: MS"),
                                  (["help", "fly"], 2, "no command 'fly'")):
             done = self.said(*args, code=code)
             self.assertIn(word, done.stderr, args)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_a_run_folder_that_is_not_there(self):
+        with unittest.mock.patch.dict(self.lab.a.env, {"GODWIT_RUN_DIR": "/nowhere/godwit"}):
+            self.assertIn("no such folder yet", self.said("list").stderr)
+            self.assertEqual(json.loads(self.said("list", "--json").stdout), [])
+        with unittest.mock.patch.dict(self.lab.a.env, {"GODWIT_RUN_DIR": "/dev/null"}):
+            self.assertIn("Not a directory", self.said("list", code=1).stderr)
 
     def test_help_is_of_the_command(self):
         for name in ("run", "list", "receive", "migrate", "status", "cancel", "resume", "bench", "probe"):
@@ -195,6 +210,9 @@ class Vms(unittest.TestCase):
         receiver.terminate()
         receiver.wait(timeout=20)
         self.assertEqual(self.waiting.status(), "inmigrate")
+        for force in ((), ("--force",)):
+            done = self.lab.b.godwit("resume", *force, "guest")
+            self.assertEqual((done.returncode, "waits for a guest and has none" in done.stderr), (1, True), done.stderr)
 
     def test_a_receiver_ends_while_a_stranger_holds_it_up(self):
         hello = struct.pack("!IHHHHHH16s", 0x47574849, 3, 3, 1, 4, 0, 0, bytes(16))
