@@ -415,6 +415,10 @@ static bool judge_control(struct gw_listener *listener, const struct caller *cal
 			  ntohs(hello->version), LINK_OLDEST, LINK_VERSION, told ? ", with word" : "");
 		return false;
 	}
+	if (hello->index != 0 || memcmp(hello->nonce, (const unsigned char[NONCE_BYTES]){ 0 }, NONCE_BYTES) != 0) {
+		turn_away(listener, "%s is no godwit source: turned away", caller->peer);
+		return false;
+	}
 	if (channels < 1 || channels > GW_LINK_MAX_CHANNELS) {
 		bool told = answer(caller->fd, WELCOME_CHANNELS, NULL);
 
@@ -562,7 +566,7 @@ static void serve_hello(struct gw_listener *listener, struct caller *caller)
 		return;
 	if (ntohl(caller->hello.magic) == HELLO_MAGIC && ntohs(caller->hello.kind) == HELLO_CONTROL) {
 		begin_opening(listener, caller);
-	} else if (ntohl(caller->hello.magic) == HELLO_MAGIC && ntohs(caller->hello.kind) == HELLO_DATA) {
+	} else if (ntohl(caller->hello.magic) == HELLO_MAGIC && ntohs(caller->hello.kind) == HELLO_DATA && caller->hello.offers == 0) {
 		add_channel(listener, caller);
 	} else {
 		turn_away(listener, "%s is no godwit source: turned away", caller->peer);

@@ -186,6 +186,10 @@ static int say_hello(int fd, const struct hello *hello, struct welcome *welcome,
 		rc = transfer(fd, welcome, sizeof(*welcome), false, deadline_ns);
 	if (rc == 0 && ntohl(welcome->magic) != WELCOME_MAGIC)
 		rc = -EPROTO;
+	/* A welcome in words that this end does not have is none. */
+	if (rc == 0 && ntohs(welcome->status) == WELCOME_OK &&
+	    (ntohs(welcome->version) < LINK_OLDEST || ntohs(welcome->version) > LINK_VERSION))
+		welcome->status = htons(WELCOME_VERSION);
 	return rc;
 }
 

@@ -275,7 +275,7 @@ static int take_frame(struct reader *reader)
 		return rc;
 	if (frame.kind == TCP_FRAME_DATA)
 		rc = take_data(reader, &frame);
-	else if (frame.kind == TCP_FRAME_FENCE && frame.bytes == 0 && frame.offset > reader->channel->fence)
+	else if (frame.kind == TCP_FRAME_FENCE && frame.region == 0 && frame.bytes == 0 && frame.offset > reader->channel->fence)
 		publish(reader, frame.offset);
 	else
 		rc = -EPROTO;

@@ -62,6 +62,64 @@ Test(rdma_proto, what_is_out_of_bounds_is_refused)
 	cr_assert_eq(down_back.reason[0], '?', "no escape sequences");
 }
 
+/* Each byte that the protocol gives as 0: fields, rails past the count, and what follows a text. */
+Test(rdma_proto, reserved_bytes_are_zero)
+{
+	static const unsigned rails_zeros[] = { 20 + 20 + 15, 20 + 36, 20 + 36 * 8 - 1, 20 + 36 * 8 + 199 };
+	static const unsigned go_zeros[] = { 4, 7, 8 + 16, 8 + 16 * 8 - 1, 8 + 16 * 8 + 199 };
+	static const unsigned connected_zeros[] = { 8 + 4, 8 + 15 };
+	struct rdma_rails rails = { .count = 1, .rails = { { .family = AF_INET, .device = "rxe0" } }, .reason = "why" };
+	struct rdma_go go = { .count = 1, .rails = { { 1, 1, 0, 0 } }, .reason = "why" };
+	struct rdma_key keys[RDMA_MAX_BATCH] = { { 1, 0, 2, 3 } };
+	struct rdma_round round = { 5, 6, 3, { 1, 2 } };
+	struct rdma_down down = { .rail = 1, .reason = "gone" };
+	uint32_t n;
+
+	rails.reason[100] = 'x'; /* what stood there before is not sent */
+	for (size_t i = 0; i < sizeof(rails_zeros) / sizeof(rails_zeros[0]); i++) {
+		struct rdma_rails back;
+
+		n = rdma_put_rails(out, &rails);
+		cr_assert_eq(rdma_get_rails(out, n, &back), 0);
+		out[rails_zeros[i]] = 1;
+		cr_expect_eq(rdma_get_rails(out, n, &back), -EPROTO, "RAILS, byte %u", rails_zeros[i]);
+	}
+	for (size_t i = 0; i < sizeof(go_zeros) / sizeof(go_zeros[0]); i++) {
+		struct rdma_go back;
+
+		n = rdma_put_go(out, &go);
+		cr_assert(rdma_get_go(out, n, &back) == 0 && rdma_get_connected(out, n, &back) == 0);
+		out[go_zeros[i]] = 1;
+		cr_expect_eq(rdma_get_go(out, n, &back), -EPROTO, "GO, byte %u", go_zeros[i]);
+	}
+	for (size_t i = 0; i < sizeof(connected_zeros) / sizeof(connected_zeros[0]); i++) {
+		struct rdma_go back;
+
+		n = rdma_put_go(out, &go);
+		out[connected_zeros[i]] = 1;
+		cr_expect_eq(rdma_get_connected(out, n, &back), -EPROTO, "CONNECTED, byte %u", connected_zeros[i]);
+	}
+	n = rdma_put_keys(out, keys, 1);
+	out[15] = 1;
+	cr_expect_eq(rdma_get_keys(out, n, keys), -EPROTO);
+	n = rdma_put_round(out, &round);
+	out[23] = 1;
+	cr_expect_eq(rdma_get_round(out, n, &round), -EPROTO);
+	round = (struct rdma_round){ 0, 6, 3, { 1, 2 } };
+	cr_expect_eq(rdma_get_round(out, rdma_put_round(out, &round), &round), -EPROTO, "no fence");
+	round = (struct rdma_round){ 5, 0, 3, { 1, 2 } };
+	cr_expect_eq(rdma_get_round(out, rdma_put_round(out, &round), &round), -EPROTO, "no fence of the data connections");
+	for (unsigned i = 4; i < 16; i++) { /* the last mark and fence are of an answer */
+		n = rdma_put_down(out, &down);
+		out[i] = 1;
+		cr_expect_eq(rdma_get_down(out, n, &down), -EPROTO, "DOWN, byte %u", i);
+		down = (struct rdma_down){ .rail = 1, .reason = "gone" };
+	}
+	n = rdma_put_down(out, &down);
+	out[16 + 199] = 1;
+	cr_expect_eq(rdma_get_down(out, n, &down), -EPROTO, "DOWN, behind its text");
+}
+
 Test(rdma_proto, noise_breaks_nothing)
 {
 	static struct rdma_register regs[RDMA_MAX_BATCH];

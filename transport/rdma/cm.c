@@ -147,7 +147,7 @@ static struct rail_qp *caller(struct rdma *rdma, const struct rdma_cm_event *eve
 	memcpy(&hello, event->param.conn.private_data, sizeof(hello));
 	rail = ntohs(hello.rail);
 	qp = ntohs(hello.qp);
-	if (ntohl(hello.magic) != RDMA_HELLO_MAGIC || ntohs(hello.version) != RDMA_HELLO_VERSION ||
+	if (ntohl(hello.magic) != RDMA_HELLO_MAGIC || ntohs(hello.version) != RDMA_HELLO_VERSION || hello.reserved != 0 ||
 	    memcmp(hello.nonce, rdma->nonce, sizeof(hello.nonce)) != 0 || rail >= rdma->rail_count ||
 	    qp >= RDMA_MAX_QPS || rdma->rails[rail].qps[qp].id || event->listen_id != rdma->listeners[rail])
 		return NULL;

@@ -65,14 +65,29 @@ static_assert(sizeof(struct wire_rails) == 20 + 36 * RDMA_MAX_RAILS + RDMA_REASO
 		      sizeof(struct rdma_hello) == 28 && sizeof(struct rdma_mark) == 16,
 	      "packed as they stand");
 
-/* Copies text that came from a peer: ended, and nothing in it that a terminal would act on. */
-static void take_text(char *to, const char *from, size_t bytes)
+static bool is_zeros(const void *from, size_t bytes)
 {
-	size_t i;
+	for (const unsigned char *at = from; bytes > 0; bytes--)
+		if (*at++)
+			return false;
+	return true;
+}
 
-	for (i = 0; i + 1 < bytes && from[i]; i++)
+/* Fills a field that is all zeros. */
+static void put_text(char *to, const char *from, size_t bytes)
+{
+	memcpy(to, from, strnlen(from, bytes - 1));
+}
+
+/* Copies text that came from a peer, with nothing in it that a terminal would act on.  Return: whether it is ended and padded. */
+static bool take_text(char *to, const char *from, size_t bytes)
+{
+	size_t length = strnlen(from, bytes - 1);
+
+	for (size_t i = 0; i < length; i++)
 		to[i] = from[i] >= ' ' && from[i] < 127 ? from[i] : '?';
-	to[i] = '\0';
+	to[length] = '\0';
+	return is_zeros(from + length, bytes - length);
 }
 
 uint32_t rdma_put_rails(unsigned char *out, const struct rdma_rails *rails)
@@ -84,9 +99,9 @@ uint32_t rdma_put_rails(unsigned char *out, const struct rdma_rails *rails)
 		wire.rails[i].family = htons(rails->rails[i].family == AF_INET6 ? 6 : 4);
 		wire.rails[i].port = htons(rails->rails[i].port);
 		memcpy(wire.rails[i].address, rails->rails[i].address, 16);
-		memcpy(wire.rails[i].device, rails->rails[i].device, 16);
+		put_text(wire.rails[i].device, rails->rails[i].device, 16);
 	}
-	memcpy(wire.reason, rails->reason, sizeof(wire.reason));
+	put_text(wire.reason, rails->reason, sizeof(wire.reason));
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
@@ -101,7 +116,8 @@ int rdma_get_rails(const void *in, uint32_t bytes, struct rdma_rails *rails)
 	memset(rails, 0, sizeof(*rails));
 	memcpy(rails->nonce, wire.nonce, sizeof(wire.nonce));
 	rails->count = ntohl(wire.count);
-	if (rails->count > RDMA_MAX_RAILS)
+	if (rails->count > RDMA_MAX_RAILS ||
+	    !is_zeros(&wire.rails[rails->count], (RDMA_MAX_RAILS - rails->count) * sizeof(wire.rails[0])))
 		return -EPROTO;
 	for (unsigned i = 0; i < rails->count; i++) {
 		unsigned family = ntohs(wire.rails[i].family);
@@ -111,10 +127,10 @@ int rdma_get_rails(const void *in, uint32_t bytes, struct rdma_rails *rails)
 		rails->rails[i].family = family == 6 ? AF_INET6 : AF_INET;
 		rails->rails[i].port = ntohs(wire.rails[i].port);
 		memcpy(rails->rails[i].address, wire.rails[i].address, 16);
-		take_text(rails->rails[i].device, wire.rails[i].device, 16);
+		if (!take_text(rails->rails[i].device, wire.rails[i].device, 16))
+			return -EPROTO;
 	}
-	take_text(rails->reason, wire.reason, sizeof(wire.reason));
-	return 0;
+	return take_text(rails->reason, wire.reason, sizeof(wire.reason)) ? 0 : -EPROTO;
 }
 
 uint32_t rdma_put_go(unsigned char *out, const struct rdma_go *go)
@@ -127,7 +143,7 @@ uint32_t rdma_put_go(unsigned char *out, const struct rdma_go *go)
 		wire.rails[i].board_rkey = htonl(go->rails[i].board_rkey);
 		wire.rails[i].board_addr = htobe64(go->rails[i].board_addr);
 	}
-	memcpy(wire.reason, go->reason, sizeof(wire.reason));
+	put_text(wire.reason, go->reason, sizeof(wire.reason));
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
@@ -142,7 +158,8 @@ int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go)
 	memcpy(&wire, in, sizeof(wire));
 	memset(go, 0, sizeof(*go));
 	go->count = ntohl(wire.count);
-	if (go->count > RDMA_MAX_RAILS || wire.reserved)
+	if (go->count > RDMA_MAX_RAILS || wire.reserved ||
+	    !is_zeros(&wire.rails[go->count], (RDMA_MAX_RAILS - go->count) * sizeof(wire.rails[0])))
 		return -EPROTO;
 	for (unsigned i = 0; i < go->count; i++) {
 		struct rdma_rail_go *rail = &go->rails[i];
@@ -156,8 +173,17 @@ int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go)
 			return -EPROTO;
 		seen |= 1u << rail->rail;
 	}
-	take_text(go->reason, wire.reason, sizeof(wire.reason));
-	return 0;
+	return take_text(go->reason, wire.reason, sizeof(wire.reason)) ? 0 : -EPROTO;
+}
+
+int rdma_get_connected(const void *in, uint32_t bytes, struct rdma_go *go)
+{
+	int rc = rdma_get_go(in, bytes, go);
+
+	for (unsigned i = 0; rc == 0 && i < go->count; i++)
+		if (go->rails[i].board_rkey || go->rails[i].board_addr)
+			rc = -EPROTO;
+	return rc;
 }
 
 uint32_t rdma_put_register(unsigned char *out, const struct rdma_register *list, unsigned count)
@@ -228,7 +254,7 @@ int rdma_get_keys(const void *in, uint32_t bytes, struct rdma_key *list)
 			.rkey = ntohl(wire.rkey),
 			.addr = be64toh(wire.addr),
 		};
-		if (list[i].refused > 4095)
+		if (list[i].refused > 4095 || wire.reserved)
 			return -EPROTO;
 	}
 	return (int)count;
@@ -274,14 +300,14 @@ int rdma_get_round(const void *in, uint32_t bytes, struct rdma_round *round)
 	*round = (struct rdma_round){ be64toh(wire.fence), be64toh(wire.inner), ntohl(wire.rails), { 0 } };
 	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++)
 		round->marks[i] = ntohl(wire.marks[i]);
-	return round->rails >> RDMA_MAX_RAILS ? -EPROTO : 0;
+	return round->fence == 0 || round->inner == 0 || wire.reserved || round->rails >> RDMA_MAX_RAILS ? -EPROTO : 0;
 }
 
 uint32_t rdma_put_down(unsigned char *out, const struct rdma_down *down)
 {
 	struct wire_down wire = { htons(down->rail), htons(down->answer), htonl(down->mark), htobe64(down->fence), "" };
 
-	memcpy(wire.reason, down->reason, sizeof(wire.reason));
+	put_text(wire.reason, down->reason, sizeof(wire.reason));
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
@@ -297,6 +323,7 @@ int rdma_get_down(const void *in, uint32_t bytes, struct rdma_down *down)
 	down->answer = ntohs(wire.answer) != 0;
 	down->mark = ntohl(wire.mark);
 	down->fence = be64toh(wire.fence);
-	take_text(down->reason, wire.reason, sizeof(wire.reason));
-	return down->rail < RDMA_MAX_RAILS && ntohs(wire.answer) <= 1 ? 0 : -EPROTO;
+	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) || down->rail >= RDMA_MAX_RAILS || ntohs(wire.answer) > 1)
+		return -EPROTO;
+	return down->answer || (down->mark == 0 && down->fence == 0) ? 0 : -EPROTO;
 }

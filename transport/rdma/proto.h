@@ -111,6 +111,7 @@ uint32_t rdma_put_down(unsigned char *out, const struct rdma_down *down);
 /* Decoders: 0 or -EPROTO; the lists return how many, at most RDMA_MAX_BATCH. */
 int rdma_get_rails(const void *in, uint32_t bytes, struct rdma_rails *rails) GW_MUST_CHECK;
 int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go) GW_MUST_CHECK;
+int rdma_get_connected(const void *in, uint32_t bytes, struct rdma_go *go) GW_MUST_CHECK; /* a GO without boards */
 int rdma_get_register(const void *in, uint32_t bytes, struct rdma_register *list) GW_MUST_CHECK;
 int rdma_get_keys(const void *in, uint32_t bytes, struct rdma_key *list) GW_MUST_CHECK;
 int rdma_get_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark) GW_MUST_CHECK;

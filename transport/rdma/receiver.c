@@ -44,7 +44,7 @@ static bool take_mark(struct rail *rail, const struct ibv_wc *wc)
 		mark = *rail_mark_slot(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
 		number = ntohl(mark.number);
 	}
-	if (number != qp->mark + 1 || ntohl(mark.number) != number)
+	if (number != qp->mark + 1 || ntohl(mark.number) != number || mark.reserved != 0)
 		return false;
 	qp->mark = number;
 	qp->placed_bytes = be64toh(mark.bytes);
@@ -160,10 +160,13 @@ static int take_register(struct rdma *rdma, const struct gw_link_event *event)
 
 static int take_round(struct rdma *rdma, const struct gw_link_event *event)
 {
-	int rc = rdma_get_round(event->payload, event->payload_bytes, &rdma->round);
+	struct rdma_round round;
+	int rc = rdma_get_round(event->payload, event->payload_bytes, &round);
 
-	if (rc < 0 || rdma->round.fence <= rdma->fence_reported || rdma->round.rails >> rdma->rail_count)
+	if (rc < 0 || round.fence <= (rdma->round_waits ? rdma->round.fence : rdma->fence_reported) ||
+	    round.inner <= rdma->round.inner || round.rails >> rdma->rail_count)
 		return -EPROTO;
+	rdma->round = round;
 	rdma->round_waits = true;
 	return 0;
 }

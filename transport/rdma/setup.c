@@ -199,7 +199,7 @@ static int take_connected(struct rdma *rdma, struct gw_error *error)
 		return 0;
 	if (event.message_type != RDMA_CONNECTED)
 		return gw_error_set(error, -EPROTO, "%s speaks out of turn", rdma->link.peer);
-	if (rdma_get_go(event.payload, event.payload_bytes, &rdma->go) < 0)
+	if (rdma_get_connected(event.payload, event.payload_bytes, &rdma->go) < 0)
 		return gw_error_set(error, -EPROTO, "%s sent a CONNECTED that cannot be read", rdma->link.peer);
 	if (rdma->go.count == 0)
 		return gw_error_set(error, -ENODEV, "%s", rdma->go.reason);
