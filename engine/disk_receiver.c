@@ -4,7 +4,7 @@
  *
  * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when
  * all of it is written.  Several are under way at once; the source takes care that no two of them touch the same
- * block.  DISK_END ends a round once the batches before it are done: the images get their size, and those written since are
+ * block, and the receiver refuses it otherwise.  DISK_END ends a round once the batches before it are done: the images get their size, and those written since are
  * synced, in the background.  SYNCED tells the source when all that was ordered is on the devices, and how long it took: the
  * source does not stop the guest before.
  * The device state is not loaded before everything is written and synced (disk_is_settled()).
@@ -103,6 +103,31 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	return session_post(s, WIRE_DISKS_OK, 0);
 }
 
+/* Whether each piece lies in its image, and no block is in two pieces that are under way.  Return: 0 or -errno. */
+static int judge_batch(struct gw_session *s, struct disk_batch *batch)
+{
+	const struct disk_receiver *disk = &s->receiver.disk;
+	bool twice;
+
+	for (unsigned i = 0; i < batch->disk.count; i++) {
+		const struct wire_piece *piece = &batch->disk.pieces[i];
+
+		if (piece->image >= disk->image_count)
+			return -EPROTO;
+		if (piece->bytes > most_bytes(s, piece->image) || piece->offset > most_bytes(s, piece->image) - piece->bytes)
+			return gw_error_set(&s->error, -EFBIG, "the source sends data beyond the end of disk '%s'",
+					    name_of(s, disk->image_of[piece->image]));
+	}
+	pieces_sort(&batch->disk, &batch->order);
+	twice = pieces_overlap(&batch->disk, &batch->order);
+	for (unsigned i = 0; i < DISK_BATCHES && !twice; i++) {
+		const struct disk_batch *other = &disk->batches[i];
+
+		twice = other->used && pieces_meet(&batch->disk, &batch->order, &other->disk, &other->order);
+	}
+	return twice ? gw_error_set(&s->error, -EPROTO, "the source sends a block of a disk twice before a DISK_END") : 0;
+}
+
 int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -114,17 +139,12 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 	if (!disk->agreed || disk->end_waits || batch == disk->batches + DISK_BATCHES)
 		return -EPROTO;
 	rc = wire_get_disk(event->payload, event->payload_bytes, &batch->disk);
+	if (rc == 0)
+		rc = judge_batch(s, batch);
+	if (rc == 0)
+		rc = receiver_name_fence(s, batch->disk.fence);
 	if (rc < 0)
 		return rc;
-	for (unsigned i = 0; i < batch->disk.count; i++) {
-		const struct wire_piece *piece = &batch->disk.pieces[i];
-
-		if (piece->image >= disk->image_count)
-			return -EPROTO;
-		if (piece->bytes > most_bytes(s, piece->image) || piece->offset > most_bytes(s, piece->image) - piece->bytes)
-			return gw_error_set(&s->error, -EFBIG, "the source sends data beyond the end of disk '%s'",
-					    name_of(s, disk->image_of[piece->image]));
-	}
 	batch->bytes = 0;
 	for (unsigned i = 0; i < batch->disk.count; i++)
 		batch->bytes += batch->disk.pieces[i].bytes;
@@ -206,8 +226,12 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 	int rc = !disk->agreed || disk->end_waits ? -EPROTO :
 						    wire_get_disk_end(event->payload, event->payload_bytes, &s->disk_list);
 
+	uint32_t rounds = s->receiver.rounds;
+
 	if (rc < 0 || s->disk_list.count != disk->image_count)
 		return -EPROTO;
+	if (s->disk_list.round > rounds || rounds - s->disk_list.round > 1)
+		return gw_error_set(&s->error, -EPROTO, "the source ends round %u of the disks in round %u", s->disk_list.round, rounds);
 	for (unsigned i = 0; i < disk->image_count; i++)
 		if (s->disk_list.images[i].bytes > most_bytes(s, i))
 			return gw_error_set(&s->error, -EFBIG, "the source gives disk '%s' more bytes than it announced",

@@ -3,6 +3,7 @@
 #ifndef GODWIT_ENGINE_DISK_SESSION_H
 #define GODWIT_ENGINE_DISK_SESSION_H
 
+#include "engine/pieces.h"
 #include "engine/predict.h"
 #include "engine/wire.h"
 
@@ -37,6 +38,7 @@ struct disk_source {
 	uint64_t beside_bytes; /* of pages, put since the last fence */
 	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
 	unsigned batches_out; /* sent, not yet in the receiver's images */
+	uint64_t out[DISK_BATCHES]; /* their fences, oldest first */
 	bool end_out;         /* DISK_END was sent behind batches that are still out */
 	bool sync_pending;     /* the sync that DISK_END of ended_round ordered is not known to be done */
 	uint32_t ended_round;
@@ -52,6 +54,7 @@ struct disk_batch {
 	unsigned begun, ended;
 	uint64_t bytes; /* of all pieces */
 	struct wire_disk disk;
+	struct pieces_order order;
 };
 
 struct disk_receiver {

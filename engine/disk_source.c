@@ -452,7 +452,7 @@ static int close_batch(struct gw_session *s)
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 	disk->fence_out = s->source.fence = disk->batch.fence;
-	disk->batches_out++;
+	disk->out[disk->batches_out++] = disk->batch.fence;
 	disk->batch.count = 0;
 	disk->batch_bytes = disk->batch_zero_bytes = disk->beside_bytes = 0;
 	return 1;
@@ -629,9 +629,9 @@ int disk_done(struct gw_session *s, const struct gw_link_event *event)
 	uint64_t fence;
 	int rc = wire_get_fence(event->payload, event->payload_bytes, &fence);
 
-	if (rc < 0 || disk->batches_out == 0 || fence == disk->fence_out)
+	if (rc < 0 || disk->batches_out == 0 || fence != disk->out[0] || fence == disk->fence_out)
 		return -EPROTO;
-	disk->batches_out--;
+	memmove(disk->out, disk->out + 1, --disk->batches_out * sizeof(disk->out[0]));
 	disk->end_out = disk->end_out && disk->batches_out > 0;
 	for (unsigned i = 0; i < GW_DISK_SLOTS; i++)
 		if (disk->slots[i].state == SLOT_SENT && disk->slots[i].fence == fence)

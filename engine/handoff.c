@@ -27,6 +27,7 @@
 #include <xxhash.h>
 
 #define MAX_LAST_ROUNDS 8
+#define MAX_ERRNO 4095
 #define LEASE_SPARE_NS (2 * GW_NS_PER_S) /* to give the guest back by ourselves, before the VM does */
 
 static void set_pause_limit(struct gw_session *s, uint64_t until_ns)
@@ -285,8 +286,8 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 	uint64_t parts;
 	int rc = wire_get_pair(event->payload, event->payload_bytes, &committed);
 
-	if (rc < 0)
-		return rc;
+	if (rc < 0 || committed.second > MAX_ERRNO)
+		return -EPROTO;
 	blackout->total_ns = session_now(s) - s->source.blackout_from_ns;
 	blackout->start_ns = committed.first;
 	parts = blackout->pause_ns + blackout->collect_ns + blackout->last_round_ns + blackout->save_ns +

@@ -124,25 +124,31 @@ static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t 
 	return rc;
 }
 
+static bool is_in(const struct gw_session *s, const struct gw_region *region, const struct wire_range *range)
+{
+	return range->offset % s->page_bytes == 0 && range->bytes % s->page_bytes == 0 && range->offset <= region->memory.bytes &&
+	       range->bytes <= region->memory.bytes - range->offset;
+}
+
+/* All ranges are judged before the first is cleared. */
 static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct wire_zero zero;
+	struct gw_region *region;
 	int rc = wire_get_zero(event->payload, event->payload_bytes, &zero);
 
 	if (rc < 0 || zero.region >= s->region_count)
 		return -EPROTO;
-	for (unsigned i = 0; i < zero.count && rc == 0; i++) {
-		struct gw_region *region = &s->regions[zero.region];
-		const struct wire_range *range = &zero.ranges[i];
-
-		if (range->offset % s->page_bytes || range->bytes % s->page_bytes ||
-		    range->offset > region->memory.bytes || range->bytes > region->memory.bytes - range->offset)
+	region = &s->regions[zero.region];
+	for (unsigned i = 0; i < zero.count; i++)
+		if (!is_in(s, region, &zero.ranges[i]))
 			return -EPROTO;
-		s->status.begun = true;
-		rc = clear_range(s, region, range->offset, range->bytes);
+	s->status.begun = true;
+	for (unsigned i = 0; i < zero.count; i++) {
+		rc = clear_range(s, region, zero.ranges[i].offset, zero.ranges[i].bytes);
 		if (rc < 0)
 			return gw_error_set(&s->error, rc, "RAM '%s' cannot be cleared: %s", region->name, strerror(-rc));
-		s->status.zero_bytes += range->bytes;
+		s->status.zero_bytes += zero.ranges[i].bytes;
 	}
 	return 0;
 }
@@ -162,6 +168,15 @@ static int acknowledge(struct gw_session *s)
 	return rc < 0 ? rc : session_post(s, WIRE_ROUND_ACK, wire_put_round(s->buffer, &receiver->round));
 }
 
+int receiver_name_fence(struct gw_session *s, uint64_t fence)
+{
+	if (fence != s->receiver.fence_named + 1)
+		return gw_error_set(&s->error, -EPROTO, "the source names fence %llu where fence %llu is next",
+				    (unsigned long long)fence, (unsigned long long)s->receiver.fence_named + 1);
+	s->receiver.fence_named = fence;
+	return 0;
+}
+
 static int take_round_end(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct receiver_half *receiver = &s->receiver;
@@ -172,8 +187,24 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 	rc = wire_get_round(event->payload, event->payload_bytes, &receiver->round);
 	if (rc < 0)
 		return rc;
+	if (receiver->round.round != receiver->rounds)
+		return gw_error_set(&s->error, -EPROTO, "the source ends round %u where round %u is to be ended", receiver->round.round,
+				    receiver->rounds);
+	rc = receiver_name_fence(s, receiver->round.fence);
+	if (rc < 0)
+		return rc;
+	receiver->rounds++;
 	receiver->round_waits = true;
 	return acknowledge(s);
+}
+
+/* Whether the source has gone on from measuring the way. */
+static bool is_measured(const struct gw_session *s)
+{
+	struct gw_link_counters counters;
+
+	gw_link_counters(s->link, &counters);
+	return s->status.begun || s->receiver.rounds > 0 || counters.put_bytes > 0;
 }
 
 /* The source measures the way: each is answered by its number. */
@@ -182,7 +213,15 @@ static int take_echo(struct gw_session *s, const struct gw_link_event *event)
 	uint64_t number;
 	int rc = wire_get_echo(event->payload, event->payload_bytes, &number);
 
-	return rc < 0 ? rc : session_post(s, WIRE_ECHO, wire_put_echo(s->buffer, number, WIRE_ECHO_BYTES));
+	if (rc < 0)
+		return rc;
+	if (is_measured(s))
+		return gw_error_set(&s->error, -EPROTO, "ECHO out of its turn (after DISKS, or after something was sent)");
+	if (number != s->receiver.echoes + 1)
+		return gw_error_set(&s->error, -EPROTO, "the source sends ECHO %llu where %llu is next", (unsigned long long)number,
+				    (unsigned long long)s->receiver.echoes + 1);
+	s->receiver.echoes = number;
+	return session_post(s, WIRE_ECHO, wire_put_echo(s->buffer, number, WIRE_ECHO_BYTES));
 }
 
 static int take_switch(struct gw_session *s, const struct gw_link_event *event)

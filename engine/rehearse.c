@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #define SHORT_ECHOES 3u
@@ -20,6 +21,8 @@
 #define SETTLE_PATIENCE_NS (600 * GW_NS_PER_S) /* gigabytes on a slow disk; then it is a standstill (alive.c) */
 #define PIECE_BYTES DEVICE_CHUNK_BYTES
 #define MOST_BYTES (1024u * 1024) /* what is beyond goes at the same rate */
+
+static_assert(PIECE_BYTES <= WIRE_ECHO_MOST_BYTES, "a piece is an ECHO");
 
 static uint64_t burst_bytes(const struct rehearsal *rehearsal)
 {
@@ -140,7 +143,7 @@ int rehearse_answered(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct rehearsal *rehearsal = &s->source.rehearsal;
 	uint64_t number, took_ns = session_now(s) - rehearsal->from_ns;
-	int rc = wire_get_echo(event->payload, event->payload_bytes, &number);
+	int rc = event->payload_bytes == WIRE_ECHO_BYTES ? wire_get_echo(event->payload, event->payload_bytes, &number) : -EPROTO;
 
 	if (rc < 0 || !rehearsal->under_way || rehearsal->answered == rehearsal->sent || number != rehearsal->answered + 1)
 		return -EPROTO;

@@ -319,6 +319,8 @@ static int peer_gave_up(struct gw_session *s, const struct gw_link_event *event)
 	const char *peer = s->is_source ? "destination" : "source";
 	struct wire_error error;
 
+	if (event->message_type == WIRE_CANCEL && event->payload_bytes != 0)
+		return gw_error_set(&s->error, -EPROTO, "the %s sent a CANCEL that cannot be read", peer);
 	if (event->message_type == WIRE_CANCEL)
 		return gw_error_set(&s->error, -ECANCELED, "cancelled by the %s", peer);
 	if (wire_get_error(event->payload, event->payload_bytes, &error) < 0)

@@ -109,7 +109,10 @@ struct source_half {
 
 struct receiver_half {
 	bool named; /* HELLO named the guest that is waited for */
+	uint64_t echoes;         /* answered */
+	uint64_t fence_named;    /* by a DISK or a ROUND_END, the last one */
 	uint64_t fence_seen;
+	uint32_t rounds;         /* ROUND_ENDs that came: the number of the round that is open, or the next */
 	bool round_waits; /* ROUND_END came, its fence has not */
 	struct wire_round round;
 	unsigned char *state;
@@ -222,6 +225,9 @@ int source_device(struct gw_session *s);
 int source_commit(struct gw_session *s);
 int receiver_wait(struct gw_session *s);
 int receiver_look(struct gw_session *s);
+
+/* Notes the fence that a DISK or a ROUND_END names.  Return: 0, or -EPROTO with s->error set when it is not the next one. */
+int receiver_name_fence(struct gw_session *s, uint64_t fence) GW_MUST_CHECK;
 
 /* Ends the session after a failure or a cancel; never fails itself. */
 void source_abandon(struct gw_session *s, enum gw_state end);

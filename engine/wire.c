@@ -90,15 +90,36 @@ const char *wire_type_name(unsigned type)
 	return names[type < WIRE_TYPES ? type : 0];
 }
 
-/* A name: not empty, terminated inside its field, printable. */
-static bool name_is_good(const char name[GW_NAME_BYTES])
+static bool is_zeros(const char *bytes, size_t count)
 {
-	if (name[0] == '\0' || !memchr(name, '\0', GW_NAME_BYTES))
+	return count == 0 || (bytes[0] == '\0' && memcmp(bytes, bytes + 1, count - 1) == 0);
+}
+
+void wire_put_text(char *field, const char *text, size_t room)
+{
+	memcpy(field, text, strnlen(text, room - 1));
+}
+
+bool wire_is_padded(const char *field, size_t room)
+{
+	size_t length = strnlen(field, room);
+
+	return length < room && is_zeros(field + length, room - length);
+}
+
+bool wire_text_is_good(const char *field, size_t room)
+{
+	if (!wire_is_padded(field, room))
 		return false;
-	for (const char *c = name; *c; c++)
-		if (*c < ' ' || *c > '~')
+	for (; *field; field++)
+		if (*field < ' ' || *field > '~')
 			return false;
 	return true;
+}
+
+static bool name_is_good(const char name[GW_NAME_BYTES])
+{
+	return name[0] != '\0' && wire_text_is_good(name, GW_NAME_BYTES);
 }
 
 uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
@@ -114,7 +135,7 @@ uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
 	};
 	char *at = buffer;
 
-	memcpy(fixed.guest, hello->guest, GW_NAME_BYTES);
+	wire_put_text(fixed.guest, hello->guest, GW_NAME_BYTES);
 	memcpy(at, &fixed, sizeof(fixed));
 	at += sizeof(fixed);
 	for (unsigned i = 0; i < hello->region_count; i++) {
@@ -126,7 +147,7 @@ uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
 		};
 
 		memcpy(region.host, from->file.host, GW_HOST_BYTES);
-		memcpy(region.name, from->name, GW_NAME_BYTES);
+		wire_put_text(region.name, from->name, GW_NAME_BYTES);
 		memcpy(at, &region, sizeof(region));
 		at += sizeof(region);
 	}
@@ -231,7 +252,7 @@ int wire_get_hello_ok(const void *payload, uint32_t bytes, uint16_t *version)
 		return -EPROTO;
 	memcpy(&ok, payload, sizeof(ok));
 	*version = be16toh(ok.version);
-	if (be32toh(ok.magic) != WIRE_MAGIC || *version < WIRE_OLDEST || *version > WIRE_VERSION)
+	if (be32toh(ok.magic) != WIRE_MAGIC || *version < WIRE_OLDEST || *version > WIRE_VERSION || ok.reserved != 0)
 		return -EPROTO;
 	return 0;
 }
@@ -293,7 +314,7 @@ int wire_get_round(const void *payload, uint32_t bytes, struct wire_round *round
 	memcpy(&fixed, payload, sizeof(fixed));
 	round->round = be32toh(fixed.round);
 	round->fence = be64toh(fixed.fence);
-	return round->fence ? 0 : -EPROTO;
+	return round->fence != 0 && fixed.reserved == 0 ? 0 : -EPROTO;
 }
 
 static uint32_t put_two_words(void *buffer, uint64_t first, uint64_t second)
@@ -391,7 +412,8 @@ int wire_get_echo(const void *payload, uint32_t bytes, uint64_t *number)
 {
 	uint64_t word;
 
-	if (bytes < WIRE_ECHO_BYTES)
+	if (bytes < WIRE_ECHO_BYTES || bytes > WIRE_ECHO_MOST_BYTES ||
+	    !is_zeros((const char *)payload + WIRE_ECHO_BYTES, bytes - WIRE_ECHO_BYTES))
 		return -EPROTO;
 	memcpy(&word, payload, sizeof(word));
 	*number = be64toh(word);

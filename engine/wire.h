@@ -47,6 +47,15 @@ enum wire_type {
 	WIRE_TYPES,
 };
 
+/*
+ * Texts in fields of a fixed size: printable ASCII, ended within the field and padded with zeros.  wire_put_text() fills a field that
+ * is all zeros with as much of @text as fits.  wire_text_is_good() takes an empty text too.
+ */
+void wire_put_text(char *field, const char *text, size_t room);
+bool wire_text_is_good(const char *field, size_t room);
+/* Whether the field is ended and padded with zeros, whatever the text is. */
+bool wire_is_padded(const char *field, size_t room);
+
 struct wire_region {
 	char name[GW_NAME_BYTES];
 	uint64_t bytes;
@@ -138,7 +147,7 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks);
 int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks) GW_MUST_CHECK;
 uint32_t wire_put_disk(void *buffer, const struct wire_disk *disk);
 int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk) GW_MUST_CHECK;
-/* DISK_ACK and DISK_DONE. */
+/* DISK_ACK and DISK_DONE; no fence is 0. */
 uint32_t wire_put_fence(void *buffer, uint64_t fence);
 int wire_get_fence(const void *payload, uint32_t bytes, uint64_t *fence) GW_MUST_CHECK;
 uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks);
@@ -171,7 +180,8 @@ int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *syn
 uint32_t wire_put_work(void *buffer, uint64_t work);
 int wire_get_work(const void *payload, uint32_t bytes, uint64_t *work) GW_MUST_CHECK;
 #define WIRE_ECHO_BYTES 8u
-/* ECHO: a number and zeros, @bytes in all, WIRE_ECHO_BYTES at least; the answer has the number alone. */
+#define WIRE_ECHO_MOST_BYTES (64u * 1024)
+/* ECHO: a number and zeros, @bytes in all, WIRE_ECHO_BYTES to WIRE_ECHO_MOST_BYTES; the answer has the number alone. */
 uint32_t wire_put_echo(void *buffer, uint64_t number, uint32_t bytes);
 int wire_get_echo(const void *payload, uint32_t bytes, uint64_t *number) GW_MUST_CHECK;
 

@@ -65,18 +65,18 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 	for (unsigned i = 0; i < disks->count; i++, at += sizeof(struct disks_image)) {
 		struct disks_image image = { .bytes = htobe64(disks->images[i].bytes) };
 
-		memcpy(image.name, disks->images[i].name, sizeof(image.name));
-		memcpy(image.place, disks->images[i].place, sizeof(image.place));
-		memcpy(image.front, disks->images[i].front, sizeof(image.front));
-		memcpy(image.format, disks->images[i].format, sizeof(image.format));
+		wire_put_text(image.name, disks->images[i].name, sizeof(image.name));
+		wire_put_text(image.place, disks->images[i].place, sizeof(image.place));
+		wire_put_text(image.front, disks->images[i].front, sizeof(image.front));
+		wire_put_text(image.format, disks->images[i].format, sizeof(image.format));
 		memcpy(at, &image, sizeof(image));
 	}
 	for (unsigned i = 0; i < disks->base_count; i++, at += sizeof(struct disks_base)) {
 		const struct gw_disk_base *from = &disks->bases[i];
 		struct disks_base base = { .bytes = htobe64(from->bytes), .hash = htobe64(from->hash) };
 
-		memcpy(base.name, from->name, sizeof(base.name));
-		memcpy(base.format, from->format, sizeof(base.format));
+		wire_put_text(base.name, from->name, sizeof(base.name));
+		wire_put_text(base.format, from->format, sizeof(base.format));
 		memcpy(at, &base, sizeof(base));
 	}
 	return (uint32_t)(at - (char *)buffer);
@@ -99,26 +99,15 @@ static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, str
 	return 0;
 }
 
-/* A text that may go to a terminal, ended within its field, or nothing. */
-static bool word_is_good(const char *text, size_t room)
-{
-	if (!memchr(text, '\0', room))
-		return false;
-	for (; *text; text++)
-		if (*text < ' ' || *text > '~')
-			return false;
-	return true;
-}
-
 static bool name_is_good(const char name[GW_DISK_NAME_BYTES])
 {
-	return name[0] != '\0' && word_is_good(name, GW_DISK_NAME_BYTES);
+	return name[0] != '\0' && wire_text_is_good(name, GW_DISK_NAME_BYTES);
 }
 
 /* A path, or nothing. */
 static bool place_is_good(const char place[GW_DISK_PLACE_BYTES])
 {
-	if (!memchr(place, '\0', GW_DISK_PLACE_BYTES))
+	if (!wire_is_padded(place, GW_DISK_PLACE_BYTES))
 		return false;
 	for (const char *c = place; *c; c++)
 		if ((unsigned char)*c < ' ' || *c == 127)
@@ -131,6 +120,8 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 	const char *at = (const char *)payload + sizeof(struct disks_fixed);
 	int rc = get_disks_fixed(payload, bytes, sizeof(struct disks_image), disks);
 
+	if (rc == 0 && disks->round != 0)
+		return -EPROTO;
 	for (unsigned i = 0; rc == 0 && i < disks->count; i++, at += sizeof(struct disks_image)) {
 		struct disks_image image;
 
@@ -140,8 +131,8 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		memcpy(disks->images[i].place, image.place, sizeof(image.place));
 		memcpy(disks->images[i].front, image.front, sizeof(image.front));
 		memcpy(disks->images[i].format, image.format, sizeof(image.format));
-		if (!name_is_good(image.name) || !place_is_good(image.place) || !word_is_good(image.front, sizeof(image.front)) ||
-		    !word_is_good(image.format, sizeof(image.format)) || disks->images[i].bytes > INT64_MAX)
+		if (!name_is_good(image.name) || !place_is_good(image.place) ||
+		    !wire_text_is_good(image.front, sizeof(image.front)) || !wire_text_is_good(image.format, sizeof(image.format)) || disks->images[i].bytes > INT64_MAX)
 			return -EPROTO;
 	}
 	for (unsigned i = 0; rc == 0 && i < disks->base_count; i++, at += sizeof(struct disks_base)) {
@@ -153,7 +144,7 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		to->hash = be64toh(base.hash);
 		memcpy(to->name, base.name, sizeof(base.name));
 		memcpy(to->format, base.format, sizeof(base.format));
-		if (!name_is_good(base.name) || !word_is_good(base.format, sizeof(base.format)))
+		if (!name_is_good(base.name) || !wire_text_is_good(base.format, sizeof(base.format)))
 			return -EPROTO;
 	}
 	return rc;
@@ -187,7 +178,7 @@ int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *di
 		memcpy(&end, at, sizeof(end));
 		disks->images[i].bytes = be64toh(end.bytes);
 		disks->images[i].whole = be32toh(end.whole) == 1;
-		if (disks->images[i].bytes > INT64_MAX || be32toh(end.whole) > 1)
+		if (disks->images[i].bytes > INT64_MAX || be32toh(end.whole) > 1 || end.reserved != 0)
 			return -EPROTO;
 	}
 	return rc;
@@ -235,7 +226,7 @@ int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk)
 	memcpy(&fixed, at, sizeof(fixed));
 	disk->fence = be64toh(fixed.fence);
 	disk->count = be32toh(fixed.count);
-	if (disk->count < 1 || disk->count > WIRE_DISK_PIECES ||
+	if (disk->fence == 0 || fixed.reserved != 0 || disk->count < 1 || disk->count > WIRE_DISK_PIECES ||
 	    bytes != sizeof(fixed) + disk->count * sizeof(struct disk_piece))
 		return -EPROTO;
 	at += sizeof(fixed);
@@ -272,5 +263,5 @@ int wire_get_fence(const void *payload, uint32_t bytes, uint64_t *fence)
 		return -EPROTO;
 	memcpy(&word, payload, sizeof(word));
 	*fence = be64toh(word);
-	return 0;
+	return *fence != 0 ? 0 : -EPROTO;
 }

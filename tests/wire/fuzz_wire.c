@@ -53,7 +53,7 @@ static void feed(const unsigned char *bytes, uint32_t length)
 		accepted++;
 		for (unsigned i = 0; i < hello.region_count; i++)
 			good = good && strlen(hello.regions[i].name) < GW_NAME_BYTES;
-		good = good && wire_put_hello(again, &hello) == length && facts_are_texts(&hello);
+		good = good && wire_put_hello(again, &hello) == length && facts_are_texts(&hello) && memcmp(again, bytes, length) == 0;
 	}
 	if (wire_get_zero(bytes, length, &zero) == 0) {
 		accepted++;
@@ -63,27 +63,34 @@ static void feed(const unsigned char *bytes, uint32_t length)
 		good = good && wire_put_disks(again, &disks) == length && memcmp(again, bytes, length) == 0;
 		accepted++;
 	}
+	if (wire_get_disk_end(bytes, length, &disks) == 0) {
+		good = good && wire_put_disk_end(again, &disks) == length && memcmp(again, bytes, length) == 0;
+		accepted++;
+	}
 	if (wire_get_disk(bytes, length, &disk) == 0) {
-		good = good && wire_put_disk(again, &disk) == length;
+		good = good && wire_put_disk(again, &disk) == length && memcmp(again, bytes, length) == 0;
 		accepted++;
 	}
 	if (wire_get_round(bytes, length, &round) == 0)
-		good = good && wire_put_round(again, &round) == length;
+		good = good && wire_put_round(again, &round) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_device_end(bytes, length, &end) == 0)
 		good = good && wire_put_device_end(again, &end) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_pair(bytes, length, &pair) == 0)
-		good = good && wire_put_pair(again, &pair) == length;
+		good = good && wire_put_pair(again, &pair) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_synced(bytes, length, &synced) == 0)
-		good = good && wire_put_synced(again, &synced) == length;
+		good = good && wire_put_synced(again, &synced) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_work(bytes, length, &number) == 0)
 		good = good && wire_put_work(again, number) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_echo(bytes, length, &number) == 0)
-		good = good && wire_put_echo(again, number, length) == length && memcmp(again, bytes, WIRE_ECHO_BYTES) == 0;
+		good = good && wire_put_echo(again, number, length) == length && memcmp(again, bytes, length) == 0;
+	if (wire_get_fence(bytes, length, &number) == 0)
+		good = good && wire_put_fence(again, number) == length && memcmp(again, bytes, length) == 0;
 	if (wire_get_error(bytes, length, &error) == 0)
 		good = good && strlen(error.text) <= WIRE_TEXT_BYTES;
 	if (wire_get_flag(bytes, length, &run) == 0)
-		good = good && wire_put_flag(again, run) == length;
-	good = good && (wire_get_hello_ok(bytes, length, &version) != 0 || version == WIRE_VERSION);
+		good = good && wire_put_flag(again, run) == length && memcmp(again, bytes, length) == 0;
+	if (wire_get_hello_ok(bytes, length, &version) == 0)
+		good = good && wire_put_hello_ok(again) == length && memcmp(again, bytes, length) == 0;
 	if (!good) {
 		printf("a decoder took %u bytes that its encoder would not have made\n", length);
 		exit(1);
@@ -107,7 +114,20 @@ static uint32_t seed_message(unsigned char *buffer)
 	static const struct wire_disk disk = { .fence = 3, .count = 2, .pieces = { { 0, false, 0, 4096, 0 },
 										   { 1, true, 65536, 1 << 20, 0 } } };
 
-	switch (rnd() % 6) {
+	static const struct wire_round round = { 1, 2 };
+	static const struct wire_synced synced = { 1, true, 2, 3 };
+
+	switch (rnd() % 11) {
+	case 5:
+		return wire_put_disk_end(buffer, &disks);
+	case 6:
+		return wire_put_round(buffer, &round);
+	case 7:
+		return wire_put_synced(buffer, &synced);
+	case 8:
+		return wire_put_echo(buffer, 1, 8 + (uint32_t)(rnd() % 40));
+	case 9:
+		return wire_put_hello_ok(buffer);
 	case 3:
 		return wire_put_disks(buffer, &disks);
 	case 4:

@@ -117,11 +117,83 @@ Test(wire, disks)
 	cr_assert_eq(memcmp(&disks, &back, sizeof(disks)), 0);
 	disks.images[0].format[0] = 27;
 	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), -EPROTO);
-	memset(disks.images[0].format, 'x', sizeof(disks.images[0].format));
-	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), -EPROTO);
-	strcpy(disks.images[0].format, "raw");
-	disks.images[0].front[5] = 'z'; /* behind its end nothing is read */
-	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), 0);
+	disks.images[0].format[0] = 'q';
+	bytes = wire_put_disks(buffer, &disks);
+	memset(buffer + 472, 'x', 32); /* a format without an end */
+	cr_assert_eq(wire_get_disks(buffer, bytes, &back), -EPROTO);
+}
+
+/* All texts of a HELLO and of DISKS end within their field, and zeros follow. */
+Test(wire, texts_are_padded_with_zeros)
+{
+	static const struct {
+		unsigned at, room;
+	} hello_texts[] = { { 24, 64 }, { 88 + 40, 64 } },
+	  disk_texts[] = { { 24, 64 }, { 88, 256 }, { 344, 128 }, { 472, 32 }, { 520, 64 }, { 584, 32 } };
+	static struct wire_disks disks = { .count = 1, .base_count = 1, .images = { { .name = "d", .bytes = 1 } }, .bases = { { .name = "b" } } },
+				 disks_back;
+	struct wire_hello hello = sample(), back;
+	uint32_t bytes;
+
+	hello.guest[60] = hello.regions[0].name[60] = disks.images[0].format[30] = 'x'; /* what stood there before is not sent */
+	for (size_t i = 0; i < sizeof(hello_texts) / sizeof(hello_texts[0]); i++) {
+		bytes = wire_put_hello(buffer, &hello);
+		cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
+		buffer[hello_texts[i].at + hello_texts[i].room - 2] = 'x';
+		cr_expect_eq(wire_get_hello(buffer, bytes, &back), -EPROTO, "text %zu of a HELLO", i);
+	}
+	for (size_t i = 0; i < sizeof(disk_texts) / sizeof(disk_texts[0]); i++) {
+		bytes = wire_put_disks(buffer, &disks);
+		cr_assert_eq(wire_get_disks(buffer, bytes, &disks_back), 0);
+		buffer[disk_texts[i].at + disk_texts[i].room - 2] = 'x';
+		cr_expect_eq(wire_get_disks(buffer, bytes, &disks_back), -EPROTO, "text %zu of DISKS", i);
+	}
+}
+
+/* Each byte that the protocol gives as 0. */
+Test(wire, reserved_bytes_are_zero)
+{
+	static struct wire_disks disks = { .count = 1, .images = { { .name = "d", .bytes = 1 } } }, disks_back;
+	static struct wire_disk disk = { .fence = 1, .count = 1, .pieces = { { .bytes = 1 } } }, disk_back;
+	struct wire_round round = { 1, 1 };
+	uint32_t bytes;
+	uint16_t version;
+	uint64_t number;
+
+	for (unsigned i = 0; i < 4; i++) {
+		bytes = wire_put_round(buffer, &round);
+		buffer[4 + i] = 1;
+		cr_expect_eq(wire_get_round(buffer, bytes, &round), -EPROTO);
+		bytes = wire_put_disk(buffer, &disk);
+		buffer[12 + i] = 1;
+		cr_expect_eq(wire_get_disk(buffer, bytes, &disk_back), -EPROTO);
+		for (unsigned at = 0; at <= 12; at += 12) {
+			bytes = wire_put_disks(buffer, &disks);
+			buffer[at + i] = 1;
+			cr_expect_eq(wire_get_disks(buffer, bytes, &disks_back), -EPROTO, "at %u", at + i);
+		}
+		for (unsigned at = 8; at <= 28; at += at == 8 ? 4 : 16) {
+			bytes = wire_put_disk_end(buffer, &disks);
+			buffer[at + i] = 1;
+			cr_expect_eq(wire_get_disk_end(buffer, bytes, &disks_back), -EPROTO, "at %u", at + i);
+		}
+	}
+	for (unsigned i = 6; i < 8; i++) {
+		bytes = wire_put_hello_ok(buffer);
+		buffer[i] = 1;
+		cr_expect_eq(wire_get_hello_ok(buffer, bytes, &version), -EPROTO);
+	}
+	for (unsigned i = WIRE_ECHO_BYTES; i < 64; i++) {
+		bytes = wire_put_echo(buffer, 1, 64);
+		buffer[i] = 1;
+		cr_expect_eq(wire_get_echo(buffer, bytes, &number), -EPROTO);
+	}
+	bytes = wire_put_echo(buffer, 1, WIRE_ECHO_MOST_BYTES + 1);
+	cr_expect_eq(wire_get_echo(buffer, bytes, &number), -EPROTO);
+	cr_expect_eq(wire_get_echo(buffer, WIRE_ECHO_MOST_BYTES, &number), 0);
+	disk.fence = 0;
+	cr_expect_eq(wire_get_disk(buffer, wire_put_disk(buffer, &disk), &disk_back), -EPROTO);
+	cr_expect_eq(wire_get_fence(buffer, wire_put_fence(buffer, 0), &number), -EPROTO);
 }
 
 Test(wire, a_hello_of_an_earlier_version_is_readable_as_far_as_its_version)
