@@ -428,6 +428,8 @@ class Sources(unittest.TestCase):
         status = "paused" if kind.owed == kinds.UNCERTAIN else "running"
         if why or sender.returncode != code or FAULTS.search(err) or "\x1b" in err:
             return f"{why} exit status {sender.returncode}: {err[-3000:]}"
+        if kind.owed == kinds.REFUSED and "has been silent" in err:
+            return f"not refused: {err}"
         if not vm.status().endswith(status) and not (status == "paused" and vm.status() == "postmigrate"):
             return f"the guest is {vm.status()}: {err}"
         return None
