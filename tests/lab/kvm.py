@@ -130,7 +130,7 @@ class Kvm(unittest.TestCase):
             source.wait_count(3, timeout=240)
             receiver, port = lab.b.receive("guest")
             sender = lab.a.godwit("migrate", "--tracker", "wp_async", "guest", f"tcp:{vmlab.ADDRESS}:{port}", timeout=60)
-            receiver.communicate(timeout=60)
+            vmlab.ended(receiver)
             self.assertNotEqual(sender.returncode, 0)
             self.assertIn("Linux 6.7 or newer", sender.stderr)
             source.wait_count(source.count() + 3, timeout=60)
