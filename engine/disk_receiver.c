@@ -2,15 +2,17 @@
 /*
  * Theory of operation: disks, the receiver's half
  *
- * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when
- * all of it is written.  Several are under way at once; the source takes care that no two of them touch the same
- * block, and the receiver refuses it otherwise.  DISK_END ends a round once the batches before it are done: the images get their size, and those written since are
- * synced, in the background.  SYNCED tells the source when all that was ordered is on the devices, and how long it took: the
- * source does not stop the guest before.
- * The device state is not loaded before everything is written and synced (disk_is_settled()).
+ * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when all of it is
+ * written.  Several are under way at once.  The source takes care that no two of them touch the same block, and the receiver
+ * refuses a batch that does.
  *
- * The first block of each image is withheld (disk.h) until a DISK_END says that the image is whole: until then the image cannot
- * start.  The first write after that has it withheld again.  Whether it may be what came (adopt) is asked at the end of each round, so that the answer no comes early.
+ * DISK_END ends a round once the batches before it are done.  The images get their size, and the images that were written to are
+ * synced in the background.  SYNCED tells the source when all that was ordered is on the devices, and how long it took.  The source
+ * does not stop the guest before.  The device state is not loaded before everything is written and synced (disk_is_settled()).
+ *
+ * The first block of each image is withheld (disk.h) until a DISK_END says that the image is whole.  Until then the image cannot
+ * start.  The first write after that has the block withheld again.  Each round asks whether the block that came may be used
+ * (adopt), so that a refusal comes early.
  */
 #include "engine/session.h"
 

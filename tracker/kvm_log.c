@@ -268,6 +268,9 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	GW_LOCK_SCOPE(&kvm.lock);
 	if (!log_can_be_had())
 		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
+	if (kvm.no_alias_why == -EOPNOTSUPP)
+		return gw_error_set(error, -EOPNOTSUPP, "virtual processors cannot be parked: the kernel has no membarrier(2), or the VMM "
+							"uses the signal for that itself");
 	if (kvm.no_alias_why < 0)
 		return gw_error_set(error, kvm.no_alias_why, "virtual processors do not leave KVM, so that its slots cannot be changed: %s",
 				    strerrordesc_np(-kvm.no_alias_why));

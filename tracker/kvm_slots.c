@@ -142,9 +142,13 @@ static bool map_huge(struct kvm_slot *slot, const struct back *back, uint64_t at
 /* Learns it, without the lock. */
 static struct back learn(uint64_t hva)
 {
-	struct back back = { .fd = kvm.find_file ? kvm.find_file(hva, &back.offset) : -1, .row = kvm.row ? kvm.row(hva) : UINT64_MAX };
+	struct back back = { .fd = -1, .row = UINT64_MAX };
 	struct statfs fs;
 
+	if (kvm.row)
+		back.row = kvm.row(hva);
+	if (kvm.find_file)
+		back.fd = kvm.find_file(hva, &back.offset);
 	if (back.fd >= 0 && fstatfs(back.fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC)
 		back.huge_bytes = (uint64_t)fs.f_bsize;
 	return back;
@@ -386,7 +390,10 @@ static uint64_t place_of(const struct kvm_slot *slot)
 	return slot->moved ? slot->alias : slot->hva;
 }
 
-/* Makes a slot that was deleted.  It had its memory in KVM a moment ago, so that KVM has it again: at @addr, or where it was. */
+/*
+ * Makes a slot that was deleted, at @addr or where the slot was.  KVM had the memory for it a moment ago.  A KVM that has none for a
+ * second loses the slot, and the guest with it.
+ */
 static int make_again(struct kvm_slot *slot, uint64_t addr)
 {
 	const struct timespec pause = { .tv_nsec = GW_NS_PER_MS };
@@ -405,7 +412,7 @@ static int make_again(struct kvm_slot *slot, uint64_t addr)
 	return rc;
 }
 
-/* Has KVM use other addresses for a slot, while virtual processors are parked.  Return: 0, or -errno: it is where it was. */
+/* Has KVM use other addresses for a slot, while virtual processors are parked.  Return: 0, or -errno: the slot is where it was. */
 static int move_slot(struct kvm_slot *slot, uint64_t addr)
 {
 	int rc = log_moving(slot);

@@ -11,7 +11,8 @@
  * the observer of an earlier one knows that its own is gone.
  *
  * With --strict QEMU is told to start with the guest stopped, and the observer lets the guest run.  Nothing else keeps a guest from
- * its first instruction until QMP can be asked.  Such a VMM may take its time: it is judged once it answers.  An observer that dies leaves the guest stopped, and `godwit resume` starts it.
+ * its first instruction until QMP can be asked.  Such a VMM may take its time: it is judged once it answers.  An observer that
+ * dies leaves the guest stopped, and `godwit resume` starts the guest.
  */
 #include "vmm-shim/judge.h"
 
