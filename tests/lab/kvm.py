@@ -255,8 +255,8 @@ class Kvm(unittest.TestCase):
                         file.write(os.urandom(80 << 20))
                     lab.b.vm("third", guest=False, ram_mib=128, incoming=True, paused=True)
                     receiver, port = lab.b.receive("third", "--guest", "guest")
-                    sender = lab.a.start("migrate", "--quiet", "--tracker", f"kvm_log+{WP}", "--bandwidth", "512K", "guest",
-                                         f"tcp:{vmlab.ADDRESS}:{port}")
+                    sender = lab.a.start("migrate", "--quiet", *vmlab.SLOW_LAB, "--tracker", f"kvm_log+{WP}", "--bandwidth",
+                                         "512K", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
                     vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 240, "bulk")
                     self.assertGreater(self.mappings(source), idle)
                 source.qmp("cont")
@@ -278,7 +278,8 @@ class Kvm(unittest.TestCase):
             source.wait_count(3, timeout=240)
             third = lab.b.vm("third", append=WORK.split(" GW_DISK")[0], ram_mib=128, incoming=True)
             receiver, port = lab.b.receive("third", "--guest", "guest")
-            sender = lab.a.start("migrate", "--quiet", "--bandwidth", "2M", "guest", f"tcp:{vmlab.ADDRESS}:{port}")
+            sender = lab.a.start("migrate", "--quiet", *vmlab.SLOW_LAB, "--bandwidth", "2M", "guest",
+                                 f"tcp:{vmlab.ADDRESS}:{port}")
             vmlab.wait_for(lambda: lab.a.status().get("state") == "bulk", 60, "bulk")
             # Both read the log at the same time.
             rate = dirty_rate(source)
