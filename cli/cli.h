@@ -4,7 +4,7 @@
 #define GODWIT_CLI_CLI_H
 
 #include "engine/engine.h"
-#include "vmm-shim/vmm.h"
+#include "vmm/vmm.h"
 
 #include <jansson.h>
 #include <time.h>

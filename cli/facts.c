@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives the engine the facts that must be the same at both ends, as vmm-shim describes them. */
+/* Gives the engine the facts that must be the same at both ends, as vmm describes them. */
 #include "cli/cli.h"
 
 #include <assert.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives a VMM of vmm-shim to the engine: the two do not know each other. */
+/* Gives a VMM (vmm.h) to the engine: the two do not know each other. */
 #include "cli/cli.h"
 
 #include "base/clock.h"

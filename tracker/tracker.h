@@ -16,7 +16,7 @@
  *   blocking  collect may take milliseconds for each GiB that was dirtied; it does not wait for the guest.
  *
  * Backends: marks (a bitmap that an embedder or a hook marks), script (a written list of runs, for tests), and the shim's
- * agent, which is what tracks inside another process (wp_async.h, wp_sync.h, kvm.h) seen through a socket (vmm-shim/vmm.h).
+ * agent, which is what tracks inside another process (wp_async.h, wp_sync.h, kvm.h) seen through a socket (vmm/vmm.h).
  */
 #ifndef GODWIT_TRACKER_TRACKER_H
 #define GODWIT_TRACKER_TRACKER_H

@@ -20,7 +20,7 @@
 #include "tracker/kvm.h"
 #include "tracker/pace.h"
 #include "vmm-shim/agent_proto.h"
-#include "vmm-shim/fdpass.h"
+#include "base/fdpass.h"
 #include "vmm-shim/hooks.h"
 #include "vmm-shim/images.h"
 #include "vmm-shim/lease.h"

@@ -3,7 +3,7 @@
  * The agent's protocol: golden bytes of every packet (tests/agents), and godwit's end against agents of other versions.  A change of
  * the bytes is a new version: docs/protocol.md says what that needs.
  */
-#include "vmm-shim/agent_client.h"
+#include "vmm/agent_client.h"
 #include "vmm-shim/lease_proto.h"
 
 #include <criterion/criterion.h>

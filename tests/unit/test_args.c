@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "vmm-shim/vmm.h"
+#include "vmm/vmm.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

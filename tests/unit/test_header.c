@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The header of an image that came from the source names no file of this host but the VMM's own next layer. */
-#include "vmm-shim/vmm.h"
+#include "vmm/vmm.h"
 
 #include <criterion/criterion.h>
 #include <endian.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The VMM's end of a lease closes while beats lie unread there: what it said before is heard at the first look. */
-#include "vmm-shim/lease_client.h"
+#include "vmm/lease_client.h"
 #include "vmm-shim/lease_proto.h"
 
 #include <criterion/criterion.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A VMM that gives the test's answers: the reason of a failed migration is told in the VMM's own words. */
-#include "vmm-shim/qmp.h"
+#include "vmm/qmp.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every run state of QEMU's query-status is known, and so is whether it migrates; others are refused. */
-#include "vmm-shim/vmm.h"
+#include "vmm/vmm.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A VMM with capabilities as the test wrote them down: one that is on and is not known is refused by name. */
-#include "vmm-shim/settings.h"
+#include "vmm/settings.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

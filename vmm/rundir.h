@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Run folders, for `godwit run`.  Internal to vmm; the rest is in vmm.h. */
+#ifndef GODWIT_VMM_RUNDIR_H
+#define GODWIT_VMM_RUNDIR_H
+
+#include "base/error.h"
+
+/* Writes the VM's name into its run folder, which the caller has claimed.  Return: 0 or -errno. */
+GW_MUST_CHECK int rundir_note_name(const char *name);
+
+/*
+ * Takes the exclusive lock of an open file or folder.  A command that only looks holds a shared lock for a moment, which is waited for.
+ * Return: 0; -EWOULDBLOCK: another process holds the exclusive lock; -ETIMEDOUT: one that looks has not let go for 5 s; or -errno.
+ */
+GW_MUST_CHECK int rundir_lock(int fd);
+
+#endif
