@@ -11,6 +11,7 @@
 #include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/units.h"
+#include "files/ramfile.h"
 
 #include <endian.h>
 #include <errno.h>

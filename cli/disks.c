@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/units.h"
+#include "files/images.h"
 
 #include <assert.h>
 #include <errno.h>

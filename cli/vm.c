@@ -4,6 +4,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "files/images.h"
+#include "files/ramfile.h"
 
 #include <errno.h>
 #include <fcntl.h>

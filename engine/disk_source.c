@@ -24,7 +24,7 @@
  * Where what is put is registered first, in the bulk, and many fences would make that many small registrations, they
  * wait until all blocks are put.
  */
-#include "engine/page.h"
+#include "base/page.h"
 #include "engine/session.h"
 
 #include <errno.h>

@@ -72,19 +72,6 @@ struct gw_region_ops {
 	void (*will_read)(struct gw_region *region, uint64_t offset, uint64_t bytes);
 };
 
-/*
- * A region that is a file in tmpfs or hugetlbfs, mapped whole.  The fd is taken over in any case.
- * The file is locked until the region is closed: sources share it, a receiver has it alone.  -EBUSY: the other kind, or
- * another receiver, holds it.  A file system that knows no locks has none to offer.
- * @writable: the receiving side; then memory.base is for the transport alone: holes are filled through it by
- * UFFDIO_COPY, and a thread that touches a hole there waits forever (map the file again to look at it).
- * Return: 0, or -errno with @error set.
- */
-GW_PUBLIC GW_MUST_CHECK int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes,
-						bool writable, struct gw_error *error);
-/* Unmaps and closes.  An all-zero struct is fine. */
-GW_PUBLIC void gw_region_close_file(struct gw_region *region);
-
 #define GW_FACTS_MAX 2048
 #define GW_FACT_KEY_BYTES 128
 #define GW_FACT_VALUE_BYTES 4096

@@ -15,7 +15,7 @@
  * When the link is full the cursor stays where it is; the next step goes on from there.  When the time allowed for copying
  * is over the round ends where it is: what it did not send stays dirty, and converge() decides.
  */
-#include "engine/page.h"
+#include "base/page.h"
 #include "engine/session.h"
 
 #include <errno.h>

@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE /* memfd_create() */
 #include <engine/engine.h>
+#include <files/ramfile.h>
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
  * The guest's memory is raced for on purpose, put and rewritten at once: that is the nature of pre-copy,
  * and the one access that tests/race/tsan.supp excuses.  Exit 0 good, 1 bad.
  */
-#include "engine/engine.h"
+#include "files/ramfile.h"
 
 #include "base/log.h"
 

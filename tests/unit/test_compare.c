@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two ends that differ: the receiver names each difference before any other call to either VM. */
-#include "engine/engine.h"
+#include "files/ramfile.h"
 #include "tests/lib/pair.h"
 
 #include <criterion/criterion.h>

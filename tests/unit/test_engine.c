@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/clock.h"
 #include "engine/converge.h"
-#include "engine/engine.h"
-#include "engine/page.h"
+#include "files/ramfile.h"
+#include "base/page.h"
 #include "engine/predict.h"
 
 #include <criterion/criterion.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Real image files behind the engine's table: io_uring, holes, sizes, and what may be overwritten. */
-#include "engine/disk.h"
+#include "files/images.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A terabyte of guest memory, a few thousand pages of it ever touched: what is done is in proportion to those. */
-#include "engine/engine.h"
+#include "files/ramfile.h"
 #include "tests/lib/pair.h"
 #include "tracker/wp_async.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/written.h"
+#include "files/written.h"
 
 #include "engine/disk.h"
 

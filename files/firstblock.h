@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The first block of an image that is being received: kept in memory until all else is there, so that half an image cannot
- * start.  On disk a text stands in its place (base/halfcopy.h).  Internal to engine.
+ * start.  On disk a text stands in its place (base/halfcopy.h).  Internal to files.
  */
-#ifndef GODWIT_ENGINE_FIRSTBLOCK_H
-#define GODWIT_ENGINE_FIRSTBLOCK_H
+#ifndef GODWIT_FILES_FIRSTBLOCK_H
+#define GODWIT_FILES_FIRSTBLOCK_H
 
 #include "engine/disk.h"
 

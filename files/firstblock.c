@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine/firstblock.h"
+#include "files/firstblock.h"
 
 #include "base/halfcopy.h"
 

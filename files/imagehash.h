@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The hash of an image's content, by which two hosts find out that they have the same.  Internal to engine. */
-#ifndef GODWIT_ENGINE_IMAGEHASH_H
-#define GODWIT_ENGINE_IMAGEHASH_H
+/* The hash of an image's content, by which two hosts find out that they have the same.  Internal to files. */
+#ifndef GODWIT_FILES_IMAGEHASH_H
+#define GODWIT_FILES_IMAGEHASH_H
 
 #include "engine/disk.h"
 

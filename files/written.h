@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which parts of a fresh file were written: all others read as zeros already, whatever the file system tells of holes.
- * Internal to engine.
+ * Internal to files.
  */
-#ifndef GODWIT_ENGINE_WRITTEN_H
-#define GODWIT_ENGINE_WRITTEN_H
+#ifndef GODWIT_FILES_WRITTEN_H
+#define GODWIT_FILES_WRITTEN_H
 
 #include "base/bitmap.h"
 

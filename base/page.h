@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Is this memory all zeros? */
-#ifndef GODWIT_ENGINE_PAGE_H
-#define GODWIT_ENGINE_PAGE_H
+#ifndef GODWIT_BASE_PAGE_H
+#define GODWIT_BASE_PAGE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -14,8 +14,8 @@
  *              huge pages back would lose their reservation, and the guest's next touch could be SIGBUS.
  *   others     as tmpfs (a file on a disk file system).
  */
-#include "engine/engine.h"
-#include "engine/page.h"
+#include "files/ramfile.h"
+#include "base/page.h"
 
 #include "base/cleanup.h"
 #include "base/incore.h"

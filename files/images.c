@@ -21,15 +21,15 @@
  * Reads through the page cache leave nothing there that was not there before: the guest's own hot blocks must
  * neither be pushed out by a copy that passes each block once, nor dropped with it.
  */
-#include "engine/disk.h"
+#include "files/images.h"
 
 #include "base/clock.h"
 #include "base/halfcopy.h"
 #include "base/imagelock.h"
-#include "engine/firstblock.h"
-#include "engine/imagehash.h"
-#include "engine/page.h"
-#include "engine/written.h"
+#include "files/firstblock.h"
+#include "files/imagehash.h"
+#include "base/page.h"
+#include "files/written.h"
 
 #include <endian.h>
 #include <errno.h>

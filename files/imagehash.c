@@ -9,9 +9,9 @@
  * It is kept in a small file of the cache folder, named by the file, with its size and its times: a file that was
  * written to since has another ctime.  A cache that cannot be written is no error: it is computed again.
  */
-#include "engine/imagehash.h"
+#include "files/imagehash.h"
 
-#include "engine/page.h"
+#include "base/page.h"
 
 #include <errno.h>
 #include <fcntl.h>
