@@ -14,7 +14,8 @@
  * Devices that came or went are found in the pause by QEMU's two lists of what was plugged in, since describing the machine takes
  * milliseconds.  An event would not do: QEMU sends DEVICE_DELETED late, after the device is gone.
  */
-#include "vmm/machine.h"
+#include "vmm/block.h"
+#include "vmm/files.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -10,7 +10,7 @@
  * gw_vmm_check_size() makes the same reads in a scratch file that begins with data and lies beside the image.  The result is the
  * alignment that the file system needs.  gw_vmm_look_again() has QEMU open the image again, once the image begins with data.
  */
-#include "vmm/machine.h"
+#include "vmm/files.h"
 
 #include "base/cleanup.h"
 

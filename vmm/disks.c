@@ -9,7 +9,9 @@
  * An image is identified by its file, not by its name: QEMU's descriptor of the file is found among all its descriptors.  files.c
  * follows QEMU's names to the file.
  */
-#include "vmm/machine.h"
+#include "vmm/block.h"
+#include "vmm/disks.h"
+#include "vmm/files.h"
 
 #include "tracker/blocks.h"
 
@@ -27,31 +29,6 @@ static const char *text_of(const json_t *object, const char *key)
 	const char *text = json_string_value(json_object_get(object, key));
 
 	return text ? text : "";
-}
-
-/* The user's name for the disk: the drive's id, the device's id, or the node's name.  A name that is too long is refused. */
-const char *vmm_disk_name(const json_t *block, size_t *bytes)
-{
-	static const char backend[] = "/virtio-backend"; /* /machine/peripheral/ID/virtio-backend */
-	const char *from = text_of(block, "device"), *slash;
-	size_t length = strlen(from);
-
-	if (!from[0]) {
-		from = text_of(block, "qdev");
-		length = strlen(from);
-		if (length > strlen(backend) && strcmp(from + length - strlen(backend), backend) == 0)
-			length -= strlen(backend);
-		for (slash = from + length; slash > from && slash[-1] != '/'; slash--)
-			;
-		length -= (size_t)(slash - from);
-		from = slash;
-	}
-	if (length == 0) {
-		from = text_of(json_object_get(block, "inserted"), "node-name");
-		length = strlen(from);
-	}
-	*bytes = length;
-	return from;
 }
 
 /* It may be too long, never shortened. */

@@ -6,7 +6,7 @@
  * descriptor (/dev/fdset/N).  Each name is valid in QEMU's own mount namespace.  All of them lead to a path below /proc/PID that this
  * process can open.  No name is shortened: a name that does not fit is refused.
  */
-#include "vmm/machine.h"
+#include "vmm/files.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Whether two names lead to the same file; false too where one of them leads nowhere. */
 static bool is_same(const char *one, const char *other)
 {
 	struct stat a, b;
@@ -119,4 +120,40 @@ int vmm_file_of(struct gw_vmm *vmm, const char *filename, char *path, size_t roo
 		rc = vmm_path_of(vmm, filename, path, room, error);
 	json_decref(tree);
 	return rc;
+}
+
+static int effective_user(int pid, uid_t *user)
+{
+	char path[40], line[256];
+	FILE *file;
+	int found = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	file = fopen(path, "re");
+	while (file && found != 1 && fgets(line, sizeof(line), file))
+		found = sscanf(line, "Uid: %*u %u", user);
+	if (file)
+		fclose(file);
+	return found == 1 ? 0 : -ESRCH;
+}
+
+int vmm_check_process(const struct gw_vmm *vmm, const char *name, struct gw_error *error)
+{
+	char folder[192], path[256], mounts[40];
+	struct stat st;
+	uid_t user;
+
+	gw_vmm_path(folder, sizeof(folder), name, NULL);
+	if (stat(folder, &st) < 0 || effective_user(gw_vmm_pid(vmm), &user) < 0)
+		return 0; /* the VMM is gone, as the next call finds out */
+	if (user != 0 && user != st.st_uid)
+		return gw_error_set(error, -EPERM, "the VMM has become user %u (-runas, -run-with user=), who cannot enter %s: leave "
+						   "that out, and say 'godwit run' as that user", user, folder);
+	/* A VMM in another mount namespace may have the folder by another name. */
+	snprintf(mounts, sizeof(mounts), "/proc/%d/ns/mnt", gw_vmm_pid(vmm));
+	snprintf(path, sizeof(path), "/proc/%d/root%s", gw_vmm_pid(vmm), folder);
+	if (folder[0] == '/' && is_same(mounts, "/proc/self/ns/mnt") && !is_same(path, folder))
+		return gw_error_set(error, -EPERM, "the VMM has another root folder (-chroot, -run-with chroot=), in which it does not "
+						   "find %s: leave that out", folder);
+	return 0;
 }

@@ -6,7 +6,8 @@
  * whose format is raw by a guess may be something else at the next start.  The command line shows what was said: a node of
  * -blockdev always has a driver; of -drive, each that names the file must have a format.  All else counts as guessed.
  */
-#include "vmm/machine.h"
+#include "vmm/disks.h"
+#include "vmm/files.h"
 
 #include "base/cleanup.h"
 #include "vmm/args.h"

@@ -14,21 +14,18 @@
  * its first instruction until QMP can be asked.  Such a VMM may take its time: it is judged once it answers.  An observer that
  * dies leaves the guest stopped, and `godwit resume` starts the guest.
  */
-#include "vmm/judge.h"
-
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/unixsock.h"
 #include "vmm-shim/agent_proto.h"
-#include "vmm/machine.h"
 #include "vmm/rundir.h"
+#include "vmm/vmm_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -38,7 +35,6 @@
 
 #define ANSWER_NS (60 * GW_NS_PER_S) /* a VMM that allocates its memory first answers late */
 #define LOOK_NS (20 * GW_NS_PER_MS)
-#define OTHERS_WAIT_NS (5 * GW_NS_PER_S)
 #define JUDGE_FD 3
 
 static void rest(void)
@@ -46,62 +42,6 @@ static void rest(void)
 	struct timespec pause = { .tv_nsec = LOOK_NS };
 
 	nanosleep(&pause, NULL);
-}
-
-static int effective_user(int pid, uid_t *user)
-{
-	char path[40], line[256];
-	FILE *file;
-	int found = 0;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	file = fopen(path, "re");
-	while (file && found != 1 && fgets(line, sizeof(line), file))
-		found = sscanf(line, "Uid: %*u %u", user);
-	if (file)
-		fclose(file);
-	return found == 1 ? 0 : -ESRCH;
-}
-
-/* Whether two names lead to the same file; false too where one of them leads nowhere. */
-static bool is_same(const char *one, const char *other)
-{
-	struct stat a, b;
-
-	return stat(one, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-int vmm_check_process(const struct gw_vmm *vmm, const char *name, struct gw_error *error)
-{
-	char folder[192], path[256], mounts[40];
-	struct stat st;
-	uid_t user;
-
-	gw_vmm_path(folder, sizeof(folder), name, NULL);
-	if (stat(folder, &st) < 0 || effective_user(gw_vmm_pid(vmm), &user) < 0)
-		return 0; /* the VMM is gone, as the next call finds out */
-	if (user != 0 && user != st.st_uid)
-		return gw_error_set(error, -EPERM, "the VMM has become user %u (-runas, -run-with user=), who cannot enter %s: leave "
-						   "that out, and say 'godwit run' as that user", user, folder);
-	/* A VMM in another mount namespace may have the folder by another name. */
-	snprintf(mounts, sizeof(mounts), "/proc/%d/ns/mnt", gw_vmm_pid(vmm));
-	snprintf(path, sizeof(path), "/proc/%d/root%s", gw_vmm_pid(vmm), folder);
-	if (folder[0] == '/' && is_same(mounts, "/proc/self/ns/mnt") && !is_same(path, folder))
-		return gw_error_set(error, -EPERM, "the VMM has another root folder (-chroot, -run-with chroot=), in which it does not "
-						   "find %s: leave that out", folder);
-	return 0;
-}
-
-void judge_wait(const char *name)
-{
-	uint64_t until = gw_now_ns(&gw_clock_real) + OTHERS_WAIT_NS;
-	int fd GW_CLEANUP_CLOSE = -1;
-	char path[192];
-
-	gw_vmm_path(path, sizeof(path), name, AGENT_JUDGE_FILE);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	while (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && gw_now_ns(&gw_clock_real) < until)
-		rest();
 }
 
 /* The looks of `godwit migrate`, but for what comes and goes: run states and block jobs. */

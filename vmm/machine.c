@@ -5,11 +5,10 @@
  * QEMU loads device state by the places that devices have, and misses some differences.  So the machine is described as pairs of
  * texts, which the receiver compares: type, processors, memory, each device, each disk.  Names that a user may choose (ids, back
  * ends, files) are left out.  Two machines that the guest cannot tell apart have the same texts.
- *
- * Devices come from the monitor's tree ("info qtree"), which QEMU 7.2 to 10 print in the same words.  A device is identified by its
- * place: its own address on its bus, behind the address of its parent.  The type of a device without an address serves as one.
  */
-#include "vmm/machine.h"
+#include "vmm/block.h"
+#include "vmm/properties.h"
+#include "vmm/tree.h"
 
 #include "base/log.h"
 
@@ -17,9 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#define DEEPEST 24
 #define MACHINE_ADVICE "start this VMM with the source's -machine, -cpu, -smp and -m"
 #define DEVICE_ADVICE "start this VMM with the source's devices"
 #define FORMAT_ADVICE "give this VMM the disk that the source has"
@@ -51,204 +48,6 @@ static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char 
 	memcpy(fact->value, value, strlen(value) + 1);
 	facts->count++;
 	return fact;
-}
-
-/* --- the tree of devices --------------------------------------------------------------------------- */
-
-struct device {
-	int indent;
-	char type[64], place[GW_VMM_PLACE_BYTES];
-	char addr[24], port[24], channel[12], target[12], lun[12], other[24];
-	char drive[GW_VMM_PLACE_BYTES];
-	unsigned buses;
-	const char *lines; /* what the tree says of it, ended by zeros */
-	unsigned line_count;
-	char bus[16]; /* the number of the bus of the devices that follow; "" when the parent has one bus */
-};
-
-struct tree {
-	struct device stack[DEEPEST]; /* a device, its parent before it */
-	unsigned depth;
-	bool placed; /* the place of the top of the stack is known */
-	int (*found)(void *context, const struct device *device);
-	void *context;
-	struct { char place[GW_VMM_PLACE_BYTES]; unsigned count; } twins[GW_VMM_MAX_FACTS];
-	unsigned twin_count;
-};
-
-/* The accelerator's own devices carry the state of those that they stand for. */
-static const char *common_type(const char *type)
-{
-	static const char *const kvm[][2] = { { "kvm-i8259", "isa-i8259" },
-					      { "kvm-ioapic", "ioapic" },
-					      { "kvm-pit", "isa-pit" } };
-
-	for (size_t i = 0; i < sizeof(kvm) / sizeof(kvm[0]); i++)
-		if (strcmp(type, kvm[i][0]) == 0)
-			return kvm[i][1];
-	return type;
-}
-
-/* Devices without an address are numbered, so that each has a place of its own. */
-static int make_unique(struct tree *tree, char place[GW_VMM_PLACE_BYTES])
-{
-	size_t length = strlen(place);
-	unsigned i = 0;
-
-	while (i < tree->twin_count && strcmp(tree->twins[i].place, place) != 0)
-		i++;
-	if (i == GW_VMM_MAX_FACTS)
-		return -E2BIG;
-	if (i == tree->twin_count) {
-		memcpy(tree->twins[i].place, place, length + 1);
-		tree->twins[tree->twin_count++].count = 1;
-		return 0;
-	}
-	snprintf(place + length, GW_VMM_PLACE_BYTES - length, "#%u", ++tree->twins[i].count);
-	return 0;
-}
-
-/* All lines of the device on top of the stack have been read. */
-static int place_device(struct tree *tree)
-{
-	struct device *device = tree->depth > 0 ? &tree->stack[tree->depth - 1] : NULL;
-	const struct device *parent = tree->depth > 1 ? device - 1 : NULL;
-	char own[GW_VMM_PLACE_BYTES];
-	int length;
-
-	if (!device || tree->placed)
-		return 0;
-	tree->placed = true;
-	if (device->addr[0] || device->port[0])
-		snprintf(own, sizeof(own), "%s", device->addr[0] ? device->addr : device->port);
-	else if (device->target[0])
-		snprintf(own, sizeof(own), "%s:%s:%s", device->channel, device->target, device->lun);
-	else if (device->other[0])
-		snprintf(own, sizeof(own), "%s-%s", device->type, device->other);
-	else
-		snprintf(own, sizeof(own), "%s", device->type);
-	length = snprintf(device->place, sizeof(device->place), "%s%s%s%s%s", parent ? parent->place : "",
-			  parent && parent->bus[0] ? "." : "", parent ? parent->bus : "", parent ? "/" : "", own);
-	if (length < 0 || (size_t)length + 8 >= sizeof(device->place) || make_unique(tree, device->place) < 0)
-		return -E2BIG;
-	return tree->found(tree->context, device);
-}
-
-static void take_value(char *to, size_t room, const char *value)
-{
-	bool quoted = value[0] == '"';
-	size_t length = quoted ? strcspn(value + 1, "\"") : strcspn(value, " ");
-
-	snprintf(to, room, "%.*s", (int)length, value + quoted);
-}
-
-static void take_property(struct device *device, const char *line)
-{
-	struct { const char *name; char *to; size_t room; } const known[] = {
-		{ "addr = ", device->addr, sizeof(device->addr) },
-		{ "channel = ", device->channel, sizeof(device->channel) },
-		{ "scsi-id = ", device->target, sizeof(device->target) },
-		{ "lun = ", device->lun, sizeof(device->lun) },
-		{ "drive = ", device->drive, sizeof(device->drive) },
-		{ "unit = ", device->other, sizeof(device->other) },
-		{ "nr = ", device->other, sizeof(device->other) },
-		{ "iobase = ", device->other, sizeof(device->other) },
-		{ "address = ", device->other, sizeof(device->other) },
-		{ "cad = ", device->other, sizeof(device->other) },
-	};
-	const char *port;
-
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		if (strncmp(line, known[i].name, strlen(known[i].name)) == 0)
-			take_value(known[i].to, known[i].room, line + strlen(known[i].name));
-	/* USB: "addr 0.0, port 1, speed 5000, ..."; the guest assigns the address. */
-	port = strncmp(line, "addr ", 5) == 0 ? strstr(line, ", port ") : NULL;
-	if (port && !strstr(line, " = "))
-		snprintf(device->port, sizeof(device->port), "%.*s", (int)strcspn(port + 7, ","), port + 7);
-}
-
-/* Whether the device of this bus has more buses: a line of the same indentation comes before a line of less. */
-static bool has_more_buses(const char *rest, int indent)
-{
-	for (; rest && *rest; rest = strchr(rest, '\n'), rest += rest ? 1 : 0) {
-		int here = (int)strspn(rest, " ");
-
-		if (here < indent)
-			return false;
-		if (here == indent && strncmp(rest + here, "bus: ", 5) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* "bus: ide.2": the number at the end of the name tells the buses of a device apart; a single bus needs no number. */
-static void take_bus(struct device *device, const char *name, const char *rest, int indent)
-{
-	const char *number = strrchr(name, '.');
-
-	if (device->buses++ > 0 || has_more_buses(rest, indent))
-		snprintf(device->bus, sizeof(device->bus), "%.12s", number ? number + 1 : name);
-}
-
-/* @rest: the lines that follow. */
-static int take_line(struct tree *tree, char *line, const char *rest)
-{
-	int indent = (int)strspn(line, " "), rc;
-	char type[64];
-
-	line += indent;
-	line[strcspn(line, "\r")] = '\0';
-	if (strncmp(line, "bus: ", 5) != 0 && strncmp(line, "dev: ", 5) != 0) {
-		if (tree->depth > 0 && !tree->placed) {
-			tree->stack[tree->depth - 1].line_count++;
-			if (indent == tree->stack[tree->depth - 1].indent + 2)
-				take_property(&tree->stack[tree->depth - 1], line);
-		}
-		return 0;
-	}
-	rc = place_device(tree);
-	while (tree->depth > 0 && tree->stack[tree->depth - 1].indent >= indent)
-		tree->depth--;
-	if (rc < 0 || line[0] == 'b') {
-		if (tree->depth > 0)
-			take_bus(&tree->stack[tree->depth - 1], line + 5, rest, indent);
-		return rc;
-	}
-	if (tree->depth == DEEPEST || sscanf(line, "dev: %63[^,]", type) != 1)
-		return -E2BIG;
-	tree->stack[tree->depth++] = (struct device){ .indent = indent, .lines = rest };
-	snprintf(tree->stack[tree->depth - 1].type, sizeof(type), "%s", common_type(type));
-	tree->placed = false;
-	return 0;
-}
-
-/* Calls @found for each device, parents first. */
-static int walk(struct gw_vmm *vmm, int (*found)(void *context, const struct device *device), void *context,
-		struct gw_error *error)
-{
-	struct tree *tree = calloc(1, sizeof(*tree));
-	char *copy, *rest, *line;
-	json_t *text;
-	int rc = tree ? 0 : gw_error_set(error, -ENOMEM, "no memory for the tree of devices");
-
-	if (rc == 0)
-		rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", "info qtree"), -1, &text,
-				 error);
-	if (rc < 0) {
-		free(tree);
-		return rc;
-	}
-	tree->found = found;
-	tree->context = context;
-	rest = copy = strdup(json_is_string(text) ? json_string_value(text) : "");
-	json_decref(text);
-	while (rest && rc == 0 && (line = strsep(&rest, "\n")))
-		rc = take_line(tree, line, rest);
-	if (rc == 0)
-		rc = copy ? place_device(tree) : -ENOMEM;
-	free(copy);
-	free(tree);
-	return rc < 0 ? gw_error_set(error, rc, "the VMM's tree of devices is too deep or too large: %s", strerror(-rc)) : 0;
 }
 
 /* A list of properties, which are compared one by one (engine/facts.c). */
@@ -285,42 +84,6 @@ static int note_device(void *context, const struct device *device)
 	}
 	add_list(facts, key, list, DEVICE_ADVICE);
 	return 0;
-}
-
-static int note_front(void *context, const struct device *device)
-{
-	struct vmm_fronts *fronts = context;
-	struct vmm_front *front = &fronts->list[fronts->count];
-
-	if (!device->drive[0])
-		return 0;
-	if (fronts->count == VMM_MAX_FRONTS)
-		return -E2BIG;
-	memcpy(front->drive, device->drive, sizeof(front->drive));
-	memcpy(front->place, device->place, sizeof(front->place));
-	front->reads_size_anew = strncmp(device->type, "virtio-blk", 10) == 0;
-	fronts->count++;
-	return 0;
-}
-
-int vmm_fronts(struct gw_vmm *vmm, struct vmm_fronts *fronts, struct gw_error *error)
-{
-	fronts->count = 0;
-	return walk(vmm, note_front, fronts, error);
-}
-
-const struct vmm_front *vmm_front_of(const struct vmm_fronts *fronts, const json_t *block)
-{
-	const char *name = json_string_value(json_object_get(block, "device"));
-	const char *node = json_string_value(json_object_get(json_object_get(block, "inserted"), "node-name"));
-
-	for (unsigned i = 0; i < fronts->count; i++) {
-		const char *drive = fronts->list[i].drive;
-
-		if ((name && name[0] && strcmp(drive, name) == 0) || (node && strcmp(drive, node) == 0))
-			return &fronts->list[i];
-	}
-	return NULL;
 }
 
 /* --- the machine -------------------------------------------------------------------------------------- */
@@ -488,31 +251,6 @@ static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 }
 
 /* --- disks ------------------------------------------------------------------------------------------- */
-
-/* Throttling and other filters belong to the host; the guest cannot see them. */
-bool vmm_is_filter(const char *format)
-{
-	static const char *const known[] = { "throttle", "copy-on-read", "preallocate", "compress", "copy-before-write" };
-
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		if (strcmp(format, known[i]) == 0)
-			return true;
-	return false;
-}
-
-bool vmm_is_temporary(struct gw_vmm *vmm, const json_t *described)
-{
-	const char *name = json_string_value(json_object_get(described, "filename")), *last;
-	char path[GW_VMM_PATH_BYTES];
-	struct gw_error none = { 0 };
-	struct stat st;
-
-	if (vmm_file_of(vmm, name ? name : "", path, sizeof(path), &none) < 0)
-		return false;
-	last = strrchr(path, '/');
-	return last && strncmp(last, "/vl.", 4) == 0 && strlen(last) == 10 && stat(path, &st) < 0 && errno == ENOENT;
-}
-
 /* "qcow2 on raw": the formats of all layers, from the top. */
 static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value, size_t room, struct gw_error *error)
 {
@@ -591,7 +329,7 @@ static int note_both(void *context, const struct device *device)
 	struct both *both = context;
 	int rc = note_device(both->facts, device);
 
-	return rc == 0 ? note_front(&both->fronts, device) : rc;
+	return rc == 0 ? vmm_note_front(&both->fronts, device) : rc;
 }
 
 /* Devices, and disks by the devices that have them. */
@@ -602,7 +340,7 @@ static int add_devices(struct gw_vmm *vmm, struct facts *facts)
 
 	if (rc == 0) {
 		both->facts = facts;
-		rc = walk(vmm, note_both, both, facts->error);
+		rc = vmm_walk_tree(vmm, note_both, both, facts->error);
 	}
 	if (rc == 0)
 		rc = add_disks(vmm, facts, &both->fronts);
@@ -626,36 +364,4 @@ int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list, un
 	if (rc == 0)
 		rc = facts.rc;
 	return rc < 0 ? rc : (int)facts.count;
-}
-
-/* --- what QEMU itself would refuse ----------------------------------------------------------------------- */
-
-/* Whether QEMU is in the midst of a migration of its own. */
-static bool is_busy(const char *status)
-{
-	static const char *const idle[] = { "none", "completed", "failed", "cancelled" };
-
-	for (size_t i = 0; status && i < sizeof(idle) / sizeof(idle[0]); i++)
-		if (strcmp(status, idle[i]) == 0)
-			return false;
-	return status != NULL;
-}
-
-int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error)
-{
-	json_t *migration;
-	const char *reason, *status;
-	int rc = qmp_command(vmm_qmp(vmm), "query-migrate", NULL, -1, &migration, error);
-
-	if (rc < 0)
-		return rc;
-	reason = json_string_value(json_array_get(json_object_get(migration, "blocked-reasons"), 0));
-	status = json_string_value(json_object_get(migration, "status"));
-	if (reason)
-		rc = gw_error_set(error, -EOPNOTSUPP, "the VMM cannot migrate: %s", reason);
-	else if (is_busy(status))
-		rc = gw_error_set(error, -EBUSY, "the VMM is in a migration of its own ('%s'): wait for its end, or say "
-						 "migrate_cancel", status);
-	json_decref(migration);
-	return rc;
 }

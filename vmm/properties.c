@@ -13,7 +13,7 @@
  * The processor is described likewise, by registers of CPUID.  An accelerator adds features of its own, which the guest finds at
  * its next start: so lists are of the same accelerator, or are not compared.
  */
-#include "vmm/machine.h"
+#include "vmm/properties.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -31,6 +31,7 @@
 #define ROOTS_RUN_ROOT "/run/godwit"
 #define LISTENS_NS GW_NS_PER_S
 #define LOOKERS_NS (5 * GW_NS_PER_S)
+#define JUDGE_NS (5 * GW_NS_PER_S)
 
 #define NAME_FILE "name" /* in a folder whose name is not the VM's */
 #define PLAIN_BYTES (GW_VMM_SHORT_BYTES - 1)
@@ -234,4 +235,17 @@ int gw_vmm_find(const char *name, struct gw_error *error)
 				    strerror(-rc));
 	return gw_error_set(error, -ENOENT, "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, "
 					    "'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
+}
+
+void rundir_await_judge(const char *name)
+{
+	uint64_t until = gw_now_ns(&gw_clock_real) + JUDGE_NS;
+	struct timespec pause = { .tv_nsec = 20 * GW_NS_PER_MS };
+	int fd GW_CLEANUP_CLOSE = -1;
+	char path[192];
+
+	gw_vmm_path(path, sizeof(path), name, AGENT_JUDGE_FILE);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && gw_now_ns(&gw_clock_real) < until)
+		nanosleep(&pause, NULL);
 }

@@ -14,4 +14,7 @@ GW_MUST_CHECK int rundir_note_name(const char *name);
  */
 GW_MUST_CHECK int rundir_lock(int fd);
 
+/* The agent has one client at a time: waits until the observer has judged the VMM (judge.c), for 5 s at most. */
+void rundir_await_judge(const char *name);
+
 #endif

@@ -6,7 +6,7 @@
  * then; a VMM that waits aborts on "debug".  So each state that query-status knows has a line here, and others are refused.
  * A guest that runs is stopped to be moved and runs there.  One that stands arrives in the same state, and stands there too.
  */
-#include "vmm/machine.h"
+#include "vmm/vmm_internal.h"
 
 #include "base/cleanup.h"
 #include "vmm/args.h"
@@ -118,4 +118,34 @@ int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error)
 	return listens ? gw_error_set(error, -EINVAL, "the VMM was told to listen for QEMU's own migrate (QMP migrate-incoming), and takes no "
 						      "guest from godwit: start it anew with '-incoming defer'") :
 			 0;
+}
+
+/* Whether QEMU is in the midst of a migration of its own. */
+static bool is_busy(const char *status)
+{
+	static const char *const idle[] = { "none", "completed", "failed", "cancelled" };
+
+	for (size_t i = 0; status && i < sizeof(idle) / sizeof(idle[0]); i++)
+		if (strcmp(status, idle[i]) == 0)
+			return false;
+	return status != NULL;
+}
+
+int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error)
+{
+	json_t *migration;
+	const char *reason, *status;
+	int rc = qmp_command(vmm_qmp(vmm), "query-migrate", NULL, -1, &migration, error);
+
+	if (rc < 0)
+		return rc;
+	reason = json_string_value(json_array_get(json_object_get(migration, "blocked-reasons"), 0));
+	status = json_string_value(json_object_get(migration, "status"));
+	if (reason)
+		rc = gw_error_set(error, -EOPNOTSUPP, "the VMM cannot migrate: %s", reason);
+	else if (is_busy(status))
+		rc = gw_error_set(error, -EBUSY, "the VMM is in a migration of its own ('%s'): wait for its end, or say "
+						 "migrate_cancel", status);
+	json_decref(migration);
+	return rc;
 }
