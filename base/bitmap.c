@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/bitmap.h"
 
-#include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static atomic_uint overruns;
 
 int gw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits)
 {
@@ -19,9 +23,36 @@ void gw_bitmap_free(struct gw_bitmap *bitmap)
 	bitmap->bits = 0;
 }
 
+/*
+ * The end of the range, cut where the bitmap ends; 0 for a range that begins there or later.  Returns instead of aborting, since the
+ * process may be a VMM, or hold a paused guest.
+ */
+static uint64_t range_end(const struct gw_bitmap *bitmap, uint64_t first, uint64_t count)
+{
+	if (first <= bitmap->bits && count <= bitmap->bits - first)
+		return first + count;
+	atomic_fetch_add_explicit(&overruns, 1, memory_order_relaxed);
+	return first < bitmap->bits ? bitmap->bits : 0;
+}
+
+unsigned gw_bitmap_overruns(void)
+{
+	return atomic_exchange(&overruns, 0);
+}
+
+void gw_bitmap_lay(struct gw_bitmap *bitmap, uint64_t bits, void *memory, size_t *offset)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	bitmap->bits = bits;
+	bitmap->words = memory ? (uint64_t *)(void *)((char *)memory + *offset) : NULL;
+	*offset += (gw_bitmap_bytes(bits) + page - 1) / page * page;
+}
+
 bool gw_bitmap_test(const struct gw_bitmap *bitmap, uint64_t bit)
 {
-	assert(bit < bitmap->bits);
+	if (!range_end(bitmap, bit, 1))
+		return false;
 	return bitmap->words[bit / 64] >> (bit % 64) & 1;
 }
 
@@ -39,20 +70,31 @@ static uint64_t word_mask(uint64_t word, uint64_t first, uint64_t end)
 
 void gw_bitmap_set_range(struct gw_bitmap *bitmap, uint64_t first, uint64_t count)
 {
-	uint64_t end = first + count;
+	uint64_t end = range_end(bitmap, first, count);
 
-	assert(end >= first && end <= bitmap->bits);
 	for (uint64_t w = first / 64; w * 64 < end; w++)
 		bitmap->words[w] |= word_mask(w, first, end);
 }
 
 void gw_bitmap_clear_range(struct gw_bitmap *bitmap, uint64_t first, uint64_t count)
 {
-	uint64_t end = first + count;
+	uint64_t end = range_end(bitmap, first, count);
 
-	assert(end >= first && end <= bitmap->bits);
 	for (uint64_t w = first / 64; w * 64 < end; w++)
 		bitmap->words[w] &= ~word_mask(w, first, end);
+}
+
+void gw_bitmap_clear(struct gw_bitmap *bitmap)
+{
+	memset(bitmap->words, 0, gw_bitmap_bytes(bitmap->bits));
+}
+
+void gw_bitmap_add(struct gw_bitmap *into, const struct gw_bitmap *from)
+{
+	uint64_t end = range_end(into, 0, from->bits);
+
+	for (uint64_t w = 0; w * 64 < end; w++)
+		into->words[w] |= from->words[w];
 }
 
 uint64_t gw_bitmap_count(const struct gw_bitmap *bitmap)
@@ -96,24 +138,22 @@ bool gw_bitmap_next_run(const struct gw_bitmap *bitmap, uint64_t from, uint64_t 
 
 void gw_bitmap_mark(struct gw_bitmap *shared, uint64_t bit)
 {
-	assert(bit < shared->bits);
-	__atomic_fetch_or(&shared->words[bit / 64], 1ULL << (bit % 64), __ATOMIC_RELEASE);
+	if (range_end(shared, bit, 1))
+		__atomic_fetch_or(&shared->words[bit / 64], 1ULL << (bit % 64), __ATOMIC_RELEASE);
 }
 
 void gw_bitmap_mark_range(struct gw_bitmap *shared, uint64_t first, uint64_t count)
 {
-	uint64_t end = first + count;
+	uint64_t end = range_end(shared, first, count);
 
-	assert(end >= first && end <= shared->bits);
 	for (uint64_t w = first / 64; w * 64 < end; w++)
 		__atomic_fetch_or(&shared->words[w], word_mask(w, first, end), __ATOMIC_RELEASE);
 }
 
 uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t first, uint64_t count)
 {
-	uint64_t end = first + count, unmarked = 0;
+	uint64_t end = range_end(shared, first, count), unmarked = 0;
 
-	assert(end >= first && end <= shared->bits);
 	for (uint64_t w = first / 64; w * 64 < end; w++) {
 		uint64_t word = __atomic_load_n(&shared->words[w], __ATOMIC_RELAXED);
 
@@ -124,10 +164,9 @@ uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t first, uint
 
 uint64_t gw_bitmap_take(struct gw_bitmap *shared, struct gw_bitmap *into)
 {
-	uint64_t added = 0;
+	uint64_t added = 0, end = range_end(into, 0, shared->bits);
 
-	assert(shared->bits == into->bits);
-	for (uint64_t w = 0; w * 64 < shared->bits; w++) {
+	for (uint64_t w = 0; w * 64 < end; w++) {
 		uint64_t word;
 
 		/* A plain look first: an exchange would take the cache line of every clean word. */
@@ -135,8 +174,8 @@ uint64_t gw_bitmap_take(struct gw_bitmap *shared, struct gw_bitmap *into)
 			continue;
 		/* Pairs with the release in gw_bitmap_mark(): what the marker wrote before is seen after. */
 		word = __atomic_exchange_n(&shared->words[w], 0, __ATOMIC_ACQUIRE);
-		if (w == shared->bits / 64)
-			word &= word_mask(w, w * 64, shared->bits);
+		if (w == end / 64)
+			word &= word_mask(w, w * 64, end);
 		added += (uint64_t)__builtin_popcountll(word & ~into->words[w]);
 		into->words[w] |= word;
 	}

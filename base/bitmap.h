@@ -31,12 +31,23 @@ static inline size_t gw_bitmap_bytes(uint64_t bits)
 /* A zeroed bitmap on the heap.  Return: 0 or -ENOMEM. */
 GW_PUBLIC GW_MUST_CHECK int gw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits);
 
+/*
+ * Lays a bitmap of @bits over @memory at *@offset, and adds its size, a whole number of pages, to *@offset.  Bitmaps that two processes
+ * share lie one after the other in one file, and both ends lay them with this function.  The words are not changed.
+ * With @memory NULL the function only adds the size.
+ */
+GW_PUBLIC void gw_bitmap_lay(struct gw_bitmap *bitmap, uint64_t bits, void *memory, size_t *offset);
+
 /* Frees what gw_bitmap_new() made; an all-zero struct is fine. */
 GW_PUBLIC void gw_bitmap_free(struct gw_bitmap *bitmap);
 
 GW_PUBLIC bool gw_bitmap_test(const struct gw_bitmap *bitmap, uint64_t bit);
 GW_PUBLIC void gw_bitmap_set_range(struct gw_bitmap *bitmap, uint64_t first, uint64_t count);
 GW_PUBLIC void gw_bitmap_clear_range(struct gw_bitmap *bitmap, uint64_t first, uint64_t count);
+/* Clears all bits. */
+GW_PUBLIC void gw_bitmap_clear(struct gw_bitmap *bitmap);
+/* Sets the bits of @into that are set in @from, which has the same size. */
+GW_PUBLIC void gw_bitmap_add(struct gw_bitmap *into, const struct gw_bitmap *from);
 GW_PUBLIC uint64_t gw_bitmap_count(const struct gw_bitmap *bitmap);
 
 /*
@@ -57,5 +68,12 @@ GW_PUBLIC uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t f
  * Return: how many bits were newly set in @into.
  */
 GW_PUBLIC uint64_t gw_bitmap_take(struct gw_bitmap *shared, struct gw_bitmap *into);
+
+/*
+ * A bit beyond the end of its bitmap is a fault of the program.  No function here aborts for that: the range is cut, and counted in this
+ * process.  The caller who collects dirty pages asks for the count, and fails the migration.
+ * Return: how many ranges were cut since the last call.
+ */
+GW_PUBLIC GW_MUST_CHECK unsigned gw_bitmap_overruns(void);
 
 #endif

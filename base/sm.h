@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define GW_SM_MAX_STATES 32
+
 struct gw_sm_state {
 	const char *name;
 	uint32_t allowed; /* bit n: a move to state n is allowed; no bit at all: a final state */

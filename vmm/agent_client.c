@@ -231,6 +231,8 @@ static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error
 		return rc;
 	for (unsigned i = 0; i < tracker->region_count; i++)
 		pages += gw_bitmap_take(&remote->shared[i], &tracker->dirty[i]);
+	if (gw_bitmap_overruns() > 0)
+		return gw_error_set(error, -EOVERFLOW, "a fault of godwit: a range of pages ends behind its dirty bitmap");
 	return (int64_t)pages;
 }
 
@@ -294,13 +296,10 @@ static const struct gw_tracker_ops blocks_ops = {
 /* Lays the bitmaps over the mapped file, each a whole number of pages, as the agent does. */
 static int lay_bitmaps(struct remote_tracker *remote, const uint64_t *pages, unsigned count)
 {
-	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
+	size_t offset = 0;
 
-	for (unsigned i = 0; i < count; i++) {
-		remote->shared[i].bits = pages[i];
-		remote->shared[i].words = (uint64_t *)(void *)((char *)remote->memory + offset);
-		offset += (gw_bitmap_bytes(pages[i]) + page - 1) / page * page;
-	}
+	for (unsigned i = 0; i < count; i++)
+		gw_bitmap_lay(&remote->shared[i], pages[i], remote->memory, &offset);
 	return offset == remote->memory_bytes ? 0 : -EPROTO;
 }
 

@@ -2,6 +2,7 @@
 #include "base/bitmap.h"
 
 #include <criterion/criterion.h>
+#include <unistd.h>
 
 Test(bitmap, a_range_sets_exactly_its_bits)
 {
@@ -65,4 +66,47 @@ Test(bitmap, take_moves_marks_and_counts_only_new_ones)
 	cr_assert_eq(gw_bitmap_take(&shared, &mine), 0);
 	gw_bitmap_free(&shared);
 	gw_bitmap_free(&mine);
+}
+
+Test(bitmap, a_range_beyond_the_end_is_cut_and_counted)
+{
+	struct gw_bitmap b, larger;
+
+	cr_assert_eq(gw_bitmap_new(&b, 100), 0);
+	cr_assert_eq(gw_bitmap_new(&larger, 200), 0);
+	cr_assert_eq(gw_bitmap_overruns(), 0);
+	gw_bitmap_set_range(&b, 90, 20);
+	gw_bitmap_set_range(&b, 300, 5);
+	gw_bitmap_mark_range(&b, 5, UINT64_MAX);
+	gw_bitmap_mark(&b, 100);
+	cr_assert_not(gw_bitmap_test(&b, 1000));
+	cr_assert_eq(gw_bitmap_count(&b), 95);
+	gw_bitmap_clear_range(&b, 6, 1000);
+	cr_assert_eq(gw_bitmap_unmarked(&b, 0, 101), 99);
+	gw_bitmap_mark_range(&larger, 0, 200);
+	cr_assert_eq(gw_bitmap_take(&larger, &b), 99);
+	cr_assert_eq(gw_bitmap_overruns(), 8);
+	cr_assert_eq(gw_bitmap_overruns(), 0);
+	gw_bitmap_free(&b);
+	gw_bitmap_free(&larger);
+}
+
+Test(bitmap, bitmaps_laid_over_one_memory_are_whole_pages_apart)
+{
+	static uint64_t memory[4096];
+	struct gw_bitmap first, second;
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
+
+	gw_bitmap_lay(&first, 10, memory, &offset);
+	cr_assert_eq(offset, page);
+	gw_bitmap_lay(&second, page * 8 + 1, memory, &offset);
+	cr_assert_eq(offset, 3 * page);
+	cr_assert_eq((char *)second.words - (char *)first.words, (ptrdiff_t)page);
+	gw_bitmap_mark_range(&second, 3, 4);
+	gw_bitmap_mark_range(&first, 0, 2);
+	gw_bitmap_add(&second, &first);
+	cr_assert_eq(gw_bitmap_count(&second), 6);
+	gw_bitmap_clear(&second);
+	cr_assert_eq(gw_bitmap_count(&second), 0);
+	cr_assert_eq(gw_bitmap_count(&first), 2);
 }
