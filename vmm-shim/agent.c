@@ -145,9 +145,9 @@ static int make_bitmaps(struct agent *agent, const struct agent_track *request, 
 	int fd;
 
 	for (unsigned i = 0; i < request->region_count; i++) {
-		uint64_t bits = agent->mappings.files[request->region_index[i]].bytes / page;
+		uint8_t index = request->region_index[i];
 
-		offset += (gw_bitmap_bytes(bits) + page - 1) / page * page;
+		gw_bitmap_lay(&agent->shared[index], agent->mappings.files[index].bytes / page, NULL, &offset);
 	}
 	agent->bitmaps_bytes = offset;
 	fd = memfd_create("godwit-dirty", MFD_CLOEXEC);
@@ -160,11 +160,9 @@ static int make_bitmaps(struct agent *agent, const struct agent_track *request, 
 	}
 	offset = 0;
 	for (unsigned i = 0; i < request->region_count; i++) {
-		struct gw_bitmap *bitmap = &agent->shared[request->region_index[i]];
+		uint8_t index = request->region_index[i];
 
-		bitmap->bits = agent->mappings.files[request->region_index[i]].bytes / page;
-		bitmap->words = (uint64_t *)(void *)((char *)agent->bitmaps + offset);
-		offset += (gw_bitmap_bytes(bitmap->bits) + page - 1) / page * page;
+		gw_bitmap_lay(&agent->shared[index], agent->mappings.files[index].bytes / page, agent->bitmaps, &offset);
 	}
 	return fd;
 
@@ -282,11 +280,14 @@ static int answer_collect(struct agent *agent, const union agent_packet *request
 	struct gw_error error = { 0 };
 	int64_t pages = track_is_on() ? track_collect(&error) :
 					gw_error_set(&error, -EINVAL, "memory is not being tracked");
-	struct agent_collect_answer answer = {
+	struct agent_collect_answer answer;
+
+	if (gw_bitmap_overruns() > 0)
+		pages = gw_error_set(&error, -EOVERFLOW, "a fault of godwit: a range of pages ends behind its dirty bitmap");
+	answer = (struct agent_collect_answer){
 		.answer = new_answer(agent, request->head.type, pages < 0 ? (int)pages : 0, &error),
 		.marked_pages = pages < 0 ? 0 : (uint64_t)pages,
 	};
-
 	return fdpass_send(agent->client, &answer, sizeof(answer), -1);
 }
 

@@ -46,13 +46,6 @@ int images_open(const struct gw_file_id *id)
 	return best;
 }
 
-static size_t room_for(uint64_t bits)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-
-	return (gw_bitmap_bytes(bits) + page - 1) / page * page;
-}
-
 static int make_bitmaps(const struct agent_image *images, unsigned count, struct gw_blocks_file *files)
 {
 	size_t offset = 0;
@@ -60,7 +53,7 @@ static int make_bitmaps(const struct agent_image *images, unsigned count, struct
 
 	bitmaps_bytes = 0;
 	for (unsigned i = 0; i < count; i++)
-		bitmaps_bytes += room_for(images[i].blocks);
+		gw_bitmap_lay(&files[i].marks, images[i].blocks, NULL, &bitmaps_bytes);
 	if (fd < 0)
 		return -errno;
 	if (ftruncate(fd, (off_t)bitmaps_bytes) < 0)
@@ -72,9 +65,7 @@ static int make_bitmaps(const struct agent_image *images, unsigned count, struct
 	}
 	for (unsigned i = 0; i < count; i++) {
 		files[i].id = (struct gw_file_id){ images[i].device, images[i].inode };
-		files[i].marks.bits = images[i].blocks;
-		files[i].marks.words = (uint64_t *)(void *)((char *)bitmaps + offset);
-		offset += room_for(images[i].blocks);
+		gw_bitmap_lay(&files[i].marks, images[i].blocks, bitmaps, &offset);
 	}
 	return fd;
 
