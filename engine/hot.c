@@ -15,7 +15,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define ARM_RUNS 256
 
@@ -118,21 +117,14 @@ int hot_hold(struct gw_session *s)
 void hot_release(struct gw_session *s)
 {
 	for (unsigned i = 0; i < s->region_count; i++) {
-		struct gw_bitmap *dirty = &s->source.tracker->dirty[i], *held = &s->source.hot[i].held;
-
-		for (uint64_t w = 0; w < words_of(dirty); w++) {
-			dirty->words[w] |= held->words[w];
-			held->words[w] = 0;
-		}
+		gw_bitmap_add(&s->source.tracker->dirty[i], &s->source.hot[i].held);
+		gw_bitmap_clear(&s->source.hot[i].held);
 	}
 }
 
 void hot_forget(struct gw_session *s)
 {
 	hot_release(s);
-	for (unsigned i = 0; i < s->region_count; i++) {
-		struct gw_bitmap *last = &s->source.hot[i].last;
-
-		memset(last->words, 0, gw_bitmap_bytes(last->bits));
-	}
+	for (unsigned i = 0; i < s->region_count; i++)
+		gw_bitmap_clear(&s->source.hot[i].last);
 }
