@@ -45,22 +45,15 @@ const struct vmm_front *vmm_front_of(const struct vmm_fronts *fronts, const json
 	return NULL;
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "";
-}
-
 /* The user's name for the disk: the drive's id, the device's id, or the node's name.  A name that is too long is refused. */
 const char *vmm_disk_name(const json_t *block, size_t *bytes)
 {
 	static const char backend[] = "/virtio-backend"; /* /machine/peripheral/ID/virtio-backend */
-	const char *from = text_of(block, "device"), *slash;
+	const char *from = qmp_text(block, "device"), *slash;
 	size_t length = strlen(from);
 
 	if (!from[0]) {
-		from = text_of(block, "qdev");
+		from = qmp_text(block, "qdev");
 		length = strlen(from);
 		if (length > strlen(backend) && strcmp(from + length - strlen(backend), backend) == 0)
 			length -= strlen(backend);
@@ -70,7 +63,7 @@ const char *vmm_disk_name(const json_t *block, size_t *bytes)
 		from = slash;
 	}
 	if (length == 0) {
-		from = text_of(json_object_get(block, "inserted"), "node-name");
+		from = qmp_text(json_object_get(block, "inserted"), "node-name");
 		length = strlen(from);
 	}
 	*bytes = length;

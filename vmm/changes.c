@@ -28,13 +28,6 @@ struct gw_vmm_parts {
 	json_t *plugged; /* what list_plugged() makes */
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "";
-}
-
 /* --- jobs and exports ----------------------------------------------------------------------------------- */
 
 int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
@@ -46,12 +39,12 @@ int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc < 0)
 		return rc;
 	json_array_foreach (list, i, job) {
-		const char *status = text_of(job, "status");
+		const char *status = qmp_text(job, "status");
 
 		if (rc < 0 || strcmp(status, "concluded") == 0 || strcmp(status, "null") == 0)
 			continue;
 		rc = gw_error_set(error, -EBUSY, "the VMM's job '%s' (%s) is under way, which works on disk images: let it end, or "
-						 "cancel it (job-cancel)", text_of(job, "id"), text_of(job, "type"));
+						 "cancel it (job-cancel)", qmp_text(job, "id"), qmp_text(job, "type"));
 	}
 	json_decref(list);
 	return rc;
@@ -63,8 +56,8 @@ static json_int_t node_id(const json_t *nodes, const char *name)
 	size_t i;
 
 	json_array_foreach (nodes, i, node)
-		if (strcmp(text_of(node, "name"), name) == 0 &&
-		    strcmp(text_of(node, "type"), "block-driver") == 0)
+		if (strcmp(qmp_text(node, "name"), name) == 0 &&
+		    strcmp(qmp_text(node, "type"), "block-driver") == 0)
 			return json_integer_value(json_object_get(node, "id"));
 	return -1;
 }
@@ -77,8 +70,8 @@ static bool is_nameless_backend(const json_t *nodes, json_int_t id)
 
 	json_array_foreach (nodes, i, node)
 		if (json_integer_value(json_object_get(node, "id")) == id)
-			return strcmp(text_of(node, "type"), "block-backend") == 0 &&
-			       strcmp(text_of(node, "name"), "") == 0;
+			return strcmp(qmp_text(node, "type"), "block-backend") == 0 &&
+			       strcmp(qmp_text(node, "name"), "") == 0;
 	return false;
 }
 
@@ -125,12 +118,12 @@ int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc < 0)
 		gw_error_set(error, rc, "%s", unknown.text);
 	json_array_foreach (list, i, one) {
-		const char *node = text_of(one, "node-name");
+		const char *node = qmp_text(one, "node-name");
 
 		if (rc == 0 && is_written_by_export(graph, node))
 			rc = gw_error_set(error, -EBUSY, "the VMM's %s export '%s' lets others write to node '%s', and QEMU does not hand "
 							 "over such an image: remove it (block-export-del), or make it read-only",
-					  text_of(one, "type"), text_of(one, "id"), node);
+					  qmp_text(one, "type"), qmp_text(one, "id"), node);
 	}
 	json_decref(graph);
 	json_decref(list);
@@ -254,7 +247,7 @@ static int list_plugged(struct gw_vmm *vmm, json_t **plugged, struct gw_error *e
 		json_array_foreach (list, k, one) {
 			char path[GW_VMM_PLACE_BYTES + 64];
 
-			snprintf(path, sizeof(path), "%s/%s", places[i], text_of(one, "name"));
+			snprintf(path, sizeof(path), "%s/%s", places[i], qmp_text(one, "name"));
 			if (rc == 0 && json_object_set(*plugged, path, json_object_get(one, "type")) < 0)
 				rc = gw_error_set(error, -ENOMEM, "no memory to list the devices");
 		}

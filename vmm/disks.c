@@ -24,13 +24,6 @@
 #define MAX_DISK_NAME 52 /* room for "/LAYER" */
 #define HEADROOM_BYTES (256ULL << 20) /* of a format's own tables, besides one part in 64 */
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "";
-}
-
 /* It may be too long, never shortened. */
 static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_error *error)
 {
@@ -92,7 +85,7 @@ static int identify(struct gw_vmm_image *image, const char *filename, struct gw_
 /* Looks at one image of a chain.  Return: 0 or -errno with @error set. */
 static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_image *image, struct gw_error *error)
 {
-	const char *name = text_of(described, "filename"), *format = text_of(described, "format");
+	const char *name = qmp_text(described, "filename"), *format = qmp_text(described, "format");
 	struct gw_error why = { 0 };
 
 	snprintf(image->format, sizeof(image->format), "%s", format);
@@ -238,7 +231,7 @@ int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most, s
 		struct gw_error unknown = { 0 };
 
 		if (count < most && json_is_true(json_object_get(cache, "no-flush")) &&
-		    vmm_file_of(vmm, text_of(inserted, "file"), path, sizeof(path), &unknown) == 0 && stat(path, &files[count]) == 0)
+		    vmm_file_of(vmm, qmp_text(inserted, "file"), path, sizeof(path), &unknown) == 0 && stat(path, &files[count]) == 0)
 			count++;
 	}
 	json_decref(list);

@@ -258,3 +258,10 @@ int qmp_check(struct qmp *qmp, struct gw_error *error)
 	}
 	return rc;
 }
+
+const char *qmp_text(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "";
+}

@@ -57,4 +57,7 @@ void qmp_forget_meddling(struct qmp *qmp);
 /* Looks, without waiting, whether the VMM still holds the connection.  Return: 0 or -errno with @error. */
 int qmp_check(struct qmp *qmp, struct gw_error *error) GW_MUST_CHECK;
 
+/* The text of member @key of an object; "" when there is no such text.  It lives as long as the object. */
+const char *qmp_text(const json_t *object, const char *key);
+
 #endif

@@ -35,13 +35,6 @@ struct change {
 	char names[200];      /* of what differs; "": nothing */
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "";
-}
-
 static bool is_listed(const char *name, const char *const *list)
 {
 	while (*list && strcmp(name, *list) != 0)
@@ -90,7 +83,7 @@ static int judge_capabilities(struct qmp *qmp, bool incoming, struct change *cha
 	if (rc < 0)
 		return rc;
 	json_array_foreach (list, i, one) {
-		const char *name = text_of(one, "capability");
+		const char *name = qmp_text(one, "capability");
 		bool on = json_is_true(json_object_get(one, "state")), want = is_wanted(name, incoming);
 
 		if (on && !is_known(name))
@@ -130,9 +123,9 @@ static int judge_parameters(struct qmp *qmp, bool incoming, struct change *chang
 	if (rc < 0)
 		return rc;
 	speed = json_object_get(is, "max-bandwidth");
-	if (text_of(is, "tls-creds")[0])
+	if (qmp_text(is, "tls-creds")[0])
 		change_parameter(change, "tls-creds", json_object_get(is, "tls-creds"), json_string(""));
-	if (text_of(is, "mode")[0] && strcmp(text_of(is, "mode"), "normal") != 0)
+	if (qmp_text(is, "mode")[0] && strcmp(qmp_text(is, "mode"), "normal") != 0)
 		change_parameter(change, "mode", json_object_get(is, "mode"), json_string("normal"));
 	if (!incoming && speed && json_integer_value(speed) < ENOUGH_BYTES_PER_S)
 		change_parameter(change, "max-bandwidth", speed, json_integer(UNLIMITED_BYTES_PER_S));
@@ -218,7 +211,7 @@ int vmm_settings_put_back(struct qmp *qmp, const char *undo_path, struct gw_erro
 		json_t *command = json_loads(line, 0, NULL), *arguments = json_object_get(command, "arguments");
 		struct gw_error refused = { 0 };
 
-		if (arguments && qmp_command(qmp, text_of(command, "execute"), json_incref(arguments), -1, NULL, &refused) < 0)
+		if (arguments && qmp_command(qmp, qmp_text(command, "execute"), json_incref(arguments), -1, NULL, &refused) < 0)
 			gw_warn("a setting for migration stays as godwit needs it: %s", refused.text);
 		json_decref(command);
 	}
