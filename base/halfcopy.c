@@ -15,7 +15,7 @@ static const char text[GW_HALF_COPY_BYTES] =
 
 _Static_assert(sizeof(text) == GW_HALF_COPY_BYTES, "the text fits");
 
-int gw_half_copy_mark(int fd, uint64_t bytes, const void *header, size_t header_bytes)
+int gw_half_copy_write(int fd, uint64_t bytes, const void *header, size_t header_bytes)
 {
 	size_t want = bytes < GW_HALF_COPY_BLOCK ? (size_t)bytes : GW_HALF_COPY_BLOCK, room = GW_HALF_COPY_BLOCK - sizeof(text);
 	char *block = aligned_alloc(4096, GW_HALF_COPY_BLOCK);

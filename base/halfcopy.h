@@ -20,7 +20,7 @@
  * Writes the text to the beginning of an image of @bytes, what fits of the @header_bytes of @header (0: none), and zeros up to
  * GW_HALF_COPY_BLOCK.  The memory that it writes from is aligned for O_DIRECT.  Return: 0 or -errno.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_half_copy_mark(int fd, uint64_t bytes, const void *header, size_t header_bytes);
+GW_PUBLIC GW_MUST_CHECK int gw_half_copy_write(int fd, uint64_t bytes, const void *header, size_t header_bytes);
 
 /* Whether the text begins there; @bytes of the image's beginning will do, if there are so many. */
 GW_PUBLIC bool gw_half_copy_begins(const void *begin, size_t bytes);

@@ -20,7 +20,7 @@ int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes
 {
 	first->changed = true;
 	/* All of it has its place on the device then: the write in the blackout allocates nothing, which its sync would wait for. */
-	return gw_half_copy_mark(fd, image_bytes, header, header_bytes);
+	return gw_half_copy_write(fd, image_bytes, header, header_bytes);
 }
 
 void first_block_fini(struct first_block *first)

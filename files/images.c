@@ -475,9 +475,9 @@ static void undo(struct image_fds *fds)
 	if (gw_image_is_used(fds->fd))
 		return;
 	if (fds->is_device)
-		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BLOCK, NULL, 0);
+		rc = gw_half_copy_write(fds->fd, GW_HALF_COPY_BLOCK, NULL, 0);
 	else if (ftruncate(fds->fd, 0) == 0 && !fds->was_blank && fds->was_used)
-		rc = gw_half_copy_mark(fds->fd, GW_HALF_COPY_BLOCK, fds->was, fds->was_used);
+		rc = gw_half_copy_write(fds->fd, GW_HALF_COPY_BLOCK, fds->was, fds->was_used);
 	else if (fds->was_blank && pwrite(fds->fd, fds->was, fds->was_used, 0) >= 0)
 		rc = ftruncate(fds->fd, (off_t)fds->was_bytes);
 	(void)rc; /* nobody is left to tell */
