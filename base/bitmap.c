@@ -24,8 +24,8 @@ void gw_bitmap_free(struct gw_bitmap *bitmap)
 }
 
 /*
- * The end of the range, cut where the bitmap ends; 0 for a range that begins there or later.  Returns instead of aborting, since the
- * process may be a VMM, or hold a paused guest.
+ * Return: the end of the range, cut where the bitmap ends; 0 for a range that begins there or
+ * later.
  */
 static uint64_t range_end(const struct gw_bitmap *bitmap, uint64_t first, uint64_t count)
 {
@@ -56,7 +56,7 @@ bool gw_bitmap_test(const struct gw_bitmap *bitmap, uint64_t bit)
 	return bitmap->words[bit / 64] >> (bit % 64) & 1;
 }
 
-/* The ones of word @word that belong to [first, end). */
+/* Return: a mask of the bits of word number @word that lie in [first, end). */
 static uint64_t word_mask(uint64_t word, uint64_t first, uint64_t end)
 {
 	uint64_t low = word * 64, mask = ~0ULL;
@@ -106,7 +106,9 @@ uint64_t gw_bitmap_count(const struct gw_bitmap *bitmap)
 	return count;
 }
 
-/* The first bit at or after @from whose value is @value, or bits when there is none. */
+/*
+ * Return: the first bit at or after @from whose value is @value, or the bitmap's size without one.
+ */
 static uint64_t find_bit(const struct gw_bitmap *bitmap, uint64_t from, bool value)
 {
 	uint64_t flip = value ? 0 : ~0ULL;
@@ -169,10 +171,13 @@ uint64_t gw_bitmap_take(struct gw_bitmap *shared, struct gw_bitmap *into)
 	for (uint64_t w = 0; w * 64 < end; w++) {
 		uint64_t word;
 
-		/* A plain look first: an exchange would take the cache line of every clean word. */
+		/* Load first: an exchange would take the cache line of each clean word. */
 		if (__atomic_load_n(&shared->words[w], __ATOMIC_RELAXED) == 0)
 			continue;
-		/* Pairs with the release in gw_bitmap_mark(): what the marker wrote before is seen after. */
+		/*
+		 * Pairs with the release in gw_bitmap_mark(): stores before the mark are visible
+		 * here.
+		 */
 		word = __atomic_exchange_n(&shared->words[w], 0, __ATOMIC_ACQUIRE);
 		if (w == end / 64)
 			word &= word_mask(w, w * 64, end);

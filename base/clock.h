@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Monotonic time behind a pointer, so that a test can own it.
+ * Monotonic time behind a pointer, so that a test can control it.
  *
- * The engine never asks the system for the time: it asks the clock of its session.  The real clock reads
- * CLOCK_MONOTONIC; the manual clock stands still until a test moves it.
+ * The engine reads the time from the clock of its session only.  The real clock reads
+ * CLOCK_MONOTONIC.  The manual clock advances only when its owner changes it.  All times are in
+ * nanoseconds.
  */
 #ifndef GODWIT_BASE_CLOCK_H
 #define GODWIT_BASE_CLOCK_H
@@ -19,23 +20,28 @@ struct gw_clock {
 	uint64_t (*now_ns)(const struct gw_clock *clock);
 };
 
-/* The system's monotonic clock. */
+/* CLOCK_MONOTONIC.  Usable from any thread. */
 GW_PUBLIC extern const struct gw_clock gw_clock_real;
 
 struct gw_manual_clock {
-	struct gw_clock clock; /* first: a pointer to it is a pointer to the manual clock */
-	uint64_t ns;           /* what now_ns() answers; the owner adds to it */
+	struct gw_clock clock; /* first, so that its address is the address of the manual clock */
+	uint64_t ns;           /* the time; the owner adds to it */
 };
 
-/* A clock that stands at @ns until its owner changes the field. */
+/*
+ * Sets up a clock that shows @ns until its owner changes the field.  It owns nothing to be freed.
+ */
 GW_PUBLIC void gw_manual_clock_init(struct gw_manual_clock *manual, uint64_t ns);
 
+/* Return: the time of @clock in ns. */
 static inline uint64_t gw_now_ns(const struct gw_clock *clock)
 {
 	return clock->now_ns(clock);
 }
 
-/* Milliseconds of the system's clock until @deadline_ns, rounded up; 0 once it has passed.  For poll(2). */
+/*
+ * Return: ms of the real clock until @deadline_ns, rounded up, for poll(2); 0 once it has passed.
+ */
 static inline int gw_left_ms(uint64_t deadline_ns)
 {
 	uint64_t now = gw_now_ns(&gw_clock_real);

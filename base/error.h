@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The one error rule of godwit.
+ * The error rule of godwit.
  *
- * A function that can fail returns 0 (or a count >= 0) on success and -errno on failure, and is marked
- * GW_MUST_CHECK.  Where a person will read about the failure, the function also takes a struct gw_error
- * and writes the text once, at the place where it happened, with its arguments: what failed, why, and
- * what to do.  A function either returns an error or logs it, never both.
+ * A function that can fail returns 0 or a count >= 0 on success, and -errno on failure.  Its
+ * declaration has GW_MUST_CHECK.  If a person will read about the failure, the function also takes
+ * a struct gw_error.  The code that meets the failure writes the text once, with its arguments.
+ * The text names the failure, its reason and the remedy.  A function returns an error or logs it,
+ * never both.
  */
 #ifndef GODWIT_BASE_ERROR_H
 #define GODWIT_BASE_ERROR_H
@@ -18,23 +19,23 @@
 
 #define GW_ERROR_TEXT_BYTES 512
 
-/* The first failure of a session, in words.  Embed it; {0} is "no error". */
+/* The first failure of a session, as text.  Embed the struct; { 0 } is "no error".  One thread. */
 struct gw_error {
-	int code;                       /* -errno, 0 when nothing failed */
-	char text[GW_ERROR_TEXT_BYTES]; /* one line, NUL terminated, no newline */
+	int code;                       /* -errno; 0: nothing failed */
+	char text[GW_ERROR_TEXT_BYTES]; /* one line, NUL-terminated, without a newline */
 };
 
 /*
- * Records a failure and returns @code, so that a caller can write `return gw_error_set(e, -EIO, "...")`.
- * The first failure stays: a later one, met while cleaning up, does not overwrite it.
- * @error may be NULL.  @code must be negative.
+ * Records a failure.  The first failure stays: a later one, as of a cleanup, does not replace it.
+ * @error may be NULL.  @code must be negative.  A text that is too long is cut.  Does not block.
+ * Return: @code, so that a caller can write `return gw_error_set(e, -EIO, "...")`.
  */
 GW_PUBLIC int gw_error_set(struct gw_error *error, int code, const char *format, ...) GW_PRINTF(3, 4);
 
-/* Puts "text: " in front of what is recorded, for a caller that knows more of the circumstances. */
+/* Puts "text: " before the recorded text.  Does nothing when @error is NULL or holds no failure. */
 GW_PUBLIC void gw_error_prefix(struct gw_error *error, const char *format, ...) GW_PRINTF(2, 3);
 
-/* Forgets the recorded failure. */
+/* Removes the recorded failure.  @error is not NULL. */
 GW_PUBLIC void gw_error_clear(struct gw_error *error);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One sendmsg() with room for one descriptor, as unix(7) and cmsg(3) lay it out. */
+/* One sendmsg() with room for one descriptor: see unix(7) and cmsg(3). */
 #include "base/fdpass.h"
 
 #include <errno.h>

@@ -11,7 +11,7 @@ static const char text[GW_HALF_COPY_BYTES] =
 	"A migration was filling it and did not come to its end here.  The guest and its whole image are at the source.\n"
 	"Nothing in this file is worth keeping: the next migration may overwrite it, and it may be deleted.\n";
 
-#define FIRST_LINE 45u /* enough to know it by */
+#define FIRST_LINE 45u /* bytes of the first line, which identifies the text */
 
 _Static_assert(sizeof(text) == GW_HALF_COPY_BYTES, "the text fits");
 

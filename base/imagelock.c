@@ -5,14 +5,17 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#define VMM_FIRST 100 /* a byte for each permission: read, write, write what is there, resize, and room for more */
+#define VMM_FIRST 100 /* a byte for each permission: read, write, write unchanged, resize, room for more */
 #define VMM_BYTES 100
 #define VMM_WRITE_FIRST 101
 #define VMM_WRITE_BYTES 3
-#define SENT 0x676f647769740000 /* places for locks, not for bytes */
+#define SENT 0x676f647769740000 /* offsets for locks only: no image has these bytes */
 #define RECEIVED (SENT + 1)
-#define RECEIVER (SENT + 2) /* a lock of the process: of one of a description the kernel does not tell whose it is */
-/* A killed process loses RECEIVER at once, RECEIVED when the kernel is done with its last request. */
+/* A lock of the process.  Of a lock of a file description the kernel does not tell the process. */
+#define RECEIVER (SENT + 2)
+/*
+ * A killed process loses RECEIVER at once, and RECEIVED when the kernel has ended its last request.
+ */
 #define DYING_TRIES 100
 #define DYING_TRY_US 10000
 
@@ -50,7 +53,7 @@ bool gw_image_is_sent(int fd)
 	return is_locked(fd, SENT, 1);
 }
 
-/* The process that receives into the image, but for this one; 0: unknown, or none. */
+/* Return: the id of another process that receives into the image; 0: unknown, or none. */
 static pid_t receiver_of(int fd)
 {
 	struct flock name = lock_of(F_WRLCK, RECEIVER, 1);
@@ -79,7 +82,8 @@ int gw_image_lock_received(int fd, pid_t *holder)
 		return rc;
 	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
 		return errno == EAGAIN || errno == EACCES ? -EBUSY : -errno;
-	(void)fcntl(fd, F_SETLK, &name); /* for an error text alone: it ends when any descriptor of the file is closed */
+	/* Only for an error text: this lock ends when any descriptor of the file is closed. */
+	(void)fcntl(fd, F_SETLK, &name);
 	return 0;
 }
 

@@ -21,7 +21,10 @@ void gw_log_set_sink(gw_log_sink *sink, void *context)
 	log_context = context;
 }
 
-/* Some lines are said while a guest stands: they are lost rather than waited for, be it a pipe that nobody reads. */
+/*
+ * Drops the line when standard error would block, as a full pipe does: a guest may be paused
+ * meanwhile.
+ */
 static void to_stderr(const char *name, const char *line)
 {
 	struct pollfd out = { .fd = STDERR_FILENO, .events = POLLOUT };

@@ -4,8 +4,8 @@
 #include <stdint.h>
 
 /*
- * Looks at a word in the first, middle and last line before it walks: nearly every page with data shows
- * it there.  The walk takes 128 bytes a step, which the compiler turns into vector loads.
+ * Checks the first, middle and last word first: nearly every page with data has some there.  The
+ * loop then takes 128 bytes a step, which the compiler turns into vector loads.
  */
 bool page_is_zero(const void *memory, size_t bytes)
 {

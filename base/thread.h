@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Starting threads. */
 #ifndef GODWIT_BASE_THREAD_H
 #define GODWIT_BASE_THREAD_H
 
@@ -7,14 +8,19 @@
 #include <pthread.h>
 
 /*
- * Starts a thread that takes no signal (they are the main thread's business, and inside a VMM the VMM's) and is
- * called @name, at most 15 characters, in top -H and perf.  Return: 0 and *thread to be joined or detached, or
- * -errno and nothing.  A small one has 128 KiB of stack: in a VMM whose memory is locked every page of it is taken at once.
+ * Starts a thread with all signals blocked: the main thread handles them, and inside a VMM the VMM
+ * does.  @name, of at most 15 bytes, is shown by top -H and perf.  The caller keeps @argument.
+ * Return: 0 and *thread, which the caller joins or detaches; or -errno, and no thread runs.
  */
-int gw_thread_start_small(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
 int gw_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
 
-/* How many processors this process may use, @most at most, 1 at least. */
+/*
+ * As gw_thread_start(), with a stack of 128 KiB.  In a VMM with locked memory all pages of a stack
+ * are allocated at once.
+ */
+int gw_thread_start_small(pthread_t *thread, const char *name, void *(*run)(void *), void *argument) GW_MUST_CHECK;
+
+/* Return: how many processors this process may use, from 1 to @most. */
 unsigned gw_thread_processors(unsigned most);
 
 #endif

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <strings.h>
 
-/* Parses "NUMBER SUFFIX", the number with an optional fraction.  Return: 0 and where the suffix begins. */
+/*
+ * Parses the number, with an optional fraction.  Return: 0 and the start of the suffix, or -EINVAL.
+ */
 static int parse_number_part(const char *text, double *number, const char **suffix)
 {
 	char *end;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Unix sockets that never block for ever; unix(7), socket(7). */
+/* Unix sockets with bounded waits; see unix(7) and socket(7). */
 #ifndef GODWIT_BASE_UNIXSOCK_H
 #define GODWIT_BASE_UNIXSOCK_H
 
@@ -8,16 +8,18 @@
 #include <stdint.h>
 
 /*
- * Connects to the socket at @path, of SOCK_STREAM or SOCK_SEQPACKET.  connect() to a process that does not accept blocks
- * once its backlog is full; here it ends after @timeout_ns, and so does each later send on the descriptor.
- * Return: a descriptor, the caller's, or -errno: -ETIMEDOUT for a listener that is stuck, -ENAMETOOLONG for the path.
+ * Connects to the socket at @path.  @type is SOCK_STREAM or SOCK_SEQPACKET.  connect() to a
+ * listener that does not accept blocks once its backlog is full.  Here it fails after @timeout_ns,
+ * as does each later send on the descriptor.
+ * Return: a descriptor, which the caller closes; or -errno: -ETIMEDOUT for a listener that is
+ * stuck, -ENAMETOOLONG for the path.
  */
 int gw_unix_connect(const char *path, int type, uint64_t timeout_ns) GW_MUST_CHECK;
 
-/* Bounds each receive on a socket.  0: none.  A timeout below a microsecond counts as one. */
+/* Bounds each receive on @fd by @timeout_ns; 0: no bound.  A bound under 1 us is taken as 1 us. */
 void gw_unix_receive_limit(int fd, uint64_t timeout_ns);
 
-/* The process at the other end of a connected socket, or the one that listens.  Return: its id, 0 when not known. */
+/* Return: the id of the process that listened for, or made, the other end of @fd; 0: unknown. */
 int gw_unix_peer(int fd);
 
 #endif
