@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Requests to the agent, and trackers whose bitmaps the agent shares with this process. */
 #include "vmm/agent_client.h"
 
 #include "base/cleanup.h"
@@ -20,8 +21,9 @@ static int agent_gone(struct gw_error *error)
 }
 
 /*
- * Receives the first @bytes of one packet; fewer than @least are none.  Return: how many came, and *pass_fd, or -errno: -ECONNRESET
- * when the other end has hung up.
+ * Receives the first @bytes of one packet, which has at least @least bytes.
+ * Return: the number of bytes, and *pass_fd, the caller's or -1; or -errno: -ECONNRESET when the
+ * agent has closed the connection.
  */
 static int receive_packet(int fd, void *packet, size_t bytes, size_t least, int *pass_fd)
 {
@@ -64,10 +66,13 @@ static const char *request_name(unsigned type)
 		[AGENT_PREFAULT] = "map memory as it comes", [AGENT_STOCK] = "say how it reads and writes its disks",
 	};
 
-	return type < sizeof(names) / sizeof(names[0]) && names[type] ? names[type] : "do what is asked";
+	return type < sizeof(names) / sizeof(names[0]) && names[type] ? names[type] : "do that";
 }
 
-/* An answer that refuses says why.  What an older agent cannot say is said here.  Return: the status, with @error set. */
+/*
+ * Sets @error for an answer that refuses: the agent's text, or ours for an older agent.  Return:
+ * the status.
+ */
 static int refused(const struct agent_client *agent, unsigned type, struct agent_answer *answer, struct gw_error *error)
 {
 	answer->text[sizeof(answer->text) - 1] = '\0';
@@ -78,7 +83,10 @@ static int refused(const struct agent_client *agent, unsigned type, struct agent
 	return gw_error_set(error, answer->status, "%s", answer->text);
 }
 
-/* Takes an answer of @bytes, which begins with an agent_answer; a refusal may be no more than that. */
+/*
+ * Receives an answer of @bytes, which begins with an agent_answer.  A refusal may be an
+ * agent_answer only.
+ */
 static int take_answer(const struct agent_client *agent, unsigned type, void *answer, size_t bytes, int *pass_fd,
 		       struct gw_error *error)
 {
@@ -87,7 +95,10 @@ static int take_answer(const struct agent_client *agent, unsigned type, void *an
 	bool is_ours;
 	int fd = -1, n;
 
-	/* A late answer would be taken for the answer to the next call, so the connection is not used after this. */
+	/*
+	 * A late answer could be mistaken for the answer to the next request, so a timeout ends the
+	 * connection.
+	 */
 	if (until)
 		gw_unix_receive_limit(agent->fd, until > now ? until - now : 1);
 	n = receive_packet(agent->fd, answer, bytes, sizeof(*begin), &fd);
@@ -105,16 +116,22 @@ static int take_answer(const struct agent_client *agent, unsigned type, void *an
 	if (is_ours && begin->status < 0)
 		return refused(agent, type, begin, error);
 	if (n == -ECONNRESET && type == AGENT_HELLO)
-		return -ECONNRESET; /* told by the caller */
+		return -ECONNRESET; /* the caller sets the text */
 	return is_ours && n == (int)bytes && (!agent->version || begin->head.version == agent->version) ? 0 : agent_gone(error);
 }
 
-/* One request, one answer; *pass_fd, if not NULL, gets the descriptor that came along, or -1. */
+/*
+ * Sends a request and receives its answer.  *pass_fd, unless NULL, gets the descriptor with it, or
+ * -1.
+ */
 static int call(const struct agent_client *agent, const void *request, size_t request_bytes, void *answer, size_t answer_bytes,
 		int *pass_fd, struct gw_error *error)
 {
 	const struct agent_head *head = request;
-	/* An agent that refuses a client answers and closes before it has read: its answer counts, whatever send says. */
+	/*
+	 * An agent that refuses a client answers and closes before it reads, so errors of send()
+	 * are ignored.
+	 */
 	ssize_t sent = send(agent->fd, request, request_bytes, MSG_NOSIGNAL);
 
 	if (sent >= 0 && sent != (ssize_t)request_bytes)
@@ -207,7 +224,7 @@ int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t
 	return fd < 0 ? agent_gone(error) : fd;
 }
 
-/* A tracker: the agent's bitmaps, mapped here, and a request to bring them up to date. */
+/* A tracker: the agent's bitmaps, mapped here, and the request that updates them. */
 struct remote_tracker {
 	struct gw_tracker tracker;
 	enum agent_type collect, close; /* the requests */
@@ -251,7 +268,7 @@ static void remote_close(struct gw_tracker *tracker)
 	struct remote_tracker *remote = (struct remote_tracker *)tracker;
 	int rc = agent_ask(remote->agent, remote->close, NULL);
 
-	(void)rc; /* an agent that is gone tracks no more */
+	(void)rc; /* a dead agent does not track */
 	munmap(remote->memory, remote->memory_bytes);
 	free(remote);
 }
@@ -293,7 +310,7 @@ static const struct gw_tracker_ops blocks_ops = {
 	.close = remote_close,
 };
 
-/* Lays the bitmaps over the mapped file, each a whole number of pages, as the agent does. */
+/* Lays the bitmaps over the mapped file, as the agent does. */
 static int lay_bitmaps(struct remote_tracker *remote, const uint64_t *pages, unsigned count)
 {
 	size_t offset = 0;
@@ -303,7 +320,9 @@ static int lay_bitmaps(struct remote_tracker *remote, const uint64_t *pages, uns
 	return offset == remote->memory_bytes ? 0 : -EPROTO;
 }
 
-/* Maps what came with the answer.  Return: 0 and *tracker, or -errno with @error set and @remote freed. */
+/*
+ * Maps the bitmaps' file @fd.  Return: 0 and *tracker; or -errno with @error set and @remote freed.
+ */
 static int open_remote(struct remote_tracker *remote, int fd, uint64_t bytes, const struct gw_tracker_ops *ops,
 		       uint32_t page, const uint64_t *pages, unsigned count, struct gw_tracker **tracker,
 		       struct gw_error *error)
@@ -365,7 +384,7 @@ int agent_track(const struct agent_client *agent, enum agent_tracker wanted, con
 	return rc;
 }
 
-/* Sends what AGENT_WATCH asks for, and its images. */
+/* Sends an AGENT_WATCH request and its images. */
 static int send_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
 		      struct gw_error *error)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attaching to a VMM and letting go of it. */
+/* Attaching to a VMM and detaching from it. */
 #include "vmm/handle.h"
 #include "vmm/files.h"
 #include "vmm/rundir.h"
@@ -17,7 +17,10 @@
 
 #define GREETING_NS (3 * GW_NS_PER_S)
 
-/* A godwit that was killed may have left its own; a VMM that waits for a guest has them rightly. */
+/*
+ * Undoes the settings of a killed godwit.  A VMM that waits for a guest needs its settings and
+ * keeps them.
+ */
 static int undo_settings(struct gw_vmm *vmm, struct gw_error *error)
 {
 	struct gw_error refused = { 0 };
@@ -27,7 +30,7 @@ static int undo_settings(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc < 0 || strcmp(state, "inmigrate") == 0)
 		return rc;
 	if (vmm_put_settings_back(vmm, &refused) < 0)
-		gw_debug("x-ignore-shared may stay on: %s", refused.text); /* a migration of somebody's is under way */
+		gw_debug("x-ignore-shared may stay on: %s", refused.text); /* another client migrates */
 	return 0;
 }
 
@@ -93,7 +96,7 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 		rc = vmm_put_settings_back(vmm, NULL);
 	if (vmm->fd_passed && vmm->qmp && !vmm->lease.lapsed)
 		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
-	(void)rc; /* a VMM that is gone needs neither */
+	(void)rc; /* a dead VMM needs neither */
 	settle_abandon(&vmm->settle);
 	vmm_end_saving(vmm);
 	for (unsigned i = 0; i < vmm->region_count; i++)
@@ -101,6 +104,6 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 			close(vmm->regions[i].fd);
 	agent_close(&vmm->agent);
 	qmp_close(vmm->qmp);
-	lease_close(&vmm->lease); /* last: a lease that is still armed gives the guest back now */
+	lease_close(&vmm->lease); /* last: a lease that is still armed lapses now, and the VMM resumes the guest */
 	free(vmm);
 }

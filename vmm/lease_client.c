@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation
+ * Theory of operation: renewing the lease
  *
- * A thread that does nothing else renews the lease, so that a session which waits for the VMM does not lose the lease.  The limit
- * that the lease was armed with bounds this wait.  The session's thread arms, disarms and reads the answers.  Packets are sent
- * whole, so the two threads share the descriptor without a lock.
+ * A thread of its own renews the lease, so a session that waits for the VMM does not lose it.  The
+ * limit of an armed lease bounds that wait.  The session's thread arms and disarms, and reads the
+ * answers.  Packets are sent whole, so the two threads share the descriptor without a lock.
  */
 #include "vmm/lease_client.h"
 
@@ -57,7 +57,10 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 
 	if (lease->lapsed)
 		return lease_lost(lease, error);
-	/* An end that refuses answers and closes before it has read: its answer counts, whatever else send says. */
+	/*
+	 * A VMM that refuses answers and closes before it reads, so other errors of send() are
+	 * ignored.
+	 */
 	if (send(lease->fd, request, sizeof(*request), MSG_NOSIGNAL) < 0 && errno == EAGAIN)
 		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not take the lease's requests");
 	do
@@ -127,12 +130,15 @@ int lease_check(struct lease_client *lease, struct gw_error *error)
 	if (lease->lapsed)
 		return lease_lost(lease, error);
 	n = recv(lease->fd, &packet, sizeof(packet), MSG_DONTWAIT);
-	/* An end that closed with beats unread is told of once, by ECONNRESET, before what it sent. */
+	/*
+	 * If the VMM closed with beats unread, recv() fails once with ECONNRESET before it returns
+	 * data.
+	 */
 	if (n < 0 && errno != EAGAIN)
 		n = recv(lease->fd, &packet, sizeof(packet), MSG_DONTWAIT);
 	if (n < 0 && errno == EAGAIN)
 		return 0;
-	/* Nothing comes unasked but LAPSED. */
+	/* LAPSED is the only packet without a request. */
 	return n == (ssize_t)sizeof(packet) ? lease_lost(lease, error) : -ECONNRESET;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The dead man's switch, at godwit's end; see lease.c.  Internal to vmm. */
+/* godwit's end of the lease on a paused guest; see vmm-shim/lease.c.  Internal to vmm. */
 #ifndef GODWIT_VMM_LEASE_CLIENT_H
 #define GODWIT_VMM_LEASE_CLIENT_H
 
@@ -11,37 +11,49 @@
 
 struct lease_client {
 	int fd;   /* -1: not open */
-	uint16_t version; /* of the protocol, as the agent's HELLO agreed on it */
-	int stop; /* eventfd that ends the thread */
+	uint16_t version; /* of the protocol, as agreed on in the agent's HELLO */
+	int stop;         /* eventfd that ends the thread */
 	pthread_t beats;
-	bool lapsed; /* found by lease_check() or by a call: this process does not hold the guest any more */
+	bool lapsed; /* this process does not hold the guest any more */
 };
 
 /*
- * Opens the lease at @path, in @version of the protocol, and starts to renew it, by a thread.  Return: 0, or -errno with @error
- * set: -EPROTONOSUPPORT for the version, -EMFILE when the VMM has no descriptor left.
+ * Opens the lease at socket @path, in @version of the protocol, and starts a thread that renews it.
+ * Each call that has an answer waits up to 3 s.
+ * Return: 0, and lease_close() closes it; or -errno with @error set: -EPROTONOSUPPORT for the
+ * version, -EMFILE when the VMM has no descriptor left.
  */
 int lease_open(struct lease_client *lease, const char *path, uint16_t version, struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * Arms the lease: from now on the VMM's end gives the guest back when no beat comes for two seconds, or when @limit_ns has passed.
- * @resume: the guest is to run when it is given back.  Return: 0, or -errno with @error set: -ESTALE when the lease has lapsed.
+ * Arms the lease.  The VMM takes the guest back if no beat comes for two seconds, or after
+ * @limit_ns.
+ * @resume: the VMM then resumes the guest.  An armed lease gets the new limit.
+ * Return: 0; or -errno with @error set: -ESTALE when the lease has lapsed.
  */
 int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct gw_error *error) GW_MUST_CHECK;
 
-/* Disarms the lease.  Return: 0, and the lease cannot lapse; or -errno with @error set, and the lease has lapsed or may lapse. */
+/*
+ * Disarms the lease.  Return: 0, and it cannot lapse; or -errno with @error set, and it has lapsed
+ * or may.
+ */
 int lease_disarm(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * Whether the guest is still ours.  Does not block.  Return: 0; -ESTALE with @error set; -ECONNRESET, without a text, when the
- * connection has ended and nothing was said: the VMM died, or else the lease is lost.
+ * Whether this process holds the guest.  Does not block.
+ * Return: 0; -ESTALE with @error set when the lease has lapsed; or -ECONNRESET, without a text,
+ * when the connection has ended without a packet.  Then the VMM has died; if it lives, the lease is
+ * lost.
  */
 int lease_check(struct lease_client *lease, struct gw_error *error) GW_MUST_CHECK;
 
-/* Takes the lease for lost.  Return: -ESTALE with @error set. */
+/* Treats the lease as lapsed.  Return: -ESTALE with @error set. */
 int lease_lost(struct lease_client *lease, struct gw_error *error);
 
-/* Hangs up; an armed lease lapses by that.  One that is not open is fine. */
+/*
+ * Ends the thread and closes the connection; an armed lease lapses.  A lease that is not open is
+ * allowed.
+ */
 void lease_close(struct lease_client *lease);
 
 #endif

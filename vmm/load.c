@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The receiver's stage: QEMU waits, is given the device state, and starts the guest (vmm.c). */
+/* The receiver's stage: QEMU waits, loads the device state, and starts the guest; see vmm.c. */
 #include "vmm/handle.h"
 
 #include "base/cleanup.h"
@@ -21,7 +21,10 @@ static json_t *capability(const char *name, bool on)
 	return json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", on);
 }
 
-/* The guest need not fault for what came before it; a VMM that cannot do so lets it. */
+/*
+ * Lets the VMM map memory as it arrives, which saves the guest page faults.  A refusal does no
+ * harm.
+ */
 static void prefault(const struct gw_vmm *vmm)
 {
 	struct gw_error refused = { 0 };
@@ -46,7 +49,7 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 	rc = qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error);
 	if (rc == 0)
 		rc = vmm_take_settings(vmm, true, error);
-	if (rc == 0 && access(path, F_OK) < 0) /* else it has been listening since an earlier attempt */
+	if (rc == 0 && access(path, F_OK) < 0) /* else QEMU listens since an earlier attempt */
 		rc = qmp_command(vmm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", uri), -1, NULL, error);
 	return rc;
 }
@@ -64,7 +67,7 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	fd = gw_unix_connect(path, SOCK_STREAM, IO_S * GW_NS_PER_S);
 	if (fd < 0)
 		return gw_error_set(error, fd, "the VMM does not take its device state at %s: %s", path, strerror(-fd));
-	unlink(path); /* it listens once */
+	unlink(path); /* QEMU accepts one connection */
 	while (bytes > 0) {
 		ssize_t n = send(fd, at, bytes, MSG_NOSIGNAL);
 
@@ -78,15 +81,16 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	}
 	shutdown(fd, SHUT_WR);
 	rc = qmp_wait_migrated(vmm->qmp, LOAD_NS, error);
-	/* Loaded, they have done their work; a VMM that still waits keeps them, for the next attempt. */
+	/* A VMM that still waits keeps the settings for the next attempt. */
 	vmm->settings_taken = rc == 0;
 	if (rc < 0) {
 		gw_error_prefix(error, "loading the device state");
 		return rc;
 	}
 	/*
-	 * x-ignore-shared is off before the guest starts: a receiver that is killed later could not switch it off.  That costs
-	 * the pause nothing, since nobody waits.  gw_vmm_detach() makes sure, and puts the rest back.
+	 * Switch x-ignore-shared off before the guest starts: a receiver that is killed later could
+	 * not.  No one waits for the answer, so the pause is no longer.  gw_vmm_detach() repeats it
+	 * and puts the rest back.
 	 */
 	return qmp_post(vmm->qmp, "migrate-set-capabilities", capability("x-ignore-shared", false), error);
 }
@@ -98,8 +102,8 @@ int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0 || !event)
 		return rc;
-	return gw_error_set(error, -EBUSY, "somebody else %s the guest here before its source had let it go (%s): nothing but godwit "
-					   "may say 'cont' to a VMM that waits", strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
+	return gw_error_set(error, -EBUSY, "another QMP client %s the guest here before the source had handed it over (%s): only godwit "
+					   "may give 'cont' to a VMM that waits", strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
 }
 
 int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error)

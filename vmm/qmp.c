@@ -1,4 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: one connection, one reader
+ *
+ * QEMU sends a JSON object a line: a greeting, answers and events.  A command waits for the answer
+ * with its id, and notes the events that come before.  A line of more than LINE_BYTES is an error.
+ */
 #include "vmm/qmp.h"
 
 #include "base/cleanup.h"
@@ -20,9 +26,9 @@ struct qmp {
 	int fd;
 	size_t used;
 	char *buffer;
-	json_int_t last_id; /* of the last command: a late answer to an earlier one is not its answer */
-	char migration[32]; /* status of the last MIGRATION event */
-	char meddling[16];  /* RESUME or RESET came */
+	json_int_t last_id;   /* of the last command; tells late answers to earlier commands */
+	char migration[32];   /* status of the last MIGRATION event */
+	char meddling[16];    /* the last RESUME or RESET event; "": none */
 	uint64_t deadline_ns; /* of all calls; 0: none */
 };
 
@@ -39,7 +45,10 @@ static int vmm_gone(struct gw_error *error)
 					       "error says why");
 }
 
-/* Hands out the next line as JSON.  Return: 1 and *object; 0 on the deadline; -errno. */
+/*
+ * Reads the next line as JSON.  Return: 1 and *object, the caller's; 0 at the deadline; or -errno
+ * with @error set.
+ */
 static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object, struct gw_error *error)
 {
 	for (;;) {
@@ -84,7 +93,7 @@ static void note_event(struct qmp *qmp, const json_t *object)
 		snprintf(qmp->meddling, sizeof(qmp->meddling), "%s", event);
 }
 
-/* Sends a command, whose @arguments it takes over. */
+/* Sends a command.  Takes over @arguments. */
 static int send_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, struct gw_error *error)
 {
 	json_t *request = arguments ? json_pack("{s:s, s:I, s:o}", "execute", command, "id", ++qmp->last_id,
@@ -96,7 +105,7 @@ static int send_command(struct qmp *qmp, const char *command, json_t *arguments,
 	if (!text)
 		return gw_error_set(error, -ENOMEM, "no memory for QMP command %s", command);
 	if (fdpass_send(qmp->fd, text, strlen(text), pass_fd) < 0)
-		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM takes no QMP command") : vmm_gone(error);
+		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM does not read its QMP socket: it is stuck") : vmm_gone(error);
 	return 0;
 }
 
@@ -207,7 +216,7 @@ void qmp_forget_migration(struct qmp *qmp)
 	qmp->migration[0] = '\0';
 }
 
-/* The VMM's own words for why its migration failed, where it has any. */
+/* Sets @error to QEMU's reason for a failed migration, if it has one.  Return: -EIO. */
 static int migration_failed(struct qmp *qmp, struct gw_error *error)
 {
 	char status[sizeof(qmp->migration)];

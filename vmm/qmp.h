@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A QMP client: commands with an answer, events remembered until asked for.  Internal to vmm.
- * Source: QEMU's docs/interop/qmp-spec and QAPI reference.  One thread.
+ * A QMP client.  Commands wait for their answers; the last events of interest are remembered.
+ * Internal to vmm.  One thread.  Source: QEMU's docs/interop/qmp-spec and QAPI reference.
  */
 #ifndef GODWIT_VMM_QMP_H
 #define GODWIT_VMM_QMP_H
@@ -14,50 +14,64 @@
 
 struct qmp;
 
-/* Connects and negotiates; waits up to @timeout_ns for the greeting.  Return: 0, or -errno with @error. */
+/*
+ * Connects to the socket at @path and negotiates.  Waits up to @timeout_ns for the greeting.
+ * Return: 0 and *qmp, which qmp_close() frees; or -errno with @error set.
+ */
 int qmp_open(struct qmp **qmp, const char *path, uint64_t timeout_ns, struct gw_error *error) GW_MUST_CHECK;
+
+/* Closes and frees a connection.  NULL is allowed. */
 void qmp_close(struct qmp *qmp);
 
 /*
- * Sends a command and waits for its answer.  @arguments (may be NULL) is taken over.  With @pass_fd >= 0
- * that descriptor goes along.  Return: 0 and, if @result is not NULL, *result for the caller to release;
- * -EIO when QEMU answers with an error, whose text is then in @error; another -errno.
+ * Sends a command and waits up to 15 s for its answer.  @arguments may be NULL; the call takes them
+ * over, also on failure.  A @pass_fd >= 0 is sent along; the caller keeps it.
+ * Return: 0, and *result unless @result is NULL, which the caller releases; -EIO when QEMU refuses,
+ * with QEMU's text in @error; or another -errno.
  */
 int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
 		struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * Sends a command and does not wait for its answer, which the next qmp_command() reads over; a refusal is not heard of.
- * QEMU has done it before it does the next command.  @arguments (may be NULL) is taken over.  Return: 0 or -errno.
+ * Sends a command without waiting for its answer.  The next qmp_command() skips that answer, so a
+ * refusal is not reported.  QEMU executes it before the next command.  @arguments as for
+ * qmp_command().
+ * Return: 0 or -errno with @error set.
  */
 int qmp_post(struct qmp *qmp, const char *command, json_t *arguments, struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * No call of this connection waits beyond @deadline_ns of CLOCK_MONOTONIC from now on, whatever its own limit is; it fails
- * with -ETIMEDOUT then.  0: their own limits alone.
+ * Sets a deadline for all later calls, in ns of CLOCK_MONOTONIC.  A call that reaches it fails with
+ * -ETIMEDOUT.  0: no deadline, each call has its own limit only.
  */
 void qmp_set_deadline(struct qmp *qmp, uint64_t deadline_ns);
 
 /*
- * Waits until migration has reached "completed", "failed" or "cancelled".
- * Return: 0 for completed, or -errno with @error set.
+ * Waits up to @timeout_ns until QEMU's migration is "completed", "failed" or "cancelled".
+ * Return: 0 for "completed", or -errno with @error set.
  */
 int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *error) GW_MUST_CHECK;
 
-/* Forgets what MIGRATION events have said so far: call before a new migrate. */
+/* Forgets past MIGRATION events.  Call before a new migrate. */
 void qmp_forget_migration(struct qmp *qmp);
 
 /*
- * Whether somebody else has let the guest run or reset it since qmp_forget_meddling(), by the events so far.
- * QEMU sends the answer to a command after all earlier events.  Return: the event's name, or NULL.
+ * Whether the guest was resumed or reset since qmp_forget_meddling(), by the events so far.  QEMU
+ * sends the answer to a command after all earlier events.
+ * Return: "RESUME" or "RESET", valid until the next call on @qmp; or NULL.
  */
 const char *qmp_meddling(const struct qmp *qmp);
+
+/* Forgets past RESUME and RESET events. */
 void qmp_forget_meddling(struct qmp *qmp);
 
-/* Looks, without waiting, whether the VMM still holds the connection.  Return: 0 or -errno with @error. */
+/*
+ * Whether the connection is open.  Notes pending events.  Does not block.  Return: 0, or -errno
+ * with @error set.
+ */
 int qmp_check(struct qmp *qmp, struct gw_error *error) GW_MUST_CHECK;
 
-/* The text of member @key of an object; "" when there is no such text.  It lives as long as the object. */
+/* Return: the text of member @key; "" without one.  The text is valid as long as @object. */
 const char *qmp_text(const json_t *object, const char *key);
 
 #endif

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A VMM's RAM: the memory backends of QEMU, and the files that hold them. */
+/*
+ * Theory of operation: finding a VMM's RAM
+ *
+ * QEMU lists its memory backends (query-memdev), each with the path of its file.  The agent lists
+ * the files that the VMM has mapped, each with a descriptor.  This file matches the two by size and
+ * file.  The path may name a folder: QEMU made a file there and removed its name.
+ */
 #include "vmm/handle.h"
 #include "vmm/files.h"
 
@@ -26,11 +32,12 @@ static int get_property(struct qmp *qmp, const char *id, const char *property, c
 	return rc;
 }
 
+/* A file that the VMM has mapped. */
 struct mapped_file {
 	struct agent_mapping mapping;
 	int fd;
-	uint8_t index;
-	bool taken;
+	uint8_t index; /* in the agent's list */
+	bool taken;    /* a region owns the descriptor */
 };
 
 static int fetch_mappings(const struct gw_vmm *vmm, struct mapped_file *files, unsigned *count, struct gw_error *error)
@@ -54,7 +61,7 @@ static int fetch_mappings(const struct gw_vmm *vmm, struct mapped_file *files, u
 	return 0;
 }
 
-/* Whether @name is QEMU's name for the file that it makes in a folder for backend @id: "qemu_back_mem.ID.XXXXXX". */
+/* Whether QEMU gave file @name its name for backend @id: "qemu_back_mem.ID.XXXXXX". */
 static bool is_made_for(const char *name, const char *id)
 {
 	static const char *const begins[] = { "qemu_back_mem.", "qemu_back_mem._objects_" };
@@ -69,7 +76,7 @@ static bool is_made_for(const char *name, const char *id)
 	return false;
 }
 
-/* Whether @path, as /proc has it, is that of a file whose name was @name and is gone. */
+/* Whether @path, a link in /proc/PID/fd, shows that a file named @name was deleted. */
 static bool is_gone(const char *path, const char *name)
 {
 	size_t length = strlen(name);
@@ -78,8 +85,9 @@ static bool is_gone(const char *path, const char *name)
 }
 
 /*
- * Whether a mapped file is the one of backend @id.  @named is the target of mem-path: the file itself; the folder in which
- * QEMU made a file, opened it and removed its name; or, all zero, a target that is gone.
+ * Whether a mapped file is the one of backend @id.  @named is the target of @mem_path: the file
+ * itself; or the folder in which QEMU made the file and removed its name; or all zero for a deleted
+ * target.
  */
 static bool is_file_of(const struct mapped_file *file, const char *mem_path, const struct stat *named, const char *id)
 {
@@ -87,7 +95,7 @@ static bool is_file_of(const struct mapped_file *file, const char *mem_path, con
 	struct stat st;
 	ssize_t length;
 
-	if (file->fd < 0) /* the file cannot be opened: its name alone is known */
+	if (file->fd < 0) /* the VMM gave no descriptor: only the name is known */
 		return (slash = strrchr(file->mapping.path, '/')) && (S_ISREG(named->st_mode) || is_made_for(slash + 1, id));
 	if (S_ISREG(named->st_mode))
 		return fstat(file->fd, &st) == 0 && st.st_dev == named->st_dev && st.st_ino == named->st_ino;
@@ -102,7 +110,10 @@ static bool is_file_of(const struct mapped_file *file, const char *mem_path, con
 	return slash && st.st_dev == named->st_dev && is_made_for(slash + 1, id);
 }
 
-/* Looks at the target of mem-path, in the VMM's own folder and mount namespace.  Return: 0 or -errno with @error set. */
+/*
+ * Stats the target of @mem_path in the VMM's mount namespace; all zero for a deleted one.  Return:
+ * 0 or -errno.
+ */
 static int stat_mem_path(struct gw_vmm *vmm, const char *id, const char *mem_path, struct stat *named, struct gw_error *error)
 {
 	char path[GW_VMM_PATH_BYTES];
@@ -118,7 +129,7 @@ static int stat_mem_path(struct gw_vmm *vmm, const char *id, const char *mem_pat
 	return 0;
 }
 
-/* Takes one memory backend, as query-memdev tells of it, for a region. */
+/* Adds the region of one memory backend, an entry of query-memdev. */
 static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_file *files, unsigned count,
 		      struct gw_error *error)
 {
@@ -137,7 +148,7 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		return rc;
 	if (strcmp(type, "memory-backend-file") != 0 || !json_is_true(json_object_get(memdev, "share")))
 		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s with share=%s: godwit moves memory-backend-file with share=on, "
-						    "also where it is plugged in later", id, type,
+						    "also if it is plugged in later", id, type,
 				    json_is_true(json_object_get(memdev, "share")) ? "on" : "off");
 	rc = get_property(vmm->qmp, id, "mem-path", mem_path, sizeof(mem_path), error);
 	if (rc == 0)
@@ -148,8 +159,8 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		if (files[i].taken || files[i].mapping.bytes != bytes || !is_file_of(&files[i], mem_path, &named, id))
 			continue;
 		if (files[i].fd < 0)
-			return gw_error_set(error, -EMFILE, "the file of RAM '%s' (%.200s) cannot be had from the VMM: it holds no "
-							    "descriptor of it, or has too many files open (prlimit --nofile)",
+			return gw_error_set(error, -EMFILE, "the VMM cannot pass the file of RAM '%s' (%.200s): it holds no descriptor of "
+							    "the file, or has too many files open (prlimit --nofile)",
 					    id, mem_path);
 		snprintf(region->name, sizeof(region->name), "%.63s", id);
 		region->bytes = bytes;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's stage: the tracker, the lease, the pause, and the device state on its way out of QEMU (vmm.c). */
+/* The source's stage: the tracker, the lease, the pause, and saving the device state; see vmm.c. */
 #include "vmm/handle.h"
 #include "vmm/disks.h"
 #include "vmm/settle.h"
@@ -36,7 +36,7 @@ void vmm_end_saving(struct gw_vmm *vmm)
 	*saving = (struct saving){ .fd = -1 };
 }
 
-/* Gives QEMU one end of a socket pair, before the blackout. */
+/* Gives QEMU one end of a socket pair.  Call before the blackout. */
 static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 {
 	int pair[2], rc;
@@ -49,7 +49,10 @@ static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 		close(pair[1]);
 		return rc;
 	}
-	/* QEMU closes its end when it has completed; should it not, the guest must not wait for it. */
+	/*
+	 * QEMU closes its end when it has completed.  If it does not, the guest must not wait for
+	 * that.
+	 */
 	gw_unix_receive_limit(pair[1], IO_S * GW_NS_PER_S);
 	vmm->saving.fd = pair[1];
 	vmm->fd_passed = true;
@@ -74,7 +77,7 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 		rc = pass_save_fd(vmm, error);
 	if (rc < 0)
 		return rc;
-	/* Room for the device state, touched now and not in the blackout. */
+	/* Allocate and touch memory for the device state before the blackout. */
 	vmm->saving.bytes = malloc(STATE_BYTES);
 	if (!vmm->saving.bytes)
 		return gw_error_set(error, -ENOMEM, "no memory for the device state");
@@ -85,7 +88,10 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 	return agent_track(&vmm->agent, by, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
 }
 
-/* Whether the guest, as it is now, may migrate; whether it runs. */
+/*
+ * Whether the guest's present run state may migrate.  *running: whether the guest runs; @running
+ * may be NULL.
+ */
 static int check_now(struct gw_vmm *vmm, bool *running, struct gw_error *error)
 {
 	char state[32];
@@ -98,12 +104,12 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_er
 {
 	int rc = armed ? check_now(vmm, &vmm->was_running, error) : 0;
 
-	/* A guest that was paused before is not resumed.  All else is undone in the same way. */
+	/* A guest that was paused before is not resumed.  The rest of the undo is the same. */
 	if (rc == 0)
 		rc = armed ? lease_arm(&vmm->lease, vmm->was_running, limit_ns, error) : lease_disarm(&vmm->lease, error);
 	if (rc == 0)
 		vmm->guarded = armed;
-	/* Not earlier: until the guest is about to be stopped the user's own migrate must send RAM. */
+	/* Not earlier: until right before the pause, the user's own migrate must send RAM. */
 	if (rc == 0 && armed)
 		rc = vmm_take_settings(vmm, false, error);
 	qmp_forget_meddling(vmm->qmp);
@@ -123,7 +129,7 @@ static bool is_among(const struct stat *files, unsigned count, const struct stat
 	return false;
 }
 
-/* The guest's RAM is no image, though it may be a file.  With cache=unsafe the VMM flushes nothing. */
+/* Whether `stop` flushes nothing of a file: the guest's RAM, and an image with cache=unsafe. */
 static bool is_not_flushed(const void *context, const struct stat *st)
 {
 	const struct gw_vmm *vmm = context;
@@ -149,12 +155,12 @@ int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0 || (!running && !qmp_meddling(vmm->qmp)))
 		return rc;
-	return gw_error_set(error, -EBUSY, "somebody else %s the guest while it was paused to be moved (%s)",
+	return gw_error_set(error, -EBUSY, "another QMP client %s the guest while it was paused to be moved (%s)",
 			    running || strcmp(qmp_meddling(vmm->qmp), "RESUME") == 0 ? "resumed" : "reset",
 			    running ? "it runs" : qmp_meddling(vmm->qmp));
 }
 
-/* The threads that run the virtual processors, as the VMM names them. */
+/* Lists the threads that run vCPUs. */
 static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, struct gw_error *error)
 {
 	json_t *list, *cpu;
@@ -167,7 +173,7 @@ static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, str
 		int id = (int)json_integer_value(json_object_get(cpu, "thread-id"));
 		unsigned k = 0;
 
-		while (k < throttle->thread_count && throttle->thread_ids[k] != id) /* one thread may run them all */
+		while (k < throttle->thread_count && throttle->thread_ids[k] != id) /* one thread may run all vCPUs */
 			k++;
 		if (k == throttle->thread_count && k < AGENT_MAX_THREADS)
 			throttle->thread_ids[throttle->thread_count++] = id;
@@ -188,10 +194,13 @@ int gw_vmm_pause(struct gw_vmm *vmm, struct gw_error *error)
 {
 	int rc = vmm->was_running ? qmp_command(vmm->qmp, "stop", NULL, -1, NULL, error) : 0;
 
-	/* It may have fallen asleep since the guard was armed, and `stop` says nothing then. */
+	/*
+	 * The guest may have been suspended since the lease was armed; `stop` does not report that.
+	 */
 	return rc == 0 ? check_now(vmm, NULL, error) : rc;
 }
 
+/* The thread: reads the device state until QEMU closes its end. */
 static void *gather(void *argument)
 {
 	struct saving *saving = argument;
@@ -242,7 +251,10 @@ int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, st
 	if (rc < 0)
 		return rc;
 	vmm->migrating = false;
-	/* QEMU has completed: everything is in the socket.  It is long in closing its end, and need not be waited for. */
+	/*
+	 * QEMU has completed: all bytes are in the socket.  Do not wait until QEMU closes its end,
+	 * which takes long.
+	 */
 	shutdown(saving->fd, SHUT_RD);
 	pthread_join(saving->thread, NULL);
 	saving->thread_runs = false;
@@ -254,7 +266,7 @@ int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, st
 	return 0;
 }
 
-/* Whether the guest stands because of a migration, or of `stop`. */
+/* Whether a guest in run state @state is paused by a migration or by `stop`. */
 static bool is_held(const char *state)
 {
 	return strcmp(state, "paused") == 0 || strcmp(state, "postmigrate") == 0 || strcmp(state, "finish-migrate") == 0;
@@ -270,35 +282,37 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	int rc = 0;
 
 	gw_vmm_set_deadline(vmm, 0);
-	if (vmm_check_lease(vmm, NULL) < 0) { /* the VMM's end gives it back, and nobody else may */
+	if (vmm_check_lease(vmm, NULL) < 0) { /* the VMM resumes the guest, and no one else may */
 		vmm_end_saving(vmm);
 		return !vmm->was_running && vmm->was_saved;
 	}
-	vmm_end_saving(vmm); /* first: QEMU may wait for its socket, and answers nobody meanwhile */
+	vmm_end_saving(vmm); /* first: QEMU answers no command while it waits for its socket */
 	if (vmm->migrating)
 		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
 	vmm->left_paused = vmm->was_running;
 	while (vmm->was_running && !running) {
 		gw_error_clear(&last);
 		rc = qmp_command(vmm->qmp, "cont", NULL, -1, NULL, &last);
-		/* A guest that has shut down meanwhile refuses it: the state tells, whatever the answer was. */
+		/*
+		 * QEMU refuses `cont` after a shutdown.  So the run state decides, not the answer.
+		 */
 		if (rc == 0 || rc == -EIO)
 			rc = vmm_query_state(vmm->qmp, state, sizeof(state), &running, &last);
 		running = running || (rc == 0 && !is_held(state));
 		if (rc < 0 && vmm_check_lease(vmm, NULL) == -ESTALE)
-			return 0; /* the VMM's end has begun to give it back, and cut us off */
+			return 0; /* the VMM has begun to resume the guest, and closed our connection */
 		if (rc == -ECONNRESET || gw_now_ns(&gw_clock_real) > deadline_ns)
 			return gw_error_set(error, rc < 0 ? rc : -ETIMEDOUT, "%s", last.text);
 		if (!running)
 			nanosleep(&pause, NULL);
 	}
 	vmm->migrating = vmm->left_paused = false;
-	/* QEMU refuses while it is still cancelling. */
+	/* QEMU refuses until the cancel has ended. */
 	while ((rc = vmm_put_settings_back(vmm, &last)) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
 		nanosleep(&pause, NULL);
 	if (vmm->was_running || vmm_query_state(vmm->qmp, state, sizeof(state), NULL, &last) < 0)
 		return 0;
-	return strcmp(state, "postmigrate") == 0; /* QEMU knows no way from there but `cont` */
+	return strcmp(state, "postmigrate") == 0; /* only `cont` ends this run state */
 }
 
 int gw_vmm_quit(struct gw_vmm *vmm, struct gw_error *error)

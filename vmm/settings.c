@@ -2,16 +2,18 @@
 /*
  * Theory of operation: capabilities and parameters
  *
- * A capability changes how QEMU saves and loads: with one that others left on, saving waits for a partner that is none, or
- * the stream is one that the other end does not expect.  So all are off but godwit's own.  One that is on and is not
- * known is refused, since nobody can tell what switching it off means.
+ * A capability changes how QEMU saves and loads.  With a capability that another client left on,
+ * saving may wait for a partner that does not exist, or the stream may have a form that the
+ * receiver does not expect.  So all are off except godwit's own.  An unknown capability that is on
+ * is refused: the effect of switching it off is unknown.
  *
- * Parameters have no off.  Nearly all belong to capabilities and mean nothing without them; those that act by themselves are
- * the speed, encryption, and the mode of newer versions.
+ * Parameters cannot be off.  Nearly all belong to a capability and have no effect without it.  The
+ * exceptions are the bandwidth, encryption, and the mode of newer versions.
  *
- * The commands that put things back are written to a file, a command a line, before anything is switched.  QEMU checks
- * capabilities together, and some against parameters: so the parameters go first, both ways, and the capabilities in one command.
- * Two capabilities are not in the file: events harms nobody, and x-ignore-shared is switched off without it.
+ * The commands that undo the changes are written to a file, a command a line, before the first
+ * change.  QEMU checks all capabilities together, and some against parameters.  So parameters go
+ * first, both ways, and the capabilities go in one command.  Two capabilities are not in the file:
+ * "events" is harmless, and x-ignore-shared is switched off without it.
  */
 #include "vmm/settings.h"
 
@@ -27,12 +29,12 @@
 #define UNLIMITED_BYTES_PER_S (1LL << 40)
 #define ENOUGH_BYTES_PER_S (128LL << 20) /* QEMU's default */
 
-/* A command, and the one that undoes it. */
+/* A command, and the arguments that undo it. */
 struct change {
 	const char *command;
-	json_t *wanted, *was; /* the arguments */
-	bool is_noted;        /* there is something to be undone */
-	char names[200];      /* of what differs; "": nothing */
+	json_t *wanted, *was; /* the arguments to change and to undo */
+	bool is_noted;        /* the undo file needs a line */
+	char names[200];      /* of the settings that differ; "": none */
 };
 
 static bool is_listed(const char *name, const char *const *list)
@@ -49,7 +51,10 @@ static bool is_wanted(const char *name, bool incoming)
 	return is_listed(name, ours) || (incoming && strcmp(name, "late-block-activate") == 0);
 }
 
-/* Those that only change how QEMU moves a guest, so that without them it does what godwit expects.  QEMU 4.0 to 11.1. */
+/*
+ * Capabilities that only change how QEMU migrates, so that they can be switched off.  QEMU 4.0 to
+ * 11.1.
+ */
 static bool is_known(const char *name)
 {
 	static const char *const known[] = {
@@ -69,7 +74,7 @@ static void note_name(struct change *change, const char *name)
 	snprintf(change->names + used, sizeof(change->names) - used, "%s%s", used > 0 ? ", " : "", name);
 }
 
-/* Return: 0 or -errno with @error set.  @change is to be released in any case. */
+/* Return: 0 or -errno with @error set.  The caller releases @change in any case. */
 static int judge_capabilities(struct qmp *qmp, bool incoming, struct change *change, struct gw_error *error)
 {
 	json_t *list, *one, *wanted = json_array(), *was = json_array();
@@ -133,7 +138,10 @@ static int judge_parameters(struct qmp *qmp, bool incoming, struct change *chang
 	return 0;
 }
 
-/* Adds the commands that undo @changes to the file.  What an earlier godwit noted there comes before them. */
+/*
+ * Appends the commands that undo @changes to the file.  Commands of an earlier godwit stay before
+ * them.
+ */
 static int note(const char *undo_path, const struct change *changes, size_t count, struct gw_error *error)
 {
 	FILE *file = fopen(undo_path, "ae");
@@ -164,7 +172,7 @@ static int apply(struct qmp *qmp, struct change *change, struct gw_error *error)
 	rc = qmp_command(qmp, change->command, change->wanted, -1, NULL, error);
 	change->wanted = NULL;
 	if (rc < 0)
-		gw_error_prefix(error, "the VMM's settings for migration that godwit needs otherwise (%s)", change->names);
+		gw_error_prefix(error, "the VMM's settings for migration cannot be changed as godwit needs them (%s)", change->names);
 	return rc;
 }
 

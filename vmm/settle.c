@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation
+ * Theory of operation: syncing images before the pause
  *
- * QEMU's `stop` flushes every image, and the guest stands until that is done.  With the host's page cache in between
- * (cache=writeback, QEMU's default) that may be gigabytes.  So the images are synced while the guest runs, by fdatasync(2) on
- * descriptors of our own: a sync is of the file, whoever wrote to it.
+ * QEMU's `stop` flushes every image, and the guest is stopped meanwhile.  With the host's page
+ * cache (cache=writeback, QEMU's default) that may be gigabytes.  So the images are synced while
+ * the guest runs.  fdatasync(2) on descriptors of our own suffices: it syncs the file, not the
+ * writes of one process.
  *
- * One pass leaves what was written during that pass.  Passes go on until one is short, three at most.  The last one's time is
- * what `stop` will take for it.
+ * Writes during a pass need another pass.  Passes end after a short one, or after three.  `stop`
+ * will take about as long as the last pass.
  *
- * fdatasync() cannot be interrupted.  So a thread does it, which shares nothing with the rest but this structure; the one of
- * the two that lets go last frees it.
+ * fdatasync() cannot be interrupted, so a thread calls it.  The thread and the handle share only
+ * this structure.  The last of the two to release the structure frees it.
  */
 #include "vmm/settle.h"
 
@@ -33,7 +34,7 @@
 struct settle {
 	unsigned count;
 	int fds[MOST_FILES];
-	uint64_t ns; /* of the last pass; valid once @over */
+	uint64_t ns; /* time of the last pass; valid once @over is set */
 	atomic_bool over;
 	atomic_int holders;
 };
@@ -54,7 +55,7 @@ static void *run(void *argument)
 	for (unsigned pass = 0; pass < MOST_PASSES && (pass == 0 || settle->ns > SHORT_NS); pass++) {
 		uint64_t from = gw_now_ns(&gw_clock_real);
 
-		/* A device that fails here fails the VMM's own flush too, which says so. */
+		/* An error is ignored: the VMM's own flush meets it too, and reports it. */
 		for (unsigned i = 0; i < settle->count; i++)
 			(void)fdatasync(settle->fds[i]);
 		settle->ns = gw_now_ns(&gw_clock_real) - from;
@@ -64,7 +65,10 @@ static void *run(void *argument)
 	return NULL;
 }
 
-/* Whether descriptor @name of the process is open as QEMU opens images, to read and write: logs are not read. */
+/*
+ * Whether descriptor @name of the process is open for reading and writing, as for images but not
+ * for logs.
+ */
 static bool is_read_and_written(int pid, const char *name)
 {
 	char path[64], line[128];
@@ -81,7 +85,7 @@ static bool is_read_and_written(int pid, const char *name)
 	return (flags & O_ACCMODE) == O_RDWR;
 }
 
-/* QEMU may have an image open more than once. */
+/* Whether a file is in the list.  QEMU may have an image open more than once. */
 static bool is_there(const struct settle *settle, const struct stat *st)
 {
 	struct stat other;

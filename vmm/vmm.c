@@ -2,15 +2,20 @@
 /*
  * Theory of operation: driving QEMU
  *
- * RAM goes out of band, so QEMU's own migration is used for device state alone: with the capability
- * x-ignore-shared it leaves every memory-backend-file with share=on out of its stream, which is then a few
- * hundred KiB.  The source lets it write into one end of a socket pair (getfd, then migrate fd:...), a thread
- * gathers what comes out of the other; the receiver lets QEMU listen on a Unix socket beforehand and pours
- * the bytes in.
+ * godwit moves RAM itself, and uses QEMU's own migration for device state only.  With the
+ * capability x-ignore-shared QEMU omits each memory-backend-file with share=on from its stream.
+ * The stream is then a few hundred KiB.
  *
- * The guest is stopped by `stop` and not by migrate itself: the engine then knows to the microsecond when,
- * and a failure needs nothing but `cont`.  On the receiving side `stop` while QEMU waits for its migration
- * makes it come up paused, whether or not it was started with -S: it must not run before the commit.
+ * At the source QEMU writes the stream into one end of a socket pair (getfd, then migrate fd:...).
+ * A thread reads the other end (save.c).  At the receiver QEMU listens on a Unix socket, and godwit
+ * sends the bytes there (load.c).
+ *
+ * `stop` stops the guest before migrate does.  So the engine knows the time of the pause to a
+ * microsecond, and after a failure `cont` is enough.  At the receiver `stop` is given while QEMU
+ * waits for its migration.  The guest then stays paused after the load, with and without -S: it
+ * must not run before the commit.
+ *
+ * This file is the core: the handle's fields, and the questions that all stages ask.
  */
 #include "vmm/handle.h"
 #include "vmm/settings.h"
@@ -38,7 +43,6 @@ int vmm_query_state(struct qmp *qmp, char *state, size_t state_bytes, bool *runn
 	return 0;
 }
 
-/* Puts the settings for migration back (settings.h). */
 int vmm_put_settings_back(struct gw_vmm *vmm, struct gw_error *error)
 {
 	char path[192];
@@ -51,7 +55,6 @@ int vmm_put_settings_back(struct gw_vmm *vmm, struct gw_error *error)
 	return rc;
 }
 
-/* While they are taken, the user's own migrate and savevm would leave RAM out. */
 int vmm_take_settings(struct gw_vmm *vmm, bool incoming, struct gw_error *error)
 {
 	char path[192];
@@ -133,7 +136,6 @@ int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram
 	return rc;
 }
 
-/* Whether the VMM has taken the guest back.  A VMM that died has not.  Return: 0, or -ESTALE with @error set. */
 int vmm_check_lease(struct gw_vmm *vmm, struct gw_error *error)
 {
 	int rc = lease_check(&vmm->lease, error);

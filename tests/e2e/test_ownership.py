@@ -211,7 +211,7 @@ class Ownership(unittest.TestCase):
                 if again:
                     source.qmp("stop")
                 self.assertEqual(sender.wait(timeout=30), 1)
-                self.assertIn("somebody else resumed", sender.stderr.read())
+                self.assertIn("another QMP client resumed", sender.stderr.read())
                 self.assertNotEqual(receiver.wait(timeout=60), 0)
                 self.assertEqual(source.status(), "running")
                 self.not_started(destination)
@@ -227,7 +227,7 @@ class Ownership(unittest.TestCase):
             destination.qmp("cont")  # now the source runs too, or soon will
             vmlab.wait_for(lambda: destination.status() != "running", 20, "the guest being stopped there")
             self.assertNotEqual(receiver.wait(timeout=20), 0)
-            self.assertIn("somebody else", receiver.stderr.read())
+            self.assertIn("another QMP client", receiver.stderr.read())
             vmlab.wait_for(lambda: source.status() == "running", 20, "the guest running on")
             sender.send_signal(signal.SIGCONT)
             self.assertEqual(sender.wait(timeout=20), 1)
