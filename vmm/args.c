@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation
+ * Theory of operation: judging a command line
  *
- * godwit moves RAM that lies in shared files.  QEMU leaves a RAM block out of its own stream (capability
- * x-ignore-shared) only when it is a memory-backend-file with share=on; a memory-backend-ram or -memfd
- * would travel in the blackout.  So a command line can be judged before the VMM starts, and the answer is
- * the very arguments to add, not a hint.  The VMM itself is judged once it runs (judge.c).
+ * godwit moves RAM in shared files.  QEMU omits a RAM block from its own stream (capability
+ * x-ignore-shared) only if the block is a memory-backend-file with share=on.  A memory-backend-ram
+ * or -memfd would travel in the blackout.  So a command line is judged before the VMM starts, and
+ * the advice is the arguments to add.  The VMM itself is judged once it runs (judge.c).
  */
 #include "vmm/args.h"
 #include "vmm/vmm.h"
@@ -26,7 +26,9 @@ struct backend {
 	bool has_path;
 };
 
-/* One value of a list, up to its comma, two commas being one.  Return: whether it fits. */
+/*
+ * Copies one value of a list, up to its comma; two commas stand for one.  Return: whether it fits.
+ */
 static bool copy_value(const char *from, char *value, size_t value_bytes)
 {
 	size_t used = 0;
@@ -101,7 +103,7 @@ static bool parse_json_backend(const char *text, struct backend *backend)
 	return strncmp(backend->type, "memory-backend-", 15) == 0;
 }
 
-/* Return: whether @text, the value of -object, is a memory backend, and what it says. */
+/* Parses @text, the value of -object.  Return: whether it is a memory backend, and *backend. */
 static bool parse_backend(const char *text, struct backend *backend)
 {
 	char value[PATH_MAX];
@@ -123,7 +125,7 @@ bool args_is(const char *word, const char *name)
 	return strcmp(word + (word[0] == '-' && word[1] == '-'), name) == 0;
 }
 
-/* "-m 4G", "-m 512", "-m size=1G,slots=2": as QEMU writes it in a size, "128M" when there is no -m. */
+/* Writes the size of "-m 4G", "-m 512" or "-m size=1G,slots=2" with its unit; "128M" without -m. */
 static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 {
 	snprintf(size, size_bytes, "128M");
@@ -141,7 +143,10 @@ static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 	}
 }
 
-/* Whether the machine or a NUMA node has backend @id for RAM.  A plugged DIMM would leave the machine's own RAM where it was. */
+/*
+ * Whether the machine or a NUMA node uses backend @id.  A DIMM's backend does not replace the
+ * machine's RAM.
+ */
 static bool is_used(int argc, char **argv, const char *id)
 {
 	for (int i = 1; i + 1 < argc; i++) {
@@ -172,7 +177,10 @@ static int judge_backend(const struct backend *backend, char *advice, size_t adv
 	return 0;
 }
 
-/* Words by which the VMM leaves its run folder behind, or which stand for words that nobody sees here. */
+/*
+ * Refuses words by which the VMM cannot reach its run folder, and words that stand for others in a
+ * file.
+ */
 static int judge_word(const char *word, const char *value, char *advice, size_t advice_bytes, struct gw_error *error)
 {
 	char text[256];

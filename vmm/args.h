@@ -6,12 +6,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Whether @word is option @name; QEMU takes one dash or two. */
+/* Whether @word is option @name ("-drive"); QEMU accepts one dash or two. */
 bool args_is(const char *word, const char *name);
 
 /*
- * The value of @key in "a,key=value,b", in which QEMU writes a comma as two; or, when @text is a JSON object, its member
- * @key, whose inner objects are reached by dots.  Copies it into @value.  Return: whether it is there, and fits.
+ * Copies the value of @key into @value.  @text is "a,key=value,b", where QEMU doubles a comma in a
+ * value; or a JSON object, where dots in @key lead to inner objects.
+ * Return: whether the value exists and fits.
  */
 bool args_option(const char *text, const char *key, char *value, size_t value_bytes);
 

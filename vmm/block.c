@@ -45,7 +45,6 @@ const struct vmm_front *vmm_front_of(const struct vmm_fronts *fronts, const json
 	return NULL;
 }
 
-/* The user's name for the disk: the drive's id, the device's id, or the node's name.  A name that is too long is refused. */
 const char *vmm_disk_name(const json_t *block, size_t *bytes)
 {
 	static const char backend[] = "/virtio-backend"; /* /machine/peripheral/ID/virtio-backend */
@@ -70,7 +69,6 @@ const char *vmm_disk_name(const json_t *block, size_t *bytes)
 	return from;
 }
 
-/* Throttling and other filters belong to the host; the guest cannot see them. */
 bool vmm_is_filter(const char *format)
 {
 	static const char *const known[] = { "throttle", "copy-on-read", "preallocate", "compress", "copy-before-write" };

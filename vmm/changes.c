@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: what somebody else may do to disks while a guest moves
+ * Theory of operation: changes to disks and devices during a migration
  *
- * A job or a writable export works on images by itself.  QEMU cannot hand over images while it does, so both are refused by
- * name before anything is copied.
+ * A job or a writable export works on images by itself.  QEMU cannot hand over such an image.  So
+ * both are refused by name before the copy begins.
  *
- * The destination got its drives when it started.  A snapshot, another medium, a new size or an unplugged disk at the source is
- * not known there.  So the drives are noted when the two ends are compared, and looked at again before the pause and before
- * COMMIT.  A drive is known by its device, by the node that it has, and by the name, format and size of each layer: QEMU gives a
- * node that it opens anew another name.  Nodes that a user named are looked at by file too, but in the pause no file system is
- * asked: one that hangs would hold up the guest.
+ * The receiver's VMM got its drives when it started.  It does not know of a snapshot, another
+ * medium, a new size or an unplugged disk at the source.  So the drives are noted when the two ends
+ * are compared, and checked before the pause and before COMMIT.  A drive is identified by its
+ * device, its node, and the name, format and size of each layer.  QEMU gives a reopened node
+ * another name, unless the user named the node.  So files are compared too, but not in the pause: a
+ * file system that hangs would delay the guest.
  *
- * Devices that came or went are found in the pause by QEMU's two lists of what was plugged in, since describing the machine takes
- * milliseconds.  An event would not do: QEMU sends DEVICE_DELETED late, after the device is gone.
+ * In the pause QEMU's two lists of plugged devices show a device that came or went.  A description
+ * of the machine would take milliseconds.  Events do not help: QEMU sends DEVICE_DELETED after the
+ * device is gone.
  */
 #include "vmm/block.h"
 #include "vmm/files.h"
@@ -24,11 +26,11 @@
 #include <sys/stat.h>
 
 struct gw_vmm_parts {
-	json_t *drives;  /* an array of what describe_drive() makes */
-	json_t *plugged; /* what list_plugged() makes */
+	json_t *drives;  /* an array, from describe_drives() */
+	json_t *plugged; /* an object, from list_plugged() */
 };
 
-/* --- jobs and exports ----------------------------------------------------------------------------------- */
+/* --- jobs and exports ------------------------------------------------------------------------- */
 
 int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
 {
@@ -62,7 +64,7 @@ static json_int_t node_id(const json_t *nodes, const char *name)
 	return -1;
 }
 
-/* A user of a node that is neither a drive nor a device has no name. */
+/* Whether node @id is a block back end without a name.  Those of drives and devices have names. */
 static bool is_nameless_backend(const json_t *nodes, json_int_t id)
 {
 	const json_t *node;
@@ -86,7 +88,7 @@ static bool may_write(const json_t *edge)
 	return false;
 }
 
-/* Whether an export writes to node @name, as the graph of nodes tells; @graph NULL: nobody knows. */
+/* Whether an export may write to node @name, by the graph of nodes; true when @graph is NULL. */
 static bool is_written_by_export(const json_t *graph, const char *name)
 {
 	const json_t *nodes = json_object_get(graph, "nodes"), *edge;
@@ -111,10 +113,10 @@ int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0)
 		return rc;
-	/* The list does not tell which of them may write. */
+	/* The list does not tell which exports may write. */
 	if (json_array_size(list) > 0)
 		rc = qmp_command(vmm_qmp(vmm), "x-debug-query-block-graph", NULL, -1, &graph, &unknown);
-	rc = rc == -EIO ? 0 : rc; /* a VMM without that command: each may */
+	rc = rc == -EIO ? 0 : rc; /* a VMM without that command: each export counts */
 	if (rc < 0)
 		gw_error_set(error, rc, "%s", unknown.text);
 	json_array_foreach (list, i, one) {
@@ -130,9 +132,9 @@ int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error)
 	return rc;
 }
 
-/* --- drives ------------------------------------------------------------------------------------------------ */
+/* --- drives ----------------------------------------------------------------------------------- */
 
-/* "DEVICE:INODE", or "" for what is no file of this host. */
+/* Return: "DEVICE:INODE", or "" for no file of this host. */
 static json_t *file_of(struct gw_vmm *vmm, const char *name)
 {
 	char path[GW_VMM_PATH_BYTES], text[48] = "";
@@ -145,7 +147,7 @@ static json_t *file_of(struct gw_vmm *vmm, const char *name)
 	return json_string(text);
 }
 
-/* What the device has in it; a tray without a medium has no layers. */
+/* Describes an entry of query-block; a tray without a medium has no layers. */
 static json_t *describe_drive(struct gw_vmm *vmm, const json_t *block, bool by_file)
 {
 	const json_t *inserted = json_object_get(block, "inserted"), *at;
@@ -181,7 +183,7 @@ static int describe_drives(struct gw_vmm *vmm, bool by_file, json_t **drives, st
 	json_array_foreach (list, i, block)
 		if (rc == 0 && json_object_get(block, "qdev") &&
 		    json_array_append_new(*drives, describe_drive(vmm, block, by_file)) < 0)
-			rc = gw_error_set(error, -ENOMEM, "no memory to describe the disks, or one has a name that is no text");
+			rc = gw_error_set(error, -ENOMEM, "no memory to describe the disks, or a disk's name is not UTF-8");
 	json_decref(list);
 	if (rc < 0)
 		json_decref(*drives);
@@ -229,9 +231,11 @@ int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, boo
 	return rc;
 }
 
-/* --- devices ----------------------------------------------------------------------------------------------- */
+/* --- devices ---------------------------------------------------------------------------------- */
 
-/* An object of types by QOM path.  Return: 0 and *plugged, the caller's, or -errno with @error set. */
+/*
+ * Lists the types of plugged devices by QOM path.  Return: 0 and *plugged, the caller's, or -errno.
+ */
 static int list_plugged(struct gw_vmm *vmm, json_t **plugged, struct gw_error *error)
 {
 	static const char *const places[] = { "/machine/peripheral", "/machine/peripheral-anon" };
@@ -287,7 +291,7 @@ int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, s
 	return rc;
 }
 
-/* --- both ---------------------------------------------------------------------------------------------------- */
+/* --- noting both ------------------------------------------------------------------------------ */
 
 int gw_vmm_note_parts(struct gw_vmm *vmm, struct gw_vmm_parts **out, struct gw_error *error)
 {

@@ -2,13 +2,15 @@
 /*
  * Theory of operation: raw images of a size that O_DIRECT may not divide
  *
- * QEMU lets no guest write to a raw image whose size, in whole sectors of 512 bytes, is no multiple of the request alignment.
- * When QEMU opens an image with O_DIRECT, reads of growing length at offset 0 show the alignment.  A file system may allow a read of
- * any length in a hole, and QEMU takes 4096 then.  The empty image of a VMM that waits is a hole.  The source's image begins with
+ * QEMU lets no guest write to a raw image whose size, in whole sectors of 512 bytes, is no multiple
+ * of the request alignment.  When QEMU opens an image with O_DIRECT, reads of growing length at
+ * offset 0 show the alignment.  A file system may allow a read of any length in a hole, and QEMU
+ * takes 4096 then.  The empty image of a VMM that waits is a hole.  The source's image begins with
  * data and may need 512.
  *
- * gw_vmm_check_size() makes the same reads in a scratch file that begins with data and lies beside the image.  The result is the
- * alignment that the file system needs.  gw_vmm_look_again() has QEMU open the image again, once the image begins with data.
+ * gw_vmm_check_size() makes the same reads in a scratch file that begins with data and lies beside
+ * the image.  The result is the alignment that the file system needs.  gw_vmm_look_again() has QEMU
+ * open the image again, once the image begins with data.
  */
 #include "vmm/files.h"
 
@@ -24,14 +26,14 @@
 #include <unistd.h>
 
 #define SECTOR_BYTES 512u /* QEMU rounds sizes up to it */
-#define MOST_BYTES 4096u  /* the largest alignment that is looked for, and what QEMU takes where each read is allowed */
+#define MOST_BYTES 4096u  /* the largest alignment tried; QEMU takes it if reads of any length succeed */
 
 static uint64_t disk_bytes(uint64_t bytes)
 {
 	return (bytes + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES;
 }
 
-/* Return: 1 when it matters which alignment O_DIRECT needs, 0, -errno with @error set. */
+/* Whether O_DIRECT's alignment matters for the image.  Return: 1, 0, or -errno with @error set. */
 static int matters(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error)
 {
 	int fd GW_CLEANUP_CLOSE = -1;
@@ -46,7 +48,7 @@ static int matters(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_
 	return flags < 0 || flags & O_DIRECT ? 1 : 0;
 }
 
-/* A file without a name on the file system of an image.  Return: a descriptor, or -errno. */
+/* Opens a file without a name on the file system of an image.  Return: a descriptor, or -errno. */
 static int open_beside(const struct gw_vmm_image *image)
 {
 	char *real GW_CLEANUP_FREE = realpath(image->path, NULL);
@@ -111,7 +113,7 @@ int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint
 			    image->name, (unsigned long long)bytes, alignment);
 }
 
-/* Whether @node is the one that has the file of an image open. */
+/* Whether block node @node has the file of an image open. */
 static bool is_node_of(struct gw_vmm *vmm, const json_t *node, const struct gw_vmm_image *image)
 {
 	const char *driver = json_string_value(json_object_get(node, "drv"));
@@ -125,7 +127,7 @@ static bool is_node_of(struct gw_vmm *vmm, const json_t *node, const struct gw_v
 	       st.st_dev == image->device && st.st_ino == image->inode;
 }
 
-/* Has QEMU open the file of a node again, with the options that it has. */
+/* Lets QEMU open the file of a node again, with the same options. */
 static int reopen(struct gw_vmm *vmm, const char *node, const struct gw_vmm_image *image, struct gw_error *error)
 {
 	char command[GW_VMM_PLACE_BYTES];
@@ -136,7 +138,7 @@ static int reopen(struct gw_vmm *vmm, const char *node, const struct gw_vmm_imag
 	snprintf(command, sizeof(command), "qemu-io %.64s reopen", node);
 	rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", command), -1, &said, error);
 	text = rc == 0 ? json_string_value(said) : NULL;
-	if (text && text[0]) /* nothing is said when it is done */
+	if (text && text[0]) /* the monitor prints nothing on success */
 		rc = gw_error_set(error, -EIO, "disk '%s': the VMM cannot open the image again: %.200s", image->name, text);
 	json_decref(said);
 	return rc;

@@ -2,12 +2,12 @@
 /*
  * Theory of operation: the disks of a VMM
  *
- * QEMU says which devices have a medium, and of what images that consists (query-block): the one the guest writes
- * to, and the chain of its backing files.  An image is a file or a block device that can be looked at by its name;
- * whatever else QEMU can open (NBD, Ceph, a file with a hole in its name) is refused by name.
+ * query-block lists the devices with a medium, and the images of each: the layer that the guest
+ * writes to, and the chain of its backing files.  An image is a file or a block device of this
+ * host.  Other images that QEMU can open (NBD, Ceph) are refused by name.
  *
- * An image is identified by its file, not by its name: QEMU's descriptor of the file is found among all its descriptors.  files.c
- * follows QEMU's names to the file.
+ * An image is identified by its file, not by its name.  The agent finds QEMU's descriptor of that
+ * file among all descriptors of the process.  files.c follows QEMU's names to the file.
  */
 #include "vmm/block.h"
 #include "vmm/disks.h"
@@ -22,9 +22,9 @@
 #include <sys/stat.h>
 
 #define MAX_DISK_NAME 52 /* room for "/LAYER" */
-#define HEADROOM_BYTES (256ULL << 20) /* of a format's own tables, besides one part in 64 */
+#define HEADROOM_BYTES (256ULL << 20) /* for a format's tables, besides 1/64 of the disk */
 
-/* It may be too long, never shortened. */
+/* Copies the disk's name.  A name that is too long is refused, not cut. */
 static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_error *error)
 {
 	size_t length;
@@ -43,7 +43,7 @@ static int unsupported(const struct gw_vmm_image *image, const char *why, const 
 					    "without -b", image->name, why, filename);
 }
 
-/* Whether all that an image is lies in the one file that is named. */
+/* Whether all data of an image lies in one file. */
 static bool is_one_file(const json_t *described, const char *format)
 {
 	static const char *const known[] = { "raw", "file", "host_device", "qcow2", "qcow", "qed", "vdi", "vhdx", "vpc" };
@@ -57,7 +57,7 @@ static bool is_one_file(const json_t *described, const char *format)
 	return false;
 }
 
-/* Which file it is. */
+/* Finds the image's file: its identity and the room it needs. */
 static int identify(struct gw_vmm_image *image, const char *filename, struct gw_error *error)
 {
 	struct stat st;
@@ -82,7 +82,7 @@ static int identify(struct gw_vmm_image *image, const char *filename, struct gw_
 	return 0;
 }
 
-/* Looks at one image of a chain.  Return: 0 or -errno with @error set. */
+/* Describes one image of a chain.  Return: 0 or -errno with @error set. */
 static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_image *image, struct gw_error *error)
 {
 	const char *name = qmp_text(described, "filename"), *format = qmp_text(described, "format");
@@ -103,7 +103,7 @@ static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_im
 	return identify(image, name, error);
 }
 
-/* The images of one disk, from the top.  Return: how many were added, or -errno with @error set. */
+/* Adds the images of one disk, from the top.  Return: how many, or -errno with @error set. */
 static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_front *front, struct gw_vmm_image *images,
 		     unsigned most, struct gw_error *error)
 {
@@ -127,14 +127,14 @@ static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_f
 		if (front)
 			memcpy(image->front, front->place, sizeof(image->front));
 		rc = look_at(vmm, described, image, error);
-		/* A layer below has its format from the header above it. */
+		/* The header of the layer above gives the format of a lower layer. */
 		image->guessed = rc == 0 && count == 0 && vmm_is_guessed(vmm, block, image);
 		count++;
 	}
 	return rc < 0 ? rc : (int)count;
 }
 
-/* Two disks of one name could not be told apart. */
+/* Refuses two disks of one name, which could not be told apart. */
 static int check_names(const struct gw_vmm_image *images, unsigned count, struct gw_error *error)
 {
 	for (unsigned i = 0; i < count; i++)
@@ -144,7 +144,10 @@ static int check_names(const struct gw_vmm_image *images, unsigned count, struct
 	return 0;
 }
 
-/* A file has one disk: of two the guest would see each other's writes here, and not where they move.  Bases may be shared. */
+/*
+ * Refuses two disks on one file.  At the source each sees the other's writes, at the receiver it
+ * would not.  Backing files may be shared.
+ */
 static int check_files(const struct gw_vmm_image *images, unsigned count, struct gw_error *error)
 {
 	for (unsigned i = 0; i < count; i++)

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: images that are not there yet
+ * Theory of operation: creating missing images
  *
- * A VMM that waits for a guest opens its images when it starts, long before anybody knows what comes.  So those of them
- * that are missing are made before it starts: an empty file for raw, and for qcow2 an image of one MiB, both of which
- * `godwit receive` replaces, size and all, and which QEMU reads anew when the guest arrives.  An image that says itself
- * what it is made of, a chain, cannot be guessed: its top is made with qemu-img by whoever knows the base.
+ * A VMM that waits for a guest opens its images when it starts.  The guest's images are not known
+ * yet.  So missing images are created before: an empty file for raw, an image of one MiB for qcow2.
+ * `godwit receive` replaces their contents and size, and QEMU reads them anew when the guest
+ * arrives.  The base of a chain of images cannot be guessed, so the user creates the top of a chain
+ * with qemu-img.
  *
- * An image that a failed migration left counts as missing where a VMM would not start on the image.  Such an image is a qcow2 file
- * without a byte, or half a copy (base/halfcopy.h), which still has the name of its base.  So the same command line serves for the
- * next attempt.
- * An image into which a godwit receives now, or that a VMM uses, is left alone: it is locked while it is looked at and made
- * (base/imagelock.h).  The name of the VMM is taken before, so that a command line that is given twice changes nothing.
+ * An image of a failed migration counts as missing if no VMM would start on it.  Such an image is
+ * an empty qcow2 file, or half a copy (base/halfcopy.h), which still names its base.  So the next
+ * attempt can use the same command line.
+ *
+ * An image that a godwit receives into, or that a VMM uses, is not changed.  It is locked during
+ * the check and the creation (base/imagelock.h).  The VMM's name is taken before, so a second start
+ * with the same command line changes nothing.
  */
 #include "base/cleanup.h"
 #include "base/halfcopy.h"
@@ -33,10 +36,11 @@
 
 struct drive {
 	char path[PATH_BYTES];
-	char format[32]; /* "": not said */
+	char format[32]; /* "": not given */
 	bool read_only;
-	bool left_over; /* by a migration that failed */
-	char base[HEADER_NAME_BYTES], base_format[HEADER_FORMAT_BYTES]; /* the base of the image; "": none */
+	bool left_over;                        /* by a failed migration */
+	char base[HEADER_NAME_BYTES];          /* the image's base; "": none */
+	char base_format[HEADER_FORMAT_BYTES]; /* "": not given */
 };
 
 static bool is_on(const char *text, const char *key)
@@ -65,7 +69,7 @@ static bool read_drive(const char *text, struct drive *drive)
 	return true;
 }
 
-/* The format driver that lies on node @name, or raw when a device uses it as it is. */
+/* Finds the format driver on top of node @name; raw when a device uses the node directly. */
 static void find_format(int argc, char **argv, const char *name, struct drive *drive)
 {
 	char value[PATH_BYTES];
@@ -99,7 +103,7 @@ static bool read_blockdev(int argc, char **argv, const char *text, struct drive 
 	return true;
 }
 
-/* Whether a name is that of a file: no "nbd:...", no "json:...", nothing in /dev. */
+/* Whether @path names a file: no "nbd:...", no "json:...", nothing in /dev. */
 static bool is_plain(const char *path)
 {
 	size_t word = strcspn(path, ":/");
@@ -107,7 +111,10 @@ static bool is_plain(const char *path)
 	return path[word] != ':' && strncmp(path, "/dev/", 5) != 0;
 }
 
-/* Finds out whether a failed migration left the file: a VMM would not start on such a file, and no content is lost with it. */
+/*
+ * Notes whether a failed migration left the file.  No VMM would start on it, and its content has no
+ * value.
+ */
 static void look_at_left_over(struct drive *drive, int fd)
 {
 	static unsigned char begin[GW_HALF_COPY_BLOCK];
@@ -132,7 +139,7 @@ static int say_received(const struct drive *drive, pid_t holder, struct gw_error
 	return gw_error_set(error, -EBUSY, "image %s: a godwit%s receives into it: wait for its end, or end it", drive->path, who);
 }
 
-/* No VMM may start on an image that is being received.  Return: 0 or -EBUSY with @error set. */
+/* Refuses an image that a godwit receives into.  Return: 0 or -EBUSY with @error set. */
 static int check_received(const struct drive *drive, struct gw_error *error)
 {
 	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);
@@ -141,7 +148,10 @@ static int check_received(const struct drive *drive, struct gw_error *error)
 	return fd >= 0 && gw_image_is_received(fd, &holder) < 0 ? say_received(drive, holder, error) : 0;
 }
 
-/* Takes what was left over for this process, until @fd is closed.  Return: 0 or -errno with @error set. */
+/*
+ * Locks a left-over image for this process until @fd is closed.  Return: 0 or -errno with @error
+ * set.
+ */
 static int take_left_over(const struct drive *drive, int fd, struct gw_error *error)
 {
 	pid_t holder;
@@ -194,14 +204,14 @@ static int make_image(const struct drive *drive, struct gw_error *error)
 	} else {
 		return gw_error_set(error, -EINVAL, "image %s does not exist, and %s: create it with qemu-img, of the source's "
 						    "size", drive->path, drive->format[0] ?
-				    "only raw and qcow2 are made here" : "its format is not said (format=raw or format=qcow2)");
+				    "only raw and qcow2 are made here" : "its format is not given (format=raw or format=qcow2)");
 	}
 	fprintf(stderr, "godwit: image %s %s: it is empty now, for the guest that comes to fill\n", drive->path,
 		drive->left_over ? "was what a failed migration left" : "did not exist");
 	return 0;
 }
 
-/* An image is not made at the other end of a link: what it leads to may be a disk that is not attached yet. */
+/* Refuses a dangling symbolic link: its target may be a disk that is not attached yet. */
 static int say_dangling(const struct drive *drive, struct gw_error *error)
 {
 	char target[PATH_BYTES] = "";
@@ -224,7 +234,7 @@ static int make_if_missing(struct drive *drive, struct gw_error *error)
 	if (drive->left_over) {
 		rc = take_left_over(drive, fd, error);
 		drive->left_over = false;
-		look_at_left_over(drive, fd); /* it may have become whole before it was taken */
+		look_at_left_over(drive, fd); /* it may have been completed before the lock */
 	}
 	if (rc < 0 || (!drive->left_over && !missing))
 		return rc;

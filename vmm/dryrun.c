@@ -2,17 +2,20 @@
 /*
  * Theory of operation: a rehearsal of saving
  *
- * A rehearsal by `migrate` is impossible: that command leaves a VMM that has handed its guest over.  xen-save-devices-state serves
- * instead, on any VMM.  This one command stops the guest, drains its disks, saves every device, and runs the guest again.  So
- * nothing has to be undone when this process dies.  A small guest stands for a millisecond; slow disks make that as long as `stop`
- * takes.  The management sees a STOP and a RESUME, as it does when a switch-over fails.
+ * `migrate` cannot be rehearsed: after it, the VMM has handed its guest over.
+ * xen-save-devices-state serves instead, also without Xen.  It stops the guest, drains its disks,
+ * saves every device, and resumes the guest.  So nothing must be undone if this process dies.  A
+ * small guest is stopped for a millisecond; with slow disks it is as long as `stop` takes.  Other
+ * QMP clients see a STOP and a RESUME, as after a failed switch-over.
  *
- * The device state goes into a memory file of ours, which QEMU opens as /dev/fdset/N.  The file has no RAM in it.  `migrate` adds the
- * memory that is in no shared file: firmware, option ROMs, video memory.  Their pages with data are counted in the VMM's memory.
- * QEMU's blocks are mappings of their own there, and are found by their size.
+ * The device state goes into a memory file of ours, which QEMU opens as /dev/fdset/N.  The file has
+ * no RAM in it.  `migrate` adds the memory that is in no shared file: firmware, option ROMs, video
+ * memory.  Their pages with data are counted in the VMM's memory.  QEMU's blocks are mappings of
+ * their own there, and are found by their size.
  *
- * When QEMU saves, it sets up its own dirty log for all memory, although x-ignore-shared leaves that memory out.  Under KVM the time
- * for this is proportional to memory: 0.33 ms a GiB with QEMU 7.2, 0.42 ms together with our own part.
+ * When QEMU saves, it sets up its own dirty log for all memory, although x-ignore-shared leaves
+ * that memory out.  Under KVM the time for this is proportional to memory: 0.33 ms a GiB with QEMU
+ * 7.2, 0.42 ms together with our own part.
  */
 #include "vmm/vmm_internal.h"
 
@@ -39,7 +42,10 @@ static size_t page_bytes(void)
 	return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Counts the pages with any byte but zero in a piece of another process's memory.  Return: their number or -errno. */
+/*
+ * Counts the pages with any byte but zero in a piece of another process's memory.  Return: their
+ * number or -errno.
+ */
 static int64_t pages_with_data(int pid, uint64_t from, size_t bytes, char *buffer)
 {
 	struct iovec here = { buffer, bytes }, there = { (void *)(uintptr_t)from, bytes };
@@ -53,7 +59,10 @@ static int64_t pages_with_data(int pid, uint64_t from, size_t bytes, char *buffe
 	return pages;
 }
 
-/* The same for a mapping; pages that were never touched are not read.  @buffer: room for PIECE_PAGES pages. */
+/*
+ * As pages_with_data() for a mapping.  Untouched pages are not read.  @buffer has room for
+ * PIECE_PAGES pages.
+ */
 static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char *buffer)
 {
 	uint64_t entries[PIECE_PAGES], page = page_bytes();
@@ -78,7 +87,10 @@ static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char
 	return sum;
 }
 
-/* Of the VMM's private mappings of just that size, the one with most data.  Return: bytes of data, or -errno. */
+/*
+ * Finds the VMM's private mapping of that size with most data.  Return: its bytes of data, or
+ * -errno.
+ */
 static int64_t data_bytes(int pid, uint64_t bytes)
 {
 	char path[64], line[512], *buffer = malloc(PIECE_PAGES * page_bytes());
@@ -108,7 +120,7 @@ static int64_t data_bytes(int pid, uint64_t bytes)
 	return most;
 }
 
-/* Whether a block, "ram0" or "/objects/ram0", is one of the regions that move out of band. */
+/* Whether a block, "ram0" or "/objects/ram0", is one of the regions that godwit moves itself. */
 static bool is_region(const struct gw_vmm *vmm, const char *block)
 {
 	const char *id = strncmp(block, "/objects/", 9) == 0 ? block + 9 : block;
@@ -119,7 +131,10 @@ static bool is_region(const struct gw_vmm *vmm, const char *block)
 	return false;
 }
 
-/* The bytes that `migrate` sends of memory that is in no shared file.  QEMU lists its blocks in text for people only. */
+/*
+ * Estimates the bytes that `migrate` sends of memory in no shared file.  Only the monitor lists the
+ * blocks.
+ */
 static uint64_t other_memory_bytes(struct gw_vmm *vmm)
 {
 	json_t *text = NULL, *command = json_pack("{s:s}", "command-line", "info ramblock");
@@ -143,7 +158,10 @@ static uint64_t other_memory_bytes(struct gw_vmm *vmm)
 	return sum;
 }
 
-/* The part of saving that grows with memory.  The rehearsal does not include this part. */
+/*
+ * Estimates the time of the part of saving that grows with memory.  The rehearsal does not include
+ * it.
+ */
 static uint64_t memory_ns(struct gw_vmm *vmm)
 {
 	uint64_t bytes = 0;
@@ -159,7 +177,10 @@ static uint64_t memory_ns(struct gw_vmm *vmm)
 	return (bytes >> 20) * KVM_NS_PER_GIB / 1024;
 }
 
-/* Lets QEMU save into @file, which it is given for writing alone, as it asks for it.  Return: 0 or -errno. */
+/*
+ * Lets QEMU save into @file.  QEMU asks for a descriptor that is open for writing only.  Return: 0
+ * or -errno.
+ */
 static int save_into(struct gw_vmm *vmm, int file, struct gw_error *error)
 {
 	char path[48];
@@ -178,7 +199,9 @@ static int save_into(struct gw_vmm *vmm, int file, struct gw_error *error)
 	id = json_integer_value(json_object_get(set, "fdset-id"));
 	json_decref(set);
 	snprintf(path, sizeof(path), "/dev/fdset/%lld", (long long)id);
-	/* Not "live": with it a VMM whose guest is paused gives up its images, and aborts when it is to do so again. */
+	/*
+	 * Not "live": a VMM with a paused guest would give up its images, and abort the next time.
+	 */
 	rc = qmp_command(vmm_qmp(vmm), "xen-save-devices-state", json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, NULL,
 			 error);
 	if (qmp_command(vmm_qmp(vmm), "remove-fd", json_pack("{s:I}", "fdset-id", id), -1, NULL, NULL) < 0)
@@ -205,6 +228,6 @@ int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, s
 	}
 	close(file);
 	if (rc == -EIO && strstr(refused.text, "has not been found"))
-		return 0; /* the VMM does not have the command: nothing is known */
+		return 0; /* the VMM does not have the command */
 	return rc < 0 ? gw_error_set(error, rc, "%s; the VMM's log may say more", refused.text) : 0;
 }

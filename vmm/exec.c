@@ -14,14 +14,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define FOLDER_BYTES 80 /* a socket's path has 108, and the sockets' names need some */
+#define FOLDER_BYTES 80 /* a socket's path has 108 bytes, with its name */
 
 static int taken(const char *name, struct gw_error *error)
 {
 	return gw_error_set(error, -EEXIST, "a VM named '%s' runs already: choose another --name", name);
 }
 
-/* Takes the lock of a file or folder.  Return: its descriptor, inherited by exec; or -errno with @error set. */
+/* Locks a file or folder.  Return: its descriptor, inherited by exec; or -errno with @error set. */
 static int take_lock(const char *name, const char *path, int flags, struct gw_error *error)
 {
 	int fd = open(path, flags, 0600), rc;
@@ -39,7 +39,10 @@ static int take_lock(const char *name, const char *path, int flags, struct gw_er
 	return gw_error_set(error, rc, "%s cannot be locked: %s", path, strerror(-rc));
 }
 
-/* Makes root and folder and takes the locks (rundir.c).  Return: a lock's descriptor, inherited by exec; or -errno. */
+/*
+ * Makes the folders and takes the locks (rundir.c).  Return: a lock's descriptor, inherited by
+ * exec; or -errno.
+ */
 static int claim_folder(const char *name, const char *folder, struct gw_error *error)
 {
 	struct stat st;
@@ -90,7 +93,7 @@ static int preload(const char *shim, const char *folder)
 	return setenv("LD_PRELOAD", list, 1) < 0 || setenv(AGENT_ENV_DIR, folder, 1) < 0 ? -errno : 0;
 }
 
-/* QEMU writes a comma in a value as two. */
+/* Doubles commas, as QEMU wants them in a value. */
 static void double_commas(const char *from, char *to, size_t room)
 {
 	size_t used = 0;
@@ -103,7 +106,7 @@ static void double_commas(const char *from, char *to, size_t room)
 	to[used] = '\0';
 }
 
-/* The command line with a -qmp for each of our sockets; NULL when there is no memory. */
+/* Return: the command line with a -qmp for each of our sockets; NULL without memory. */
 static char **add_words(const char *folder, int argc, char **argv, bool stopped)
 {
 	static const char *const names[] = { AGENT_QMP_SOCKET, AGENT_GUARD_SOCKET, AGENT_PEEK_SOCKET };
@@ -129,8 +132,8 @@ int gw_vmm_check_shim(const char *shim, struct gw_error *error)
 {
 	if (!shim[strcspn(shim, ": ")])
 		return 0;
-	return gw_error_set(error, -EINVAL, "the path of its library, %s, has a space or a colon, where LD_PRELOAD is cut: set "
-					    "GODWIT_SHIM to a path without, such as that of a symbolic link", shim);
+	return gw_error_set(error, -EINVAL, "the path of its library, %s, has a space or a colon, which separate paths in LD_PRELOAD: set "
+					    "GODWIT_SHIM to a path without them, such as a symbolic link", shim);
 }
 
 int gw_vmm_claim(const char *name, struct gw_error *error)
@@ -156,7 +159,7 @@ int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool 
 	int rc;
 
 	gw_vmm_path(path, sizeof(path), name, NULL);
-	if (!realpath(path, folder)) /* a daemon has another folder of its own */
+	if (!realpath(path, folder)) /* absolute: a daemon changes its working folder */
 		return gw_error_set(error, -errno, "folder %s: %s", path, strerror(errno));
 	if (strlen(folder) >= FOLDER_BYTES)
 		return gw_error_set(error, -ENAMETOOLONG, "the run folder %s is too long for a socket: set GODWIT_RUN_DIR", folder);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: files by QEMU's names for them
+ * Theory of operation: files by QEMU's names
  *
- * QEMU's name of an image may be relative to QEMU's own folder, a pseudo name of options ("json:..."), or the name of a
- * descriptor (/dev/fdset/N).  Each name is valid in QEMU's own mount namespace.  All of them lead to a path below /proc/PID that this
- * process can open.  No name is shortened: a name that does not fit is refused.
+ * QEMU's name of an image may be relative to QEMU's working folder, a pseudo name with options
+ * ("json:..."), or the name of a descriptor (/dev/fdset/N).  Names are valid in QEMU's own mount
+ * namespace.  Each leads to a path below /proc/PID that this process can open.  A name that does
+ * not fit is refused, not cut.
  */
 #include "vmm/files.h"
 
@@ -14,7 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Whether two names lead to the same file; false too where one of them leads nowhere. */
+/* Whether two names lead to the same file; false when a name leads nowhere. */
 static bool is_same(const char *one, const char *other)
 {
 	struct stat a, b;
@@ -22,7 +23,7 @@ static bool is_same(const char *one, const char *other)
 	return stat(one, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-/* The folder that a name begins in: "" where QEMU has the same root and mounts as we. */
+/* The prefix for an absolute name: "" when QEMU has our root and mount namespace. */
 static void root_of(const struct gw_vmm *vmm, char *root, size_t room)
 {
 	char mounts[40];
@@ -53,7 +54,7 @@ int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room, s
 	return join(path, room, root, name, error);
 }
 
-/* "/dev/fdset/N": any descriptor of the set is one of the file. */
+/* Finds "/dev/fdset/N": any descriptor of the set leads to the file. */
 static int in_fdset(struct gw_vmm *vmm, json_int_t wanted, char *path, size_t room, struct gw_error *error)
 {
 	char root[64] = "";
@@ -76,7 +77,10 @@ static int in_fdset(struct gw_vmm *vmm, json_int_t wanted, char *path, size_t ro
 	return join(path, room, root, "", error);
 }
 
-/* What lies under a tree of drivers, when each of them stands for the whole of one file. */
+/*
+ * Return: the file's name under a tree of drivers, if each driver uses the whole file; or NULL and
+ * @error.
+ */
 static const char *under(const json_t *node, struct gw_error *error)
 {
 	for (; node; node = json_object_get(node, "file")) {
@@ -145,7 +149,7 @@ int vmm_check_process(const struct gw_vmm *vmm, const char *name, struct gw_erro
 
 	gw_vmm_path(folder, sizeof(folder), name, NULL);
 	if (stat(folder, &st) < 0 || effective_user(gw_vmm_pid(vmm), &user) < 0)
-		return 0; /* the VMM is gone, as the next call finds out */
+		return 0; /* the VMM is dead; the next call reports that */
 	if (user != 0 && user != st.st_uid)
 		return gw_error_set(error, -EPERM, "the VMM has become user %u (-runas, -run-with user=), who cannot enter %s: leave "
 						   "that out, and say 'godwit run' as that user", user, folder);

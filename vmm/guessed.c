@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: whose format was guessed
+ * Theory of operation: guessed formats
  *
- * QEMU guesses the format of a -drive that names none by the first block, and tells nobody afterwards which it guessed.  A disk
- * whose format is raw by a guess may be something else at the next start.  The command line shows what was said: a node of
- * -blockdev always has a driver; of -drive, each that names the file must have a format.  All else counts as guessed.
+ * For a -drive without a format QEMU guesses one by the first block, and does not report that.  A
+ * disk whose format was guessed as raw may get another format at the next start.  So the command
+ * line is searched.  A node of -blockdev always has a driver.  Each -drive that names the file must
+ * give a format.  Any other disk counts as guessed.
  */
 #include "vmm/disks.h"
 #include "vmm/files.h"
@@ -17,7 +18,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Whether @name, as QEMU has it, is the image's file. */
+/* Whether QEMU's name @name leads to the image's file. */
 static bool is_of(struct gw_vmm *vmm, const char *name, const struct gw_vmm_image *image)
 {
 	struct gw_error none = { 0 };
@@ -31,7 +32,7 @@ static bool is_of(struct gw_vmm *vmm, const char *name, const struct gw_vmm_imag
 	return image->device == st.st_dev && image->inode == st.st_ino;
 }
 
-/* Whether a -drive says a format itself. */
+/* Whether a -drive for file @name gives a format. */
 static bool says_format(const char *drive, const char *name)
 {
 	char format[32];

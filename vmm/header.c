@@ -2,13 +2,17 @@
 /*
  * Theory of operation: the header of an image that came from the source
  *
- * An image can name other files: its backing file, a file with its data.  QEMU reads the header again when the guest starts, and
- * a user may open the image later.  So the writer of the header chooses which files of this host are read.  Therefore the receiver
- * checks the header before QEMU reads it.  The only backing file allowed is the VMM's own next layer.  A header with another name
- * for that layer, or without its format, gets the name and the format that are known here.  Any other reference to a file outside
- * of the image is refused by name.
+ * An image can name other files: its backing file, or a file with its data.  QEMU reads the header
+ * again when the guest starts, and a user may open the image later.  So the writer of the header
+ * would choose which files of this host are read.  Therefore the receiver checks the header before
+ * QEMU reads it.
  *
- * Source: QEMU's docs/interop/qcow2.txt (qcow2, versions 2 and 3), docs/interop/qed_spec.txt, block/qcow.c (qcow version 1).
+ * The only backing file allowed is the VMM's own next layer.  If the header has another name for
+ * that layer, or lacks its format, the receiver writes the name and format that it knows.  Any
+ * other reference to a file outside of the image is refused by name.
+ *
+ * Source: QEMU's docs/interop/qcow2.txt (qcow2, versions 2 and 3), docs/interop/qed_spec.txt,
+ * block/qcow.c (qcow version 1).
  */
 #include "vmm/header.h"
 
@@ -39,11 +43,11 @@
 /* A qcow2 image's first block, taken apart. */
 struct header {
 	unsigned char *block;
-	size_t limit;           /* the end of the header: the end of the first cluster, or of the bytes that are known */
-	size_t bytes;           /* without extensions */
-	size_t extensions_end;  /* behind the mark that ends them, or the last of them */
-	size_t name_at, name_bytes; /* the backing file's; 0: none */
-	size_t format_at, format_bytes; /* its format's; 0: not said */
+	size_t limit;          /* end of the first cluster, or of the known bytes */
+	size_t bytes;          /* without extensions */
+	size_t extensions_end; /* after the end marker, or after the last extension */
+	size_t name_at, name_bytes;     /* the backing file's name; 0: none */
+	size_t format_at, format_bytes; /* the backing file's format; 0: not given */
 };
 
 static uint32_t get32(const unsigned char *at)
@@ -79,14 +83,14 @@ static size_t padded(uint32_t bytes)
 	return ((size_t)bytes + 7) / 8 * 8;
 }
 
-/* Return: NULL, or the fault of the fixed part in words. */
+/* Reads the fixed part.  Return: NULL, or its fault as text. */
 static const char *read_fixed(struct header *header, size_t bytes)
 {
 	unsigned char *block = header->block;
 	uint32_t version, cluster_bits;
 
 	if (bytes < V2_BYTES || get32(block) != QCOW_MAGIC)
-		return "what came is no qcow2 image";
+		return "it is no qcow2 image";
 	version = get32(block + 4);
 	cluster_bits = get32(block + 20);
 	if ((version != 2 && version != 3) || (version == 3 && bytes < V3_BYTES) || cluster_bits < 9 || cluster_bits > 21)
@@ -143,7 +147,9 @@ static const char *read_extensions(struct header *header)
 		at += EXTENSION_BYTES + padded(bytes);
 	}
 	header->extensions_end = at;
-	/* The first cluster may be larger than the block that is checked here, and QEMU would read all of it. */
+	/*
+	 * QEMU reads extensions in all of the first cluster, which may be larger than this block.
+	 */
 	return header->name_at || end == (size_t)1 << get32(header->block + 20) ? NULL : "its header cannot be understood";
 }
 
@@ -159,7 +165,9 @@ bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES
 	return true;
 }
 
-/* Copies the extensions but those that are rewritten.  The feature names are copied with @keep_features only. */
+/*
+ * Copies the extensions that are not rewritten.  Feature names are copied only with @keep_features.
+ */
 static size_t copy_extensions(const struct header *header, unsigned char *to, size_t room, bool keep_features)
 {
 	size_t used = 0;
@@ -181,7 +189,7 @@ static size_t copy_extensions(const struct header *header, unsigned char *to, si
 	return used;
 }
 
-/* Names another backing file.  Return: whether there is room for it. */
+/* Writes another backing file's name into the header.  Return: whether there is room. */
 static bool rename_backing(const struct header *header, const char *name, const char *format, bool keep_features)
 {
 	size_t name_bytes = strlen(name), format_bytes = strlen(format), used, old_end = header->extensions_end;
@@ -196,7 +204,7 @@ static bool rename_backing(const struct header *header, const char *name, const 
 	put32(fresh + used, EXTENSION_BACKING_FORMAT);
 	put32(fresh + used + 4, (uint32_t)format_bytes);
 	memcpy(fresh + used + EXTENSION_BYTES, format, format_bytes);
-	used += EXTENSION_BYTES + padded((uint32_t)format_bytes) + EXTENSION_BYTES; /* and the mark of the end, zeros */
+	used += EXTENSION_BYTES + padded((uint32_t)format_bytes) + EXTENSION_BYTES; /* and the end marker, zeros */
 	memcpy(fresh + used, name, name_bytes);
 	put64(header->block + 8, header->bytes + used);
 	put32(header->block + 16, (uint32_t)name_bytes);
@@ -204,13 +212,13 @@ static bool rename_backing(const struct header *header, const char *name, const 
 	if (header->name_at + header->name_bytes > old_end)
 		old_end = header->name_at + header->name_bytes;
 	if (header->bytes + used < old_end)
-		used = old_end - header->bytes; /* nothing of the old names stays behind */
+		used = old_end - header->bytes; /* overwrite the old names with zeros */
 	memcpy(header->block + header->bytes, fresh, used);
 	free(fresh);
 	return true;
 }
 
-/* Whether @name, as @ours would have it, is that very file. */
+/* Whether @name, read in the header of @ours, leads to the file of @below. */
 static bool is_file_of(const char *name, const struct gw_vmm_image *ours, const struct gw_vmm_image *below)
 {
 	char folder[GW_VMM_PATH_BYTES], path[GW_VMM_PATH_BYTES + NAME_BYTES + 2];
@@ -283,10 +291,10 @@ static int adopt_qcow2(const struct gw_vmm_image *ours, const struct gw_vmm_imag
 	return refuse(ours, why, error);
 }
 
-/* A description in words: lines of comments and blanks, then the version. */
+/* Whether the block is a VMDK description: lines of comments and blanks, then the version. */
 static bool is_vmdk_text(const unsigned char *block, size_t bytes)
 {
-	static const char mark[] = "version=";
+	static const char key[] = "version=";
 	size_t at = 0;
 
 	while (at < bytes && (block[at] == '#' || block[at] == ' ' || block[at] == '\r' || block[at] == '\n')) {
@@ -296,10 +304,13 @@ static bool is_vmdk_text(const unsigned char *block, size_t bytes)
 			at++;
 		at += at < bytes && block[at] == '\n';
 	}
-	return bytes - at >= sizeof(mark) - 1 && memcmp(block + at, mark, sizeof(mark) - 1) == 0;
+	return bytes - at >= sizeof(key) - 1 && memcmp(block + at, key, sizeof(key) - 1) == 0;
 }
 
-/* The format that QEMU may guess by the first block.  Return: its name, or NULL for raw.  All that QEMU 4.0 to 11.1 guess. */
+/*
+ * The format that QEMU may guess by the first block, of all formats that QEMU 4.0 to 11.1 guess.
+ * Return: its name, or NULL for raw.
+ */
 static const char *guess(const unsigned char *block, size_t bytes)
 {
 	static const struct { const char *format, *magic; size_t bytes, at; } known[] = {

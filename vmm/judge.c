@@ -2,17 +2,19 @@
 /*
  * Theory of operation: judging a VMM that was started
  *
- * `godwit run` becomes the VMM, so somebody else has to look at it: an observer, a process that `godwit run` forks before.  It is
- * no child of the VMM, holds none of its descriptors but standard error, and looks as `godwit migrate` does before it connects.
- * A command line does not tell all that: its words may stand in a file (-readconfig), and devices may have reasons of their own.
+ * `godwit run` becomes the VMM, so another process must judge the VMM: the observer, which `godwit
+ * run` forks before.  It is no child of the VMM, and shares only standard error with it.  It makes
+ * the checks that `godwit migrate` makes before it connects.  A command line does not tell enough:
+ * its words may be in a file (-readconfig), and a device may refuse to migrate.
  *
- * The observer waits until the VMM answers, and ends with it.  It holds a lock on a file in the run folder.  Other commands wait for
- * this lock before they attach, since the agent has one client at a time.  A later VMM of the same name makes a new file, by which
- * the observer of an earlier one knows that its own is gone.
+ * The observer waits until the VMM answers, and ends with the VMM.  It holds a lock on a file in
+ * the run folder.  Other commands wait for this lock before they attach, since the agent has one
+ * client at a time.  A later VMM of the same name creates a new file.  So an observer sees that its
+ * own VMM has ended.
  *
- * With --strict QEMU is told to start with the guest stopped, and the observer lets the guest run.  Nothing else keeps a guest from
- * its first instruction until QMP can be asked.  Such a VMM may take its time: it is judged once it answers.  An observer that
- * dies leaves the guest stopped, and `godwit resume` starts the guest.
+ * With --strict QEMU starts with the guest stopped, and the observer starts the guest.  There is no
+ * other way to keep a guest from running before QMP answers.  The observer of such a VMM waits
+ * without a limit.  If the observer dies, the guest stays stopped, and `godwit resume` starts it.
  */
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -44,7 +46,7 @@ static void rest(void)
 	nanosleep(&pause, NULL);
 }
 
-/* The looks of `godwit migrate`, but for what comes and goes: run states and block jobs. */
+/* Makes the checks of `godwit migrate`, except the passing ones: run state and block jobs. */
 static int judge(const char *name, struct gw_error *error)
 {
 	struct gw_vmm *vmm;
@@ -59,7 +61,7 @@ static int judge(const char *name, struct gw_error *error)
 	return rc;
 }
 
-/* Whether the VMM that this observer was started for holds its name. */
+/* Whether the VMM of this observer still holds its name. */
 static bool is_there(const char *name)
 {
 	struct stat st;
@@ -68,8 +70,10 @@ static bool is_there(const char *name)
 }
 
 /*
- * Waits until the VMM answers, @patient for as long as it lives, and judges it.  Return: 0; or -errno with @error set: it cannot be
- * moved, or -ETIME: it was not judged.  A VMM that has ended, or that another godwit has attached to, is not judged: 0.
+ * Waits until the VMM answers, and judges it.  @patient: waits for as long as the VMM lives.
+ * Return: 0; -ETIME with @error set when the VMM did not answer; or another -errno with @error set
+ * when it cannot be moved.  A VMM that has ended, or to which another godwit has attached, is not
+ * judged: 0.
  */
 static int await_and_judge(const char *name, bool patient, struct gw_error *error)
 {
@@ -92,7 +96,7 @@ static int await_and_judge(const char *name, bool patient, struct gw_error *erro
 	return 0;
 }
 
-/* Lets a guest run that waited for the judgement, or ends its VMM, whose guest has never run. */
+/* Starts the guest that waited for the judgement, or kills its VMM, whose guest has never run. */
 static void carry_out(const char *name, bool movable, bool start, pid_t vmm_pid)
 {
 	struct gw_error error = { 0 };
@@ -124,19 +128,19 @@ static void observe(const char *name, const char *advice, enum gw_vmm_strict str
 	struct gw_error error = { 0 };
 	char line[2048];
 	int rc = await_and_judge(name, strict != GW_VMM_LENIENT, &error), length;
-	bool with_advice = rc == -EINVAL && advice[0]; /* it is about RAM */
+	bool with_advice = rc == -EINVAL && advice[0]; /* the reason is RAM */
 
 	if (rc < 0) {
 		length = snprintf(line, sizeof(line), "godwit run: '%s' %s: %s%s%s\n", name,
 				  strict ? "is not started, since it cannot be moved" :
 				  rc == -ETIME ? "was not judged" : "runs, but cannot be moved", error.text, with_advice ? "; add or change: " : "", with_advice ? advice : "");
-		(void)!write(STDERR_FILENO, line, (size_t)length); /* in one piece */
+		(void)!write(STDERR_FILENO, line, (size_t)length); /* one write, one line */
 	}
 	if (strict)
 		carry_out(name, rc == 0, strict == GW_VMM_STRICT_START, vmm_pid);
 }
 
-/* A file that is new, with a lock that the observer inherits. */
+/* Makes a new file, whose lock the observer inherits.  Return: its descriptor, or -1. */
 static int make_file(const char *name)
 {
 	char path[192];
@@ -152,7 +156,10 @@ static int make_file(const char *name)
 	return -1;
 }
 
-/* An orphan of process 1, or of a reaper of orphans, would be its child again, which no VMM waits for. */
+/*
+ * Whether orphans become children of this process: process 1, or a child subreaper.  The observer
+ * would be the VMM's child then, and no VMM waits for it.
+ */
 static bool has_orphans(void)
 {
 	int reaper = 0;

@@ -2,9 +2,10 @@
 /*
  * Theory of operation: the facts that two VMMs must have in common
  *
- * QEMU loads device state by the places that devices have, and misses some differences.  So the machine is described as pairs of
- * texts, which the receiver compares: type, processors, memory, each device, each disk.  Names that a user may choose (ids, back
- * ends, files) are left out.  Two machines that the guest cannot tell apart have the same texts.
+ * QEMU loads device state by the places of devices, and does not notice some differences.  So the
+ * machine is described as pairs of texts, which the receiver compares: type, processors, memory,
+ * each device, each disk.  Names that a user may choose (ids, back ends, files) are omitted.  Two
+ * machines that a guest cannot tell apart have the same texts.
  */
 #include "vmm/block.h"
 #include "vmm/properties.h"
@@ -27,12 +28,13 @@
 struct facts {
 	struct gw_vmm_fact *list;
 	unsigned count, most;
-	bool again;   /* without those that stay for as long as the VMM lives */
-	bool lasting; /* what is added now is one of those */
+	bool again;   /* omit lasting facts */
+	bool lasting; /* facts that are added now are lasting */
 	struct gw_error *error;
-	int rc; /* of the first fact that did not fit */
+	int rc; /* the failure of the first fact that did not fit */
 };
 
+/* Adds a fact.  Return: the fact, or NULL with facts->rc set. */
 static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char *value, const char *advice)
 {
 	struct gw_vmm_fact *fact = &facts->list[facts->count];
@@ -50,7 +52,7 @@ static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char 
 	return fact;
 }
 
-/* A list of properties, which are compared one by one (engine/facts.c). */
+/* Adds a list of properties, which are compared one by one (engine/facts.c). */
 static void add_list(struct facts *facts, const char *whose, const char *list, const char *advice)
 {
 	char key[GW_VMM_PLACE_BYTES + 16];
@@ -69,12 +71,12 @@ static int note_device(void *context, const struct device *device)
 
 	snprintf(key, sizeof(key), "device %s", device->place);
 	fact = add(facts, key, device->type, DEVICE_ADVICE);
-	if (fact) /* the accelerator adds this device, and the device starts anew where no state arrives */
+	if (fact) /* KVM adds this device, which starts anew if no state arrives */
 		fact->spare = strcmp(device->type, "kvmclock") == 0;
 	for (unsigned i = 0; i < device->line_count; i++) {
-		if (i > 0) { /* the last line has none behind it */
+		if (i > 0) { /* no line comes after the last one */
 			line += strlen(line) + 1;
-			line += *line == '\0'; /* lines end with two characters */
+			line += *line == '\0'; /* a line ends with two characters */
 		}
 		line += strspn(line, " ");
 		if (vmm_add_property(list, sizeof(list), line) < 0) {
@@ -86,7 +88,7 @@ static int note_device(void *context, const struct device *device)
 	return 0;
 }
 
-/* --- the machine -------------------------------------------------------------------------------------- */
+/* --- the machine ------------------------------------------------------------------------------ */
 
 static int ask(struct gw_vmm *vmm, const char *path, const char *property, json_t **result, struct gw_error *error)
 {
@@ -112,7 +114,7 @@ static int add_type(struct gw_vmm *vmm, struct facts *facts)
 	return 0;
 }
 
-/* The number of items of a kind, from the highest index. */
+/* Raises *highest to the number of items of a kind, given the index of one. */
 static void raise_to(const json_t *properties, const char *key, json_int_t *highest)
 {
 	json_int_t number = json_integer_value(json_object_get(properties, key)) + 1;
@@ -121,7 +123,10 @@ static void raise_to(const json_t *properties, const char *key, json_int_t *high
 		*highest = number;
 }
 
-/* With those that can be plugged in; a machine that knows of none agrees with any. */
+/*
+ * Adds the number of vCPUs with those that can be plugged in; "" of a machine that has no such
+ * list.
+ */
 static void add_possible(struct gw_vmm *vmm, struct facts *facts)
 {
 	char value[24] = "";
@@ -200,7 +205,7 @@ static int add_memory(struct gw_vmm *vmm, struct facts *facts)
 	size_t i;
 	int rc;
 
-	/* Older VMMs do not tell; RAM itself is compared in any case. */
+	/* Older VMMs do not have this property; RAM itself is compared in any case. */
 	if (ask(vmm, "/machine", "memory", &memory, &none) == 0) {
 		snprintf(value, sizeof(value), "%lld for at most %lld MiB", (long long)json_integer_value(json_object_get(memory, "slots")),
 			 (long long)json_integer_value(json_object_get(memory, "max-size")) >> 20);
@@ -222,7 +227,7 @@ static int add_memory(struct gw_vmm *vmm, struct facts *facts)
 	return 0;
 }
 
-/* The network inside of QEMU has state of its own; other back ends have none. */
+/* Adds networks of type user: the only back end with device state. */
 static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 {
 	unsigned count = 0;
@@ -250,8 +255,8 @@ static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 	return 0;
 }
 
-/* --- disks ------------------------------------------------------------------------------------------- */
-/* "qcow2 on raw": the formats of all layers, from the top. */
+/* --- disks ------------------------------------------------------------------------------------ */
+/* Writes the formats of all layers, from the top: "qcow2 on raw". */
 static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value, size_t room, struct gw_error *error)
 {
 	const json_t *described = json_object_get(json_object_get(block, "inserted"), "image");
@@ -332,7 +337,7 @@ static int note_both(void *context, const struct device *device)
 	return rc == 0 ? vmm_note_front(&both->fronts, device) : rc;
 }
 
-/* Devices, and disks by the devices that have them. */
+/* Adds devices, and disks by their devices. */
 static int add_devices(struct gw_vmm *vmm, struct facts *facts)
 {
 	struct both *both = calloc(1, sizeof(*both));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What this host offers to a VMM that is to be moved: 'godwit probe'. */
+/* The host's abilities to track writes, for 'godwit probe'. */
 #include "vmm/vmm.h"
 
 #include "base/cleanup.h"
@@ -34,11 +34,11 @@ int gw_vmm_probe_kvm_log(struct gw_error *error)
 	if (fd < 0)
 		return gw_error_set(error, -errno, "no KVM, no log");
 	manual = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
-	return manual > 0 ? manual : gw_error_set(error, -ENOTSUP, "KVM clears its log by reading it only: it is used, but each "
-								    "collect protects all that was written at once");
+	return manual > 0 ? manual : gw_error_set(error, -ENOTSUP, "KVM clears its log only when it is read: the log is used, but each "
+								    "collect write-protects all written pages at once");
 }
 
-/* Tries one way of write protection on a little memory of our own. */
+/* Tries one kind of write protection on a small mapping. */
 static int try_protection(bool async, struct gw_error *error)
 {
 	size_t bytes = 1024 * 1024;

@@ -2,16 +2,18 @@
 /*
  * Theory of operation: properties that the guest sees
  *
- * Two devices of one type may still differ: in the features that they offer, the size of their memory, their address on the
- * network.  The tree of devices has nearly all of that, as "name = value" below each device.  All are compared but those on a
- * list: a host's own, or what a guest changes while it runs.  Properties that begin with "x-" come from the machine type, which
+ * Two devices of one type may still differ: in their features, the size of their memory, their
+ * network address.  The tree of devices shows nearly all of that, as "name = value" below each
+ * device.  All properties are compared, except a list: properties of the host, and those that a
+ * guest changes while it runs.  Properties that begin with "x-" come from the machine type, which
  * is compared by itself.
  *
- * A property goes into a list, "name=value;...".  Of a list those names are compared that both ends have, since versions of
- * QEMU have more or fewer of them.
+ * A property goes into a list, "name=value;...".  Versions of QEMU have different properties, so
+ * only names that both ends have are compared.
  *
- * The processor is described likewise, by registers of CPUID.  An accelerator adds features of its own, which the guest finds at
- * its next start: so lists are of the same accelerator, or are not compared.
+ * The processor is described likewise, by registers of CPUID.  An accelerator adds features of its
+ * own, which the guest would meet at its next start.  So only lists of the same accelerator are
+ * compared.
  */
 #include "vmm/properties.h"
 
@@ -22,19 +24,19 @@
 static bool is_ignored(const char *name, size_t length)
 {
 	static const char *const known[] = {
-		/* back ends, and what names them */
+		/* names of back ends */
 		"audiodev", "chardev", "cryptodev", "device_id", "display", "drive", "failover_pair_id", "fsdev", "head", "host",
 		"hostdev", "iothread", "iothread-vq-mapping", "memdev", "netdev", "pcap", "rng", "romfile", "rootdir", "sysfsdev",
 		"tpmdev",
-		/* how the host serves them */
+		/* how the host serves the device */
 		"account-failed", "account-invalid", "backend_defaults", "bootindex", "debug", "guest-cid", "ioeventfd", "loglevel",
 		"lost_tick_policy", "max-bytes", "max_io_size", "period", "rerror", "share-rw", "tx", "vhost", "vhostfd", "vhostforce",
 		"werror", "write-cache", "wwpn",
-		/* what QEMU reads off an image that another is about to replace, and off the storage below it */
+		/* read from an image that will be replaced, and from the storage below it */
 		"cyls", "discard_granularity", "heads", "lcyls", "lheads", "lsecs", "min_io_size", "opt_io_size", "secs",
-		/* the place, which is compared; a number that may be drawn by lot */
+		/* the place, which is compared by itself; a number that may be random */
 		"addr", "port", "guid",
-		/* the guest's own */
+		/* set by the guest */
 		"MCFG", "smb_io_base",
 	};
 
@@ -67,18 +69,18 @@ int vmm_add_property(char *list, size_t room, const char *line)
 
 	if (!equals || memchr(line, ' ', (size_t)(equals - line)) || is_ignored(line, (size_t)(equals - line)))
 		return 0;
-	/* A switch is on or true, as versions have it. */
+	/* Versions of QEMU write a switch as "on" or as true. */
 	if (strcmp(value, "\"on\"") == 0)
 		value = "true";
 	else if (strcmp(value, "\"off\"") == 0)
 		value = "false";
 	bytes = strlen(value);
-	if (value[0] != '"' && strstr(value, " (")) /* "16 (0x10)": the same number in words */
+	if (value[0] != '"' && strstr(value, " (")) /* "16 (0x10)": one number, written twice */
 		bytes = (size_t)(strstr(value, " (") - value);
 	return append(list, room, line, (size_t)(equals - line), value, bytes);
 }
 
-/* Adds a property that only QEMU's object model has; one that is not there is left out. */
+/* Adds a property of QEMU's object model.  A property that does not exist is omitted. */
 static int add_asked(struct gw_vmm *vmm, const char *path, const char *name, char *list, size_t room)
 {
 	struct gw_error none = { 0 };
@@ -96,7 +98,7 @@ static int add_asked(struct gw_vmm *vmm, const char *path, const char *name, cha
 	return rc;
 }
 
-/* The words of CPUID that tell of features, as the guest has them. */
+/* Adds the registers of CPUID that hold the guest's features. */
 static int add_features(struct gw_vmm *vmm, const char *path, char *list, size_t room)
 {
 	struct gw_error none = { 0 };
@@ -126,7 +128,7 @@ static int add_features(struct gw_vmm *vmm, const char *path, char *list, size_t
 
 int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t room, struct gw_error *error)
 {
-	/* Not the host's: its stepping, its microcode, the frequency that it happens to have. */
+	/* Without the host's own: stepping, microcode, frequency. */
 	static const char *const names[] = { "vendor", "family", "model", "phys-bits", "level", "xlevel", "xlevel2" };
 	int rc = add_features(vmm, path, list, room);
 
@@ -135,7 +137,7 @@ int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t 
 	return rc < 0 ? gw_error_set(error, rc, "the VM's processors cannot be described: %s", strerror(-rc)) : 0;
 }
 
-/* Where a device of the board itself is.  Return: whether there is one of that type. */
+/* Finds the path of a device of the board.  Return: whether one of that type exists. */
 static bool find_on_board(struct gw_vmm *vmm, const char *type, char *path, size_t room)
 {
 	struct gw_error none = { 0 };
@@ -162,7 +164,7 @@ static bool find_on_board(struct gw_vmm *vmm, const char *type, char *path, size
 
 int vmm_board_properties(struct gw_vmm *vmm, char *list, size_t room, struct gw_error *error)
 {
-	/* Not cpu-hotplug-legacy: the guest switches it. */
+	/* Without cpu-hotplug-legacy, which the guest switches. */
 	static const char *const names[] = { "disable_s3", "disable_s4", "s4_val", "enable_tco", "memory-hotplug-support",
 					     "acpi-pci-hotplug-with-bridge-support" };
 	char path[128];

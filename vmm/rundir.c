@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Run folders: one a VM, mode 0700, with the agent's and QMP sockets.  The VMM holds a lock of the folder itself by
- * inheritance for as long as it lives, so that a stale folder is told from a live one without pids.  A lock of the
- * folder cannot be deleted while there is anything in the folder, and systemd-tmpfiles leaves a locked folder alone.
+ * Theory of operation: run folders
  *
- * Earlier versions locked the file "lock" in it.  That one is held too, so that they see the VM.  A VM that they started
- * is known by that lock, or, should a cleaner have deleted the file, by an agent that listens.
+ * Each VM has a run folder, mode 0700, with the agent's and QMP's sockets.  The VMM inherits a lock
+ * of the folder and holds it while it lives.  So a stale folder is known without process ids.  A
+ * folder that is not empty cannot be removed, and systemd-tmpfiles does not clean a locked folder.
  *
- * A folder has the VM's name where that is short and plain.  The path of a socket has 108 bytes, and a name may have 255, with spaces
- * and dots.  Such a folder has a short name with a hash, which no plain name has, and the VM's name in a file.
+ * Earlier versions locked the file "lock" in the folder.  The VMM holds that lock too, so that they
+ * see the VM.  A VM of an earlier version is known by that lock; or, if a cleaner has deleted the
+ * file, by its agent.
+ *
+ * A folder has the VM's name if that is short and plain.  The path of a socket has 108 bytes, but a
+ * name may have 255 bytes, with spaces.  Then the folder has a short name with a hash, which no
+ * plain name has, and the VM's name is in a file.
  */
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -33,9 +37,9 @@
 #define LOOKERS_NS (5 * GW_NS_PER_S)
 #define JUDGE_NS (5 * GW_NS_PER_S)
 
-#define NAME_FILE "name" /* in a folder whose name is not the VM's */
+#define NAME_FILE "name" /* the VM's name, in a folder with a short name */
 #define PLAIN_BYTES (GW_VMM_SHORT_BYTES - 1)
-#define SLUG_BYTES 14 /* with '~' and 16 digits a short name */
+#define SLUG_BYTES 14 /* '~' and 16 digits follow in a short name */
 
 /* Whether a folder can have the VM's own name. */
 static bool is_plain(const char *name)
@@ -47,7 +51,10 @@ static bool is_plain(const char *name)
 	return plain;
 }
 
-/* Whether a control character begins at @text, which is UTF-8: of ASCII, U+0080 to U+009F, or one that breaks or turns a line. */
+/*
+ * Whether a control character begins at @text, which is UTF-8: of ASCII, U+0080 to U+009F, or one
+ * that ends a line or changes the direction of text.
+ */
 static bool is_control(const char *text)
 {
 	const unsigned char *c = (const unsigned char *)text;
@@ -58,8 +65,8 @@ static bool is_control(const char *text)
 		return c[1] < 0xa0;
 	if (c[0] != 0xe2)
 		return false;
-	return (c[1] == 0x80 && c[2] >= 0xa8 && c[2] <= 0xae) || /* U+2028 to U+202E: separators, and text's direction overridden */
-	       (c[1] == 0x81 && c[2] >= 0xa6 && c[2] <= 0xa9);   /* U+2066 to U+2069: text's direction isolated */
+	return (c[1] == 0x80 && c[2] >= 0xa8 && c[2] <= 0xae) || /* U+2028 to U+202E */
+	       (c[1] == 0x81 && c[2] >= 0xa6 && c[2] <= 0xa9);   /* U+2066 to U+2069 */
 }
 
 int gw_vmm_check_name(const char *name, struct gw_error *error)
@@ -128,7 +135,7 @@ int rundir_note_name(const char *name)
 	return fd < 0 || write(fd, name, strlen(name)) != (ssize_t)strlen(name) ? -errno : 0;
 }
 
-/* Whether a folder that is in use is that of @name.  Two names with the same hash cannot both run, and are not taken for each other. */
+/* Whether the folder of @name belongs to @name, and not to another name with the same hash. */
 static bool is_folder_of(const char *name)
 {
 	char folder[GW_VMM_SHORT_BYTES], found[GW_VMM_GUEST_BYTES];
@@ -161,7 +168,10 @@ void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *fi
 	snprintf(path, path_bytes, "%s/%s%s%s", gw_vmm_run_root(), folder, file ? "/" : "", file ? file : "");
 }
 
-/* Return: whether somebody holds that lock, 0 when there is nothing of that name; or -errno. */
+/*
+ * Return: 1 when a process holds the exclusive lock of @path; 0, also without such a file; or
+ * -errno.
+ */
 static int is_locked(const char *path)
 {
 	int fd GW_CLEANUP_CLOSE = open(path, O_RDONLY | O_CLOEXEC);
@@ -181,7 +191,7 @@ int rundir_lock(int fd)
 	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		if (errno != EWOULDBLOCK || flock(fd, LOCK_SH | LOCK_NB) < 0)
 			return -errno;
-		(void)flock(fd, LOCK_UN); /* all the others are shared too, so their holders only look */
+		(void)flock(fd, LOCK_UN); /* all other locks are shared too: their holders only look */
 		if (gw_now_ns(&gw_clock_real) > until)
 			return -ETIMEDOUT;
 		nanosleep(&pause, NULL);

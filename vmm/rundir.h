@@ -9,12 +9,17 @@
 GW_MUST_CHECK int rundir_note_name(const char *name);
 
 /*
- * Takes the exclusive lock of an open file or folder.  A command that only looks holds a shared lock for a moment, which is waited for.
- * Return: 0; -EWOULDBLOCK: another process holds the exclusive lock; -ETIMEDOUT: one that looks has not let go for 5 s; or -errno.
+ * Takes the exclusive lock of an open file or folder.  A command that only looks at it holds a
+ * shared lock for a moment; this call waits for that.
+ * Return: 0; -EWOULDBLOCK: another process holds the exclusive lock; -ETIMEDOUT: a process has held
+ * a shared lock for 5 s; or another -errno.
  */
 GW_MUST_CHECK int rundir_lock(int fd);
 
-/* The agent has one client at a time: waits until the observer has judged the VMM (judge.c), for 5 s at most. */
+/*
+ * Waits until the observer has judged the VMM (judge.c), for 5 s at most.  The agent has one client
+ * at a time, and the observer is one.
+ */
 void rundir_await_judge(const char *name);
 
 #endif

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: which of QEMU's run states may migrate
+ * Theory of operation: run states that may migrate
  *
- * QEMU's migrate takes a guest in nearly any state, and not all of them arrive: one that sleeps is woken by half, and runs nowhere
- * then; a VMM that waits aborts on "debug".  So each state that query-status knows has a line here, and others are refused.
- * A guest that runs is stopped to be moved and runs there.  One that stands arrives in the same state, and stands there too.
+ * QEMU's migrate accepts a guest in nearly any run state, but not all arrive intact.  A suspended
+ * guest wakes up only in part, and runs nowhere.  A receiver aborts on "debug".  So each state of
+ * query-status has a line here, and other states are refused.  A running guest is stopped, moved,
+ * and runs at the receiver.  A guest that does not run arrives in the same state.
  */
 #include "vmm/vmm_internal.h"
 
@@ -21,8 +22,9 @@ static const struct {
 } states[] = {
 	{ "running", "the guest runs", NULL },
 	{ "paused", "the guest is paused", NULL },
-	{ "prelaunch", "the guest has not been started yet", NULL }, /* it never ran */
-	{ "io-error", "the guest is stopped: a disk failed", NULL }, /* the request that failed moves too, and is tried again by 'cont' */
+	{ "prelaunch", "the guest has not been started yet", NULL },
+	/* The request that failed moves too, and 'cont' tries it again. */
+	{ "io-error", "the guest is stopped: a disk failed", NULL },
 	{ "watchdog", "the guest is stopped: its watchdog bit", NULL },
 	{ "guest-panicked", "the guest's kernel crashed", NULL },
 	{ "suspended", "the guest sleeps",
@@ -65,7 +67,7 @@ const char *gw_vmm_explain_state(const char *state)
 	return NULL;
 }
 
-/* What follows -incoming on the VMM's command line; "" when nothing does. */
+/* Reads the word after -incoming on the VMM's command line; "" without one. */
 static void read_incoming(struct gw_vmm *vmm, char *value, size_t bytes)
 {
 	char path[40], *word GW_CLEANUP_FREE = NULL;
@@ -85,7 +87,10 @@ static void read_incoming(struct gw_vmm *vmm, char *value, size_t bytes)
 		fclose(words);
 }
 
-/* An earlier attempt of godwit has left QEMU listening on godwit's own socket, and the next one uses it: gw_vmm_prepare(). */
+/*
+ * Whether QEMU listens on a socket that is not godwit's.  godwit's may be left of an earlier
+ * attempt.
+ */
 static bool listens_for_others(const json_t *addresses)
 {
 	const json_t *address;
@@ -120,7 +125,7 @@ int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error)
 			 0;
 }
 
-/* Whether QEMU is in the midst of a migration of its own. */
+/* Whether QEMU's migration status @status means that a migration is under way. */
 static bool is_busy(const char *status)
 {
 	static const char *const idle[] = { "none", "completed", "failed", "cancelled" };

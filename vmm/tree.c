@@ -2,8 +2,9 @@
 /*
  * Theory of operation: the tree of devices
  *
- * Devices come from the monitor's tree ("info qtree"), which QEMU 7.2 to 10 print in the same words.  A device is identified by its
- * place: its own address on its bus, behind the address of its parent.  The type of a device without an address serves as one.
+ * Devices come from the monitor's tree ("info qtree"), which QEMU 7.2 to 10 print in the same form.
+ * A place identifies a device: the place of its parent, and its own address on the bus.  The type
+ * of a device without an address serves as its address.
  */
 #include "vmm/tree.h"
 
@@ -15,16 +16,18 @@
 #define DEEPEST 24
 
 struct tree {
-	struct device stack[DEEPEST]; /* a device, its parent before it */
+	struct device stack[DEEPEST]; /* a device comes after its parent */
 	unsigned depth;
-	bool placed; /* the place of the top of the stack is known */
+	bool placed; /* the top of the stack has its place */
 	int (*found)(void *context, const struct device *device);
 	void *context;
 	struct { char place[GW_VMM_PLACE_BYTES]; unsigned count; } twins[GW_VMM_MAX_FACTS];
 	unsigned twin_count;
 };
 
-/* The accelerator's own devices carry the state of those that they stand for. */
+/*
+ * Return: the type that both accelerators share; KVM's devices have the state of the emulated ones.
+ */
 static const char *common_type(const char *type)
 {
 	static const char *const kvm[][2] = { { "kvm-i8259", "isa-i8259" },
@@ -37,7 +40,7 @@ static const char *common_type(const char *type)
 	return type;
 }
 
-/* Devices without an address are numbered, so that each has a place of its own. */
+/* Appends a number to a place that another device has: devices without an address. */
 static int make_unique(struct tree *tree, char place[GW_VMM_PLACE_BYTES])
 {
 	size_t length = strlen(place);
@@ -56,7 +59,7 @@ static int make_unique(struct tree *tree, char place[GW_VMM_PLACE_BYTES])
 	return 0;
 }
 
-/* All lines of the device on top of the stack have been read. */
+/* Sets the place of the device on top of the stack, all of whose lines have been read. */
 static int place_device(struct tree *tree)
 {
 	struct device *device = tree->depth > 0 ? &tree->stack[tree->depth - 1] : NULL;
@@ -115,7 +118,9 @@ static void take_property(struct device *device, const char *line)
 		snprintf(device->port, sizeof(device->port), "%.*s", (int)strcspn(port + 7, ","), port + 7);
 }
 
-/* Whether the device of this bus has more buses: a line of the same indentation comes before a line of less. */
+/*
+ * Whether the device has another bus: a bus line of this indentation comes before a line of less.
+ */
 static bool has_more_buses(const char *rest, int indent)
 {
 	for (; rest && *rest; rest = strchr(rest, '\n'), rest += rest ? 1 : 0) {
@@ -129,7 +134,10 @@ static bool has_more_buses(const char *rest, int indent)
 	return false;
 }
 
-/* "bus: ide.2": the number at the end of the name tells the buses of a device apart; a single bus needs no number. */
+/*
+ * Notes the number of "bus: ide.2", which tells a device's buses apart.  A single bus needs no
+ * number.
+ */
 static void take_bus(struct device *device, const char *name, const char *rest, int indent)
 {
 	const char *number = strrchr(name, '.');
@@ -138,7 +146,7 @@ static void take_bus(struct device *device, const char *name, const char *rest, 
 		snprintf(device->bus, sizeof(device->bus), "%.12s", number ? number + 1 : name);
 }
 
-/* @rest: the lines that follow. */
+/* Takes one line of the tree.  @rest: the next lines. */
 static int take_line(struct tree *tree, char *line, const char *rest)
 {
 	int indent = (int)strspn(line, " "), rc;

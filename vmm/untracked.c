@@ -2,22 +2,27 @@
 /*
  * Theory of operation: devices that write to guest memory unseen
  *
- * A tracker sees the writes of the VMM's process and of KVM.  It does not see others.  A device given to the guest (VFIO, vDPA)
- * writes by DMA.  A vhost-user back end and the peers of an ivshmem are other processes.  The kernel's SCSI target writes past the
- * page tables.  Such devices and objects are found by their QOM types.  Back ends of network cards have no QOM type and are found in
- * the monitor's "info network".
+ * A tracker sees the writes of the VMM's process and of KVM, and no others.  A device given to the
+ * guest (VFIO, vDPA) writes by DMA.  A vhost-user back end and the peers of an ivshmem are other
+ * processes.  The kernel's SCSI target writes past the page tables.  Such devices and objects are
+ * found by their QOM types.  Back ends of network cards have no QOM type, and are found in the
+ * monitor's "info network".
  *
- * Block drivers are taken only if they are known, since a new driver may do anything.  Two questions decide:
- *   - Does it write to images through functions that the hooks have (hooks.c)?  "file" and its like do, and formats and filters
+ * Block drivers are taken only if they are known, since a new driver may do anything.  Two
+ * questions decide:
+ *   - Does it write to images through functions that the hooks have (hooks.c)?  "file" and its like
+ *     do, and formats and filters
  *     go to disk through them.  libblkio's (io_uring, nvme-io_uring, virtio-blk-...) makes its system calls itself.
- *   - Does a tracker see its reads into guest memory?  A copy by a processor goes through the VMM's page table, and write protection
+ *   - Does a tracker see its reads into guest memory?  A copy by a processor goes through the VMM's
+ *     page table, and write protection
  *     sees it.  The VMM's own code and the kernel, for read() and recv(), copy in this way.  So reads of network drivers are seen,
  *     which receive from sockets (nbd, ssh, curl, nfs, iscsi, rbd, gluster).  A write by a device to pages that were pinned before is
  *     not seen.  The hooks note such reads by O_DIRECT and fixed buffers, but not by RDMA (iser).
- * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them where the size of the buffer is known, and the
- * size of guest memory never is.
+ * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them where the size of
+ * the buffer is known, and the size of guest memory never is.
  *
- * The VMM is asked for its rings too (stock.c): a ring that was made without the hooks reveals a submitter that is not seen.
+ * The VMM is asked for its rings too (stock.c): a ring that was made without the hooks reveals a
+ * submitter that is not seen.
  */
 #include "vmm/vmm_internal.h"
 
@@ -56,7 +61,7 @@ static const char *const known_drivers[] = {
 	"file", "host_device", "host_cdrom", "null-co", "null-aio", "vvfat",
 	/* formats */
 	"raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhdx", "luks", "parallels", "dmg", "cloop", "bochs",
-	/* filters, those that block jobs put in between among them */
+	/* filters, also those of block jobs */
 	"throttle", "copy-on-read", "copy-before-write", "snapshot-access", "preallocate", "compress", "blkdebug", "blkverify",
 	"quorum", "mirror_top", "commit_top",
 	/* over the network, with a copy by a processor */
@@ -80,7 +85,7 @@ static bool is_allowed(const char *allowed, const char *name)
 
 static int refuse(const char *name, const char *type, const char *why, struct gw_error *error)
 {
-	return gw_error_set(error, -EOPNOTSUPP, "device '%s' (%s) %s, and nobody can tell what: unplug it, or, if it is known to be "
+	return gw_error_set(error, -EOPNOTSUPP, "device '%s' (%s) %s, and no tracker sees that: unplug it, or, if it is known to be "
 						"idle, say --allow-untracked %s", name, type, why, name);
 }
 
@@ -92,7 +97,7 @@ static int judge(const char *name, const char *type, const char *allowed, struct
 	return 0;
 }
 
-/* The devices below one QOM path. */
+/* Judges the devices below one QOM path. */
 static int judge_devices(struct gw_vmm *vmm, const char *path, const char *allowed, struct gw_error *error)
 {
 	json_t *list, *one;
@@ -114,7 +119,7 @@ static int judge_devices(struct gw_vmm *vmm, const char *path, const char *allow
 	return rc;
 }
 
-/* The monitor's lines of network back ends: " \ NAME: index=0,type=vhost-user,..." */
+/* Judges the network back ends in lines of the monitor: " \ NAME: index=0,type=vhost-user,..." */
 static int judge_networks(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
 {
 	json_t *text;

@@ -409,7 +409,7 @@ class Disks(unittest.TestCase):
 
     def test_images_that_cannot_be_made(self):
         for extra, words in ((drive(self.folder / "no" / "b.img"), "there is no such folder"),
-                             (["-drive", f"file={self.folder}/b.img,if=virtio"], "its format is not said"),
+                             (["-drive", f"file={self.folder}/b.img,if=virtio"], "its format is not given"),
                              (drive(self.folder / "b.img", fmt="vmdk"), "only raw and qcow2 are made here")):
             with self.subTest(words):
                 with self.assertRaises(vmlab.LabError):
