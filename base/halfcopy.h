@@ -19,9 +19,9 @@
 #define GW_HALF_COPY_BLOCK (64u * 1024)
 
 /*
- * Writes the text to the beginning of an image of @bytes bytes, then @header_bytes of @header, cut
- * to the room there is, then zeros up to GW_HALF_COPY_BLOCK.  @header_bytes 0: no header.  The
- * buffer is aligned for O_DIRECT.  Blocks as pwrite() does.  Return: 0 or -errno.
+ * Writes the first GW_HALF_COPY_BLOCK bytes of an image of @bytes bytes: the text, @header, and
+ * zeros.  A header that does not fit is cut.  @header_bytes 0: no header.  The buffer is aligned
+ * for O_DIRECT.  Blocks as pwrite() does.  Return: 0 or -errno.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_half_copy_write(int fd, uint64_t bytes, const void *header, size_t header_bytes);
 

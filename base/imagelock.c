@@ -5,7 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#define VMM_FIRST 100 /* a byte for each permission: read, write, write unchanged, resize, room for more */
+#define VMM_FIRST 100 /* permissions: read, write, write unchanged, resize, reserved */
 #define VMM_BYTES 100
 #define VMM_WRITE_FIRST 101
 #define VMM_WRITE_BYTES 3

@@ -12,7 +12,7 @@ static int start(pthread_t *thread, const pthread_attr_t *attributes, const char
 	int rc;
 
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old); /* inherited, so the thread never runs without it */
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* the thread inherits the mask */
 	rc = -pthread_create(thread, attributes, run, argument);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (rc == 0)

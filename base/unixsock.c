@@ -34,7 +34,7 @@ int gw_unix_connect(const char *path, int type, uint64_t timeout_ns)
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
 		return fd;
-	rc = errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: the backlog stayed full until the timeout */
+	rc = errno == EAGAIN ? -ETIMEDOUT : -errno; /* EAGAIN: the backlog stayed full */
 	close(fd);
 	return rc;
 }

@@ -70,8 +70,8 @@ static const char *request_name(unsigned type)
 }
 
 /*
- * Sets @error for an answer that refuses: the agent's text, or ours for an older agent.  Return:
- * the status.
+ * Sets @error for an answer that refuses: the agent's text, or another one for an older agent.
+ * Return: the status.
  */
 static int refused(const struct agent_client *agent, unsigned type, struct agent_answer *answer, struct gw_error *error)
 {

@@ -14,7 +14,7 @@ struct agent_client {
 	int vmm_pid;
 	uint16_t version;                  /* of the protocol, as agreed on */
 	char release[AGENT_RELEASE_BYTES]; /* of the agent */
-	uint64_t deadline_ns;              /* of each answer, CLOCK_MONOTONIC; 0: 30 s from the request */
+	uint64_t deadline_ns;              /* of each answer; 0: 30 s after its request */
 };
 
 /*

@@ -30,7 +30,7 @@ static int undo_settings(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc < 0 || strcmp(state, "inmigrate") == 0)
 		return rc;
 	if (vmm_put_settings_back(vmm, &refused) < 0)
-		gw_debug("x-ignore-shared may stay on: %s", refused.text); /* another client migrates */
+		gw_debug("x-ignore-shared may stay on: %s", refused.text); /* QEMU migrates */
 	return 0;
 }
 
@@ -104,6 +104,7 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 			close(vmm->regions[i].fd);
 	agent_close(&vmm->agent);
 	qmp_close(vmm->qmp);
-	lease_close(&vmm->lease); /* last: a lease that is still armed lapses now, and the VMM resumes the guest */
+	/* Last: a lease that is still armed lapses now, and the VMM resumes the guest. */
+	lease_close(&vmm->lease);
 	free(vmm);
 }

@@ -15,7 +15,7 @@
 struct vmm_front {
 	char drive[GW_VMM_PLACE_BYTES]; /* the drive's id or the node's name */
 	char place[GW_VMM_PLACE_BYTES]; /* of the device; equal in all VMMs with the same machine */
-	bool reads_size_anew;           /* when the guest arrives; others read the size at the start only */
+	bool reads_size_anew;           /* on arrival; others read it at the start only */
 };
 
 struct vmm_fronts {

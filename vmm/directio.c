@@ -2,11 +2,11 @@
 /*
  * Theory of operation: raw images of a size that O_DIRECT may not divide
  *
- * QEMU lets no guest write to a raw image whose size, in whole sectors of 512 bytes, is no multiple
- * of the request alignment.  When QEMU opens an image with O_DIRECT, reads of growing length at
- * offset 0 show the alignment.  A file system may allow a read of any length in a hole, and QEMU
- * takes 4096 then.  The empty image of a VMM that waits is a hole.  The source's image begins with
- * data and may need 512.
+ * A raw image's size, in whole sectors of 512 bytes, must be a multiple of the request alignment.
+ * Otherwise QEMU lets no guest write to the image.  When QEMU opens an image with O_DIRECT, reads
+ * of growing length at offset 0 show the alignment.  A file system may allow a read of any length
+ * in a hole, and QEMU takes 4096 then.  The empty image of a VMM that waits is a hole.  The
+ * source's image begins with data and may need 512.
  *
  * gw_vmm_check_size() makes the same reads in a scratch file that begins with data and lies beside
  * the image.  The result is the alignment that the file system needs.  gw_vmm_look_again() has QEMU
@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #define SECTOR_BYTES 512u /* QEMU rounds sizes up to it */
-#define MOST_BYTES 4096u  /* the largest alignment tried; QEMU takes it if reads of any length succeed */
+#define MOST_BYTES 4096u  /* largest alignment; QEMU's choice if reads of any length succeed */
 
 static uint64_t disk_bytes(uint64_t bytes)
 {
@@ -59,7 +59,7 @@ static int open_beside(const struct gw_vmm_image *image)
 	snprintf(folder, sizeof(folder), "%s", real && strlen(real) < sizeof(folder) ? real : image->path);
 	snprintf(name, sizeof(name), "%s", dirname(folder));
 	fd = open(name, O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
-	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) { /* a file system without O_TMPFILE */
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) { /* no O_TMPFILE here */
 		strcat(name, "/.godwit-XXXXXX");
 		fd = mkostemp(name, O_DIRECT | O_CLOEXEC);
 		if (fd >= 0)

@@ -35,7 +35,7 @@
 #define KVM_NS_PER_GIB 420000ULL
 #define UNKNOWN_BLOCK_BYTES (1024u * 1024) /* assumed of a block that cannot be read */
 #define PIECE_PAGES 512u
-#define STREAM_BYTES (48u * 1024) /* QEMU's description of the stream and other parts that migrate adds */
+#define STREAM_BYTES (48u * 1024) /* QEMU's description of the stream, and other parts */
 
 static size_t page_bytes(void)
 {

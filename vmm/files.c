@@ -2,10 +2,10 @@
 /*
  * Theory of operation: files by QEMU's names
  *
- * QEMU's name of an image may be relative to QEMU's working folder, a pseudo name with options
- * ("json:..."), or the name of a descriptor (/dev/fdset/N).  Names are valid in QEMU's own mount
- * namespace.  Each leads to a path below /proc/PID that this process can open.  A name that does
- * not fit is refused, not cut.
+ * QEMU's name of an image may be relative to QEMU's working folder.  It may also be a pseudo name
+ * with options ("json:...") or the name of a descriptor (/dev/fdset/N).  Names are valid in QEMU's
+ * own mount namespace.  Each leads to a path below /proc/PID that this process can open.  A name
+ * that does not fit is refused, not cut.
  */
 #include "vmm/files.h"
 

@@ -41,7 +41,7 @@ struct gw_vmm {
 	bool guarded;        /* the lease is armed */
 	bool was_running;    /* the guest ran when the lease was armed */
 	bool left_paused;    /* resume failed: the agent goes on trying */
-	bool settings_taken; /* QEMU's settings for migration are ours, and must be put back */
+	bool settings_taken; /* QEMU has godwit's settings for migration, to be put back */
 	bool fd_passed;      /* QEMU holds the other end of saving.fd under SAVE_FD */
 	bool migrating;      /* QEMU's migrate was started and may still run */
 	bool was_saved;      /* QEMU's migrate was started */

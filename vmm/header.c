@@ -36,7 +36,7 @@
 #define EXTENSION_DATA_FILE 0x44415441u
 #define EXTENSION_ENCRYPTION 0x0537be77u
 #define FEATURE_DATA_FILE (1ULL << 2)
-#define FEATURES_KNOWN 0x1fULL /* dirty, corrupt, data file, compression type, extended L2 entries */
+#define FEATURES_KNOWN 0x1fULL /* dirty, corrupt, data file, compression, extended L2 entries */
 #define QED_MAGIC "QED"
 #define QED_BACKING_FILE 1u
 
@@ -204,7 +204,8 @@ static bool rename_backing(const struct header *header, const char *name, const 
 	put32(fresh + used, EXTENSION_BACKING_FORMAT);
 	put32(fresh + used + 4, (uint32_t)format_bytes);
 	memcpy(fresh + used + EXTENSION_BYTES, format, format_bytes);
-	used += EXTENSION_BYTES + padded((uint32_t)format_bytes) + EXTENSION_BYTES; /* and the end marker, zeros */
+	used += EXTENSION_BYTES + padded((uint32_t)format_bytes);
+	used += EXTENSION_BYTES; /* the end marker, zeros */
 	memcpy(fresh + used, name, name_bytes);
 	put64(header->block + 8, header->bytes + used);
 	put32(header->block + 16, (uint32_t)name_bytes);
@@ -224,7 +225,7 @@ static bool is_file_of(const char *name, const struct gw_vmm_image *ours, const 
 	char folder[GW_VMM_PATH_BYTES], path[GW_VMM_PATH_BYTES + NAME_BYTES + 2];
 	struct stat st;
 
-	if (name[strcspn(name, ":/")] == ':') /* a protocol: QEMU does not open it as a file of that name */
+	if (name[strcspn(name, ":/")] == ':') /* a protocol, no file */
 		return false;
 	snprintf(folder, sizeof(folder), "%s", ours->path);
 	if (name[0] == '/')

@@ -109,7 +109,7 @@ static void carry_out(const char *name, bool movable, bool start, pid_t vmm_pid)
 		fd = gw_unix_connect(path, SOCK_STREAM, GW_NS_PER_S);
 		vmm_pid = fd >= 0 && gw_unix_peer(fd) > 0 ? gw_unix_peer(fd) : vmm_pid;
 		if (is_there(name))
-			(void)kill(vmm_pid, SIGKILL); /* at QMP's "quit" the VMM would report success */
+			(void)kill(vmm_pid, SIGKILL); /* "quit" would report success */
 		if (fd >= 0)
 			close(fd);
 		return;

@@ -191,7 +191,7 @@ int rundir_lock(int fd)
 	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		if (errno != EWOULDBLOCK || flock(fd, LOCK_SH | LOCK_NB) < 0)
 			return -errno;
-		(void)flock(fd, LOCK_UN); /* all other locks are shared too: their holders only look */
+		(void)flock(fd, LOCK_UN); /* all other locks are shared: their holders look */
 		if (gw_now_ns(&gw_clock_real) > until)
 			return -ETIMEDOUT;
 		nanosleep(&pause, NULL);

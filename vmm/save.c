@@ -173,7 +173,8 @@ static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, str
 		int id = (int)json_integer_value(json_object_get(cpu, "thread-id"));
 		unsigned k = 0;
 
-		while (k < throttle->thread_count && throttle->thread_ids[k] != id) /* one thread may run all vCPUs */
+		/* One thread may run all vCPUs. */
+		while (k < throttle->thread_count && throttle->thread_ids[k] != id)
 			k++;
 		if (k == throttle->thread_count && k < AGENT_MAX_THREADS)
 			throttle->thread_ids[throttle->thread_count++] = id;
@@ -300,7 +301,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 			rc = vmm_query_state(vmm->qmp, state, sizeof(state), &running, &last);
 		running = running || (rc == 0 && !is_held(state));
 		if (rc < 0 && vmm_check_lease(vmm, NULL) == -ESTALE)
-			return 0; /* the VMM has begun to resume the guest, and closed our connection */
+			return 0; /* the VMM resumes the guest, and closed our connection */
 		if (rc == -ECONNRESET || gw_now_ns(&gw_clock_real) > deadline_ns)
 			return gw_error_set(error, rc < 0 ? rc : -ETIMEDOUT, "%s", last.text);
 		if (!running)

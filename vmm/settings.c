@@ -3,9 +3,9 @@
  * Theory of operation: capabilities and parameters
  *
  * A capability changes how QEMU saves and loads.  With a capability that another client left on,
- * saving may wait for a partner that does not exist, or the stream may have a form that the
- * receiver does not expect.  So all are off except godwit's own.  An unknown capability that is on
- * is refused: the effect of switching it off is unknown.
+ * saving may wait for a partner that does not exist.  Or the stream has a form that the receiver
+ * does not expect.  So all are off except godwit's own.  An unknown capability that is on is
+ * refused: the effect of switching it off is unknown.
  *
  * Parameters cannot be off.  Nearly all belong to a capability and have no effect without it.  The
  * exceptions are the bandwidth, encryption, and the mode of newer versions.

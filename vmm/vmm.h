@@ -3,9 +3,9 @@
  * A VMM that `godwit run` started, as seen from another process: its RAM, its tracker, its guest.
  *
  * Threads: one at a time for each handle; functions without a handle are callable from any thread.
- * Blocking: a call on a handle waits for the VMM, for at most 15 s a QMP command and 30 s a request
- * to the agent, and less with gw_vmm_set_deadline().  A call that waits longer, or not at all, says
- * so.
+ * Blocking: a call on a handle waits for the VMM: for at most 15 s a QMP command and 30 s a request
+ * to the agent.  gw_vmm_set_deadline() shortens that.  A call that waits longer, or not at all,
+ * says so.
  * Errors: 0, or -errno with a text in @error, unless the comment says otherwise.  A call on a
  * handle returns -ECONNRESET when the VMM has died or its agent does not answer, and -ETIMEDOUT
  * when QMP does not answer.
@@ -38,7 +38,7 @@ struct gw_vmm_region {
 /*
  * Attaches to the agent and the QMP socket of VM @name, and finds its RAM.  Puts back migration
  * settings that a killed godwit left.  Waits up to 5 s for the observer of a VMM that was just
- * started, up to 3 s for QMP's greeting and up to 5 s for the agent's connection.
+ * started, 5 s for the agent's connection, and 3 s for QMP's greeting.
  * Return: 0 and *vmm, which gw_vmm_detach() frees; or -errno with @error set: -ENOENT: no such VM;
  * -EBUSY: another godwit is attached; -EINVAL: the RAM cannot be moved; -EPERM: the VMM cannot
  * reach its run folder.
@@ -251,8 +251,8 @@ GW_MUST_CHECK int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error);
  * Checks the first @bytes that came for image @ours: 64 KiB, or all of a smaller image.  @below:
  * the VMM's next layer, or NULL.  A backing file's name in @block is replaced by the name of that
  * layer here, if it differs.
- * Return: 0; or -errno with @error set.  Refused are an image that names other files, is encrypted,
- * or cannot be understood, and a raw image whose header QEMU would guess to be another format's.
+ * Return: 0; or -errno with @error set.  Refused are images that name other files, are encrypted or
+ * cannot be understood.  A raw image is refused if QEMU would guess another format by its header.
  */
 GW_MUST_CHECK int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block,
 				     size_t bytes, struct gw_error *error);

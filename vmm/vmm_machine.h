@@ -24,12 +24,12 @@ struct gw_tracker;
 
 /* An image file or block device behind a disk that the guest may write to. */
 struct gw_vmm_image {
-	char name[GW_VMM_NAME_BYTES]; /* "virtio0", of its first backing file "virtio0/1", and so on */
+	char name[GW_VMM_NAME_BYTES]; /* "virtio0"; "virtio0/1" is its first backing file */
 	char path[GW_VMM_PATH_BYTES]; /* the path by which this process can open it */
 	char format[32];              /* "raw", "qcow2", ... */
 	unsigned layer;               /* 0: the layer that the guest writes to */
 	bool fixed;                   /* its size is the disk's */
-	bool guessed;                 /* QEMU guesses the format by the first block, at each start */
+	bool guessed;                 /* QEMU guesses the format at each start */
 	uint64_t virtual_bytes;       /* the disk, as the guest sees it */
 	uint64_t room_bytes;          /* the file does not grow beyond this size */
 	uint64_t device, inode;       /* identify the file, see tracker/blocks.h */
@@ -126,7 +126,7 @@ struct gw_vmm_fact {
 	char front[GW_VMM_PLACE_BYTES]; /* of a disk: the place of its device; else "" */
 	bool lasting;                   /* cannot change while the VMM lives */
 	bool spare;                     /* the source need not have the receiver's */
-	bool moves_with_image;          /* the disk's move makes the receiver's equal to the source's */
+	bool moves_with_image;          /* is equal once the disk has moved */
 };
 
 /*

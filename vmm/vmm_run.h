@@ -92,7 +92,7 @@ GW_MUST_CHECK int gw_vmm_check_shim(const char *shim, struct gw_error *error);
 enum gw_vmm_strict {
 	GW_VMM_LENIENT,      /* the VMM runs on */
 	GW_VMM_STRICT,       /* the VMM is killed */
-	GW_VMM_STRICT_START, /* the VMM is killed; if it can be moved, its stopped guest is started */
+	GW_VMM_STRICT_START, /* the VMM is killed; if it can be moved, its guest is started */
 };
 
 /*
@@ -115,7 +115,7 @@ GW_MUST_CHECK int gw_vmm_observe(const char *name, const char *advice, enum gw_v
 GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, bool stopped,
 			      struct gw_error *error);
 
-/* --- what this host offers -------------------------------------------------------------------- */
+/* --- abilities of this host ------------------------------------------------------------------- */
 
 /* Whether this process can use KVM.  Return: 0, or -errno with the remedy in @error. */
 GW_MUST_CHECK int gw_vmm_probe_kvm(struct gw_error *error);
