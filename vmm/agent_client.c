@@ -77,8 +77,7 @@ static int refused(const struct agent_client *agent, unsigned type, struct agent
 {
 	answer->text[sizeof(answer->text) - 1] = '\0';
 	if (answer->status == -EBADRQC)
-		return gw_error_set(error, -EBADRQC, "this VM runs under godwit %s, whose agent cannot %s: migrate it with that version, or "
-						     "shut the guest down and start it under godwit " GODWIT_VERSION,
+		return gw_error_set(error, -EBADRQC, "this VM runs under godwit %s, whose agent cannot %s: migrate it with that version, or shut the guest down and start it under godwit " GODWIT_VERSION,
 				    agent->release, request_name(type));
 	return gw_error_set(error, answer->status, "%s", answer->text);
 }
@@ -157,8 +156,7 @@ static int say_hello(struct agent_client *agent, struct gw_error *error)
 	int rc = call(agent, &request, sizeof(request), &answer, sizeof(answer), NULL, error);
 
 	if (rc == -ECONNRESET)
-		return gw_error_set(error, rc, "the VMM's agent hung up: the VMM died, or runs under a godwit from before version %u of the "
-					       "agent's protocol and has to be started anew under this one", AGENT_VERSION_OLDEST);
+		return gw_error_set(error, rc, "the VMM's agent hung up: the VMM died, or runs under a godwit from before version %u of the agent's protocol and has to be started anew under this one", AGENT_VERSION_OLDEST);
 	if (rc < 0)
 		return rc;
 	if (answer.answer.head.version < AGENT_VERSION_OLDEST || answer.answer.head.version > AGENT_VERSION_NEWEST)

@@ -45,8 +45,7 @@ int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
 
 		if (rc < 0 || strcmp(status, "concluded") == 0 || strcmp(status, "null") == 0)
 			continue;
-		rc = gw_error_set(error, -EBUSY, "the VMM's job '%s' (%s) is under way, which works on disk images: let it end, or "
-						 "cancel it (job-cancel)", qmp_text(job, "id"), qmp_text(job, "type"));
+		rc = gw_error_set(error, -EBUSY, "the VMM's job '%s' (%s) is under way, which works on disk images: let it end, or cancel it (job-cancel)", qmp_text(job, "id"), qmp_text(job, "type"));
 	}
 	json_decref(list);
 	return rc;
@@ -123,8 +122,7 @@ int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error)
 		const char *node = qmp_text(one, "node-name");
 
 		if (rc == 0 && is_written_by_export(graph, node))
-			rc = gw_error_set(error, -EBUSY, "the VMM's %s export '%s' lets others write to node '%s', and QEMU does not hand "
-							 "over such an image: remove it (block-export-del), or make it read-only",
+			rc = gw_error_set(error, -EBUSY, "the VMM's %s export '%s' lets others write to node '%s', and QEMU does not hand over such an image: remove it (block-export-del), or make it read-only",
 					  qmp_text(one, "type"), qmp_text(one, "id"), node);
 	}
 	json_decref(graph);
@@ -220,8 +218,7 @@ int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, boo
 		const json_t *again = drive_of(now, json_object_get(drive, "device"));
 
 		if (rc == 0 && (!again || !is_alike(drive, again, by_file)))
-			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image or medium in "
-							 "mid-migration: migrate again", json_string_value(json_object_get(drive, "name")));
+			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image or medium in mid-migration: migrate again", json_string_value(json_object_get(drive, "name")));
 	}
 	json_array_foreach (now, i, drive)
 		if (rc == 0 && !drive_of(parts->drives, json_object_get(drive, "device")))

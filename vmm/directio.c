@@ -101,15 +101,11 @@ int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint
 		return rc;
 	alignment = find_alignment(image);
 	if (alignment < 0)
-		return gw_error_set(error, alignment, "disk '%s': a guest cannot start on %llu bytes unless O_DIRECT is known to divide "
-						      "them, and O_DIRECT cannot be tried beside the image here: %s; start this VMM with "
-						      "cache=writeback for this drive",
+		return gw_error_set(error, alignment, "disk '%s': the image's %llu bytes may be no multiple of O_DIRECT's alignment, which cannot be tested in the image's folder: %s; start this VMM with cache=writeback for this drive",
 				    image->name, (unsigned long long)bytes, strerror(-alignment));
 	if (disk_bytes(bytes) % (unsigned)alignment == 0)
 		return 0;
-	return gw_error_set(error, -EINVAL, "disk '%s': the image has %llu bytes, and O_DIRECT, by which the VMM here opened it "
-					    "(cache=none), needs a multiple of %d on this file system: start this VMM with "
-					    "cache=writeback for this drive, or grow the image at the source",
+	return gw_error_set(error, -EINVAL, "disk '%s': the image has %llu bytes, and O_DIRECT, by which the VMM here opened it (cache=none), needs a multiple of %d on this file system: start this VMM with cache=writeback for this drive, or grow the image at the source",
 			    image->name, (unsigned long long)bytes, alignment);
 }
 

@@ -31,16 +31,14 @@ static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_
 	const char *from = vmm_disk_name(block, &length);
 
 	if (length > MAX_DISK_NAME || memchr(from, '/', length))
-		return gw_error_set(error, -EINVAL, "disk '%.*s' cannot be moved: its name is longer than %d or has a '/': give it "
-						    "another id", (int)length, from, MAX_DISK_NAME);
+		return gw_error_set(error, -EINVAL, "disk '%.*s' cannot be moved: its name is longer than %d or has a '/': give it another id", (int)length, from, MAX_DISK_NAME);
 	snprintf(name, GW_VMM_NAME_BYTES, "%.*s", (int)length, from);
 	return 0;
 }
 
 static int unsupported(const struct gw_vmm_image *image, const char *why, const char *filename, struct gw_error *error)
 {
-	return gw_error_set(error, -EINVAL, "disk '%s' cannot be moved: %s (%.200s); where both hosts can reach it, migrate "
-					    "without -b", image->name, why, filename);
+	return gw_error_set(error, -EINVAL, "disk '%s' cannot be moved: %s (%.200s); where both hosts can reach it, migrate without -b", image->name, why, filename);
 }
 
 /* Whether all data of an image lies in one file. */
@@ -94,8 +92,7 @@ static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_im
 	if (strcmp(format, "luks") == 0 || json_is_true(json_object_get(described, "encrypted")))
 		return unsupported(image, "it is encrypted, and QEMU keeps the keys that it read at the start", name, error);
 	if (vmm_is_temporary(vmm, described))
-		return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): commit it, "
-						    "or start the VMM without -snapshot", image->name);
+		return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): commit it, or start the VMM without -snapshot", image->name);
 	if (!is_one_file(described, format))
 		return unsupported(image, "its data lies in other files too, or its format is not known", name, error);
 	if (vmm_file_of(vmm, name, image->path, sizeof(image->path), &why) < 0)
@@ -154,8 +151,7 @@ static int check_files(const struct gw_vmm_image *images, unsigned count, struct
 		for (unsigned k = 0; k < i; k++)
 			if ((images[i].layer == 0 || images[k].layer == 0) && images[i].device == images[k].device &&
 			    images[i].inode == images[k].inode)
-				return gw_error_set(error, -EINVAL, "disks '%s' and '%s' lie in the same file (%.200s): give each an "
-								    "image of its own", images[k].name, images[i].name, images[i].path);
+				return gw_error_set(error, -EINVAL, "disks '%s' and '%s' lie in the same file (%.200s): give each an image of its own", images[k].name, images[i].name, images[i].path);
 	return 0;
 }
 

@@ -202,11 +202,10 @@ static int make_image(const struct drive *drive, struct gw_error *error)
 					    strerror(errno));
 		close(fd);
 	} else {
-		return gw_error_set(error, -EINVAL, "image %s does not exist, and %s: create it with qemu-img, of the source's "
-						    "size", drive->path, drive->format[0] ?
+		return gw_error_set(error, -EINVAL, "image %s does not exist, and %s: create it with qemu-img, of the source's size", drive->path, drive->format[0] ?
 				    "only raw and qcow2 are made here" : "its format is not given (format=raw or format=qcow2)");
 	}
-	fprintf(stderr, "godwit: image %s %s: it is empty now, for the guest that comes to fill\n", drive->path,
+	fprintf(stderr, "godwit: image %s %s: it is empty now, and the guest that arrives fills it\n", drive->path,
 		drive->left_over ? "was what a failed migration left" : "did not exist");
 	return 0;
 }

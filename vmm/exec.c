@@ -35,7 +35,7 @@ static int take_lock(const char *name, const char *path, int flags, struct gw_er
 	if (rc == -EWOULDBLOCK)
 		return taken(name, error);
 	if (rc == -ETIMEDOUT)
-		return gw_error_set(error, rc, "%s: a process that looks at it, such as 'godwit list', stands still: end that one", path);
+		return gw_error_set(error, rc, "%s: a process that looks at it, such as 'godwit list', hangs: end that process", path);
 	return gw_error_set(error, rc, "%s cannot be locked: %s", path, strerror(-rc));
 }
 
@@ -132,8 +132,7 @@ int gw_vmm_check_shim(const char *shim, struct gw_error *error)
 {
 	if (!shim[strcspn(shim, ": ")])
 		return 0;
-	return gw_error_set(error, -EINVAL, "the path of its library, %s, has a space or a colon, which separate paths in LD_PRELOAD: set "
-					    "GODWIT_SHIM to a path without them, such as a symbolic link", shim);
+	return gw_error_set(error, -EINVAL, "the path of its library, %s, has a space or a colon, which separate paths in LD_PRELOAD: set GODWIT_SHIM to a path without them, such as a symbolic link", shim);
 }
 
 int gw_vmm_claim(const char *name, struct gw_error *error)

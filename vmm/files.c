@@ -151,13 +151,11 @@ int vmm_check_process(const struct gw_vmm *vmm, const char *name, struct gw_erro
 	if (stat(folder, &st) < 0 || effective_user(gw_vmm_pid(vmm), &user) < 0)
 		return 0; /* the VMM is dead; the next call reports that */
 	if (user != 0 && user != st.st_uid)
-		return gw_error_set(error, -EPERM, "the VMM has become user %u (-runas, -run-with user=), who cannot enter %s: leave "
-						   "that out, and say 'godwit run' as that user", user, folder);
+		return gw_error_set(error, -EPERM, "the VMM has become user %u (-runas, -run-with user=), who cannot enter %s: leave that out, and say 'godwit run' as that user", user, folder);
 	/* A VMM in another mount namespace may have the folder by another name. */
 	snprintf(mounts, sizeof(mounts), "/proc/%d/ns/mnt", gw_vmm_pid(vmm));
 	snprintf(path, sizeof(path), "/proc/%d/root%s", gw_vmm_pid(vmm), folder);
 	if (folder[0] == '/' && is_same(mounts, "/proc/self/ns/mnt") && !is_same(path, folder))
-		return gw_error_set(error, -EPERM, "the VMM has another root folder (-chroot, -run-with chroot=), in which it does not "
-						   "find %s: leave that out", folder);
+		return gw_error_set(error, -EPERM, "the VMM has another root folder (-chroot, -run-with chroot=), in which it does not find %s: leave that out", folder);
 	return 0;
 }

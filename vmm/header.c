@@ -261,8 +261,7 @@ static int adopt_backing(const struct header *header, const struct gw_vmm_image 
 	good = real && strlen(real) <= NAME_BYTES &&
 	       (rename_backing(header, real, format, true) || rename_backing(header, real, format, false));
 	if (!good)
-		gw_error_set(error, -ENAMETOOLONG, "disk '%s': its header has no room for the name of its base here: move the base "
-						   "to a shorter path than %.200s", ours->name, real ? real : below->path);
+		gw_error_set(error, -ENAMETOOLONG, "disk '%s': its header has no room for the name of its base here: move the base to a shorter path than %.200s", ours->name, real ? real : below->path);
 	free(real);
 	return good ? 0 : error->code;
 }
@@ -341,8 +340,7 @@ static int adopt_raw(const struct gw_vmm_image *ours, const unsigned char *block
 
 	if (!format)
 		return 0;
-	return gw_error_set(error, -EINVAL, "disk '%s': the raw image that came is not taken: it begins as %s does, and this VMM would "
-					    "guess so at its next start; give format=raw on this VMM's command line", ours->name, format);
+	return gw_error_set(error, -EINVAL, "disk '%s': the raw image that came is not taken: it begins as %s does, and this VMM would guess so at its next start; give format=raw on this VMM's command line", ours->name, format);
 }
 
 int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block, size_t bytes,

@@ -24,8 +24,7 @@
 int lease_lost(struct lease_client *lease, struct gw_error *error)
 {
 	lease->lapsed = true;
-	return gw_error_set(error, -ESTALE, "this godwit stood still for too long (stopped, frozen or starved): the VMM has taken "
-					    "the guest back, which goes on here");
+	return gw_error_set(error, -ESTALE, "this godwit stood still for too long (stopped, frozen or starved): the VMM has taken the guest back, which goes on here");
 }
 
 static void *beat(void *argument)
@@ -43,10 +42,8 @@ static void *beat(void *argument)
 static int refused(int status, struct gw_error *error)
 {
 	if (status == -EMFILE || status == -ENFILE)
-		return gw_error_set(error, status, "the VMM or this host has no file descriptor left for the lease on the guest: raise the "
-						   "limit of the VMM by prlimit(1), and try again");
-	return gw_error_set(error, status, "the VMM refuses the lease on the guest (%s): it runs under another version of godwit; migrate "
-					   "it with that one", strerror(-status));
+		return gw_error_set(error, status, "the VMM or this host has no file descriptor left for the lease on the guest: raise the limit of the VMM by prlimit(1), and try again");
+	return gw_error_set(error, status, "the VMM refuses the lease on the guest (%s): it runs under another version of godwit; migrate it with that version", strerror(-status));
 }
 
 /* One request, one answer. */
@@ -67,8 +64,7 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 		n = recv(lease->fd, &answer, sizeof(answer), 0);
 	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno == EAGAIN)
-		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not answer for the lease: is another godwit's guest "
-						       "being taken back?");
+		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not answer for the lease: is another godwit's guest being taken back?");
 	if (n != (ssize_t)sizeof(answer) || answer.magic != LEASE_MAGIC || answer.type != request->type)
 		return lease_lost(lease, error);
 	return answer.status < 0 ? refused(answer.status, error) : 0;

@@ -41,8 +41,7 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc < 0)
 		return rc;
 	if (strcmp(state, "inmigrate") != 0)
-		return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a migration: start it with "
-						    "-incoming defer", vmm->name, state);
+		return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a migration: start it with -incoming defer", vmm->name, state);
 	prefault(vmm);
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
 	snprintf(uri, sizeof(uri), "unix:%s", path);
@@ -102,8 +101,7 @@ int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0 || !event)
 		return rc;
-	return gw_error_set(error, -EBUSY, "another QMP client %s the guest here before the source had handed it over (%s): only godwit "
-					   "may give 'cont' to a VMM that waits", strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
+	return gw_error_set(error, -EBUSY, "another QMP client %s the guest here before the source had handed it over (%s): only godwit may give 'cont' to a VMM that waits", strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
 }
 
 int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error)

@@ -42,7 +42,7 @@ static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char 
 	if (facts->rc == 0 && facts->count == facts->most)
 		facts->rc = gw_error_set(facts->error, -E2BIG, "the VM has more than %u devices and disks", facts->most);
 	if (facts->rc == 0 && (strlen(key) >= sizeof(fact->key) || strlen(value) >= sizeof(fact->value)))
-		facts->rc = gw_error_set(facts->error, -E2BIG, "'%.120s' of the VM lies too deep to be compared (%.120s)", key, value);
+		facts->rc = gw_error_set(facts->error, -E2BIG, "'%.120s' of the VM is too long to be compared (%.120s)", key, value);
 	if (facts->rc < 0)
 		return NULL;
 	*fact = (struct gw_vmm_fact){ .advice = advice, .lasting = facts->lasting };
@@ -269,8 +269,7 @@ static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value,
 		int length;
 
 		if (vmm_is_temporary(vmm, described))
-			return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): "
-							    "commit it, or start the VMM without -snapshot", name ? name : "?");
+			return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): commit it, or start the VMM without -snapshot", name ? name : "?");
 		if (!format || vmm_is_filter(format))
 			continue;
 		length = snprintf(value + used, room - used, "%s%s", used ? " on " : "", format);

@@ -41,8 +41,7 @@ static uint64_t deadline_of(const struct qmp *qmp, uint64_t timeout_ns)
 
 static int vmm_gone(struct gw_error *error)
 {
-	return gw_error_set(error, -ECONNRESET, "the VMM closed its QMP connection: it died or was ended; its standard "
-					       "error says why");
+	return gw_error_set(error, -ECONNRESET, "the VMM closed its QMP connection: it died or was ended; its standard error says why");
 }
 
 /*
@@ -166,8 +165,7 @@ int qmp_open(struct qmp **out, const char *path, uint64_t timeout_ns, struct gw_
 	rc = next_object(qmp, gw_now_ns(&gw_clock_real) + timeout_ns, &greeting, error);
 	if (rc <= 0) {
 		if (rc == 0)
-			rc = gw_error_set(error, -EBUSY, "the VMM does not greet on QMP: it is busy or stuck, or another "
-							 "client holds %s", path);
+			rc = gw_error_set(error, -EBUSY, "the VMM does not greet on QMP: it is busy or stuck, or another client holds %s", path);
 		goto err_close;
 	}
 	json_decref(greeting);

@@ -147,8 +147,7 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 	if (rc < 0)
 		return rc;
 	if (strcmp(type, "memory-backend-file") != 0 || !json_is_true(json_object_get(memdev, "share")))
-		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s with share=%s: godwit moves memory-backend-file with share=on, "
-						    "also if it is plugged in later", id, type,
+		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s with share=%s: godwit moves memory-backend-file with share=on, also if it is plugged in later", id, type,
 				    json_is_true(json_object_get(memdev, "share")) ? "on" : "off");
 	rc = get_property(vmm->qmp, id, "mem-path", mem_path, sizeof(mem_path), error);
 	if (rc == 0)
@@ -159,8 +158,7 @@ static int add_region(struct gw_vmm *vmm, const json_t *memdev, struct mapped_fi
 		if (files[i].taken || files[i].mapping.bytes != bytes || !is_file_of(&files[i], mem_path, &named, id))
 			continue;
 		if (files[i].fd < 0)
-			return gw_error_set(error, -EMFILE, "the VMM cannot pass the file of RAM '%s' (%.200s): it holds no descriptor of "
-							    "the file, or has too many files open (prlimit --nofile)",
+			return gw_error_set(error, -EMFILE, "the VMM cannot pass the file of RAM '%s' (%.200s): it holds no descriptor of the file, or has too many files open (prlimit --nofile)",
 					    id, mem_path);
 		snprintf(region->name, sizeof(region->name), "%.63s", id);
 		region->bytes = bytes;

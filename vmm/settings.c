@@ -92,8 +92,7 @@ static int judge_capabilities(struct qmp *qmp, bool incoming, struct change *cha
 		bool on = json_is_true(json_object_get(one, "state")), want = is_wanted(name, incoming);
 
 		if (on && !is_known(name))
-			rc = gw_error_set(error, -EOPNOTSUPP, "the VMM's migration capability '%.60s' is on, and godwit does not know it: "
-							      "switch it off (migrate-set-capabilities)", name);
+			rc = gw_error_set(error, -EOPNOTSUPP, "the VMM's migration capability '%.60s' is on, and godwit does not know it: switch it off (migrate-set-capabilities)", name);
 		if (on == want)
 			continue;
 		json_array_append_new(wanted, json_pack("{s:s, s:b}", "capability", name, "state", want));

@@ -85,8 +85,7 @@ static bool is_allowed(const char *allowed, const char *name)
 
 static int refuse(const char *name, const char *type, const char *why, struct gw_error *error)
 {
-	return gw_error_set(error, -EOPNOTSUPP, "device '%s' (%s) %s, and no tracker sees that: unplug it, or, if it is known to be "
-						"idle, say --allow-untracked %s", name, type, why, name);
+	return gw_error_set(error, -EOPNOTSUPP, "device '%s' (%s) %s, and no tracker sees that: unplug it, or, if it is known to be idle, say --allow-untracked %s", name, type, why, name);
 }
 
 static int judge(const char *name, const char *type, const char *allowed, struct gw_error *error)
