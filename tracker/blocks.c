@@ -10,14 +10,11 @@
  */
 #include "tracker/blocks.h"
 
-#include "tracker/inflight.h"
 #include "tracker/pace.h"
-#include "tracker/reads.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/stat.h>
 
 _Atomic bool gw_blocks_watched;
 
@@ -29,21 +26,6 @@ static struct {
 	_Atomic bool beyond; /* a write ended behind the end of a bitmap */
 	_Atomic bool distrusted;
 } blocks = { .lock = PTHREAD_RWLOCK_INITIALIZER };
-
-int gw_file_identify(int fd, struct gw_file_id *id)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (S_ISBLK(st.st_mode))
-		*id = (struct gw_file_id){ st.st_rdev, 0 };
-	else if (S_ISREG(st.st_mode))
-		*id = (struct gw_file_id){ st.st_dev, st.st_ino };
-	else
-		return -EINVAL;
-	return 0;
-}
 
 /* Under lock: the first of those that are this file. */
 static int find(const struct gw_file_id *id)
@@ -143,14 +125,8 @@ void gw_blocks_distrust(int fd)
 		atomic_store(&blocks.distrusted, true);
 }
 
-int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes)
+void gw_blocks_set(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes)
 {
-	int rc;
-
-	if (count < 1 || count > GW_BLOCKS_MAX_FILES || block_bytes < 512 || (block_bytes & (block_bytes - 1)) != 0)
-		return -EINVAL;
-	if (gw_blocks_watching())
-		return -EBUSY;
 	pthread_rwlock_wrlock(&blocks.lock);
 	memcpy(blocks.files, files, count * sizeof(*files));
 	blocks.count = count;
@@ -159,28 +135,20 @@ int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t
 	atomic_store(&blocks.distrusted, false);
 	pthread_rwlock_unlock(&blocks.lock);
 	atomic_store(&gw_blocks_watched, true);
-	rc = gw_inflight_settle(GW_INFLIGHT_SETTLE_NS);
-	if (rc < 0)
-		gw_blocks_unwatch();
-	return rc;
 }
 
-void gw_blocks_unwatch(void)
+void gw_blocks_clear(void)
 {
 	atomic_store(&gw_blocks_watched, false);
 	gw_pace_set(0);
 	pthread_rwlock_wrlock(&blocks.lock);
 	blocks.count = 0;
 	pthread_rwlock_unlock(&blocks.lock);
-	if (!gw_reads_watching())
-		gw_inflight_rest();
 }
 
-int gw_blocks_sync(void)
+int gw_blocks_failure(void)
 {
-	int rc = gw_inflight_reap(GW_INFLIGHT_WRITES);
-
-	if (rc == 0 && atomic_load(&blocks.distrusted))
+	if (atomic_load(&blocks.distrusted))
 		return -EOPNOTSUPP;
-	return rc == 0 && atomic_load(&blocks.beyond) ? -EFBIG : rc;
+	return atomic_load(&blocks.beyond) ? -EFBIG : 0;
 }

@@ -19,6 +19,8 @@
 #ifndef GODWIT_TRACKER_BLOCKS_H
 #define GODWIT_TRACKER_BLOCKS_H
 
+#include "tracker/fileid.h"
+
 #include "base/bitmap.h"
 
 #include <stdatomic.h>
@@ -26,18 +28,10 @@
 #define GW_BLOCKS_MAX_FILES 64
 #define GW_BLOCKS_DEFAULT_BYTES (64u * 1024)
 
-/* Which file: st_dev and st_ino; a block device: st_rdev and 0. */
-struct gw_file_id {
-	uint64_t device, inode;
-};
-
 struct gw_blocks_file {
 	struct gw_file_id id;
 	struct gw_bitmap marks; /* shared; the words are the caller's until gw_blocks_unwatch() */
 };
-
-/* Return: 0, or -errno: -EINVAL for what is neither a regular file nor a block device. */
-GW_MUST_CHECK int gw_file_identify(int fd, struct gw_file_id *id);
 
 extern _Atomic bool gw_blocks_watched;
 
@@ -46,22 +40,6 @@ static inline bool gw_blocks_watching(void)
 {
 	return atomic_load_explicit(&gw_blocks_watched, memory_order_acquire);
 }
-
-/*
- * Watches @files, which are copied, in blocks of @block_bytes, a power of two.  A file that stands there twice is marked twice.  Asynchronous
- * writes that are under way now have ended by the return, which waits for them; other writes that end later are marked.
- * Return: 0; -EBUSY when files are watched already, -EINVAL for too many, -ETIMEDOUT when some do not end: nothing is watched then.
- */
-GW_MUST_CHECK int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes);
-
-/* From its return on no bitmap is touched any more. */
-void gw_blocks_unwatch(void);
-
-/*
- * Before taking the marks: finds asynchronous writes that have ended.  Return: 0; -EFBIG when something was
- * written beyond the end of a bitmap; -ENOMEM or -EOPNOTSUPP when a write could not be followed.
- */
-GW_MUST_CHECK int gw_blocks_sync(void);
 
 /* The watched file behind a descriptor.  Return: its first index, or -1. */
 int gw_blocks_find(int fd);
@@ -80,5 +58,14 @@ void gw_blocks_mark(int file, uint64_t offset, uint64_t bytes);
  * Blocks that are written again and again before they are taken cost the copy nothing more.
  */
 void gw_blocks_owe(int file, uint64_t offset, uint64_t bytes);
+
+/* For watch.c: copies the files that are to be watched, and from then on marks. */
+void gw_blocks_set(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes);
+
+/* For watch.c: no file is watched any more, and no limit holds.  From its return on no bitmap is touched. */
+void gw_blocks_clear(void);
+
+/* Return: 0; -EOPNOTSUPP after gw_blocks_distrust(), -EFBIG after a write beyond the end of a bitmap. */
+GW_MUST_CHECK int gw_blocks_failure(void);
 
 #endif

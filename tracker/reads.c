@@ -8,8 +8,7 @@
  */
 #include "tracker/reads.h"
 
-#include "tracker/blocks.h"
-#include "tracker/inflight.h"
+#include "tracker/fileid.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -47,13 +46,12 @@ static bool know_file(const struct gw_wp_segment *segment, struct known_file *fi
 	return true;
 }
 
-int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared)
+bool gw_reads_set(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared)
 {
 	uint64_t lowest = UINT64_MAX, highest = 0, page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct known_file files[MAX_FILES];
 	unsigned file_count = 0;
 	bool all_known = true;
-	int rc;
 
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t end = segments[i].addr + segments[i].bytes;
@@ -73,25 +71,15 @@ int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct 
 	atomic_store(&reads.lowest, lowest);
 	atomic_store(&reads.highest, highest);
 	atomic_store(&gw_reads_watched, true);
-	rc = gw_inflight_settle(GW_INFLIGHT_SETTLE_NS);
-	if (rc < 0)
-		gw_reads_unwatch();
-	return rc < 0 ? rc : all_known;
+	return all_known;
 }
 
-void gw_reads_unwatch(void)
+void gw_reads_clear(void)
 {
 	atomic_store(&gw_reads_watched, false);
 	pthread_rwlock_wrlock(&reads.lock);
 	reads.count = reads.file_count = 0;
 	pthread_rwlock_unlock(&reads.lock);
-	if (!gw_blocks_watching())
-		gw_inflight_rest();
-}
-
-int gw_reads_sync(void)
-{
-	return gw_inflight_reap(GW_INFLIGHT_READS);
 }
 
 /* Under lock. */

@@ -30,24 +30,16 @@ static inline bool gw_reads_watching(void)
 	return atomic_load_explicit(&gw_reads_watched, memory_order_acquire);
 }
 
-/*
- * From now on marks pages of the segments in shared[segment.region].  Both are the caller's until gw_reads_unwatch().
- * Asynchronous reads that are under way now have ended by the return, which waits for them, and are not marked; other reads that
- * end later are.  Return: 1, or 0 when the file of a region is not known, so that what is given back to it is not marked; -ETIMEDOUT when
- * some reads do not end: nothing is watched then.
- */
-GW_MUST_CHECK int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
-
-/* From its return on no bitmap is touched any more. */
-void gw_reads_unwatch(void);
-
-/* Before taking the marks: finds asynchronous reads that have ended.  Return: 0, or -errno when one could not be followed. */
-GW_MUST_CHECK int gw_reads_sync(void);
-
 /* A read to this buffer has ended, well or badly. */
 void gw_reads_mark(uint64_t addr, uint64_t bytes);
 
 /* A part of this file was given back, or made to read as zeros. */
 void gw_reads_discarded(int fd, uint64_t offset, uint64_t bytes);
+
+/* For watch.c: from then on marks pages of the segments.  Return: whether the file of each region is known. */
+bool gw_reads_set(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
+
+/* For watch.c: nothing is watched any more.  From its return on no bitmap is touched. */
+void gw_reads_clear(void);
 
 #endif

@@ -2,6 +2,7 @@
 #include "vmm-shim/images.h"
 
 #include "tracker/inflight.h"
+#include "tracker/watch.h"
 
 #include <dirent.h>
 #include <errno.h>

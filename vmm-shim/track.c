@@ -11,7 +11,7 @@
 
 #include "tracker/inflight.h"
 #include "tracker/kvm.h"
-#include "tracker/reads.h"
+#include "tracker/watch.h"
 #include "tracker/wp_sync.h"
 
 #include <errno.h>

@@ -4,7 +4,7 @@
 #include "tracker/blocks.h"
 #include "tracker/inflight.h"
 #include "tracker/pace.h"
-#include "tracker/reads.h"
+#include "tracker/watch.h"
 #include "vmm-shim/hooks.h"
 #include "vmm-shim/stock.h"
 

@@ -3,6 +3,7 @@
 #include "tests/blocks/slow.h"
 #include "tracker/blocks.h"
 #include "tracker/inflight.h"
+#include "tracker/watch.h"
 #include "vmm-shim/hooks.h"
 
 #include <criterion/criterion.h>

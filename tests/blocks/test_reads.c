@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads into tracked memory under the shim's own hooks: the pages come back once the read has ended, however slow it was. */
 #include "tests/blocks/slow.h"
-#include "tracker/reads.h"
+#include "tracker/watch.h"
 #include "vmm-shim/hooks.h"
 
 #include <criterion/criterion.h>
