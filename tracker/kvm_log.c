@@ -26,7 +26,7 @@
 
 static uint64_t pages_of(const struct kvm_slot *slot)
 {
-	return slot->bytes / kvm_page_bytes();
+	return slot->bytes / kvm.page_bytes;
 }
 
 static void add_words(struct gw_bitmap *to, const struct gw_bitmap *from)
@@ -94,9 +94,9 @@ static uint64_t mark(const struct kvm_slot *slot)
 
 /* --- beginning and end ----------------------------------------------------------------------------------- */
 
-bool log_covers(struct kvm_slot *slot)
+bool kvm_log_covers(struct kvm_slot *slot)
 {
-	uint64_t page = kvm_page_bytes();
+	uint64_t page = kvm.page_bytes;
 
 	for (unsigned i = 0; i < kvm.segment_count && !(slot->flags & KVM_MEM_READONLY); i++) {
 		const struct gw_wp_segment *segment = &kvm.segments[i];
@@ -123,7 +123,7 @@ static int begin(struct kvm_slot *slot, bool fresh)
 	if (rc < 0 || !slot_logs_for_vmm(slot))
 		return rc;
 	if (fresh)
-		return log_vmm_begins(slot);
+		return kvm_log_vmm_begins(slot);
 	/* The VMM has been reading: what is there is its own. */
 	rc = want_for_vmm(slot);
 	if (rc == 0)
@@ -135,23 +135,23 @@ static int begin(struct kvm_slot *slot, bool fresh)
 	return rc;
 }
 
-int log_begin(struct kvm_slot *slot, bool fresh)
+int kvm_log_begin(struct kvm_slot *slot, bool fresh)
 {
 	int rc = begin(slot, fresh);
 
 	if (rc < 0)
-		log_end(slot);
+		kvm_log_end(slot);
 	return rc;
 }
 
-void log_end(struct kvm_slot *slot)
+void kvm_log_end(struct kvm_slot *slot)
 {
 	slot->logged = false;
 	gw_raw_bitmap_free(&slot->log);
 	gw_raw_bitmap_free(&slot->marked);
 }
 
-void log_lost(const struct kvm_slot *slot)
+void kvm_log_lost(const struct kvm_slot *slot)
 {
 	gw_bitmap_mark_range(&kvm.shared[slot->region], slot->first_page, pages_of(slot));
 }
@@ -165,20 +165,7 @@ static void go_manual(struct kvm_vm *vm, uint64_t manual)
 		vm->manual = manual;
 }
 
-int gw_kvm_check(struct gw_error *error)
-{
-	GW_LOCK_SCOPE(&kvm.lock);
-	for (unsigned i = 0; i < kvm.vm_count; i++)
-		if (kvm.vms[i].memfd)
-			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot be "
-								"read, and so not be moved");
-	if (kvm.unmapped)
-		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest in mid-migration (unplugged, or to have "
-						    "it elsewhere): migrate again");
-	return 0;
-}
-
-bool log_can_be_had(void)
+bool kvm_log_can_be_had(void)
 {
 	for (unsigned i = 0; i < kvm.vm_count; i++)
 		if (kvm.vms[i].ring)
@@ -186,7 +173,7 @@ bool log_can_be_had(void)
 	return true;
 }
 
-int log_moving(struct kvm_slot *slot)
+int kvm_log_moving(struct kvm_slot *slot)
 {
 	struct gw_bitmap now;
 	int rc;
@@ -218,7 +205,7 @@ static int clear_all(const struct kvm_slot *slot)
 	return rc;
 }
 
-void log_moved(struct kvm_slot *slot)
+void kvm_log_moved(struct kvm_slot *slot)
 {
 	/* A log that begins full is no log of what was written.  Should this fail, the VMM sees too much. */
 	if (slot_logs_for_vmm(slot) && slot->vm->manual & KVM_DIRTY_LOG_INITIALLY_SET)
@@ -235,7 +222,7 @@ static int start_slot(struct kvm_slot *slot, struct gw_error *error)
 	if (fresh)
 		rc = kvm_set_slot(slot, slot->flags | KVM_MEM_LOG_DIRTY_PAGES, slot->alias, slot->bytes) < 0 ? -errno : 0;
 	if (rc == 0)
-		rc = log_begin(slot, fresh);
+		rc = kvm_log_begin(slot, fresh);
 	if (rc < 0 && fresh)
 		(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes);
 	if (rc < 0)
@@ -253,12 +240,12 @@ static void stop(void)
 			continue;
 		if (!slot_logs_for_vmm(slot))
 			(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes); /* a VM that is gone logs no more */
-		log_end(slot);
+		kvm_log_end(slot);
 	}
 	for (unsigned i = 0; i < kvm.vm_count; i++)
 		go_manual(&kvm.vms[i], kvm.vms[i].vmm_manual);
 	kvm.logging = false;
-	kvm_expect_slots(false);
+	atomic_store(&kvm.expects_slots, false);
 }
 
 int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared, struct gw_error *error)
@@ -266,7 +253,7 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	int logged = 0, rc;
 
 	GW_LOCK_SCOPE(&kvm.lock);
-	if (!log_can_be_had())
+	if (!kvm_log_can_be_had())
 		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
 	if (kvm.no_alias_why == -EOPNOTSUPP)
 		return gw_error_set(error, -EOPNOTSUPP, "virtual processors cannot be parked: the kernel has no membarrier(2), or the VMM "
@@ -280,9 +267,9 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	kvm.shared = shared;
 	kvm.failure = 0;
 	kvm.logging = true;
-	kvm_expect_slots(true);
+	atomic_store(&kvm.expects_slots, true);
 	for (unsigned i = 0; i < kvm.slot_count && rc == 0; i++) {
-		if (!kvm.slots[i].moved || !log_covers(&kvm.slots[i]))
+		if (!kvm.slots[i].moved || !kvm_log_covers(&kvm.slots[i]))
 			continue;
 		rc = start_slot(&kvm.slots[i], error);
 		logged++;
@@ -388,7 +375,7 @@ int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct 
 
 /* --- the VMM's reading --------------------------------------------------------------------------------------- */
 
-int log_vmm_begins(struct kvm_slot *slot)
+int kvm_log_vmm_begins(struct kvm_slot *slot)
 {
 	int rc = want_for_vmm(slot);
 
@@ -406,7 +393,7 @@ int log_vmm_begins(struct kvm_slot *slot)
 	return rc;
 }
 
-int log_begins_elsewhere(const struct kvm_slot *slot)
+int kvm_log_begins_elsewhere(const struct kvm_slot *slot)
 {
 	return slot->vm->manual & ~slot->vm->vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET ? clear_all(slot) : 0;
 }
@@ -417,7 +404,7 @@ static int refuse(int code)
 	return -1;
 }
 
-int log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
+int kvm_log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
 {
 	struct gw_bitmap given = { wanted->dirty_bitmap, pages_of(slot) };
 
@@ -447,7 +434,7 @@ int log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
 	return 0;
 }
 
-int log_clear_for_vmm(struct kvm_slot *slot, struct kvm_clear_dirty_log *wanted)
+int kvm_log_clear_for_vmm(struct kvm_slot *slot, struct kvm_clear_dirty_log *wanted)
 {
 	const uint64_t *mask = wanted->dirty_bitmap;
 	uint64_t first = wanted->first_page / 64;
