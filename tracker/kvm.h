@@ -152,4 +152,7 @@ GW_MUST_CHECK int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t 
 /* The VMM's own logging goes on as it was. */
 void gw_kvm_log_stop(void);
 
+/* The same, from gw_kvm_log_start() on, for a loop over several trackers. */
+extern const struct gw_local_ops gw_kvm_log_ops;
+
 #endif

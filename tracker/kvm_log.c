@@ -373,6 +373,27 @@ int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct 
 	return 0;
 }
 
+static int64_t local_collect(void *unused, struct gw_bitmap *shared, struct gw_error *error)
+{
+	(void)unused;
+	(void)shared;
+	return gw_kvm_log_collect(error);
+}
+
+static int local_arm(void *unused, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
+{
+	(void)unused;
+	return gw_kvm_log_arm(region, first_page, pages, error);
+}
+
+static void local_close(void *unused)
+{
+	(void)unused;
+	gw_kvm_log_stop();
+}
+
+const struct gw_local_ops gw_kvm_log_ops = { .collect = local_collect, .arm = local_arm, .close = local_close };
+
 /* --- the VMM's reading --------------------------------------------------------------------------------------- */
 
 int kvm_log_vmm_begins(struct kvm_slot *slot)

@@ -55,3 +55,24 @@ int gw_reads_sync(void)
 {
 	return gw_inflight_reap(GW_INFLIGHT_READS);
 }
+
+static int64_t local_collect(void *unused, struct gw_bitmap *shared, struct gw_error *error)
+{
+	char why[100];
+	int rc = gw_reads_sync();
+
+	(void)unused;
+	(void)shared;
+	if (rc == 0)
+		return 0;
+	gw_inflight_explain(why, sizeof(why));
+	return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s", why);
+}
+
+static void local_close(void *unused)
+{
+	(void)unused;
+	gw_reads_unwatch();
+}
+
+const struct gw_local_ops gw_reads_ops = { .collect = local_collect, .close = local_close };

@@ -9,6 +9,7 @@
 #define GODWIT_TRACKER_WATCH_H
 
 #include "tracker/blocks.h"
+#include "tracker/local.h"
 #include "tracker/reads.h"
 
 /*
@@ -40,5 +41,8 @@ void gw_reads_unwatch(void);
 
 /* Before taking the marks: finds asynchronous reads that have ended.  Return: 0, or -errno when one could not be followed. */
 GW_MUST_CHECK int gw_reads_sync(void);
+
+/* The same of reads, from gw_reads_watch() on, for a loop over several trackers.  Marks are not counted. */
+extern const struct gw_local_ops gw_reads_ops;
 
 #endif

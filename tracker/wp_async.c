@@ -367,3 +367,15 @@ void gw_wp_async_close(struct gw_wp_async *wp)
 	free(wp->parts);
 	free(wp);
 }
+
+static int64_t local_collect(void *state, struct gw_bitmap *shared, struct gw_error *error)
+{
+	return gw_wp_async_collect(state, shared, error);
+}
+
+static void local_close(void *state)
+{
+	gw_wp_async_close(state);
+}
+
+const struct gw_local_ops gw_wp_async_ops = { .collect = local_collect, .close = local_close };

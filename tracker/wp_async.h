@@ -11,6 +11,8 @@
 #ifndef GODWIT_TRACKER_WP_ASYNC_H
 #define GODWIT_TRACKER_WP_ASYNC_H
 
+#include "tracker/local.h"
+
 #include "base/bitmap.h"
 #include "base/error.h"
 
@@ -52,5 +54,8 @@ GW_PUBLIC void gw_wp_async_use_threads(struct gw_wp_async *wp, unsigned threads)
 
 /* Lifts the protection and frees.  NULL is fine. */
 GW_PUBLIC void gw_wp_async_close(struct gw_wp_async *wp);
+
+/* The same for a loop over several trackers.  The state is the struct gw_wp_async. */
+extern const struct gw_local_ops gw_wp_async_ops;
 
 #endif

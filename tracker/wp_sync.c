@@ -355,3 +355,15 @@ int64_t gw_wp_sync_collect(struct gw_wp_sync *wp, struct gw_bitmap *shared, stru
 	}
 	return pages;
 }
+
+static int64_t local_collect(void *state, struct gw_bitmap *shared, struct gw_error *error)
+{
+	return gw_wp_sync_collect(state, shared, error);
+}
+
+static void local_close(void *state)
+{
+	gw_wp_sync_close(state);
+}
+
+const struct gw_local_ops gw_wp_sync_ops = { .collect = local_collect, .close = local_close };

@@ -22,4 +22,7 @@ GW_PUBLIC GW_MUST_CHECK int64_t gw_wp_sync_collect(struct gw_wp_sync *wp, struct
 						   struct gw_error *error);
 GW_PUBLIC void gw_wp_sync_close(struct gw_wp_sync *wp);
 
+/* The same for a loop over several trackers.  The state is the struct gw_wp_sync. */
+extern const struct gw_local_ops gw_wp_sync_ops;
+
 #endif

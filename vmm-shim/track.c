@@ -17,37 +17,82 @@
 #include <errno.h>
 #include <string.h>
 
+/* In the order of collecting and closing. */
+enum part { READS, LOG, PROTECTION, PARTS };
+
 static struct {
 	struct gw_bitmap *shared;
-	struct gw_wp_async *async;
-	struct gw_wp_sync *sync;
-	bool kvm, on, sees_discards;
+	struct gw_local_tracker parts[PARTS];
+	bool on, sees_discards;
 	struct gw_wp_segment segments[AGENT_MAX_SEGMENTS]; /* all of them */
 	unsigned count;
 } track;
+
+static void use(enum part part, const struct gw_local_ops *ops, void *state)
+{
+	track.parts[part] = (struct gw_local_tracker){ ops, state };
+}
+
+/* Logs the slots that have an alias.  Return: how many, or -errno with @error set. */
+static int start_log(struct gw_error *error)
+{
+	int rc = gw_kvm_log_start(track.segments, track.count, track.shared, error);
+
+	if (rc > 0)
+		use(LOG, &gw_kvm_log_ops, NULL);
+	return rc;
+}
 
 /* Write-protects what KVM's log does not cover.  Return: 0, or -errno with @error set. */
 static int protect_rest(bool may_async, bool may_sync, struct gw_error *error)
 {
 	static struct gw_wp_segment rest[AGENT_MAX_SEGMENTS];
 	struct gw_error refused = { 0 };
+	struct gw_wp_async *async;
+	struct gw_wp_sync *sync;
 	unsigned count = 0;
 	int rc = -ENOSYS;
 
 	for (unsigned i = 0; i < track.count; i++)
-		if (!track.kvm || !gw_kvm_is_logged(track.segments[i].addr))
+		if (!track.parts[LOG].ops || !gw_kvm_is_logged(track.segments[i].addr))
 			rest[count++] = track.segments[i];
 	gw_kvm_watch(rest, count); /* not what is logged: such an alias goes with its slot, and others may get its place */
-	if (may_async)
-		rc = gw_wp_async_open(&track.async, rest, count, &refused);
+	if (may_async) {
+		rc = gw_wp_async_open(&async, rest, count, &refused);
+		if (rc == 0)
+			use(PROTECTION, &gw_wp_async_ops, async);
+	}
 	/* A kernel that has neither is told of the first: it is the one to wish for. */
 	if (rc == -ENOSYS && may_sync) {
 		gw_error_clear(&refused);
-		rc = gw_wp_sync_open(&track.sync, rest, count, &refused);
+		rc = gw_wp_sync_open(&sync, rest, count, &refused);
+		if (rc == 0)
+			use(PROTECTION, &gw_wp_sync_ops, sync);
 	}
 	if (rc < 0)
 		gw_error_set(error, rc, "%s", refused.text);
 	return rc;
+}
+
+/* Return: 0, or -errno with @error set. */
+static int watch_reads(struct gw_error *error)
+{
+	int rc = gw_reads_watch(track.segments, track.count, track.shared);
+
+	if (rc < 0)
+		return gw_error_set(error, rc, "%s", GW_INFLIGHT_STUCK);
+	use(READS, &gw_reads_ops, NULL);
+	track.sees_discards = rc > 0;
+	return 0;
+}
+
+static enum agent_tracker in_use(void)
+{
+	bool async = track.parts[PROTECTION].ops == &gw_wp_async_ops;
+
+	if (track.parts[LOG].ops)
+		return async ? AGENT_KVM_ASYNC : AGENT_KVM_SYNC;
+	return async ? AGENT_WP_ASYNC : AGENT_WP_SYNC;
 }
 
 int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
@@ -66,27 +111,20 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	track.shared = shared;
 	track.on = true;
 	if (want_kvm || wanted == AGENT_BEST)
-		rc = gw_kvm_log_start(track.segments, count, shared, &refused);
-	track.kvm = rc > 0;
+		rc = start_log(&refused);
 	/* The log that cannot be had is no failure as long as something else may do. */
-	if (want_kvm && !track.kvm)
+	if (want_kvm && !track.parts[LOG].ops)
 		rc = gw_error_set(error, rc < 0 ? rc : -EOPNOTSUPP, "%s", rc < 0 ? refused.text :
 				  "KVM has no memory slot of this guest at an alias");
 	else
 		rc = protect_rest(may_async, may_sync, error);
-	if (rc >= 0) {
-		rc = gw_reads_watch(track.segments, track.count, track.shared);
-		if (rc < 0)
-			gw_error_set(error, rc, "%s", GW_INFLIGHT_STUCK);
-	}
+	if (rc >= 0)
+		rc = watch_reads(error);
 	if (rc < 0) {
 		track_stop();
 		return rc;
 	}
-	track.sees_discards = rc > 0;
-	if (track.kvm)
-		return track.async ? AGENT_KVM_ASYNC : AGENT_KVM_SYNC;
-	return track.async ? AGENT_WP_ASYNC : AGENT_WP_SYNC;
+	return in_use();
 }
 
 bool track_sees_discards(void)
@@ -101,37 +139,38 @@ bool track_is_on(void)
 
 int64_t track_collect(struct gw_error *error)
 {
-	int64_t by_kvm, by_wp;
-	char why[100];
-	int rc = gw_kvm_check(error);
+	int64_t pages = gw_kvm_check(error);
 
-	if (rc < 0)
-		return rc;
-	rc = gw_reads_sync();
-	if (rc < 0) {
-		gw_inflight_explain(why, sizeof(why));
-		return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s", why);
+	for (unsigned i = 0; i < PARTS && pages >= 0; i++) {
+		const struct gw_local_tracker *part = &track.parts[i];
+		int64_t n = part->ops ? part->ops->collect(part->state, track.shared, error) : 0;
+
+		pages = n < 0 ? n : pages + n;
 	}
-	by_kvm = track.kvm ? gw_kvm_log_collect(error) : 0;
-	if (by_kvm < 0)
-		return by_kvm;
-	by_wp = track.async ? gw_wp_async_collect(track.async, track.shared, error) :
-			      gw_wp_sync_collect(track.sync, track.shared, error);
-	return by_wp < 0 ? by_wp : by_kvm + by_wp;
+	return pages;
 }
 
 int track_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
 {
-	return track.kvm ? gw_kvm_log_arm(region, first_page, pages, error) : 0;
+	int rc = 0;
+
+	for (unsigned i = 0; i < PARTS && rc == 0; i++) {
+		const struct gw_local_tracker *part = &track.parts[i];
+
+		if (part->ops && part->ops->arm)
+			rc = part->ops->arm(part->state, region, first_page, pages, error);
+	}
+	return rc;
 }
 
 void track_stop(void)
 {
-	gw_reads_unwatch();
-	gw_kvm_log_stop();
-	gw_wp_async_close(track.async);
-	gw_wp_sync_close(track.sync);
-	track.async = NULL;
-	track.sync = NULL;
-	track.kvm = track.on = false;
+	for (unsigned i = 0; i < PARTS; i++) {
+		const struct gw_local_tracker *part = &track.parts[i];
+
+		if (part->ops)
+			part->ops->close(part->state);
+	}
+	memset(track.parts, 0, sizeof(track.parts));
+	track.on = false;
 }
