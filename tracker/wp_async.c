@@ -19,58 +19,19 @@
  *
  * No fault ever reaches us, therefore no handler thread, and UFFD_USER_MODE_ONLY does no harm: an
  * unprivileged process may open the descriptor that way whatever vm.unprivileged_userfaultfd says.
- *
- * Debian 12's headers are those of Linux 6.1 and lack PAGEMAP_SCAN; what is missing is defined here from
- * the documented ABI.
  */
 #include "tracker/wp_async.h"
 
+#include "base/kernel.h"
 #include "base/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#define WP_FEATURE_HUGETLBFS_SHMEM (1ULL << 12)
-#define WP_FEATURE_UNPOPULATED (1ULL << 13)
-#define WP_FEATURE_ASYNC (1ULL << 15)
-
-#ifndef PAGEMAP_SCAN
-struct page_region {
-	uint64_t start;
-	uint64_t end;
-	uint64_t categories;
-};
-
-struct pm_scan_arg {
-	uint64_t size;
-	uint64_t flags;
-	uint64_t start;
-	uint64_t end;
-	uint64_t walk_end;
-	uint64_t vec;
-	uint64_t vec_len;
-	uint64_t max_pages;
-	uint64_t category_inverted;
-	uint64_t category_mask;
-	uint64_t category_anyof_mask;
-	uint64_t return_mask;
-};
-
-#define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_WRITTEN (1 << 1)
-#define PM_SCAN_WP_MATCHING (1 << 0)
-#define PM_SCAN_CHECK_WPASYNC (1 << 1)
-#endif
 
 /* Runs fetched by one scan call: 24 KiB a thread, made at open, so that collect allocates nothing. */
 #define SCAN_RUNS 1024
@@ -104,7 +65,7 @@ static int open_uffd(struct gw_error *error)
 {
 	struct uffdio_api api = {
 		.api = UFFD_API,
-		.features = WP_FEATURE_ASYNC | WP_FEATURE_UNPOPULATED | WP_FEATURE_HUGETLBFS_SHMEM,
+		.features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
 	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 

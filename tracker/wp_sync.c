@@ -14,28 +14,24 @@
 #include "tracker/wp_sync.h"
 
 #include "base/cleanup.h"
+#include "base/kernel.h"
 #include "base/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define WP_FEATURE_HUGETLBFS_SHMEM (1ULL << 12)
 #define EVENTS 64
 #define MAP_ENTRIES 8192u
 #define STRETCH_PAGES 4096u
 #define MAX_THREADS 8u
 #define THREAD_PAGES 8192u /* worth a thread */
-#define MAP_PRESENT (1ULL << 63)
-#define MAP_PROTECTED (1ULL << 57) /* by a userfaultfd */
 
 struct watched {
 	struct gw_wp_segment segment;
@@ -126,7 +122,7 @@ static int open_uffd(struct gw_error *error)
 {
 	struct uffdio_api api = {
 		.api = UFFD_API,
-		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | WP_FEATURE_HUGETLBFS_SHMEM,
+		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
 	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
@@ -232,7 +228,7 @@ void gw_wp_sync_close(struct gw_wp_sync *wp)
 
 static bool is_open(uint64_t entry)
 {
-	return (entry & (MAP_PRESENT | MAP_PROTECTED)) == MAP_PRESENT;
+	return (entry & (PAGEMAP_PRESENT | PAGEMAP_UFFD_WP)) == PAGEMAP_PRESENT;
 }
 
 static void note_open(const struct part *part, uint64_t entries)
