@@ -29,12 +29,6 @@ static uint64_t pages_of(const struct kvm_slot *slot)
 	return slot->bytes / kvm.page_bytes;
 }
 
-static void add_words(struct gw_bitmap *to, const struct gw_bitmap *from)
-{
-	for (uint64_t w = 0; w * 64 < to->bits; w++)
-		to->words[w] |= from->words[w];
-}
-
 /* Return: 0, or -ENOMEM. */
 static int want_for_vmm(struct kvm_slot *slot)
 {
@@ -129,9 +123,9 @@ static int begin(struct kvm_slot *slot, bool fresh)
 	if (rc == 0)
 		rc = get(slot, slot->log.words);
 	if (rc == 0 && slot->vm->manual)
-		add_words(&slot->marked, &slot->log);
+		gw_bitmap_add(&slot->marked, &slot->log);
 	if (rc == 0)
-		add_words(&slot->for_vmm, &slot->log);
+		gw_bitmap_add(&slot->for_vmm, &slot->log);
 	return rc;
 }
 
@@ -187,7 +181,7 @@ int kvm_log_moving(struct kvm_slot *slot)
 		return rc;
 	rc = get(slot, now.words);
 	if (rc == 0)
-		add_words(&slot->for_vmm, &now);
+		gw_bitmap_add(&slot->for_vmm, &now);
 	gw_raw_bitmap_free(&now);
 	return rc;
 }
@@ -317,9 +311,9 @@ int64_t gw_kvm_log_collect(struct gw_error *error)
 			continue;
 		pages += mark(slot);
 		if (slot->vm->manual)
-			add_words(&slot->marked, &slot->log);
+			gw_bitmap_add(&slot->marked, &slot->log);
 		else if (slot->for_vmm.words)
-			add_words(&slot->for_vmm, &slot->log);
+			gw_bitmap_add(&slot->for_vmm, &slot->log);
 	}
 	return (int64_t)pages;
 }
@@ -448,7 +442,7 @@ int kvm_log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
 		(void)clear_bits(slot, given.words, 0, (given.bits + 63) / 64);
 	}
 	if (slot->for_vmm.words) {
-		add_words(&given, &slot->for_vmm);
+		gw_bitmap_add(&given, &slot->for_vmm);
 		if (!slot->vm->vmm_manual)
 			gw_bitmap_clear_range(&slot->for_vmm, 0, given.bits);
 	}
@@ -465,7 +459,7 @@ int kvm_log_clear_for_vmm(struct kvm_slot *slot, struct kvm_clear_dirty_log *wan
 	if (kvm.real(slot->vm->fd, KVM_CLEAR_DIRTY_LOG, wanted) < 0)
 		return -1;
 	if (slot->logged)
-		memset(slot->log.words, 0, gw_bitmap_bytes(slot->log.bits));
+		gw_bitmap_clear(&slot->log);
 	for (uint64_t w = 0; w * 64 < wanted->num_pages; w++) {
 		if (slot->for_vmm.words)
 			slot->for_vmm.words[first + w] &= ~mask[w];
