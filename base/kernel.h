@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Constants of Linux that older headers lack, each with the version that brought it.  The oldest headers we build with are those
- * of Debian 12, of Linux 6.1.  KVM's are in tracker/kvm.h.
+ * Constants of Linux that older headers lack, each with the version that brought it.  The oldest
+ * headers we build with are those of Debian 12, of Linux 6.1.  KVM's are in tracker/kvm.h.
  *
  * Sources: the kernel's include/uapi/linux/userfaultfd.h, fs.h and asm-generic/mman-common.h.
  */

@@ -2,11 +2,11 @@
 /*
  * Theory of operation
  *
- * Files are told apart by what fstat() says of the descriptor at the moment of the write: descriptors are
- * duplicated, closed and used again, and asking costs a fraction of a microsecond, while files are watched only.
+ * fstat(2) of the descriptor identifies a file at each write, since descriptors are duplicated,
+ * closed and used again.  It costs a fraction of a microsecond, and only while files are watched.
  *
- * A read-write lock keeps the bitmaps mapped while somebody marks: writers of the guest hold it shared, for an
- * instant; watch and unwatch hold it alone.
+ * A read-write lock keeps the bitmaps mapped during a mark.  Writing threads hold it shared for a
+ * moment.  gw_blocks_set() and gw_blocks_clear() hold it exclusively.
  */
 #include "tracker/blocks.h"
 
@@ -22,12 +22,12 @@ static struct {
 	pthread_rwlock_t lock;
 	struct gw_blocks_file files[GW_BLOCKS_MAX_FILES];
 	unsigned count;
-	unsigned shift; /* of a block */
-	_Atomic bool beyond; /* a write ended behind the end of a bitmap */
-	_Atomic bool distrusted;
+	unsigned shift;          /* log2 of a block's bytes */
+	_Atomic bool beyond;     /* a write ended beyond the end of a bitmap */
+	_Atomic bool distrusted; /* an operation could not be followed */
 } blocks = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
-/* Under lock: the first of those that are this file. */
+/* Under the lock.  Return: the first index of this file; or -1. */
 static int find(const struct gw_file_id *id)
 {
 	for (unsigned i = 0; i < blocks.count; i++)
@@ -36,13 +36,13 @@ static int find(const struct gw_file_id *id)
 	return -1;
 }
 
-/* Under lock: the end of the blocks of a range. */
+/* Under the lock.  Return: the end of the blocks of a range of more than 0 bytes. */
 static uint64_t end_block(uint64_t offset, uint64_t bytes)
 {
 	return bytes > UINT64_MAX - offset ? UINT64_MAX : ((offset + bytes - 1) >> blocks.shift) + 1;
 }
 
-/* Under lock. */
+/* Under the lock. */
 static void mark_one(struct gw_bitmap *marks, uint64_t first, uint64_t end)
 {
 	if (end > marks->bits) {
@@ -53,7 +53,9 @@ static void mark_one(struct gw_bitmap *marks, uint64_t first, uint64_t end)
 		gw_bitmap_mark_range(marks, first, end - first);
 }
 
-/* Under lock.  One file may be watched several times, as the base of two disks: each has it marked. */
+/*
+ * Under the lock.  A file may be watched twice, as the base of two disks: marks it in each bitmap.
+ */
 static void mark(int file, uint64_t offset, uint64_t bytes)
 {
 	const struct gw_file_id *id = &blocks.files[file].id;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which file a descriptor leads to.  Threads: any. */
+/* Identifies the file behind a descriptor.  Threads: any. */
 #ifndef GODWIT_TRACKER_FILEID_H
 #define GODWIT_TRACKER_FILEID_H
 
@@ -7,12 +7,15 @@
 
 #include <stdint.h>
 
-/* Which file: st_dev and st_ino; a block device: st_rdev and 0. */
+/* A file by its st_dev and st_ino; a block device by its st_rdev and 0. */
 struct gw_file_id {
 	uint64_t device, inode;
 };
 
-/* Return: 0, or -errno: -EINVAL for what is neither a regular file nor a block device. */
+/*
+ * Identifies the file of @fd by fstat(2).  Return: 0 and *id; -EINVAL for anything but a regular
+ * file or a block device; or another -errno of fstat(2).
+ */
 GW_MUST_CHECK int gw_file_identify(int fd, struct gw_file_id *id);
 
 #endif

@@ -2,8 +2,9 @@
 /*
  * Theory of operation
  *
- * Open addressing with linear probing, at most half full.  A removal moves later requests of the same run forward, so no place
- * has to remember that it was used.  Buffers beyond the first three lie in chunks, which come from slabs that live as long as the table.
+ * The table uses open addressing with linear probing and is at most half full.  A removal moves
+ * later requests of the same run forward, so there are no tombstones.  Buffers beyond the first
+ * three lie in chunks.  Chunks come from slabs, which live as long as the table.
  */
 #include "tracker/flights.h"
 
@@ -21,6 +22,7 @@ struct flight_chunk {
 	struct iovec buffers[CHUNK_BUFFERS];
 };
 
+/* Return: the first place of the key's probe sequence. */
 static unsigned home(const struct flights *flights, uint64_t key)
 {
 	return (unsigned)((key * 0x9E3779B97F4A7C15ULL) >> 32) & (flights->room - 1);
@@ -41,6 +43,7 @@ struct flight *flights_find(const struct flights *flights, uint64_t key)
 	return NULL;
 }
 
+/* Puts a request into a free place.  There must be one. */
 static void place(struct flights *flights, const struct flight *flight)
 {
 	unsigned i = home(flights, flight->key);
@@ -77,7 +80,7 @@ static struct flight_chunk *take_chunk(struct flights *flights)
 
 		if (!slab)
 			return NULL;
-		slab[0].next = flights->slabs; /* the first one links the slabs */
+		slab[0].next = flights->slabs; /* the first chunk links the slabs */
 		flights->slabs = slab;
 		for (unsigned i = 1; i < SLAB_CHUNKS; i++) {
 			slab[i].next = flights->free;
@@ -150,7 +153,7 @@ void flights_remove(struct flights *flights, struct flight *flight)
 	for (unsigned i = next(flights, hole); flights->places[i].used; i = next(flights, i)) {
 		unsigned distance = (i - home(flights, flights->places[i].key)) & mask;
 
-		if (distance < ((i - hole) & mask)) /* its way to here does not lead past the hole */
+		if (distance < ((i - hole) & mask)) /* its probe sequence begins after the hole */
 			continue;
 		flights->places[hole] = flights->places[i];
 		hole = i;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A table of requests under way, by their keys: finding, adding and removing one takes the same time whatever their number.
- * Memory comes from the kernel by system calls alone, since the table is used under a lock inside another program, whose
- * allocator may call our hooks.  Internal to tracker.
+ * A hash table of requests under way.  Finding, adding and removing one takes constant time.
+ * Memory comes from rawmem.h: the table is used under a lock inside the VMM, whose allocator may
+ * call our hooks.  Internal to tracker.
  *
- * Threads: none of its own; the owner's lock guards a table.
+ * Threads: the lock of the table's owner guards it.
  */
 #ifndef GODWIT_TRACKER_FLIGHTS_H
 #define GODWIT_TRACKER_FLIGHTS_H
@@ -17,11 +17,11 @@
 
 #define FLIGHT_FEW 3u
 
-struct flight_chunk; /* more buffers */
+struct flight_chunk; /* the buffers that do not fit into a flight */
 
 struct flight {
 	uint64_t key;
-	bool used;     /* of the table's places */
+	bool used;     /* this place of the table is taken */
 	bool doubtful; /* its completion may have been missed */
 	unsigned epoch;
 	/* a write */
@@ -39,11 +39,12 @@ struct flights {
 	struct flight_chunk *free, *slabs;
 };
 
-/* The request with this key, valid until the table is changed; or NULL. */
+/* Return: the request with this key, valid until the table changes; or NULL. */
 struct flight *flights_find(const struct flights *flights, uint64_t key);
 
 /*
- * Adds a request whose key is not in the table, with a copy of its buffers.  Return: 0, or -ENOMEM with the table as it was.
+ * Adds a copy of a request and of its buffers.  Its key must not be in the table.
+ * Return: 0; or -ENOMEM, and the table is unchanged.
  */
 GW_MUST_CHECK int flights_add(struct flights *flights, const struct flight *flight, const struct iovec *buffers);
 
@@ -53,7 +54,7 @@ void flights_remove(struct flights *flights, struct flight *flight);
 /* Calls @each for every buffer of a request. */
 void flights_buffers(const struct flight *flight, void (*each)(uint64_t addr, uint64_t bytes));
 
-/* Removes all and gives the memory back. */
+/* Removes all requests and frees the table's memory. */
 void flights_clear(struct flights *flights);
 
 #endif

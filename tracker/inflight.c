@@ -2,42 +2,51 @@
 /*
  * Theory of operation
  *
- * While nothing is watched, requests are counted and not noted.  An io_uring counts them itself: the place up to which its
- * submission queue is filled, less the place up to which its completion ring is filled, is the number under way, as each
- * request of a plain kind completes once.  A ring of libaio has no such place for submissions, so the hooks count them.
+ * While nothing is watched, requests are counted and not noted.  For io_uring the ring itself has
+ * the count: the end of its submission queue, less the end of its completion ring, is the number
+ * under way.  For that each request must be of a plain kind, which completes once.  A ring of
+ * libaio has no end of submissions, so the hooks count them.
  *
- * When watching begins, each ring begins to note.  gw_inflight_settle() waits until all requests of before have ended: their
- * number is known, and each completion of a request that was not noted is one of theirs.  From then on every request under way
- * is in the ring's table, by the key that its completion will carry (user_data, or the address of the iocb).
- * A submission first looks at what has completed, then notes what it adds: a key that is used again was seen complete
- * before.  Collecting looks too.
+ * When watching begins, each ring begins to note.  gw_inflight_settle() waits until all earlier
+ * requests have ended.  Their number is known, and each completion of a request that was not noted
+ * is one of theirs.  From then on each request under way is in the ring's table.  Its key is the
+ * one that its completion carries: user_data, or the address of the iocb.  A submission first looks
+ * at new completions, then notes its requests.  So a key that is used again was seen to complete
+ * before.  A collect looks too.
  *
- * The hook of a submission says first that it submits, then asks whether the ring notes.  The beginning sets first that the
- * ring notes, then asks what was submitted.  So one of them sees the other.
+ * The hook of a submission first announces its requests, then reads whether the ring notes.  The
+ * begin first sets that the ring notes, then reads the announced requests.  So at least one of them
+ * sees the other.
  *
- * For libaio a locked instruction would cost the hook more than all else it does.  So the first threads that submit to a ring
- * get a lane each, a count that they alone write and without a lock.  The barrier between the hook's two steps is made by
- * the beginning, for all threads (membarrier(2)).  A thread without a lane, and a call that notes, count in a word for all.
- * Where the kernel refuses membarrier(2) from the start, no thread gets a lane.
+ * For libaio a locked instruction would cost the hook more than all its other work.  So the first
+ * threads that submit to a ring get a lane each: a count that only the thread writes, without a
+ * lock.  The begin makes the barrier between the hook's two steps, for all threads (membarrier(2)).
+ * A thread without a lane counts in a word for all threads, and so does a call that notes.  If the
+ * kernel refuses membarrier(2) from the start, no thread gets a lane.
  *
- * A ring of libaio is counted at a moment when no call is under way: submissions less completions are under way,
- * less those in the table they were not noted.  The last call that ends looks for that moment too.
+ * A ring of libaio is counted at a moment when no call is under way.  Submissions less completions
+ * are the requests under way.  Those less the requests in the table are the ones that were not
+ * noted.  The end of the last call looks for that moment too.
  *
- * A ring that got a request of another kind (a poll, which may never end) cannot be counted.  Such a ring notes for ever.
+ * A ring that got a request of another kind cannot be counted: a poll, for example, may never end.
+ * Such a ring never stops noting.
  *
- * Nothing completes twice, and mostly no entry is overwritten before it was looked at.  But io_uring lets
- * more get under way than its completion ring has room for: when that has turned more than once since the last look,
- * every request of the table is in doubt, and marked now and at each later look, until the ring is seen idle: the kernel
- * has taken all that was submitted, and completed as many as it has taken.
+ * Nothing completes twice, and mostly no entry is overwritten before it was seen.  But io_uring
+ * lets more requests be under way than its completion ring has room for.  If that ring has turned
+ * more than once since the last look, each request in the table is in doubt.  It is marked now and
+ * at each later look, until the ring is seen idle: the kernel has taken all submissions, and
+ * completed as many as it has taken.
  *
- * A write is remembered by its place in the file, a read by its buffers, of which a copy is kept: a vector need not outlive
- * its submission.
+ * A write is kept by its place in the file.  A read is kept by a copy of its buffers' addresses, as
+ * a vector need not outlive its submission.
  *
- * What cannot be followed is never ignored: a request of a kind that is not known here, a ring with entries of another shape,
- * requests that the kernel took from a queue before we were told.  The ring has failed then, and every collect with it.
+ * Nothing that cannot be followed is ignored: a request of an unknown kind, a ring with entries of
+ * another size, requests that the kernel took before the hooks saw them.  The ring has then failed,
+ * and each collect fails.
  *
- * Each ring has a lock.  Under it nothing is called but the marking of bitmaps and system calls: an allocator may call our hooks.
- * The lock of all rings comes before those of rings, and these before the locks of blocks.c and reads.c.
+ * Each ring has a lock.  Under it only the marking of bitmaps and system calls are called: the
+ * VMM's allocator may call our hooks.  Lock order: the lock of all rings, the lock of a ring, the
+ * locks of blocks.c and reads.c.
  */
 #include "tracker/inflight_internal.h"
 
@@ -56,9 +65,9 @@
 pthread_mutex_t inflight_lock = PTHREAD_MUTEX_INITIALIZER;
 struct ring inflight_rings[MAX_RINGS] = { [0 ... MAX_RINGS - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER } };
 _Atomic(const void *) inflight_places[MAX_RINGS];
-static const char gone; /* the place's ring is none any more */
+static const char gone; /* the id of a place whose ring was forgotten */
 static _Atomic bool too_many;
-static bool noting; /* new rings note too */
+static bool noting; /* new rings note from their creation */
 
 void inflight_fail(struct ring *ring, int code, const char *format, unsigned number)
 {
@@ -91,7 +100,7 @@ void inflight_complete(struct ring *ring, uint64_t key)
 	inflight_remove(ring, flight);
 }
 
-/* --- rings --------------------------------------------------------------------------------------------------- */
+/* --- one ring --------------------------------------------------------------------------------- */
 
 void inflight_reap(struct ring *ring)
 {
@@ -99,7 +108,6 @@ void inflight_reap(struct ring *ring)
 		ring->ops->reap(ring);
 }
 
-/* A settling begins: what is under way from here on is older. */
 void inflight_begin(struct ring *ring)
 {
 	unsigned epoch = atomic_load(&ring->epoch) + 1;
@@ -107,7 +115,7 @@ void inflight_begin(struct ring *ring)
 	if (!atomic_load(&ring->notes)) {
 		ring->began = epoch;
 		atomic_store(&ring->epoch, epoch);
-		atomic_store(&ring->notes, true); /* before what was submitted is read */
+		atomic_store(&ring->notes, true); /* before the announced requests are read */
 		ring->ops->begin(ring);
 	}
 	atomic_store(&ring->epoch, epoch);
@@ -127,11 +135,10 @@ static void end(struct ring *ring)
 static bool is_settled(const struct ring *ring)
 {
 	if (ring->why.code)
-		return true; /* every collect will tell */
+		return true; /* each collect fails */
 	return ring->older == 0 && ring->ops->is_settled(ring);
 }
 
-/* Under the lock of all. */
 void inflight_forget(struct ring *ring)
 {
 	if (!ring)
@@ -143,7 +150,6 @@ void inflight_forget(struct ring *ring)
 	ring->id = NULL;
 }
 
-/* Under the lock of all: a ring that is new.  Return: NULL when there are too many. */
 struct ring *inflight_add_ring(const void *id, const struct ring_ops *ops)
 {
 	unsigned i = first_place(id);
@@ -172,13 +178,13 @@ void gw_inflight_drop(const void *id)
 	inflight_forget(find_ring(id));
 }
 
-/* --- what is asked of all rings --------------------------------------------------------------------------------- */
+/* --- all rings -------------------------------------------------------------------------------- */
 
-/* What find_failure() and others ask of one ring. */
+/* The result of a look at all rings. */
 struct look {
-	enum gw_inflight_kind kind;
-	struct why why; /* what fails, of the last ring that does; code 0: nothing */
-	bool settled;
+	enum gw_inflight_kind kind; /* of the requests that the caller needs */
+	struct why why;             /* of the last ring that has failed; code 0: none has */
+	bool settled;               /* all rings are */
 };
 
 static void begin_ring(struct ring *ring, struct look *unused)
@@ -200,10 +206,10 @@ static void look_at_ring(struct ring *ring, struct look *look)
 	if (ring->why.code)
 		look->why = ring->why;
 	else if (look->kind == GW_INFLIGHT_WRITES && ring->unknown_file)
-		look->why = (struct why){ -EOPNOTSUPP, "which file a request to io_uring goes to only the kernel knows", 0 };
+		look->why = (struct why){ -EOPNOTSUPP, "a request to io_uring goes to a registered file, which only the kernel knows", 0 };
 }
 
-/* Under the lock of all. */
+/* Calls @visit for each ring, with its lock held.  Called with inflight_lock held. */
 static void each_ring(void (*visit)(struct ring *ring, struct look *look), struct look *look)
 {
 	for (unsigned i = 0; i < MAX_RINGS; i++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libaio: see inflight.c for the theory of operation. */
+/* Requests of libaio.  Theory of operation: inflight.c. */
 #include "tracker/inflight_internal.h"
 
 #include "base/cleanup.h"
@@ -11,20 +11,21 @@
 
 #define AIO_RING_MAGIC 0xa10a10a1
 
-/* fs/aio.c */
+/* As in the kernel's fs/aio.c. */
 struct aio_ring {
 	unsigned id, nr, head, tail;
 	unsigned magic, compat_features, incompat_features, header_length;
 	struct io_event io_events[];
 };
 
-static bool has_asked;
-static _Atomic bool has_barrier; /* so threads may have lanes */
-static __thread char self __attribute__((tls_model("initial-exec"))); /* its address is the thread's */
+static bool has_asked; /* for membarrier(2) */
+static _Atomic bool has_barrier; /* threads may have lanes */
+/* Its address identifies the thread. */
+static __thread char self __attribute__((tls_model("initial-exec")));
 
-/* --- what has completed ------------------------------------------------------------------------------------- */
+/* --- completions ------------------------------------------------------------------------------ */
 
-/* How many requests were submitted.  Return: -EAGAIN when a call is under way. */
+/* Counts the submitted requests.  Return: 0; or -EAGAIN while a call is under way. */
 static int count_submitted(const struct ring *ring, uint64_t *count)
 {
 	uint64_t calls = atomic_load(&ring->calls);
@@ -35,13 +36,14 @@ static int count_submitted(const struct ring *ring, uint64_t *count)
 	return calls % (1u << GW_INFLIGHT_INSIDE_BITS) > 0 ? -EAGAIN : 0;
 }
 
-/* The ring has room for fewer requests than it has places, so completions are known by their place alone. */
+/* The ring holds fewer requests than it has places, so a completion's place identifies it. */
 static void reap_aio(struct ring *ring)
 {
 	const struct aio_ring *shared = ring->id;
 	uint64_t submitted = 0;
 	bool counts = atomic_load(&ring->notes) && !ring->is_counted && count_submitted(ring, &submitted) == 0;
-	unsigned tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE); /* after what was submitted */
+	/* After the submissions are counted. */
+	unsigned tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
 
 	if (!atomic_load(&ring->notes))
 		return;
@@ -54,7 +56,7 @@ static void reap_aio(struct ring *ring)
 	ring->is_counted = true;
 }
 
-/* Each call that does not see that the ring notes is seen by count_submitted() after this. */
+/* A call that does not see that the ring notes is seen by each later count_submitted(). */
 static void begin_aio(struct ring *ring)
 {
 	const struct aio_ring *shared = ring->id;
@@ -73,14 +75,14 @@ static bool is_settled_aio(const struct ring *ring)
 
 static const struct ring_ops aio_ops = { .reap = reap_aio, .begin = begin_aio, .is_settled = is_settled_aio };
 
-/* --- rings --------------------------------------------------------------------------------------------------- */
+/* --- rings ------------------------------------------------------------------------------------ */
 
 static struct ring *new_aio(aio_context_t context)
 {
 	const struct aio_ring *shared = (const void *)(uintptr_t)context;
 	struct ring *ring;
 
-	if (!shared) /* the kernel says EINVAL */
+	if (!shared) /* the kernel refuses it with EINVAL */
 		return NULL;
 	GW_LOCK_SCOPE(&inflight_lock);
 	if (!has_asked)
@@ -89,7 +91,7 @@ static struct ring *new_aio(aio_context_t context)
 	inflight_forget(find_ring(shared));
 	ring = inflight_add_ring(shared, &aio_ops);
 	if (ring && shared->magic != AIO_RING_MAGIC)
-		inflight_fail(ring, -EOPNOTSUPP, "a ring of libaio is of another make (%u)", shared->magic);
+		inflight_fail(ring, -EOPNOTSUPP, "a ring of libaio has an unknown layout (%u)", shared->magic);
 	else if (ring && __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE) != 0)
 		inflight_fail(ring, -EOPNOTSUPP, "a ring of libaio was used past the hooks, %u times or more", shared->tail);
 	return ring;
@@ -109,7 +111,7 @@ bool gw_inflight_knows_aio(uint64_t address)
 	return ring && ring->ops == &aio_ops;
 }
 
-/* --- what is submitted --------------------------------------------------------------------------------------- */
+/* --- submissions ------------------------------------------------------------------------------ */
 
 static void read_iocb(struct request *request, const struct iocb *iocb)
 {
@@ -157,7 +159,7 @@ static bool are_known(long count, struct iocb *const *list)
 	return true;
 }
 
-/* From now on the ring notes for ever. */
+/* The ring notes from now on, and never stops. */
 static void keep(struct ring *ring)
 {
 	GW_LOCK_SCOPE(&ring->lock);
@@ -177,14 +179,14 @@ struct gw_inflight_lane *gw_inflight_aio_unwatched(aio_context_t context, long c
 		if (lane == &ring->lanes[LANES - 1])
 			return NULL;
 	gw_inflight_lane_add(lane, 1);
-	atomic_signal_fence(memory_order_seq_cst); /* begin_aio() makes the processor's */
+	atomic_signal_fence(memory_order_seq_cst); /* the barrier is in begin_aio() */
 	if (!atomic_load_explicit(&ring->notes, memory_order_relaxed))
 		return lane;
 	gw_inflight_lane_add(lane, (uint64_t)-1);
 	return NULL;
 }
 
-/* The calling thread, which may have a lane already, gets one if there is one left. */
+/* Gives the calling thread a lane, unless it has one or none is left. */
 static void take_lane(struct ring *ring)
 {
 	for (unsigned i = 0; i < LANES && atomic_load(&has_barrier); i++) {
@@ -205,7 +207,7 @@ struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struc
 	if (!ring)
 		return call;
 	take_lane(ring);
-	atomic_fetch_add(&ring->calls, 1); /* before it is asked whether the ring notes */
+	atomic_fetch_add(&ring->calls, 1); /* before notes is read */
 	if (!atomic_load(&ring->notes) && known)
 		return call;
 	if (!known)
@@ -232,13 +234,14 @@ void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, 
 	submitted = ((uint64_t)taken << GW_INFLIGHT_INSIDE_BITS) - 1;
 	if (call->noted) {
 		GW_LOCK_SCOPE(&ring->lock);
-		for (long i = taken; i < count; i++) { /* these will not complete */
+		for (long i = taken; i < count; i++) { /* these never complete */
 			struct flight *flight = flights_find(&ring->flights, (uintptr_t)list[i]);
 
 			if (flight)
 				inflight_remove(ring, flight);
 		}
-		atomic_fetch_add(&ring->calls, submitted); /* with the lock: or what was noted might be taken for what was not */
+		/* Under the lock, or noted requests might be counted as others. */
+		atomic_fetch_add(&ring->calls, submitted);
 		inflight_reap(ring);
 	} else {
 		atomic_fetch_add(&ring->calls, submitted);

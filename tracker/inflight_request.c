@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Requests, of libaio or io_uring, as they are noted. */
+/* Requests of libaio and io_uring, and how a ring notes them. */
 #include "tracker/inflight_internal.h"
 
 #include "tracker/blocks.h"
@@ -22,7 +22,8 @@ void request_is_write(struct request *request, int fd, uint64_t offset, uint64_t
 void request_is_read(struct request *request, const struct iovec *buffers, uint64_t count)
 {
 	request->buffers = buffers;
-	request->flight.buffer_count = count <= IOV_MAX ? (unsigned)count : 0; /* more the kernel refuses */
+	/* The kernel refuses more. */
+	request->flight.buffer_count = count <= IOV_MAX ? (unsigned)count : 0;
 }
 
 void request_is_read_of_one(struct request *request, uint64_t addr, uint64_t bytes)
@@ -35,12 +36,11 @@ uint64_t request_vector_bytes(const struct iovec *vector, uint64_t count)
 {
 	uint64_t bytes = 0;
 
-	for (uint64_t i = 0; i < count && count <= IOV_MAX; i++) /* more the kernel refuses */
+	for (uint64_t i = 0; i < count && count <= IOV_MAX; i++) /* the kernel refuses more */
 		bytes += vector[i].iov_len;
 	return bytes;
 }
 
-/* Notes a request that was read in @epoch, after what has completed was taken out. */
 void inflight_note(struct ring *ring, const struct request *request, unsigned epoch)
 {
 	struct flight *same;
@@ -48,7 +48,7 @@ void inflight_note(struct ring *ring, const struct request *request, unsigned ep
 
 	GW_LOCK_SCOPE(&ring->lock);
 	if (!atomic_load(&ring->notes) || (int)(epoch - ring->began) < 0)
-		return; /* the ring stopped meanwhile: this one is counted */
+		return; /* the ring stopped to note meanwhile, so this request is counted */
 	inflight_reap(ring);
 	if (request->why.code)
 		ring->why = request->why;
@@ -60,7 +60,7 @@ void inflight_note(struct ring *ring, const struct request *request, unsigned ep
 		inflight_fail(ring, -EOPNOTSUPP, "two requests under way cannot be told apart, in %u", ring->flights.count + 1);
 		return;
 	}
-	if (same) { /* its completion was missed, or the VMM would not use the key again */
+	if (same) { /* the VMM uses the key again, so the completion was missed */
 		inflight_mark(same);
 		inflight_remove(ring, same);
 	}

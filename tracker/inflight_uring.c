@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* io_uring: see inflight.c for the theory of operation. */
+/* Requests of io_uring.  Theory of operation: inflight.c. */
 #include "tracker/inflight_internal.h"
 
 #include "base/cleanup.h"
@@ -7,10 +7,15 @@
 #include <errno.h>
 #include <liburing.h>
 
-/* Flags of a ring whose entries are as we read them: not SQE128, CQE32, nor what a later kernel may add. */
-#define FLAGS_KNOWN (0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | 1u << 17)
+/*
+ * Flags of a ring whose entries have the size that this file expects.  SQE128 and CQE32 change it,
+ * and later flags may.  Bits 14, 16 and 17 are NO_MMAP, NO_SQARRAY and HYBRID_IOPOLL, which older
+ * headers lack.
+ */
+#define FLAGS_KNOWN \
+	(0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | 1u << 17)
 
-/* --- what has completed ------------------------------------------------------------------------------------- */
+/* --- completions ------------------------------------------------------------------------------ */
 
 static unsigned taken_by_kernel(const struct ring *ring)
 {
@@ -28,7 +33,10 @@ static void doubt(struct ring *ring)
 		ring->flights.places[i].doubtful = true;
 }
 
-/* Once as many have completed, by @tail, as the kernel has taken, and it has taken all that were submitted, all have ended. */
+/*
+ * Marks the requests in doubt.  The ring is idle once the kernel has taken all submissions and
+ * @tail shows as many completions.  Then all requests have ended and are removed.
+ */
 static void mark_doubtful(struct ring *ring, unsigned tail)
 {
 	unsigned taken = taken_by_kernel(ring);
@@ -73,7 +81,7 @@ static void reap_uring(struct ring *ring)
 		mark_doubtful(ring, tail);
 }
 
-/* How many that were not noted are under way, at most. */
+/* Return: how many requests under way were not noted, at most. */
 static unsigned unnoted_uring(const struct ring *ring)
 {
 	unsigned left = ring->boundary - (unsigned)ring->ended, most = atomic_load(&ring->announced) - completed(ring);
@@ -95,7 +103,7 @@ static bool is_settled_uring(const struct ring *ring)
 
 static const struct ring_ops uring_ops = { .reap = reap_uring, .begin = begin_uring, .is_settled = is_settled_uring };
 
-/* --- rings --------------------------------------------------------------------------------------------------- */
+/* --- rings ------------------------------------------------------------------------------------ */
 
 static struct ring *new_uring(const struct io_uring *uring)
 {
@@ -128,9 +136,13 @@ bool gw_inflight_knows_uring(int fd)
 	return false;
 }
 
-/* --- what is submitted --------------------------------------------------------------------------------------- */
+/* --- submissions ------------------------------------------------------------------------------ */
 
-enum kind { UNKNOWN, OTHER, READ, WRITE, HARMLESS }; /* OTHER: completes never or more than once, or completes others */
+/*
+ * OTHER: may complete never or more than once, or completes another request.  HARMLESS: completes
+ * once, and writes neither to memory nor to a file.
+ */
+enum kind { UNKNOWN, OTHER, READ, WRITE, HARMLESS };
 
 static const unsigned char kinds[256] = {
 	[IORING_OP_NOP] = HARMLESS,
@@ -156,7 +168,7 @@ static const unsigned char kinds[256] = {
 	[IORING_OP_SENDMSG] = OTHER,
 	[IORING_OP_SEND_ZC] = OTHER,
 	[IORING_OP_SENDMSG_ZC] = OTHER,
-	[IORING_OP_RECV] = OTHER, /* copied by the kernel, through the page table */
+	[IORING_OP_RECV] = OTHER, /* the kernel copies, through the page table */
 	[IORING_OP_RECVMSG] = OTHER,
 	[IORING_OP_EPOLL_CTL] = OTHER,
 	[IORING_OP_OPENAT] = OTHER,
@@ -169,7 +181,7 @@ static const unsigned char kinds[256] = {
 	[IORING_OP_SOCKET] = OTHER,
 };
 
-/* Whether a request completes once and can be followed. */
+/* Return: whether a request completes once and can be followed. */
 static bool is_plain(const struct io_uring_sqe *sqe)
 {
 	unsigned char kind = kinds[sqe->opcode];
@@ -193,12 +205,13 @@ static void read_sqe(struct request *request, const struct io_uring_sqe *sqe)
 
 	*request = (struct request){ .flight = { .key = sqe->user_data, .file = -1 } };
 	request->is_other = kind == OTHER;
-	request->unknown_file = kind == WRITE && sqe->flags & IOSQE_FIXED_FILE; /* which one only the kernel knows */
-	if (sqe->flags & IOSQE_BUFFER_SELECT) /* the kernel says later where it read to */
+	/* Only the kernel knows a registered file. */
+	request->unknown_file = kind == WRITE && sqe->flags & IOSQE_FIXED_FILE;
+	if (sqe->flags & IOSQE_BUFFER_SELECT) /* the kernel chooses the buffer later */
 		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring reads to a buffer of the kernel's choice",
 					     sqe->opcode };
 	else if (sqe->flags & IOSQE_CQE_SKIP_SUCCESS && kind != OTHER)
-		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring ends without a word", sqe->opcode };
+		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring ends without a completion", sqe->opcode };
 	else if (kind == UNKNOWN)
 		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring is not known", sqe->opcode };
 	else if (sqe->opcode == IORING_OP_READV)
@@ -220,7 +233,7 @@ static bool has_others(const struct io_uring_sq *sq, unsigned mask)
 	return false;
 }
 
-/* Before the requests of a queue are noted: they are none of those of before. */
+/* Called before the requests of a queue are noted: they do not count as earlier requests. */
 static void begin_to_note(struct ring *ring, const struct io_uring_sq *sq, bool plain, bool others)
 {
 	GW_LOCK_SCOPE(&ring->lock);
@@ -249,7 +262,7 @@ void gw_inflight_uring(const struct io_uring *uring)
 		ring = new_uring(uring);
 	if (!ring)
 		return;
-	atomic_store(&ring->announced, sq->sqe_tail); /* before it is asked whether the ring notes */
+	atomic_store(&ring->announced, sq->sqe_tail); /* before notes is read */
 	if (!atomic_load(&ring->notes) && plain)
 		return;
 	begin_to_note(ring, sq, plain, has_others(sq, mask));

@@ -2,9 +2,13 @@
 /*
  * Theory of operation: aliases
  *
- * An alias is made by mremap() with an old size of 0, which maps the same pages once more and refuses memory that is not shared; it
- * needs no descriptor, and the new mapping has the flags of the old one.  Huge pages (hugetlbfs) it refuses too: these are
- * mapped by their file.  An alias lies at an address congruent to the VMM's, so that huge pages stay huge.
+ * mremap() with an old size of 0 creates an alias: it maps the same pages a second time.  It
+ * refuses memory that is not shared.  It needs no descriptor, and the new mapping has the flags of
+ * the old one.  It also refuses huge pages (hugetlbfs): these are mapped by their file.  An alias
+ * has an address congruent to the VMM's, so that huge pages stay huge.
+ *
+ * Signal handlers ask for the VMM's address of an alias, and may take no lock.  A table of atomic
+ * entries serves them.
  */
 #include "tracker/kvm_internal.h"
 
@@ -19,7 +23,7 @@
 #define HUGE_BYTES (2ULL << 20)
 #define GIANT_BYTES (1ULL << 30)
 
-/* Past the hooks: this is not the VMM's memory. */
+/* By system call, past the shim's hooks: this is not the VMM's memory. */
 static void unmap(uint64_t addr, uint64_t bytes)
 {
 	if (bytes > 0)
@@ -27,8 +31,9 @@ static void unmap(uint64_t addr, uint64_t bytes)
 }
 
 /*
- * Maps the pages at @hva once more, at @at.  Return: whether that could be done.  Kernels before 6.17 empty the place before
- * they look whether they can, and then others may get it: so one page is tried elsewhere first.
+ * Maps the pages at @hva a second time, at @at.  Return: whether the kernel could.  Kernels before
+ * 6.17 unmap the destination before they check the source, and another mapping may then get the
+ * place.  So one page is tried elsewhere first.
  */
 static bool map_again(uint64_t hva, uint64_t bytes, uint64_t at)
 {
@@ -41,8 +46,8 @@ static bool map_again(uint64_t hva, uint64_t bytes, uint64_t at)
 }
 
 /*
- * The same by the file, for huge pages, of which only whole ones can be mapped: so more may be mapped than asked for, but
- * nothing outside of [room, end).
+ * The same by the file, for huge pages.  Only whole huge pages can be mapped, so the mapping may be
+ * larger than the slot.  It stays within [room, end).
  */
 static bool map_huge(struct kvm_slot *slot, const struct kvm_back *back, uint64_t at, uint64_t room, uint64_t end)
 {
@@ -58,7 +63,6 @@ static bool map_huge(struct kvm_slot *slot, const struct kvm_back *back, uint64_
 		       back->offset - before) != -1;
 }
 
-/* Learns it, without the lock. */
 struct kvm_back kvm_learn_back(uint64_t hva)
 {
 	struct kvm_back back = { .fd = -1, .row = UINT64_MAX };
@@ -80,11 +84,11 @@ void kvm_forget_back(struct kvm_back *back)
 	back->fd = -1;
 }
 
-/* --- where an alias leads, for handlers of signals ---------------------------------------------------------- */
+/* --- the VMM's address of an alias, for signal handlers --------------------------------------- */
 
 static struct lead {
-	_Atomic uint64_t from, end, to; /* end 0: none */
-} leads[1024]; /* a VMM has at most some 500 slots, and some twice */
+	_Atomic uint64_t from, end, to; /* end 0: free */
+} leads[1024]; /* a VMM has at most some 500 slots, and some of them twice */
 
 static bool add_lead(uint64_t from, uint64_t bytes, uint64_t to)
 {
@@ -116,9 +120,8 @@ uint64_t gw_kvm_vmm_address(uint64_t addr)
 	return addr;
 }
 
-/* --- making them -------------------------------------------------------------------------------------------- */
+/* --- creating and unmapping aliases ----------------------------------------------------------- */
 
-/* Maps the slot's pages once more, if that can be: then slot->alias is where. */
 void kvm_make_alias(struct kvm_slot *slot, const struct kvm_back *back)
 {
 	uint64_t hva = slot->hva, bytes = slot->bytes, align, room, at, end;
@@ -128,7 +131,7 @@ void kvm_make_alias(struct kvm_slot *slot, const struct kvm_back *back)
 	if (kvm.no_alias || slot->flags & KVM_MEM_READONLY || bytes == 0 || bytes > UINT64_MAX - 3 * align ||
 	    hva % kvm.page_bytes != 0 || bytes > back->row)
 		return;
-	/* Room on both sides, for what is left of the huge pages at its ends. */
+	/* With room on both sides for the huge pages at the slot's ends. */
 	got = syscall(SYS_mmap, NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0L);
 	if (got == -1)
 		return;
@@ -168,7 +171,10 @@ void kvm_drop_alias(struct kvm_slot *slot)
 	slot->alias = 0;
 }
 
-/* The alias of a slot that KVM has no more.  Write protection may watch it, if KVM's log does not: then it stays for now. */
+/*
+ * Write protection may watch an alias that KVM's log does not cover.  Such an alias stays until
+ * gw_kvm_release().
+ */
 void kvm_retire_alias(struct kvm_slot *slot)
 {
 	if (!slot->alias || !kvm.held || slot->logged || kvm.grave_count == KVM_SLOTS) {
@@ -197,14 +203,17 @@ bool gw_kvm_runs_at(uint64_t addr)
 	return !any;
 }
 
-/* The addresses stay the alias's, so that nobody else's mapping is in them when it goes. */
+/*
+ * Unmaps part of an alias but keeps the addresses reserved: the later unmap of the alias must hit
+ * no other mapping.
+ */
 static void empty_alias(uint64_t addr, uint64_t bytes)
 {
 	if (syscall(SYS_mmap, addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0L) < 0)
 		unmap(addr, bytes);
 }
 
-/* The part of [addr, end) that lies in @bytes bytes at @start.  Return: whether there is any. */
+/* Cuts [*addr, *end) to the @bytes bytes at @start.  Return: whether anything is left. */
 static bool cut(uint64_t *addr, uint64_t *end, uint64_t start, uint64_t bytes)
 {
 	*addr = *addr > start ? *addr : start;
@@ -218,7 +227,8 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 
 	if ((atomic_load(&kvm.alias_count) == 0 && !atomic_load(&kvm.watching)) || bytes == 0)
 		return;
-	bytes = (bytes + kvm.page_bytes - 1) / kvm.page_bytes * kvm.page_bytes; /* the kernel has found it to be whole otherwise */
+	/* As the kernel rounds. */
+	bytes = (bytes + kvm.page_bytes - 1) / kvm.page_bytes * kvm.page_bytes;
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		const struct kvm_slot *slot = &kvm.slots[i];

@@ -2,15 +2,16 @@
 /*
  * Theory of operation: one log, two readers
  *
- * KVM keeps one bitmap a slot.  Where it can, its bits are cleared by hand (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2), with all
- * set in the beginning: switching the log on then protects nothing, and each stretch of memory is protected just
- * before it is read, so that a page that is written before that costs no fault.  Where the VMM has chosen the manual
- * way or not, its choice holds for what it sees; for itself this file uses the manual way while it logs.
+ * KVM keeps one bitmap a slot.  This file clears its bits by hand where KVM can
+ * (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2), with all bits set at the start.  Switching the log on then
+ * protects no page.  Each run of pages is protected just before it is read, so a page that is
+ * written earlier costs no fault.  The VMM may have chosen the manual way or not: that choice holds
+ * for the bits that the VMM reads.
  *
- * A bit of KVM's is cleared
- *   - by us, when we arm: it is put into for_vmm first, if the VMM logs the slot too;
- *   - by the VMM: it is marked for us, as it was set, or may just have been, for all we know.
- * What the VMM is given is what KVM has and what is kept for it.
+ * A bit of KVM is cleared
+ *   - by godwit, when it arms.  If the VMM logs the slot too, the bit is first put into for_vmm;
+ *   - by the VMM.  Then the page is marked for godwit, as the bit was or may have been set.
+ * The VMM reads the bits of KVM and those of for_vmm.
  */
 #include "tracker/kvm_internal.h"
 
@@ -22,14 +23,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CLEAR_PAGES (64u * 1024) /* so many at a time: KVM holds its lock meanwhile */
+#define CLEAR_PAGES (64u * 1024) /* for one call, since KVM holds its lock meanwhile */
 
 static uint64_t pages_of(const struct kvm_slot *slot)
 {
 	return slot->bytes / kvm.page_bytes;
 }
 
-/* Return: 0, or -ENOMEM. */
+/* Allocates slot->for_vmm, if there is none.  Return: 0 or -ENOMEM. */
 static int want_for_vmm(struct kvm_slot *slot)
 {
 	return slot->for_vmm.words ? 0 : gw_raw_bitmap_new(&slot->for_vmm, pages_of(slot));
@@ -72,7 +73,7 @@ static int clear(struct kvm_slot *slot, uint64_t first, uint64_t end)
 	return clear_bits(slot, slot->log.words, first, end);
 }
 
-/* Marks slot->log's bits for us.  Return: how many there are. */
+/* Marks the bits of slot->log in the shared bitmap.  Return: how many there are. */
 static uint64_t mark(const struct kvm_slot *slot)
 {
 	struct gw_bitmap *shared = &kvm.shared[slot->region];
@@ -86,7 +87,7 @@ static uint64_t mark(const struct kvm_slot *slot)
 	return pages;
 }
 
-/* --- beginning and end ----------------------------------------------------------------------------------- */
+/* --- beginning and end ------------------------------------------------------------------------ */
 
 bool kvm_log_covers(struct kvm_slot *slot)
 {
@@ -118,7 +119,7 @@ static int begin(struct kvm_slot *slot, bool fresh)
 		return rc;
 	if (fresh)
 		return kvm_log_vmm_begins(slot);
-	/* The VMM has been reading: what is there is its own. */
+	/* The VMM logged the slot before: the bits in KVM are the VMM's. */
 	rc = want_for_vmm(slot);
 	if (rc == 0)
 		rc = get(slot, slot->log.words);
@@ -150,7 +151,7 @@ void kvm_log_lost(const struct kvm_slot *slot)
 	gw_bitmap_mark_range(&kvm.shared[slot->region], slot->first_page, pages_of(slot));
 }
 
-/* The manual way for us, if KVM has it and the VMM has not chosen it. */
+/* Sets how bits are cleared, if that is a change and KVM can. */
 static void go_manual(struct kvm_vm *vm, uint64_t manual)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = { manual } };
@@ -201,7 +202,10 @@ static int clear_all(const struct kvm_slot *slot)
 
 void kvm_log_moved(struct kvm_slot *slot)
 {
-	/* A log that begins full is no log of what was written.  Should this fail, the VMM sees too much. */
+	/*
+	 * The log begins with all bits set, which are no writes.  If this fails, the VMM reads too
+	 * many.
+	 */
 	if (slot_logs_for_vmm(slot) && slot->vm->manual & KVM_DIRTY_LOG_INITIALLY_SET)
 		(void)clear_all(slot);
 }
@@ -232,8 +236,9 @@ static void stop(void)
 
 		if (!slot->logged)
 			continue;
+		/* Fails for a VM that is closed. */
 		if (!slot_logs_for_vmm(slot))
-			(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes); /* a VM that is gone logs no more */
+			(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes);
 		kvm_log_end(slot);
 	}
 	for (unsigned i = 0; i < kvm.vm_count; i++)
@@ -250,10 +255,10 @@ int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struc
 	if (!kvm_log_can_be_had())
 		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
 	if (kvm.no_alias_why == -EOPNOTSUPP)
-		return gw_error_set(error, -EOPNOTSUPP, "virtual processors cannot be parked: the kernel has no membarrier(2), or the VMM "
+		return gw_error_set(error, -EOPNOTSUPP, "vCPUs cannot be parked: the kernel has no membarrier(2), or the VMM "
 							"uses the signal for that itself");
 	if (kvm.no_alias_why < 0)
-		return gw_error_set(error, kvm.no_alias_why, "virtual processors do not leave KVM, so that its slots cannot be changed: %s",
+		return gw_error_set(error, kvm.no_alias_why, "vCPUs do not leave KVM, so its slots cannot be changed: %s",
 				    strerrordesc_np(-kvm.no_alias_why));
 	rc = 0;
 	kvm.segments = segments;
@@ -292,7 +297,7 @@ bool gw_kvm_is_logged(uint64_t addr)
 	return false;
 }
 
-/* --- our reading ------------------------------------------------------------------------------------------- */
+/* --- reading for godwit ----------------------------------------------------------------------- */
 
 int64_t gw_kvm_log_collect(struct gw_error *error)
 {
@@ -388,13 +393,15 @@ static void local_close(void *unused)
 
 const struct gw_local_ops gw_kvm_log_ops = { .collect = local_collect, .arm = local_arm, .close = local_close };
 
-/* --- the VMM's reading --------------------------------------------------------------------------------------- */
+/* --- reading for the VMM ---------------------------------------------------------------------- */
 
 int kvm_log_vmm_begins(struct kvm_slot *slot)
 {
 	int rc = want_for_vmm(slot);
 
-	/* What KVM has by now is ours: taken out, it is not seen by the VMM. */
+	/*
+	 * The bits in KVM so far are godwit's.  They are taken, so that the VMM does not read them.
+	 */
 	if (rc == 0)
 		rc = get(slot, slot->log.words);
 	if (rc < 0)
@@ -430,7 +437,7 @@ int kvm_log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
 	if (slot->logged) {
 		memcpy(slot->log.words, given.words, gw_bitmap_bytes(given.bits));
 		if (!slot->vm->vmm_manual) {
-			/* The VMM expects them to be cleared by this.  For us they are new. */
+			/* For the VMM this call clears the bits.  For godwit they are new. */
 			(void)mark(slot);
 			if (slot->vm->manual && clear(slot, 0, (pages_of(slot) + 63) / 64) < 0)
 				kvm.failure = -EIO;
@@ -438,7 +445,7 @@ int kvm_log_get_for_vmm(struct kvm_slot *slot, struct kvm_dirty_log *wanted)
 				slot->marked.words[w] &= ~slot->log.words[w];
 		}
 	} else if (slot->vm->manual && !slot->vm->vmm_manual) {
-		/* A slot that we do not log, of a VM whose log we have made one to be cleared by hand. */
+		/* A slot that is not logged, of a VM whose log godwit made a manual one. */
 		(void)clear_bits(slot, given.words, 0, (given.bits + 63) / 64);
 	}
 	if (slot->for_vmm.words) {

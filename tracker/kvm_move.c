@@ -2,10 +2,13 @@
 /*
  * Theory of operation: slots at their aliases
  *
- * KVM has a slot at its alias from gw_kvm_hold() to gw_kvm_release() alone.  KVM does not move a slot: the slot is deleted and
- * made anew, and a virtual processor that ran meanwhile would find no memory.  So all of them are parked outside of KVM_RUN.
- * Without aliases a guest is in nothing different from one without us: its memory is mapped and counted once, and KVM reports
- * memory errors at the VMM's own addresses.  With them gw_kvm_vmm_address() leads back.
+ * KVM has a slot at its alias only from gw_kvm_hold() to gw_kvm_release().  KVM cannot move a slot:
+ * it is deleted and created again.  A vCPU that ran in between would find no memory, so all vCPUs
+ * are parked outside of KVM_RUN.
+ *
+ * Without aliases a guest is as it is without godwit: its memory is mapped and counted once, and
+ * KVM reports memory errors at the VMM's addresses.  With aliases gw_kvm_vmm_address() translates
+ * the addresses back.
  */
 #include "tracker/kvm_internal.h"
 
@@ -24,8 +27,8 @@ static uint64_t place_of(const struct kvm_slot *slot)
 }
 
 /*
- * Makes a slot that was deleted, at @addr or where the slot was.  KVM had the memory for it a moment ago.  A KVM that has none for a
- * second loses the slot, and the guest with it.
+ * Creates a deleted slot again, at @addr, or else at its old place.  KVM had the memory for the
+ * slot a moment ago.  If KVM finds none for a second, the slot is lost, and with it the guest.
  */
 static int make_again(struct kvm_slot *slot, uint64_t addr)
 {
@@ -45,7 +48,10 @@ static int make_again(struct kvm_slot *slot, uint64_t addr)
 	return rc;
 }
 
-/* Has KVM use other addresses for a slot, while virtual processors are parked.  Return: 0, or -errno: the slot is where it was. */
+/*
+ * Moves a slot to other addresses while vCPUs are parked.  Return: 0; or -errno, and the slot is at
+ * its old place.
+ */
 static int move_slot(struct kvm_slot *slot, uint64_t addr)
 {
 	int rc = kvm_log_moving(slot);
@@ -65,13 +71,17 @@ static int park(unsigned most_tries)
 	int rc = kvm.park ? kvm.park() : -EOPNOTSUPP;
 
 	for (unsigned tries = 1; rc == -ETIMEDOUT && tries < most_tries; tries++) {
-		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL); /* the guest runs meanwhile */
+		/* The guest runs meanwhile. */
+		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
 		rc = kvm.park();
 	}
 	return rc;
 }
 
-/* Slots to get an alias, and what was learned of their memory without the lock.  Only gw_kvm_hold() has it. */
+/*
+ * Slots that may get an alias, and their memory as seen without the lock.  Only gw_kvm_hold() uses
+ * them.
+ */
 static struct candidate {
 	int vm;
 	uint32_t id;
@@ -88,7 +98,7 @@ static unsigned list_candidates(void)
 	return kvm.slot_count;
 }
 
-/* Makes aliases of the slots that are still there.  Return: how many. */
+/* Creates aliases of the candidates that still exist.  Return: how many. */
 static unsigned make_aliases(unsigned count)
 {
 	unsigned made = 0;
@@ -105,7 +115,7 @@ static unsigned make_aliases(unsigned count)
 	return made;
 }
 
-/* An alias for each slot.  Return: 0, or -errno: then there is none. */
+/* Moves each slot to an alias.  Return: 0; or -errno, and no slot has one. */
 static int give_aliases(unsigned count)
 {
 	int rc;
@@ -124,7 +134,6 @@ static int give_aliases(unsigned count)
 	return rc;
 }
 
-/* Slots over [start, end) that are not logged go back where the VMM put them.  Return: 0, or -errno: some are still at an alias. */
 int kvm_take_aliases(uint64_t start, uint64_t end, unsigned most_tries)
 {
 	bool any = false;
@@ -177,5 +186,5 @@ int gw_kvm_release(void)
 	kvm.grave_count = kvm.watched_count = 0;
 	kvm.held = kvm.unmapped = false;
 	atomic_store(&kvm.watching, false);
-	return kvm_take_aliases(0, UINT64_MAX, 1); /* the caller tries again, later and later */
+	return kvm_take_aliases(0, UINT64_MAX, 1); /* the caller tries again later */
 }

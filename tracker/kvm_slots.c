@@ -2,9 +2,11 @@
 /*
  * Theory of operation: the VMM's ioctls
  *
- * What the VMM does to its slots is done, at another address where that can be, and written down.
+ * Each change that the VMM makes to a slot is passed to KVM, with the alias as address where there
+ * is one, and recorded.
  *
- * One lock is held from before KVM is asked until what it did is written down.  Files are looked for before it is taken.
+ * The lock is held from before the call of KVM until the result is recorded.  Files are looked for
+ * before it is taken.
  */
 #include "tracker/kvm_internal.h"
 
@@ -16,7 +18,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* What the VMM points at may be no memory at all: KVM would say EFAULT, and so do we.  Return: whether it could be read. */
+/*
+ * Reads an argument, for which the VMM may pass a bad pointer.  KVM then fails with EFAULT.
+ * Return: whether it was read.
+ */
 static bool read_argument(void *to, const void *from, size_t bytes)
 {
 	struct iovec local = { to, bytes }, remote = { (void *)(uintptr_t)from, bytes };
@@ -35,7 +40,7 @@ static void forget_slot(struct kvm_slot *slot)
 	*slot = kvm.slots[--kvm.slot_count];
 }
 
-/* A slot that was not there.  Return: as ioctl(2). */
+/* Creates a slot that did not exist.  Return: as ioctl(2). */
 static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_region2 *wanted, const struct kvm_back *back)
 {
 	struct kvm_slot slot = {
@@ -76,7 +81,9 @@ static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_r
 	return rc;
 }
 
-/* A slot that is there: moved, or its flags changed; anything else KVM refuses.  Return: as ioctl(2). */
+/*
+ * Moves an existing slot, or changes its flags.  KVM refuses other changes.  Return: as ioctl(2).
+ */
 static int change_slot(struct kvm_slot *slot, unsigned long request, struct gw_kvm_region2 *wanted)
 {
 	uint32_t flags = wanted->flags;
@@ -122,7 +129,10 @@ static int set_region(int fd, unsigned long request, void *argument, const struc
 	return rc;
 }
 
-/* A new VM's descriptor may be the number of one that was closed: nobody told us, and its slots went with it. */
+/*
+ * A new VM's descriptor may have the number of one that was closed unseen: its slots are forgotten
+ * now.
+ */
 static int create_vm(int fd, void *type)
 {
 	int vm = kvm.real(fd, KVM_CREATE_VM, type), kept = errno;
@@ -163,7 +173,7 @@ static int enable_cap(int fd, void *argument)
 	struct kvm_vm *vm;
 	int rc = kvm.real(fd, KVM_ENABLE_CAP, argument);
 
-	/* The same request is a virtual processor's too, with other capabilities. */
+	/* vCPUs have the same request, with other capabilities. */
 	if (rc < 0 || !read_argument(&wanted, argument, sizeof(wanted)))
 		return rc;
 	if (wanted.cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 && wanted.cap != KVM_CAP_DIRTY_LOG_RING &&
@@ -173,14 +183,17 @@ static int enable_cap(int fd, void *argument)
 	if (vm && wanted.cap == KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) {
 		vm->manual = vm->vmm_manual = wanted.args[0];
 		if (kvm.logging)
-			kvm.failure = -EBUSY; /* the rules have changed under the log */
+			kvm.failure = -EBUSY; /* the way to clear bits has changed during the log */
 	} else if (vm) {
 		vm->ring = true;
 	}
 	return rc;
 }
 
-/* The VMM's own userfaultfd has to see what virtual processors touch: its slots go back to where it put them, and stay there. */
+/*
+ * The VMM's own userfaultfd must see the accesses of vCPUs: slots go back where the VMM put them,
+ * and stay there.
+ */
 static int register_uffd(int fd, void *argument)
 {
 	struct uffdio_register wanted;
@@ -224,7 +237,7 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 	int rc, kept;
 
 	request = (uint32_t)request;
-	/* Both requests begin alike. */
+	/* The arguments of both requests begin with the same fields. */
 	if ((request == KVM_SET_USER_MEMORY_REGION || request == KVM_SET_USER_MEMORY_REGION2) && atomic_load(&kvm.expects_slots) &&
 	    read_argument(&region, argument, sizeof(region)) && region.memory_size > 0)
 		back = kvm_learn_back(region.userspace_addr);

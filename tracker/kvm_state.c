@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What all of KVM's part shares: virtual machines and their slots, as the VMM made them. */
+/* The state that the files of kvm_internal.h share: VMs and their slots, as the VMM made them. */
 #include "tracker/kvm_internal.h"
 
 #include "base/cleanup.h"
@@ -59,11 +59,11 @@ int gw_kvm_check(struct gw_error *error)
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.vm_count; i++)
 		if (kvm.vms[i].memfd)
-			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot be "
-								"read, and so not be moved");
+			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot "
+								"be read, so this guest cannot be migrated");
 	if (kvm.unmapped)
-		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest in mid-migration (unplugged, or to have "
-						    "it elsewhere): migrate again");
+		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest during the migration (an unplug, or a new "
+						    "mapping): migrate again");
 	return 0;
 }
 
@@ -86,7 +86,7 @@ static void unlock(void)
 	pthread_mutex_unlock(&kvm.lock);
 }
 
-/* The child has no aliases (MADV_DONTFORK), and is nobody's VMM. */
+/* The child has no aliases (MADV_DONTFORK) and runs no VM. */
 static void forget_all(void)
 {
 	atomic_store(&kvm.alias_count, 0);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One interface for the trackers that run inside the VMM: KVM's log (kvm.h), write protection (wp_async.h, wp_sync.h) and reads
- * into guest memory (watch.h).  Each sees some of the changes.  vmm-shim/track.c runs several at once and loops over them.
+ * One interface for the trackers that run inside the VMM: KVM's log (kvm.h), write protection
+ * (wp_async.h, wp_sync.h) and reads into guest memory (watch.h).  Each sees some of the changes to
+ * guest memory.  vmm-shim/track.c runs several of them and loops over those in use.
  *
- * tracker.h is the interface on the engine's side of the socket, in another process.
+ * tracker.h is the interface on the engine's side, in the godwit process.
  */
 #ifndef GODWIT_TRACKER_LOCAL_H
 #define GODWIT_TRACKER_LOCAL_H
@@ -15,21 +16,22 @@
 
 struct gw_local_ops {
 	/*
-	 * Marks in shared[region] every page that changed since the last collect, or since the tracker was started.  A tracker that
-	 * marks at other times too got the same @shared at its start.
-	 * Return: pages marked, as far as the tracker counts them, or -errno with @error set: then pages may be missing for good.
+	 * Marks in shared[region] each page that has changed since the last collect, or since the
+	 * start.  A tracker that also marks between collects was given the same @shared when it
+	 * started.  Return: pages marked, as far as the tracker counts them; or -errno with @error
+	 * set.  After an error pages may be missing, and the migration must fail.
 	 */
 	int64_t (*collect)(void *state, struct gw_bitmap *shared, struct gw_error *error);
-	/* As gw_tracker_ops has it.  NULL: collect arms the pages it marks. */
+	/* As in struct gw_tracker_ops.  NULL: collect arms the pages that it marks. */
 	int (*arm)(void *state, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
-	/* Stops tracking and frees @state.  From its return on the tracker touches no bitmap. */
+	/* Stops tracking and frees @state.  The tracker touches no bitmap after its return. */
 	void (*close)(void *state);
 };
 
 /* A tracker that was started. */
 struct gw_local_tracker {
 	const struct gw_local_ops *ops; /* NULL: not in use */
-	void *state;                    /* the tracker's own; NULL where there is one a process */
+	void *state;                    /* NULL for a tracker that exists once a process */
 };
 
 #endif

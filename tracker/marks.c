@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tracker whose bits somebody else sets: an embedder, a disk hook, a simulated guest. */
+/* The tracker whose bits others set: an embedder, the hooks for disks, or a simulated guest. */
 #include "tracker/tracker.h"
 
 #include <errno.h>

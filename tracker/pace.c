@@ -2,8 +2,9 @@
 /*
  * Theory of operation
  *
- * One number, the time at which all debts are paid: owing moves it on, paying waits for it.  A bucket that was never
- * touched for a while does not save up: time that has passed is no credit.
+ * The state is one number: the time at which all debts are paid.  Owing adds to it, and paying
+ * waits for it.  Idle time gives no credit: a debt counts from now on, even if that time is long
+ * past.
  */
 #include "tracker/pace.h"
 
@@ -11,7 +12,7 @@
 #include <time.h>
 
 #define SLICE_NS (10 * GW_NS_PER_MS)
-#define FORGIVEN_NS (2 * GW_NS_PER_MS) /* not worth a wait */
+#define FORGIVEN_NS (2 * GW_NS_PER_MS) /* too short for a wait */
 #define MOST_DEBT_NS (2 * GW_NS_PER_S)
 
 _Atomic uint64_t gw_pace_bytes_per_s;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Slows the writers of a process, who then wait in the middle of their writes.  One limit a process.
+ * Limits the rate at which a process dirties blocks.  There is one limit a process.
  *
- * Who dirties blocks owes time for them, and waits until his debt and that of all before him is paid; never longer
- * than GW_PACE_MOST_NS at once, since he may hold locks of the VMM's, so a large debt is paid in several waits.
+ * A writer owes time for the blocks it dirties.  It waits, inside its write, until its debt and all
+ * earlier debts are paid.  One wait takes GW_PACE_MOST_NS at most, since the writer may hold locks
+ * of the VMM: a large debt is paid in several waits.
  *
  * Threads: any.
  */
@@ -20,18 +21,22 @@
 
 extern _Atomic uint64_t gw_pace_bytes_per_s; /* 0: no limit */
 
+/* Return: whether there is a limit. */
 static inline bool gw_pace_is_on(void)
 {
 	return atomic_load_explicit(&gw_pace_bytes_per_s, memory_order_relaxed) != 0;
 }
 
-/* Sets the limit, or lifts it with 0: who waits goes on within 10 ms, and all debts are forgotten. */
+/*
+ * Sets the limit, or lifts it with 0, and forgets all debts.  After a lift waiting writers go on
+ * within 10 ms.
+ */
 void gw_pace_set(uint64_t bytes_per_s);
 
-/* Notes a debt; does not wait. */
+/* Adds a debt for @bytes bytes.  Does not wait.  No effect without a limit. */
 void gw_pace_owe(uint64_t bytes);
 
-/* Waits until what is owed now is paid.  Keeps errno. */
+/* Waits until the present debts are paid, at most GW_PACE_MOST_NS.  Keeps errno. */
 void gw_pace_pay(void);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tracker/tracker.h"
 
-/* The weight of the newest interval; KubeVirt's stall detector uses the same for the same purpose. */
+/* The weight of the newest interval, as in KubeVirt's stall detector. */
 #define NEWEST_WEIGHT 0.4
 
 void gw_rate_add(struct gw_rate *rate, uint64_t now_ns, uint64_t bytes)

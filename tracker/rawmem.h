@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory by system calls alone, for what runs in a VMM with a lock held: an allocator may call the shim's hooks, and a hook may want
- * that lock.  Internal to tracker.  Threads: any.
+ * Memory from system calls, for code that holds a lock inside a VMM.  The VMM's allocator may call
+ * the shim's hooks, and a hook may take that lock.  Internal to tracker.
+ * Threads: any.
  */
 #ifndef GODWIT_TRACKER_RAWMEM_H
 #define GODWIT_TRACKER_RAWMEM_H
@@ -10,13 +11,18 @@
 
 #include <stddef.h>
 
-/* Whole pages of zeros.  Return: the memory, for gw_raw_free() with the same @bytes; or NULL. */
+/*
+ * Maps whole pages of zeros.  Return: the memory, for gw_raw_free() with the same @bytes; or NULL.
+ */
 void *gw_raw_alloc(size_t bytes) GW_MUST_CHECK;
-/* NULL is fine. */
+
+/* Unmaps it.  NULL is allowed. */
 void gw_raw_free(void *memory, size_t bytes);
 
-/* As gw_bitmap_new() and gw_bitmap_free(). */
+/* As gw_bitmap_new().  Return: 0 or -ENOMEM. */
 int gw_raw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits) GW_MUST_CHECK;
+
+/* As gw_bitmap_free(), for a bitmap of gw_raw_bitmap_new(). */
 void gw_raw_bitmap_free(struct gw_bitmap *bitmap);
 
 #endif

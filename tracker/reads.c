@@ -2,9 +2,9 @@
 /*
  * Theory of operation
  *
- * As in blocks.c a read-write lock keeps the bitmaps mapped while somebody marks.  Most of what a process reads does not go
- * to guest memory: the lowest and the highest address that is watched tell, without the lock.  They are set before
- * gw_reads_watched and read after it.
+ * As in blocks.c a read-write lock keeps the bitmaps mapped during a mark.  Most reads of a process
+ * do not go to guest memory.  The lowest and the highest watched address show that without the
+ * lock.  They are written before gw_reads_watched and read after it.
  */
 #include "tracker/reads.h"
 
@@ -34,7 +34,7 @@ static struct {
 	unsigned file_count;
 } reads = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
-/* Return: whether the segment's file is known. */
+/* Adds the file of the segment's region, unless it is there.  Return: whether the file is known. */
 static bool know_file(const struct gw_wp_segment *segment, struct known_file *files, unsigned *count)
 {
 	for (unsigned i = 0; i < *count; i++)
@@ -82,7 +82,7 @@ void gw_reads_clear(void)
 	pthread_rwlock_unlock(&reads.lock);
 }
 
-/* Under lock. */
+/* Under the lock: marks the pages of [from, to) in a segment. */
 static void mark_in(const struct gw_wp_segment *segment, uint64_t from, uint64_t to)
 {
 	uint64_t first, end;

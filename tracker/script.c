@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tracker that replays a written list of dirty runs: the n-th collect reports the n-th part of it. */
+/*
+ * A tracker for tests that reports a given list of dirty runs.  Collect number n reports the runs
+ * for n.
+ */
 #include "tracker/tracker.h"
 
 #include <errno.h>

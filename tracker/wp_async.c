@@ -2,23 +2,26 @@
 /*
  * Theory of operation
  *
- * A userfaultfd registered in write-protect mode with the feature WP_ASYNC lets the kernel resolve a
- * write to a protected page by itself: it drops the protection, and that it did is readable as "written"
- * in the page map.  PAGEMAP_SCAN with PM_SCAN_WP_MATCHING walks the page table, reports the written pages
- * as runs of addresses and protects each again while it holds the page table lock, so no write falls
- * between the two.
+ * A userfaultfd registered in write-protect mode with the feature WP_ASYNC lets the kernel resolve
+ * a write to a protected page by itself.  The kernel drops the protection, and the page map then
+ * shows the page as "written".  PAGEMAP_SCAN with PM_SCAN_WP_MATCHING walks the page table, reports
+ * the written pages as runs of addresses and protects each again.  The page table lock is held
+ * meanwhile, so no write falls between the two.
  *
- * Opening arms by the same scan with no output vector.  In holes of shared memory the kernel leaves markers (seen
- * with Linux 6.18: 2 MiB of page tables for each GiB of hole), which it needs: an entry without one is taken for written, and
- * rightly, as it may be that of a page that was written and then swapped out.  So the scan must not be narrowed to
- * pages that are present, though for a hole that would be thirty times as fast: a write would be lost.  Holes of the
- * file are another matter: nothing can be written there without their ceasing to be holes.
+ * Opening arms by the same scan, without an output vector.  In holes of shared memory the kernel
+ * leaves markers: with Linux 6.18, 2 MiB of page tables for each GiB of hole.  It needs them.  An
+ * entry without a marker counts as written, and must, since the page may have been written and then
+ * swapped out.  So the scan must not be limited to present pages, though that would be thirty times
+ * as fast for a hole: a write would be lost.  Holes of the file are different: a write there ends
+ * the hole.
  *
- * The scan's time is the walk over the page table, 0.9 ns an entry, written to or not, and one of them falls into the blackout:
- * much memory is walked by several threads, which share nothing but the bitmap, whose marks are atomic.
+ * The scan's time is the walk over the page table: 0.9 ns an entry, written or not.  One scan falls
+ * into the blackout.  So several threads walk large memory.  They share only the bitmap, whose
+ * marks are atomic.
  *
- * No fault ever reaches us, therefore no handler thread, and UFFD_USER_MODE_ONLY does no harm: an
- * unprivileged process may open the descriptor that way whatever vm.unprivileged_userfaultfd says.
+ * The kernel sends no fault to this process, so there is no handler thread, and UFFD_USER_MODE_ONLY
+ * does no harm.  With it an unprivileged process may open the descriptor, whatever
+ * vm.unprivileged_userfaultfd is.
  */
 #include "tracker/wp_async.h"
 
@@ -33,19 +36,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Runs fetched by one scan call: 24 KiB a thread, made at open, so that collect allocates nothing. */
+/* Runs of one scan call: 24 KiB a thread, allocated at open, so that collect allocates nothing. */
 #define SCAN_RUNS 1024
-#define SPARSE 8 /* less than one page in so many is there */
+#define SPARSE 8 /* a file is sparse if less than one page in 8 is there */
 #define MAX_THREADS 8
 #define HUGE_BYTES (2ULL << 20)
-#define THREAD_BYTES (256ULL << 20) /* worth a thread, whose start costs some 20 us: 60 us to walk */
+#define THREAD_BYTES (256ULL << 20) /* walked in 60 us; a thread's start costs 20 us */
 
-/* What one thread scans, and what came of it. */
+/* The part of a segment that one thread scans, and the result. */
 struct part {
 	struct gw_wp_async *wp;
 	const struct gw_wp_segment *segment;
 	uint64_t at, end;
-	struct gw_bitmap *shared; /* NULL: it is only armed */
+	struct gw_bitmap *shared; /* NULL: only arms */
 	int64_t pages;            /* marked, or -errno */
 	struct gw_error error;
 	struct page_region runs[SCAN_RUNS];
@@ -99,8 +102,9 @@ static int register_segment(const struct gw_wp_async *wp, const struct gw_wp_seg
 }
 
 /*
- * Scans [*at, end), re-protects what was written, and stores up to SCAN_RUNS runs of it; with @runs NULL
- * it only protects.  Return: number of runs, *at is where the next scan goes on; or -errno.
+ * Scans [*at, end), protects the written pages again and stores up to SCAN_RUNS runs of them.  With
+ * @runs NULL it only protects.  Return: the number of runs, and *at is where the next scan goes on;
+ * or -errno.
  */
 static long scan(const struct gw_wp_async *wp, uint64_t *at, uint64_t end, struct page_region *runs)
 {
@@ -125,7 +129,7 @@ static long scan(const struct gw_wp_async *wp, uint64_t *at, uint64_t end, struc
 	return n;
 }
 
-/* Scans a part; marks what is found. */
+/* Scans a part and marks the written pages.  Return: how many, or -errno. */
 static int64_t scan_part(struct part *part)
 {
 	const struct gw_wp_segment *segment = part->segment;
@@ -162,8 +166,9 @@ static void *scan_thread(void *argument)
 }
 
 /*
- * Parts meet where no huge page has its middle: half of one cannot be protected, and a scan that ends in it fails, or has
- * the kernel take it out of the page table with what it knew.
+ * Parts must not meet inside a huge page: half of one cannot be protected.  A scan that ends there
+ * fails, or the kernel removes the huge page from the page table, and its state is lost.  Return:
+ * the size that borders are a multiple of.
  */
 static uint64_t huge_page_bytes(const struct gw_wp_segment *segment)
 {
@@ -174,7 +179,10 @@ static uint64_t huge_page_bytes(const struct gw_wp_segment *segment)
 	return HUGE_BYTES;
 }
 
-/* Scans [at, end) of a segment, by several threads if it is worth it.  A thread that cannot be had is done without. */
+/*
+ * Scans [at, end) of a segment, with several threads if it is large.  If a thread cannot start,
+ * this one does its part.  Return: pages marked, or -errno with @error set.
+ */
 static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
 			  struct gw_bitmap *shared, struct gw_error *error)
 {
@@ -215,7 +223,7 @@ static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *se
 	return pages;
 }
 
-/* Finding out where data is takes time for each page that is there: it pays where there are few. */
+/* Looking for data takes time for each page that is there, so it is worth it only for few pages. */
 static bool is_sparse(const struct gw_wp_segment *segment)
 {
 	struct stat st;
@@ -224,8 +232,9 @@ static bool is_sparse(const struct gw_wp_segment *segment)
 }
 
 /*
- * Scans a segment.  What is a hole of the file has not been written to, or not yet when we look: then it is data at the
- * next scan, unprotected, and found.
+ * Scans a segment.  A hole of the file was not written before the look at it.  If it is written
+ * later, it is unprotected data at the next scan, which finds it.  Return: pages marked, or -errno
+ * with @error set.
  */
 static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *segment, struct gw_bitmap *shared,
 			    struct gw_error *error)
@@ -319,7 +328,7 @@ void gw_wp_async_close(struct gw_wp_async *wp)
 {
 	if (!wp)
 		return;
-	/* Closing the last descriptor unregisters every range and drops the protection. */
+	/* Closing the last descriptor unregisters all ranges and drops the protection. */
 	if (wp->uffd >= 0)
 		close(wp->uffd);
 	if (wp->pagemap >= 0)

@@ -2,14 +2,17 @@
 /*
  * Theory of operation
  *
- * All pages are protected.  A write to one faults; the thread notes the page, lifts its protection, and the writer
- * goes on.  Collecting protects the noted pages again before it reports them.  Note and lift, and protect and report, each
- * happen under the lock: otherwise a page could be protected between a fault's note and its lift, and stay open.  It is held for
- * a stretch of pages at a time, as whoever writes meanwhile waits for it.
+ * All pages are protected.  A write to one faults.  The thread notes the page and lifts its
+ * protection, and the writer goes on.  A collect protects the noted pages again before it reports
+ * them.  Both pairs, note and lift, protect and report, happen under the lock.  Otherwise a page
+ * could be protected between a fault's note and its lift, and stay open.  The lock is held for one
+ * run of pages at a time, since writers that fault wait for it.
  *
- * A page that was given back to the file system and comes again is not protected, and nobody faults.  So collecting also
- * reads the page map for pages that are present and open: they are taken for written.  That takes 30 ns a page, written or not, and
- * is done without the lock, of much memory by several threads: a page that is found open is open until this collect protects it.
+ * A page that was given back to the file system and comes again is not protected, and its writes do
+ * not fault.  So a collect also reads the page map for pages that are present and open, and takes
+ * them for written.  That takes 30 ns a page, written or not.  It needs no lock, and several
+ * threads read the map of large memory: a page found open stays open until this collect protects
+ * it.
  */
 #include "tracker/wp_sync.h"
 
@@ -31,15 +34,15 @@
 #define MAP_ENTRIES 8192u
 #define STRETCH_PAGES 4096u
 #define MAX_THREADS 8u
-#define THREAD_PAGES 8192u /* worth a thread */
+#define THREAD_PAGES 8192u /* enough for a thread */
 
 struct watched {
 	struct gw_wp_segment segment;
-	uint64_t unit_bytes;   /* of the pages it is mapped with */
+	uint64_t unit_bytes;   /* of the pages that map it, huge or not */
 	struct gw_bitmap open; /* by small pages: written, and not protected since */
 };
 
-/* What one thread reads of the page map. */
+/* The part of the page map that one thread reads. */
 struct part {
 	struct gw_wp_sync *wp;
 	struct watched *watched;
@@ -53,8 +56,8 @@ struct gw_wp_sync {
 	uint32_t page_bytes;
 	pthread_t thread;
 	bool thread_runs;
-	pthread_mutex_t lock; /* guards the bitmaps and what is protected */
-	int failure;          /* of the thread */
+	pthread_mutex_t lock; /* guards the bitmaps and the protection */
+	int failure;          /* of the thread; 0 or -errno */
 	unsigned count;
 	struct watched *watched;
 	unsigned part_count; /* one for each processor */
@@ -74,7 +77,7 @@ static int protect(const struct gw_wp_sync *wp, uint64_t addr, uint64_t bytes, b
 	return 0;
 }
 
-/* --- the thread ------------------------------------------------------------------------------------------ */
+/* --- the thread ------------------------------------------------------------------------------- */
 
 static void note_write(struct gw_wp_sync *wp, uint64_t addr)
 {
@@ -89,7 +92,7 @@ static void note_write(struct gw_wp_sync *wp, uint64_t addr)
 		pthread_mutex_lock(&wp->lock);
 		gw_bitmap_set_range(&watched->open, at / wp->page_bytes, unit / wp->page_bytes);
 		rc = protect(wp, watched->segment.addr + at, unit, false);
-		if (rc < 0 && rc != -ENOENT) /* unmapped meanwhile: nobody waits any more */
+		if (rc < 0 && rc != -ENOENT) /* ENOENT: unmapped meanwhile, so no writer waits */
 			wp->failure = rc;
 		pthread_mutex_unlock(&wp->lock);
 		return;
@@ -116,7 +119,7 @@ static void *resolve(void *argument)
 	}
 }
 
-/* --- opening ------------------------------------------------------------------------------------------------ */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static int open_uffd(struct gw_error *error)
 {
@@ -148,7 +151,10 @@ static int watch(struct gw_wp_sync *wp, struct watched *watched, struct gw_error
 
 	if (rc == 0 && ioctl(wp->uffd, UFFDIO_REGISTER, &reg) < 0)
 		rc = -errno;
-	/* Of huge pages only whole ones can be protected: the first size that is taken is theirs. */
+	/*
+	 * Only whole huge pages can be protected, so the first size that the kernel accepts is
+	 * theirs.
+	 */
 	for (unsigned i = 0; rc == 0 && i < sizeof(units) / sizeof(units[0]); i++) {
 		watched->unit_bytes = units[i] ? units[i] : wp->page_bytes;
 		if (watched->unit_bytes <= watched->segment.bytes &&
@@ -207,7 +213,10 @@ void gw_wp_sync_close(struct gw_wp_sync *wp)
 
 	if (!wp)
 		return;
-	/* Closing the descriptor lifts all protection and wakes who waits; the thread must not read it by then. */
+	/*
+	 * Closing the descriptor lifts all protection and wakes waiting writers.  The thread must
+	 * have ended by then.
+	 */
 	if (wp->thread_runs && write(wp->stop, &one, sizeof(one)) == sizeof(one))
 		pthread_join(wp->thread, NULL);
 	if (wp->uffd >= 0)
@@ -224,7 +233,7 @@ void gw_wp_sync_close(struct gw_wp_sync *wp)
 	free(wp);
 }
 
-/* --- collecting ----------------------------------------------------------------------------------------------- */
+/* --- collecting ------------------------------------------------------------------------------- */
 
 static bool is_open(uint64_t entry)
 {
@@ -245,7 +254,7 @@ static void note_open(const struct part *part, uint64_t entries)
 			gw_bitmap_set_range(&part->watched->open, part->at + i, 1);
 }
 
-/* Adds the part's pages that are present and open. */
+/* Notes the part's pages that are present and open. */
 static void *find_open(void *argument)
 {
 	struct part *part = argument;
@@ -265,7 +274,10 @@ static void *find_open(void *argument)
 	return NULL;
 }
 
-/* The same of a whole segment.  A thread that cannot be had is done without.  Return: 0 or -errno. */
+/*
+ * The same for a whole segment.  If a thread cannot start, this one does its part.  Return: 0 or
+ * -errno.
+ */
 static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
 {
 	uint64_t pages = watched->segment.bytes / wp->page_bytes, count = (pages + THREAD_PAGES - 1) / THREAD_PAGES;
@@ -296,8 +308,8 @@ static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
 }
 
 /*
- * Protects the next open pages from *at on and reports them.  Return: how many, 0 when there are none, or -errno; *at is where
- * they end.
+ * Protects the next run of open pages from *at on and reports it.  *at is then its end.
+ * Return: how many pages, 0 when there are none, or -errno.
  */
 static int64_t take_stretch(struct gw_wp_sync *wp, struct watched *watched, uint64_t *at, struct gw_bitmap *shared)
 {
@@ -318,7 +330,7 @@ static int64_t take_stretch(struct gw_wp_sync *wp, struct watched *watched, uint
 	return rc < 0 ? rc : (int64_t)(end - first);
 }
 
-/* Return: how many pages were reported, or -errno. */
+/* Protects and reports all open pages of a segment.  Return: how many, or -errno. */
 static int64_t take(struct gw_wp_sync *wp, struct watched *watched, struct gw_bitmap *shared)
 {
 	uint64_t at = 0;

@@ -2,10 +2,10 @@
 /*
  * Theory of operation
  *
- * The union that misses nothing (tracker/kvm.h): KVM's log for the slots that have an alias, and write protection for
- * every other mapping of the same files, the VMM's own among them.  Without KVM, or without its log, all mappings are
- * write-protected, the aliases too.  What a device writes into the buffer of a read that is under way neither sees:
- * tracker/reads.h.
+ * The trackers together miss no write (tracker/kvm.h).  KVM's log covers the slots that have an
+ * alias.  Write protection covers all other mappings of the same files, the VMM's own among them.
+ * Without KVM, or without its log, all mappings are write-protected, the aliases too.  Neither sees
+ * what a device writes into the buffer of a read under way: tracker/reads.h does.
  */
 #include "vmm-shim/track.h"
 
@@ -17,14 +17,14 @@
 #include <errno.h>
 #include <string.h>
 
-/* In the order of collecting and closing. */
+/* Trackers are collected and closed in this order. */
 enum part { READS, LOG, PROTECTION, PARTS };
 
 static struct {
 	struct gw_bitmap *shared;
 	struct gw_local_tracker parts[PARTS];
 	bool on, sees_discards;
-	struct gw_wp_segment segments[AGENT_MAX_SEGMENTS]; /* all of them */
+	struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
 	unsigned count;
 } track;
 
@@ -33,7 +33,9 @@ static void use(enum part part, const struct gw_local_ops *ops, void *state)
 	track.parts[part] = (struct gw_local_tracker){ ops, state };
 }
 
-/* Logs the slots that have an alias.  Return: how many, or -errno with @error set. */
+/*
+ * Starts KVM's log of the slots that have an alias.  Return: how many, or -errno with @error set.
+ */
 static int start_log(struct gw_error *error)
 {
 	int rc = gw_kvm_log_start(track.segments, track.count, track.shared, error);
@@ -43,7 +45,9 @@ static int start_log(struct gw_error *error)
 	return rc;
 }
 
-/* Write-protects what KVM's log does not cover.  Return: 0, or -errno with @error set. */
+/*
+ * Write-protects the mappings that KVM's log does not cover.  Return: 0, or -errno with @error set.
+ */
 static int protect_rest(bool may_async, bool may_sync, struct gw_error *error)
 {
 	static struct gw_wp_segment rest[AGENT_MAX_SEGMENTS];
@@ -56,13 +60,17 @@ static int protect_rest(bool may_async, bool may_sync, struct gw_error *error)
 	for (unsigned i = 0; i < track.count; i++)
 		if (!track.parts[LOG].ops || !gw_kvm_is_logged(track.segments[i].addr))
 			rest[count++] = track.segments[i];
-	gw_kvm_watch(rest, count); /* not what is logged: such an alias goes with its slot, and others may get its place */
+	/*
+	 * Without logged aliases: those go with their slots, and other mappings may get the
+	 * addresses.
+	 */
+	gw_kvm_watch(rest, count);
 	if (may_async) {
 		rc = gw_wp_async_open(&async, rest, count, &refused);
 		if (rc == 0)
 			use(PROTECTION, &gw_wp_async_ops, async);
 	}
-	/* A kernel that has neither is told of the first: it is the one to wish for. */
+	/* If the kernel has neither, the error names the first, which is the better one. */
 	if (rc == -ENOSYS && may_sync) {
 		gw_error_clear(&refused);
 		rc = gw_wp_sync_open(&sync, rest, count, &refused);
@@ -74,7 +82,7 @@ static int protect_rest(bool may_async, bool may_sync, struct gw_error *error)
 	return rc;
 }
 
-/* Return: 0, or -errno with @error set. */
+/* Marks the pages of reads.  Return: 0, or -errno with @error set. */
 static int watch_reads(struct gw_error *error)
 {
 	int rc = gw_reads_watch(track.segments, track.count, track.shared);
@@ -112,7 +120,7 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	track.on = true;
 	if (want_kvm || wanted == AGENT_BEST)
 		rc = start_log(&refused);
-	/* The log that cannot be had is no failure as long as something else may do. */
+	/* A log that is not available is no failure, unless it was asked for. */
 	if (want_kvm && !track.parts[LOG].ops)
 		rc = gw_error_set(error, rc < 0 ? rc : -EOPNOTSUPP, "%s", rc < 0 ? refused.text :
 				  "KVM has no memory slot of this guest at an alias");
