@@ -31,7 +31,7 @@ static struct {
 static int find(const struct gw_file_id *id)
 {
 	for (unsigned i = 0; i < blocks.count; i++)
-		if (blocks.files[i].id.inode == id->inode && blocks.files[i].id.device == id->device)
+		if (gw_file_is_same(&blocks.files[i].id, id))
 			return (int)i;
 	return -1;
 }
@@ -39,7 +39,9 @@ static int find(const struct gw_file_id *id)
 /* Under the lock.  Return: the end of the blocks of a range of more than 0 bytes. */
 static uint64_t end_block(uint64_t offset, uint64_t bytes)
 {
-	return bytes > UINT64_MAX - offset ? UINT64_MAX : ((offset + bytes - 1) >> blocks.shift) + 1;
+	if (bytes > UINT64_MAX - offset)
+		return UINT64_MAX;
+	return ((offset + bytes - 1) >> blocks.shift) + 1;
 }
 
 /* Under the lock. */
@@ -59,10 +61,11 @@ static void mark_one(struct gw_bitmap *marks, uint64_t first, uint64_t end)
 static void mark(int file, uint64_t offset, uint64_t bytes)
 {
 	const struct gw_file_id *id = &blocks.files[file].id;
+	uint64_t first = offset >> blocks.shift, end = end_block(offset, bytes);
 
 	for (unsigned i = (unsigned)file; bytes > 0 && i < blocks.count; i++)
-		if (blocks.files[i].id.inode == id->inode && blocks.files[i].id.device == id->device)
-			mark_one(&blocks.files[i].marks, offset >> blocks.shift, end_block(offset, bytes));
+		if (gw_file_is_same(&blocks.files[i].id, id))
+			mark_one(&blocks.files[i].marks, first, end);
 }
 
 int gw_blocks_find(int fd)

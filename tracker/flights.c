@@ -168,7 +168,8 @@ void flights_buffers(const struct flight *flight, void (*each)(uint64_t addr, ui
 
 	for (unsigned i = 0; i < flight->buffer_count; i++) {
 		unsigned at = i < FLIGHT_FEW ? i : (i - FLIGHT_FEW) % CHUNK_BUFFERS;
-		const struct iovec *buffer = i < FLIGHT_FEW ? &flight->few[at] : &chunk->buffers[at];
+		const struct iovec *buffers = i < FLIGHT_FEW ? flight->few : chunk->buffers;
+		const struct iovec *buffer = &buffers[at];
 
 		each((uintptr_t)buffer->iov_base, buffer->iov_len);
 		if (i >= FLIGHT_FEW && at == CHUNK_BUFFERS - 1)

@@ -206,7 +206,8 @@ static void look_at_ring(struct ring *ring, struct look *look)
 	if (ring->why.code)
 		look->why = ring->why;
 	else if (look->kind == GW_INFLIGHT_WRITES && ring->unknown_file)
-		look->why = (struct why){ -EOPNOTSUPP, "a request to io_uring goes to a registered file, which only the kernel knows", 0 };
+		look->why = unsupported("a request to io_uring goes to a registered file, which "
+					"only the kernel knows", 0);
 }
 
 /* Calls @visit for each ring, with its lock held.  Called with inflight_lock held. */
@@ -228,7 +229,7 @@ static struct look look_at_all(enum gw_inflight_kind kind)
 	GW_LOCK_SCOPE(&inflight_lock);
 	each_ring(look_at_ring, &look);
 	if (atomic_load(&too_many))
-		look.why = (struct why){ -EOPNOTSUPP, "it has more rings than %u", MAX_RINGS };
+		look.why = unsupported("it has more rings than %u", MAX_RINGS);
 	return look;
 }
 
@@ -267,8 +268,10 @@ void gw_inflight_explain(char *text, size_t bytes)
 {
 	struct why why = look_at_all(GW_INFLIGHT_WRITES).why;
 
+	if (!why.code)
+		why.format = "a disk gets commands of another kind (SG_IO, NVMe, zones, XFS)";
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-	snprintf(text, bytes, why.code ? why.format : "a disk gets commands of another kind (SG_IO, NVMe, zones, XFS)", why.number);
+	snprintf(text, bytes, why.format, why.number);
 #pragma GCC diagnostic pop
 }

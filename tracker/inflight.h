@@ -122,8 +122,9 @@ GW_MUST_CHECK int gw_inflight_settle(uint64_t within_ns);
 /* How long the begin of a watch waits for earlier requests. */
 #define GW_INFLIGHT_SETTLE_NS (10 * GW_NS_PER_S)
 /* The error text for -ETIMEDOUT. */
-#define GW_INFLIGHT_STUCK                                                                                              \
-	"requests of the VMM to a disk have not ended for 10 s: see whether the disk or its network is stuck, then migrate again"
+#define GW_INFLIGHT_STUCK \
+	"requests of the VMM to a disk have not ended for 10 s: see whether the disk or its " \
+	"network is stuck, then migrate again"
 
 /* Only counts requests from now on.  Call when nothing is watched any more. */
 void gw_inflight_rest(void);

@@ -23,6 +23,11 @@ static _Atomic bool has_barrier; /* threads may have lanes */
 /* Its address identifies the thread. */
 static __thread char self __attribute__((tls_model("initial-exec")));
 
+static int membarrier(int command)
+{
+	return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
 /* --- completions ------------------------------------------------------------------------------ */
 
 /* Counts the submitted requests.  Return: 0; or -EAGAIN while a call is under way. */
@@ -63,9 +68,10 @@ static void begin_aio(struct ring *ring)
 
 	ring->seen = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
 	ring->is_counted = false;
-	if (atomic_load(&has_barrier) && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) < 0)
-		inflight_fail(ring, -EOPNOTSUPP, "the kernel refuses membarrier(2), as it did not when the VM was started: allow it, then "
-					"start the VM anew", 0);
+	if (atomic_load(&has_barrier) && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) < 0)
+		inflight_fail(ring, -EOPNOTSUPP,
+			      "the kernel refuses membarrier(2), as it did not when the VM was "
+			      "started: allow it, then start the VM anew", 0);
 }
 
 static bool is_settled_aio(const struct ring *ring)
@@ -73,7 +79,11 @@ static bool is_settled_aio(const struct ring *ring)
 	return ring->is_counted && ring->ended >= ring->unnoted;
 }
 
-static const struct ring_ops aio_ops = { .reap = reap_aio, .begin = begin_aio, .is_settled = is_settled_aio };
+static const struct ring_ops aio_ops = {
+	.reap = reap_aio,
+	.begin = begin_aio,
+	.is_settled = is_settled_aio,
+};
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
@@ -86,7 +96,8 @@ static struct ring *new_aio(aio_context_t context)
 		return NULL;
 	GW_LOCK_SCOPE(&inflight_lock);
 	if (!has_asked)
-		atomic_store(&has_barrier, syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0);
+		atomic_store(&has_barrier,
+			     membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0);
 	has_asked = true;
 	inflight_forget(find_ring(shared));
 	ring = inflight_add_ring(shared, &aio_ops);
@@ -139,16 +150,19 @@ static void read_iocb(struct request *request, const struct iocb *iocb)
 	case IOCB_CMD_NOOP:
 		break;
 	default:
-		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to libaio is not known", iocb->aio_lio_opcode };
+		request->why = unsupported("a request of kind %u to libaio is not known",
+					   iocb->aio_lio_opcode);
 		break;
 	}
 }
 
 static bool is_known_iocb(const struct iocb *iocb)
 {
-	return iocb->aio_lio_opcode < 9 && (1u << iocb->aio_lio_opcode & (1u << IOCB_CMD_PREAD | 1u << IOCB_CMD_PWRITE |
-		1u << IOCB_CMD_FSYNC | 1u << IOCB_CMD_FDSYNC | 1u << IOCB_CMD_POLL | 1u << IOCB_CMD_NOOP |
-		1u << IOCB_CMD_PREADV | 1u << IOCB_CMD_PWRITEV));
+	const unsigned known = 1u << IOCB_CMD_PREAD | 1u << IOCB_CMD_PWRITE | 1u << IOCB_CMD_FSYNC |
+			       1u << IOCB_CMD_FDSYNC | 1u << IOCB_CMD_POLL | 1u << IOCB_CMD_NOOP |
+			       1u << IOCB_CMD_PREADV | 1u << IOCB_CMD_PWRITEV;
+
+	return iocb->aio_lio_opcode < 9 && (1u << iocb->aio_lio_opcode & known);
 }
 
 static bool are_known(long count, struct iocb *const *list)

@@ -12,6 +12,7 @@
 #include "tracker/flights.h"
 #include "tracker/inflight.h"
 
+#include <errno.h>
 #include <pthread.h>
 
 #define MAX_RINGS 128u /* a power of two */
@@ -23,6 +24,11 @@ struct why {
 	const char *format;
 	unsigned number;
 };
+
+static inline struct why unsupported(const char *format, unsigned number)
+{
+	return (struct why){ -EOPNOTSUPP, format, number };
+}
 
 /* The operations that differ between libaio and io_uring.  Called with the ring's lock held. */
 struct ring_ops {

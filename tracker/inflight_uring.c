@@ -40,7 +40,8 @@ static void doubt(struct ring *ring)
 static void mark_doubtful(struct ring *ring, unsigned tail)
 {
 	unsigned taken = taken_by_kernel(ring);
-	bool idle = !ring->uneven && taken == tail && taken == atomic_load(&ring->announced), any = false;
+	bool idle = !ring->uneven && taken == tail && taken == atomic_load(&ring->announced);
+	bool any = false;
 
 	for (unsigned i = 0; i < ring->flights.room; i++) {
 		const struct flight *flight = &ring->flights.places[i];
@@ -63,7 +64,8 @@ static void mark_doubtful(struct ring *ring, unsigned tail)
 static void reap_uring(struct ring *ring)
 {
 	const struct io_uring_cq *cq = &((const struct io_uring *)ring->id)->cq;
-	unsigned tail = completed(ring), mask = *cq->kring_mask, taken = taken_by_kernel(ring), told;
+	unsigned tail = completed(ring), mask = *cq->kring_mask;
+	unsigned taken = taken_by_kernel(ring), told;
 
 	told = atomic_load(&ring->announced);
 	if ((int)(taken - told) > 0)
@@ -84,7 +86,8 @@ static void reap_uring(struct ring *ring)
 /* Return: how many requests under way were not noted, at most. */
 static unsigned unnoted_uring(const struct ring *ring)
 {
-	unsigned left = ring->boundary - (unsigned)ring->ended, most = atomic_load(&ring->announced) - completed(ring);
+	unsigned left = ring->boundary - (unsigned)ring->ended;
+	unsigned most = atomic_load(&ring->announced) - completed(ring);
 
 	return left < most ? left : most;
 }
@@ -101,7 +104,11 @@ static bool is_settled_uring(const struct ring *ring)
 	return ring->uneven || unnoted_uring(ring) == 0;
 }
 
-static const struct ring_ops uring_ops = { .reap = reap_uring, .begin = begin_uring, .is_settled = is_settled_uring };
+static const struct ring_ops uring_ops = {
+	.reap = reap_uring,
+	.begin = begin_uring,
+	.is_settled = is_settled_uring,
+};
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
@@ -127,11 +134,16 @@ void gw_inflight_new_uring(const struct io_uring *uring)
 	(void)new_uring(uring);
 }
 
+static bool is_uring(const struct ring *ring, int fd)
+{
+	return ring->id && ring->ops == &uring_ops && ring->fd == fd;
+}
+
 bool gw_inflight_knows_uring(int fd)
 {
 	GW_LOCK_SCOPE(&inflight_lock);
 	for (unsigned i = 0; i < MAX_RINGS; i++)
-		if (inflight_rings[i].id && inflight_rings[i].ops == &uring_ops && inflight_rings[i].fd == fd)
+		if (is_uring(&inflight_rings[i], fd))
 			return true;
 	return false;
 }
@@ -198,6 +210,13 @@ static bool are_plain(const struct io_uring_sq *sq, unsigned mask)
 	return true;
 }
 
+static uint64_t bytes_written(const struct io_uring_sqe *sqe)
+{
+	if (sqe->opcode == IORING_OP_WRITEV)
+		return request_vector_bytes((const void *)(uintptr_t)sqe->addr, sqe->len);
+	return sqe->opcode == IORING_OP_FALLOCATE ? sqe->addr : sqe->len;
+}
+
 static void read_sqe(struct request *request, const struct io_uring_sqe *sqe)
 {
 	const struct iovec *vector = (const void *)(uintptr_t)sqe->addr;
@@ -208,21 +227,20 @@ static void read_sqe(struct request *request, const struct io_uring_sqe *sqe)
 	/* Only the kernel knows a registered file. */
 	request->unknown_file = kind == WRITE && sqe->flags & IOSQE_FIXED_FILE;
 	if (sqe->flags & IOSQE_BUFFER_SELECT) /* the kernel chooses the buffer later */
-		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring reads to a buffer of the kernel's choice",
-					     sqe->opcode };
+		request->why = unsupported("a request of kind %u to io_uring reads to a buffer of "
+					   "the kernel's choice", sqe->opcode);
 	else if (sqe->flags & IOSQE_CQE_SKIP_SUCCESS && kind != OTHER)
-		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring ends without a completion", sqe->opcode };
+		request->why = unsupported("a request of kind %u to io_uring ends without a "
+					   "completion", sqe->opcode);
 	else if (kind == UNKNOWN)
-		request->why = (struct why){ -EOPNOTSUPP, "a request of kind %u to io_uring is not known", sqe->opcode };
+		request->why = unsupported("a request of kind %u to io_uring is not known",
+					   sqe->opcode);
 	else if (sqe->opcode == IORING_OP_READV)
 		request_is_read(request, vector, sqe->len);
 	else if (kind == READ)
 		request_is_read_of_one(request, sqe->addr, sqe->len);
 	else if (kind == WRITE && !request->unknown_file)
-		request_is_write(request, sqe->fd, sqe->off,
-			 sqe->opcode == IORING_OP_WRITEV    ? request_vector_bytes(vector, sqe->len) :
-			 sqe->opcode == IORING_OP_FALLOCATE ? sqe->addr :
-							      sqe->len);
+		request_is_write(request, sqe->fd, sqe->off, bytes_written(sqe));
 }
 
 static bool has_others(const struct io_uring_sq *sq, unsigned mask)

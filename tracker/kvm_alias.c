@@ -112,7 +112,9 @@ static void drop_lead(uint64_t from)
 uint64_t gw_kvm_vmm_address(uint64_t addr)
 {
 	for (size_t i = 0; i < sizeof(leads) / sizeof(leads[0]); i++) {
-		uint64_t end = atomic_load(&leads[i].end), from = atomic_load(&leads[i].from), to = atomic_load(&leads[i].to);
+		uint64_t end = atomic_load(&leads[i].end);
+		uint64_t from = atomic_load(&leads[i].from);
+		uint64_t to = atomic_load(&leads[i].to);
 
 		if (addr >= from && addr < end && atomic_load(&leads[i].end) == end)
 			return to + (addr - from);

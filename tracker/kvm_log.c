@@ -15,8 +15,10 @@
  */
 #include "tracker/kvm_internal.h"
 
-#include "base/cleanup.h"
+#include "tracker/local.h"
 #include "tracker/rawmem.h"
+
+#include "base/cleanup.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -49,7 +51,8 @@ static int clear_bits(const struct kvm_slot *slot, uint64_t *bits, uint64_t firs
 	uint64_t words = (pages_of(slot) + 63) / 64;
 
 	while (first < end) {
-		uint64_t last = first, most = first + CLEAR_PAGES / 64 < end ? first + CLEAR_PAGES / 64 : end;
+		uint64_t most = first + CLEAR_PAGES / 64 < end ? first + CLEAR_PAGES / 64 : end;
+		uint64_t last = first;
 		struct kvm_clear_dirty_log clear = { .slot = slot->id, .first_page = first * 64 };
 
 		if (!bits[first]) {
@@ -59,7 +62,9 @@ static int clear_bits(const struct kvm_slot *slot, uint64_t *bits, uint64_t firs
 		for (uint64_t w = first; w < most; w++)
 			if (bits[w])
 				last = w + 1;
-		clear.num_pages = (uint32_t)(last == words ? pages_of(slot) - first * 64 : (last - first) * 64);
+		clear.num_pages = (uint32_t)((last - first) * 64);
+		if (last == words)
+			clear.num_pages = (uint32_t)(pages_of(slot) - first * 64);
 		clear.dirty_bitmap = bits + first;
 		if (kvm.real(slot->vm->fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
 			return -errno;
@@ -154,7 +159,10 @@ void kvm_log_lost(const struct kvm_slot *slot)
 /* Sets how bits are cleared, if that is a change and KVM can. */
 static void go_manual(struct kvm_vm *vm, uint64_t manual)
 {
-	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = { manual } };
+	struct kvm_enable_cap cap = {
+		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		.args = { manual },
+	};
 
 	if (vm->manual != manual && kvm.real(vm->fd, KVM_ENABLE_CAP, &cap) == 0)
 		vm->manual = manual;
@@ -212,13 +220,15 @@ void kvm_log_moved(struct kvm_slot *slot)
 
 static int start_slot(struct kvm_slot *slot, struct gw_error *error)
 {
+	const uint64_t manual = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+	uint32_t flags = slot->flags | KVM_MEM_LOG_DIRTY_PAGES;
 	bool fresh = !slot_logs_for_vmm(slot);
 	int rc = 0;
 
 	if (!slot->vm->vmm_manual && fresh)
-		go_manual(slot->vm, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
-	if (fresh)
-		rc = kvm_set_slot(slot, slot->flags | KVM_MEM_LOG_DIRTY_PAGES, slot->alias, slot->bytes) < 0 ? -errno : 0;
+		go_manual(slot->vm, manual);
+	if (fresh && kvm_set_slot(slot, flags, slot->alias, slot->bytes) < 0)
+		rc = -errno;
 	if (rc == 0)
 		rc = kvm_log_begin(slot, fresh);
 	if (rc < 0 && fresh)
@@ -247,20 +257,29 @@ static void stop(void)
 	atomic_store(&kvm.expects_slots, false);
 }
 
+/* Return: 0, or -errno with @error saying why no log is available. */
+static int check_available(struct gw_error *error)
+{
+	if (!kvm_log_can_be_had())
+		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM "
+				    "keeps no log beside it");
+	if (kvm.no_alias_why == -EOPNOTSUPP)
+		return gw_error_set(error, -EOPNOTSUPP, "vCPUs cannot be parked: the kernel has no "
+				    "membarrier(2), or the VMM uses the signal for that itself");
+	if (kvm.no_alias_why < 0)
+		return gw_error_set(error, kvm.no_alias_why, "vCPUs do not leave KVM, so its slots "
+				    "cannot be changed: %s", strerrordesc_np(-kvm.no_alias_why));
+	return 0;
+}
+
 int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared, struct gw_error *error)
 {
 	int logged = 0, rc;
 
 	GW_LOCK_SCOPE(&kvm.lock);
-	if (!kvm_log_can_be_had())
-		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM keeps no log beside it");
-	if (kvm.no_alias_why == -EOPNOTSUPP)
-		return gw_error_set(error, -EOPNOTSUPP, "vCPUs cannot be parked: the kernel has no membarrier(2), or the VMM "
-							"uses the signal for that itself");
-	if (kvm.no_alias_why < 0)
-		return gw_error_set(error, kvm.no_alias_why, "vCPUs do not leave KVM, so its slots cannot be changed: %s",
-				    strerrordesc_np(-kvm.no_alias_why));
-	rc = 0;
+	rc = check_available(error);
+	if (rc < 0)
+		return rc;
 	kvm.segments = segments;
 	kvm.segment_count = count;
 	kvm.shared = shared;
@@ -299,13 +318,19 @@ bool gw_kvm_is_logged(uint64_t addr)
 
 /* --- reading for godwit ----------------------------------------------------------------------- */
 
+static int tell_failure(struct gw_error *error)
+{
+	return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s",
+			    strerrordesc_np(-kvm.failure));
+}
+
 int64_t gw_kvm_log_collect(struct gw_error *error)
 {
 	uint64_t pages = 0;
 
 	GW_LOCK_SCOPE(&kvm.lock);
 	if (kvm.failure)
-		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerrordesc_np(-kvm.failure));
+		return tell_failure(error);
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		struct kvm_slot *slot = &kvm.slots[i];
 		int rc = slot->logged ? get(slot, slot->log.words) : 0;
@@ -354,10 +379,11 @@ int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct 
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	if (kvm.failure)
-		return gw_error_set(error, kvm.failure, "a memory slot could not be logged: %s", strerrordesc_np(-kvm.failure));
+		return tell_failure(error);
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		struct kvm_slot *slot = &kvm.slots[i];
-		uint64_t from = first_page > slot->first_page ? first_page : slot->first_page, to = first_page + pages;
+		uint64_t from = first_page > slot->first_page ? first_page : slot->first_page;
+		uint64_t to = first_page + pages;
 		int rc = 0;
 
 		if (!slot->logged || slot->region != region || !slot->vm->manual)
@@ -391,7 +417,11 @@ static void local_close(void *unused)
 	gw_kvm_log_stop();
 }
 
-const struct gw_local_ops gw_kvm_log_ops = { .collect = local_collect, .arm = local_arm, .close = local_close };
+const struct gw_local_ops gw_kvm_log_ops = {
+	.collect = local_collect,
+	.arm = local_arm,
+	.close = local_close,
+};
 
 /* --- reading for the VMM ---------------------------------------------------------------------- */
 
@@ -417,7 +447,9 @@ int kvm_log_vmm_begins(struct kvm_slot *slot)
 
 int kvm_log_begins_elsewhere(const struct kvm_slot *slot)
 {
-	return slot->vm->manual & ~slot->vm->vmm_manual & KVM_DIRTY_LOG_INITIALLY_SET ? clear_all(slot) : 0;
+	uint64_t ours = slot->vm->manual & ~slot->vm->vmm_manual;
+
+	return ours & KVM_DIRTY_LOG_INITIALLY_SET ? clear_all(slot) : 0;
 }
 
 static int refuse(int code)

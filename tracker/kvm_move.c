@@ -93,8 +93,13 @@ static unsigned list_candidates(void)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.slot_count; i++)
-		candidates[i] = (struct candidate){ kvm.slots[i].vm->fd, kvm.slots[i].id, kvm.slots[i].hva, kvm.slots[i].bytes,
-						    { .fd = -1 } };
+		candidates[i] = (struct candidate){
+			.vm = kvm.slots[i].vm->fd,
+			.id = kvm.slots[i].id,
+			.hva = kvm.slots[i].hva,
+			.bytes = kvm.slots[i].bytes,
+			.back = { .fd = -1 },
+		};
 	return kvm.slot_count;
 }
 
@@ -134,19 +139,24 @@ static int give_aliases(unsigned count)
 	return rc;
 }
 
+static bool must_go_back(const struct kvm_slot *slot, uint64_t start, uint64_t end)
+{
+	return slot->moved && !slot->logged && slot_lies_over(slot, start, end);
+}
+
 int kvm_take_aliases(uint64_t start, uint64_t end, unsigned most_tries)
 {
 	bool any = false;
 	int rc;
 
 	for (unsigned i = 0; i < kvm.slot_count; i++)
-		any = any || (kvm.slots[i].moved && !kvm.slots[i].logged && slot_lies_over(&kvm.slots[i], start, end));
+		any = any || must_go_back(&kvm.slots[i], start, end);
 	rc = any ? park(most_tries) : 0;
 	if (!any || rc < 0)
 		return rc;
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		struct kvm_slot *slot = &kvm.slots[i];
-		int one = slot->moved && !slot->logged && slot_lies_over(slot, start, end) ? move_slot(slot, slot->hva) : 0;
+		int one = must_go_back(slot, start, end) ? move_slot(slot, slot->hva) : 0;
 
 		if (one == -EBADF) /* the VM is gone */
 			slot->moved = false;

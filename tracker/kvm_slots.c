@@ -10,8 +10,9 @@
  */
 #include "tracker/kvm_internal.h"
 
-#include "base/cleanup.h"
 #include "tracker/rawmem.h"
+
+#include "base/cleanup.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
@@ -109,7 +110,8 @@ static int change_slot(struct kvm_slot *slot, unsigned long request, struct gw_k
 static int set_region(int fd, unsigned long request, void *argument, const struct kvm_back *back)
 {
 	struct gw_kvm_region2 wanted = { 0 };
-	size_t bytes = request == KVM_SET_USER_MEMORY_REGION ? sizeof(struct kvm_userspace_memory_region) : sizeof(wanted);
+	bool is_second = request == KVM_SET_USER_MEMORY_REGION2;
+	size_t bytes = is_second ? sizeof(wanted) : sizeof(struct kvm_userspace_memory_region);
 	struct kvm_vm *vm = kvm_find_vm(fd);
 	struct kvm_slot *slot;
 	int rc;
@@ -119,7 +121,7 @@ static int set_region(int fd, unsigned long request, void *argument, const struc
 	slot = kvm_find_slot(fd, wanted.slot);
 	if (wanted.memory_size > 0 && slot)
 		return change_slot(slot, request, &wanted);
-	if (wanted.memory_size > 0 && !(request == KVM_SET_USER_MEMORY_REGION2 && wanted.flags & KVM_MEM_GUEST_MEMFD))
+	if (wanted.memory_size > 0 && !(is_second && wanted.flags & KVM_MEM_GUEST_MEMFD))
 		return create_slot(vm, request, &wanted, back);
 	rc = kvm.real(fd, request, argument);
 	if (rc == 0 && slot)
@@ -150,9 +152,12 @@ static int create_vm(int fd, void *type)
 static int get_log(int fd, void *argument)
 {
 	struct kvm_dirty_log wanted;
-	struct kvm_slot *slot = read_argument(&wanted, argument, sizeof(wanted)) ? kvm_find_slot(fd, wanted.slot) : NULL;
+	struct kvm_slot *slot = NULL;
 
-	if (!slot || (!slot->logged && !slot->for_vmm.words && slot->vm->manual == slot->vm->vmm_manual))
+	if (read_argument(&wanted, argument, sizeof(wanted)))
+		slot = kvm_find_slot(fd, wanted.slot);
+	if (!slot || (!slot->logged && !slot->for_vmm.words &&
+		      slot->vm->manual == slot->vm->vmm_manual))
 		return kvm.real(fd, KVM_GET_DIRTY_LOG, argument);
 	return kvm_log_get_for_vmm(slot, &wanted);
 }
@@ -160,8 +165,10 @@ static int get_log(int fd, void *argument)
 static int clear_log(int fd, void *argument)
 {
 	struct kvm_clear_dirty_log wanted;
-	struct kvm_slot *slot = read_argument(&wanted, argument, sizeof(wanted)) ? kvm_find_slot(fd, wanted.slot) : NULL;
+	struct kvm_slot *slot = NULL;
 
+	if (read_argument(&wanted, argument, sizeof(wanted)))
+		slot = kvm_find_slot(fd, wanted.slot);
 	if (!slot || (!slot->logged && !slot->for_vmm.words))
 		return kvm.real(fd, KVM_CLEAR_DIRTY_LOG, argument);
 	return kvm_log_clear_for_vmm(slot, &wanted);
@@ -198,12 +205,15 @@ static int register_uffd(int fd, void *argument)
 {
 	struct uffdio_register wanted;
 	int rc = kvm.real(fd, UFFDIO_REGISTER, argument);
+	uint64_t start, end;
 
 	if (rc < 0 || !read_argument(&wanted, argument, sizeof(wanted)))
 		return rc;
+	start = wanted.range.start;
+	end = start + wanted.range.len;
 	for (unsigned i = 0; i < kvm.slot_count; i++)
-		kvm.no_alias = kvm.no_alias || slot_lies_over(&kvm.slots[i], wanted.range.start, wanted.range.start + wanted.range.len);
-	(void)kvm_take_aliases(wanted.range.start, wanted.range.start + wanted.range.len, KVM_PARK_TRIES);
+		kvm.no_alias = kvm.no_alias || slot_lies_over(&kvm.slots[i], start, end);
+	(void)kvm_take_aliases(start, end, KVM_PARK_TRIES);
 	return rc;
 }
 
@@ -234,11 +244,13 @@ int gw_kvm_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *rea
 {
 	struct kvm_userspace_memory_region region;
 	struct kvm_back back = { .fd = -1 };
+	bool sets_slot;
 	int rc, kept;
 
 	request = (uint32_t)request;
+	sets_slot = request == KVM_SET_USER_MEMORY_REGION || request == KVM_SET_USER_MEMORY_REGION2;
 	/* The arguments of both requests begin with the same fields. */
-	if ((request == KVM_SET_USER_MEMORY_REGION || request == KVM_SET_USER_MEMORY_REGION2) && atomic_load(&kvm.expects_slots) &&
+	if (sets_slot && atomic_load(&kvm.expects_slots) &&
 	    read_argument(&region, argument, sizeof(region)) && region.memory_size > 0)
 		back = kvm_learn_back(region.userspace_addr);
 	rc = do_ioctl(fd, request, argument, real, &back);

@@ -59,11 +59,12 @@ int gw_kvm_check(struct gw_error *error)
 	GW_LOCK_SCOPE(&kvm.lock);
 	for (unsigned i = 0; i < kvm.vm_count; i++)
 		if (kvm.vms[i].memfd)
-			return gw_error_set(error, -EOPNOTSUPP, "memory of the guest is private to it (guest_memfd): it cannot "
-								"be read, so this guest cannot be migrated");
+			return gw_error_set(error, -EOPNOTSUPP,
+					    "memory of the guest is private to it (guest_memfd): "
+					    "it cannot be read, so the guest cannot be migrated");
 	if (kvm.unmapped)
-		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest during the migration (an unplug, or a new "
-						    "mapping): migrate again");
+		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest during the "
+				    "migration (an unplug, or a new mapping): migrate again");
 	return 0;
 }
 

@@ -85,13 +85,14 @@ void gw_reads_clear(void)
 /* Under the lock: marks the pages of [from, to) in a segment. */
 static void mark_in(const struct gw_wp_segment *segment, uint64_t from, uint64_t to)
 {
+	struct gw_bitmap *shared = &reads.shared[segment->region];
 	uint64_t first, end;
 
 	from = from > segment->addr ? from - segment->addr : 0;
 	to = to < segment->addr + segment->bytes ? to - segment->addr : segment->bytes;
 	first = from / reads.page_bytes;
 	end = (to + reads.page_bytes - 1) / reads.page_bytes;
-	gw_bitmap_mark_range(&reads.shared[segment->region], segment->first_page + first, end - first);
+	gw_bitmap_mark_range(shared, segment->first_page + first, end - first);
 }
 
 void gw_reads_mark(uint64_t addr, uint64_t bytes)
@@ -120,11 +121,13 @@ void gw_reads_discarded(int fd, uint64_t offset, uint64_t bytes)
 	pthread_rwlock_rdlock(&reads.lock);
 	for (unsigned i = 0; i < reads.file_count; i++) {
 		struct gw_bitmap *shared = &reads.shared[reads.files[i].region];
-		uint64_t first = offset / reads.page_bytes, end = (offset + bytes - 1) / reads.page_bytes + 1;
+		uint64_t first = offset / reads.page_bytes;
+		uint64_t end = (offset + bytes - 1) / reads.page_bytes + 1;
 
-		if (reads.files[i].id.device != id.device || reads.files[i].id.inode != id.inode || first >= shared->bits)
+		if (!gw_file_is_same(&reads.files[i].id, &id) || first >= shared->bits)
 			continue;
-		gw_bitmap_mark_range(shared, first, (end < shared->bits ? end : shared->bits) - first);
+		end = end < shared->bits ? end : shared->bits;
+		gw_bitmap_mark_range(shared, first, end - first);
 	}
 	pthread_rwlock_unlock(&reads.lock);
 }

@@ -66,7 +66,8 @@ static int64_t local_collect(void *unused, struct gw_bitmap *shared, struct gw_e
 	if (rc == 0)
 		return 0;
 	gw_inflight_explain(why, sizeof(why));
-	return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot be followed: %s", why);
+	return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot "
+			    "be followed: %s", why);
 }
 
 static void local_close(void *unused)

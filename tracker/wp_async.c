@@ -25,6 +25,8 @@
  */
 #include "tracker/wp_async.h"
 
+#include "tracker/local.h"
+
 #include "base/kernel.h"
 #include "base/thread.h"
 
@@ -77,8 +79,8 @@ static int open_uffd(struct gw_error *error)
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		close(fd);
 		return gw_error_set(error, -ENOSYS,
-				    "this kernel has no asynchronous write protection (userfaultfd WP_ASYNC): "
-				    "Linux 6.7 or newer is needed");
+				    "this kernel has no asynchronous write protection (userfaultfd "
+				    "WP_ASYNC): Linux 6.7 or newer is needed");
 	}
 	return fd;
 }
@@ -94,11 +96,14 @@ static int register_segment(const struct gw_wp_async *wp, const struct gw_wp_seg
 		return 0;
 	if (errno == EBUSY)
 		return gw_error_set(error, -EBUSY,
-				    "guest memory at 0x%llx is already watched by another userfaultfd (post-copy, a "
-				    "background snapshot?): end that first",
+				    "guest memory at 0x%llx is already watched by another "
+				    "userfaultfd (post-copy, a background snapshot?): end that "
+				    "first",
 				    (unsigned long long)segment->addr);
-	return gw_error_set(error, -errno, "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
-			    (unsigned long long)segment->addr, (unsigned long long)segment->bytes, strerror(errno));
+	return gw_error_set(error, -errno,
+			    "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
+			    (unsigned long long)segment->addr, (unsigned long long)segment->bytes,
+			    strerror(errno));
 }
 
 /*
@@ -143,8 +148,9 @@ static int64_t scan_part(struct part *part)
 		n = scan(part->wp, &at, part->end, part->shared ? part->runs : NULL);
 		if (n < 0 || at <= last)
 			return gw_error_set(&part->error, n < 0 ? (int)n : -EIO,
-					    "PAGEMAP_SCAN of guest memory at 0x%llx failed: %s (was it unmapped?)",
-					    (unsigned long long)last, strerror(n < 0 ? (int)-n : EIO));
+					    "PAGEMAP_SCAN of guest memory at 0x%llx failed: %s "
+					    "(was it unmapped?)", (unsigned long long)last,
+					    strerror(n < 0 ? (int)-n : EIO));
 		for (long i = 0; i < n; i++) {
 			const struct page_region *run = &part->runs[i];
 			uint64_t first = segment->first_page + (run->start - segment->addr) / page_bytes;
@@ -186,7 +192,8 @@ static uint64_t huge_page_bytes(const struct gw_wp_segment *segment)
 static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
 			  struct gw_bitmap *shared, struct gw_error *error)
 {
-	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, seam = huge_page_bytes(segment), to = end;
+	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, to = end;
+	uint64_t seam = huge_page_bytes(segment);
 	bool started[MAX_THREADS] = { false };
 	pthread_t threads[MAX_THREADS];
 	int64_t pages = 0;

@@ -13,8 +13,6 @@
 #ifndef GODWIT_TRACKER_WP_ASYNC_H
 #define GODWIT_TRACKER_WP_ASYNC_H
 
-#include "tracker/local.h"
-
 #include "base/bitmap.h"
 #include "base/error.h"
 
@@ -32,6 +30,7 @@ struct gw_wp_segment {
 	uint64_t offset; /* of addr, in the file */
 };
 
+struct gw_local_ops;
 struct gw_wp_async;
 
 /*

@@ -16,6 +16,8 @@
  */
 #include "tracker/wp_sync.h"
 
+#include "tracker/local.h"
+
 #include "base/cleanup.h"
 #include "base/kernel.h"
 #include "base/thread.h"
@@ -129,12 +131,16 @@ static int open_uffd(struct gw_error *error)
 	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
+	if (fd < 0 && errno == EPERM)
+		return gw_error_set(error, -EPERM, "userfaultfd cannot be opened: run the VMM as "
+				    "root, or 'sysctl vm.unprivileged_userfaultfd=1'");
 	if (fd < 0)
-		return gw_error_set(error, -errno, "userfaultfd cannot be opened: %s%s", strerror(errno),
-				    errno == EPERM ? " (run the VMM as root, or 'sysctl vm.unprivileged_userfaultfd=1')" : "");
+		return gw_error_set(error, -errno, "userfaultfd cannot be opened: %s",
+				    strerror(errno));
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		close(fd);
-		return gw_error_set(error, -ENOSYS, "this kernel cannot write-protect shared memory: Linux 5.19 or newer is needed");
+		return gw_error_set(error, -ENOSYS, "this kernel cannot write-protect shared memory: "
+				    "Linux 5.19 or newer is needed");
 	}
 	return fd;
 }
@@ -262,8 +268,9 @@ static void *find_open(void *argument)
 	uint64_t from = part->watched->segment.addr / wp->page_bytes;
 
 	while (part->rc == 0 && part->at < part->end) {
-		uint64_t want = part->end - part->at < MAP_ENTRIES ? part->end - part->at : MAP_ENTRIES;
-		ssize_t got = pread(wp->pagemap, part->map, want * 8, (off_t)((from + part->at) * 8));
+		uint64_t left = part->end - part->at, want = left < MAP_ENTRIES ? left : MAP_ENTRIES;
+		off_t at = (off_t)((from + part->at) * 8);
+		ssize_t got = pread(wp->pagemap, part->map, want * 8, at);
 
 		if (got <= 0 || got % 8 != 0)
 			part->rc = got < 0 ? -errno : -EIO;
@@ -280,7 +287,8 @@ static void *find_open(void *argument)
  */
 static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
 {
-	uint64_t pages = watched->segment.bytes / wp->page_bytes, count = (pages + THREAD_PAGES - 1) / THREAD_PAGES;
+	uint64_t pages = watched->segment.bytes / wp->page_bytes;
+	uint64_t count = (pages + THREAD_PAGES - 1) / THREAD_PAGES;
 	bool started[MAX_THREADS] = { false };
 	pthread_t threads[MAX_THREADS];
 	int rc = 0;
@@ -357,8 +365,11 @@ int64_t gw_wp_sync_collect(struct gw_wp_sync *wp, struct gw_bitmap *shared, stru
 		int64_t n = take(wp, &wp->watched[i], shared);
 
 		if (n < 0)
-			return gw_error_set(error, (int)n, "guest memory at 0x%llx cannot be protected again: %s (was it unmapped?)",
-					    (unsigned long long)wp->watched[i].segment.addr, strerror((int)-n));
+			return gw_error_set(error, (int)n,
+					    "guest memory at 0x%llx cannot be protected again: %s "
+					    "(was it unmapped?)",
+					    (unsigned long long)wp->watched[i].segment.addr,
+					    strerror((int)-n));
 		pages += n;
 	}
 	return pages;

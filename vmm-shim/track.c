@@ -11,6 +11,7 @@
 
 #include "tracker/inflight.h"
 #include "tracker/kvm.h"
+#include "tracker/local.h"
 #include "tracker/watch.h"
 #include "tracker/wp_sync.h"
 
@@ -109,6 +110,7 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 	bool want_kvm = wanted == AGENT_KVM_ASYNC || wanted == AGENT_KVM_SYNC;
 	bool may_async = wanted != AGENT_WP_SYNC && wanted != AGENT_KVM_SYNC;
 	bool may_sync = wanted != AGENT_WP_ASYNC && wanted != AGENT_KVM_ASYNC;
+	static const char *const no_slot = "KVM has no memory slot of this guest at an alias";
 	struct gw_error refused = { 0 };
 	int rc = gw_kvm_check(error);
 
@@ -122,8 +124,8 @@ int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments,
 		rc = start_log(&refused);
 	/* A log that is not available is no failure, unless it was asked for. */
 	if (want_kvm && !track.parts[LOG].ops)
-		rc = gw_error_set(error, rc < 0 ? rc : -EOPNOTSUPP, "%s", rc < 0 ? refused.text :
-				  "KVM has no memory slot of this guest at an alias");
+		rc = gw_error_set(error, rc < 0 ? rc : -EOPNOTSUPP, "%s",
+				  rc < 0 ? refused.text : no_slot);
 	else
 		rc = protect_rest(may_async, may_sync, error);
 	if (rc >= 0)
