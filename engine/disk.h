@@ -24,9 +24,9 @@
 #define GW_DISK_FORMAT_BYTES 32
 #define GW_DISK_BLOCK_BYTES (64u * 1024)      /* of the dirty-block tracker */
 #define GW_DISK_IMAGE_BYTES (1ULL << 50)      /* the largest image that is moved: 1 PiB */
-#define GW_DISK_SLOT_BYTES (1024u * 1024)     /* one read, one put at most */
-#define GW_DISK_SLOTS 32u
-#define GW_DISK_STAGING_BYTES (GW_DISK_SLOTS * GW_DISK_SLOT_BYTES)
+#define GW_DISK_BUFFER_BYTES (1024u * 1024)     /* one read, one put at most */
+#define GW_DISK_BUFFERS 32u
+#define GW_DISK_STAGING_BYTES (GW_DISK_BUFFERS * GW_DISK_BUFFER_BYTES)
 
 struct gw_disks;
 
@@ -50,7 +50,7 @@ enum gw_disk_request_kind {
 struct gw_disk_request {
 	enum gw_disk_request_kind kind;
 	unsigned image;
-	uint64_t offset, bytes; /* READ and WRITE: at most GW_DISK_SLOT_BYTES */
+	uint64_t offset, bytes; /* READ and WRITE: at most GW_DISK_BUFFER_BYTES */
 	void *memory;           /* in the staging memory */
 	uint64_t tag;
 };
@@ -126,7 +126,7 @@ struct gw_disks {
 	unsigned base_count; /* source */
 	struct gw_disk_base bases[GW_DISK_MAX_IMAGES];
 	void *staging;  /* GW_DISK_STAGING_BYTES, page aligned */
-	unsigned slots; /* source: use no more of it; 0: all GW_DISK_SLOTS */
+	unsigned buffers; /* source: use no more of it; 0: all GW_DISK_BUFFERS */
 };
 
 #endif

@@ -415,7 +415,7 @@ static int pump_batch(struct gw_session *s, struct disk_batch *batch)
 		return 0;
 	if (batch->ended < batch->disk.count)
 		return begin_pieces(s, batch);
-	/* In order: a slot may be spread over two batches, and is free when the later one is done. */
+	/* In order: a buffer may be spread over two batches, and is free when the later one is done. */
 	for (unsigned i = 0; i < DISK_BATCHES; i++) {
 		const struct disk_batch *other = &s->receiver.disk.batches[i];
 

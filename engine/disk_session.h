@@ -11,11 +11,11 @@
 
 struct gw_session;
 
-enum disk_slot_state { SLOT_FREE, SLOT_READING, SLOT_READY, SLOT_SENT };
+enum disk_buffer_state { BUFFER_FREE, BUFFER_READING, BUFFER_READY, BUFFER_SENT };
 
 /* A part of the staging memory, on its way from the source's image to the receiver's. */
-struct disk_slot {
-	enum disk_slot_state state;
+struct disk_buffer {
+	enum disk_buffer_state state;
 	unsigned image;
 	uint64_t offset;
 	uint32_t bytes, sent; /* of it, in the batch already */
@@ -25,16 +25,16 @@ struct disk_slot {
 struct disk_source {
 	struct gw_tracker *tracker; /* NULL: no disks are moved */
 	bool round_open;
-	bool scanned; /* no dirty block is left that is not in a slot or a batch */
+	bool scanned; /* no dirty block is left that is not in a buffer or a batch */
 	unsigned image;
 	uint64_t block, run_end, image_bytes;
 	uint64_t known_from, data_first, data_end; /* what next_data() said */
 	bool known;
 	uint64_t looked_ns, waiting, shy_until_ns; /* see look_at_guest() */
-	struct disk_slot slots[GW_DISK_SLOTS];
+	struct disk_buffer buffers[GW_DISK_BUFFERS];
 	struct wire_disk batch; /* being gathered */
 	uint64_t batch_bytes, batch_zero_bytes;
-	uint64_t left_bytes;   /* of this round, in no slot and no batch yet */
+	uint64_t left_bytes;   /* of this round, in no buffer and no batch yet */
 	uint64_t beside_bytes; /* of pages, put since the last fence */
 	uint64_t fence_out;   /* its answer is awaited, and no put made; 0: none */
 	unsigned batches_out; /* sent, not yet in the receiver's images */

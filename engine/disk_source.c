@@ -3,10 +3,10 @@
  * Theory of operation: disks, the source's half
  *
  * Blocks travel through the staging memory, which both sides have and the link knows as a region of its own: a
- * slot of it is read full from the image, put to the same place at the receiver, and written to the image there.
- * Many slots are at each stage at once.  What a slot holds is said in a batch: a message DISK with the places of
+ * buffer of it is read full from the image, put to the same place at the receiver, and written to the image there.
+ * Many buffers are at each stage at once.  What a buffer holds is said in a batch: a message DISK with the places of
  * its pieces, then a fence.  The receiver answers twice: DISK_ACK when the fence has passed, from when puts may be
- * made again, and DISK_DONE when the batch is in the images, from when its slots are free.
+ * made again, and DISK_DONE when the batch is in the images, from when its buffers are free.
  *
  * A round sends the blocks of the tracker's bitmaps.  A bit is cleared before its block is read; the tracker's
  * promise (tracker/blocks.h) does the rest.  Holes are not read, blocks of zeros not sent: both go as pieces
@@ -30,14 +30,14 @@
 #include <errno.h>
 #include <string.h>
 
-#define BATCH_BYTES (4u * GW_DISK_SLOT_BYTES)
+#define BATCH_BYTES (4u * GW_DISK_BUFFER_BYTES)
 #define IO_WAIT_NS (200 * 1000ULL) /* requests under way are looked for so often */
 #define ZERO_ALIGN 128u
 #define MOST_TIMES_WHOLE 3u
 #define REST_NS (500 * GW_NS_PER_MS)
 #define LOOK_NS (20 * GW_NS_PER_MS)
 #define SHY_NS (200 * GW_NS_PER_MS)
-#define SHY_SLOTS 8u
+#define SHY_BUFFERS 8u
 #define DISKS_AHEAD 4u /* see disk_leaves_room() */
 #define ZERO_BYTES (256ULL * 1024 * 1024) /* so much at most is cleared before the receiver shows life */
 
@@ -151,7 +151,7 @@ void disk_round_begin(struct gw_session *s)
 	disk->beside_bytes = 0;
 }
 
-/* --- from the image into slots ---------------------------------------------------------------------------- */
+/* --- from the image into buffers ---------------------------------------------------------------------------- */
 
 /* A guest that writes shares the device with us: it must not wait behind all that we could put into its queue. */
 static void look_at_guest(struct gw_session *s)
@@ -168,22 +168,22 @@ static void look_at_guest(struct gw_session *s)
 	disk->looked_ns = now;
 }
 
-static struct disk_slot *slot_in(struct gw_session *s, enum disk_slot_state state)
+static struct disk_buffer *buffer_in(struct gw_session *s, enum disk_buffer_state state)
 {
-	unsigned slots = s->options.disks->slots ? s->options.disks->slots : GW_DISK_SLOTS;
+	unsigned buffers = s->options.disks->buffers ? s->options.disks->buffers : GW_DISK_BUFFERS;
 
-	if (state == SLOT_FREE && session_state(s) != GW_STATE_SWITCHOVER && session_now(s) < s->source.disk.shy_until_ns &&
-	    slots > SHY_SLOTS)
-		slots = SHY_SLOTS;
-	for (unsigned i = 0; i < slots; i++)
-		if (s->source.disk.slots[i].state == state)
-			return &s->source.disk.slots[i];
+	if (state == BUFFER_FREE && session_state(s) != GW_STATE_SWITCHOVER && session_now(s) < s->source.disk.shy_until_ns &&
+	    buffers > SHY_BUFFERS)
+		buffers = SHY_BUFFERS;
+	for (unsigned i = 0; i < buffers; i++)
+		if (s->source.disk.buffers[i].state == state)
+			return &s->source.disk.buffers[i];
 	return NULL;
 }
 
-static uint64_t slot_staged(const struct gw_session *s, const struct disk_slot *slot)
+static uint64_t buffer_staged(const struct gw_session *s, const struct disk_buffer *buffer)
 {
-	return (uint64_t)(slot - s->source.disk.slots) * GW_DISK_SLOT_BYTES;
+	return (uint64_t)(buffer - s->source.disk.buffers) * GW_DISK_BUFFER_BYTES;
 }
 
 static struct gw_bitmap *dirty_of(const struct gw_session *s)
@@ -282,7 +282,7 @@ static int take_stretch(struct gw_session *s)
 	struct gw_disks *disks = s->options.disks;
 	uint64_t offset = disk->block * GW_DISK_BLOCK_BYTES, end = disk->run_end * GW_DISK_BLOCK_BYTES;
 	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->image, .offset = offset };
-	struct disk_slot *slot;
+	struct disk_buffer *buffer;
 	int rc = know_data(s, offset);
 
 	if (rc < 0)
@@ -303,14 +303,14 @@ static int take_stretch(struct gw_session *s)
 		pass_blocks(s, hole.bytes);
 		return 1;
 	}
-	slot = slot_in(s, SLOT_FREE);
-	if (!slot)
+	buffer = buffer_in(s, BUFFER_FREE);
+	if (!buffer)
 		return 0;
 	if (end > disk->data_end)
 		end = disk->data_end;
-	request.bytes = end - offset < GW_DISK_SLOT_BYTES ? end - offset : GW_DISK_SLOT_BYTES;
-	request.memory = (char *)disks->staging + slot_staged(s, slot);
-	request.tag = (uint64_t)(slot - disk->slots);
+	request.bytes = end - offset < GW_DISK_BUFFER_BYTES ? end - offset : GW_DISK_BUFFER_BYTES;
+	request.memory = (char *)disks->staging + buffer_staged(s, buffer);
+	request.tag = (uint64_t)(buffer - disk->buffers);
 	pass_blocks(s, request.bytes); /* before it is read: what is written from here on is marked anew */
 	rc = disks->ops->begin(disks, &request);
 	if (rc == -EAGAIN) {
@@ -319,11 +319,11 @@ static int take_stretch(struct gw_session *s)
 	}
 	if (rc < 0)
 		return failed(s, disk->image, "cannot be read", rc);
-	*slot = (struct disk_slot){ SLOT_READING, disk->image, offset, (uint32_t)request.bytes, 0, 0 };
+	*buffer = (struct disk_buffer){ BUFFER_READING, disk->image, offset, (uint32_t)request.bytes, 0, 0 };
 	return 1;
 }
 
-static int fill_slots(struct gw_session *s)
+static int fill_buffers(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
 	int rc = 0, did = 0;
@@ -348,21 +348,21 @@ static int take_read(struct gw_session *s)
 	int did = 0;
 
 	while (disks->ops->next_ended(disks, &ended) > 0) {
-		struct disk_slot *slot = &s->source.disk.slots[ended.tag];
+		struct disk_buffer *buffer = &s->source.disk.buffers[ended.tag];
 
 		if (ended.result < 0)
 			return gw_error_set(&s->error, ended.result, "disk '%s' cannot be read at byte %llu: %s",
-					    disks->images[slot->image].name, (unsigned long long)slot->offset,
+					    disks->images[buffer->image].name, (unsigned long long)buffer->offset,
 					    strerror(-ended.result));
-		slot->state = SLOT_READY;
+		buffer->state = BUFFER_READY;
 		did = 1;
 	}
 	return did;
 }
 
-/* --- from slots to the receiver ----------------------------------------------------------------------------- */
+/* --- from buffers to the receiver ----------------------------------------------------------------------------- */
 
-/* How many bytes at @at of a slot are of one kind, in whole blocks. */
+/* How many bytes at @at of a buffer are of one kind, in whole blocks. */
 static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool *zero)
 {
 	uint32_t from = at;
@@ -380,13 +380,13 @@ static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool 
 	return at - from;
 }
 
-/* Sends one stretch of a slot.  Return: 1, 0 when it cannot go yet, -errno. */
-static int send_stretch(struct gw_session *s, struct disk_slot *slot)
+/* Sends one stretch of a buffer.  Return: 1, 0 when it cannot go yet, -errno. */
+static int send_stretch(struct gw_session *s, struct disk_buffer *buffer)
 {
 	struct disk_source *disk = &s->source.disk;
-	uint64_t staged = slot_staged(s, slot) + slot->sent;
-	struct wire_piece piece = { .image = slot->image, .offset = slot->offset + slot->sent, .staged = staged };
-	uint32_t bytes = same_kind((char *)s->options.disks->staging + slot_staged(s, slot), slot->sent, slot->bytes,
+	uint64_t staged = buffer_staged(s, buffer) + buffer->sent;
+	struct wire_piece piece = { .image = buffer->image, .offset = buffer->offset + buffer->sent, .staged = staged };
+	uint32_t bytes = same_kind((char *)s->options.disks->staging + buffer_staged(s, buffer), buffer->sent, buffer->bytes,
 				   &piece.zero);
 	int rc = 0;
 
@@ -400,7 +400,7 @@ static int send_stretch(struct gw_session *s, struct disk_slot *slot)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
 	piece.bytes = bytes;
 	(void)add_piece(disk, &piece);
-	slot->sent += bytes;
+	buffer->sent += bytes;
 	if (piece.zero) {
 		s->status.disk_zero_bytes += bytes;
 		return 1;
@@ -414,19 +414,19 @@ static int send_stretch(struct gw_session *s, struct disk_slot *slot)
 static int send_ready(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
-	struct disk_slot *slot;
+	struct disk_buffer *buffer;
 	int did = 0;
 
-	while (disk->fence_out == 0 && disk->batch_bytes < BATCH_BYTES && (slot = slot_in(s, SLOT_READY))) {
-		while (slot->sent < slot->bytes) {
-			int rc = send_stretch(s, slot);
+	while (disk->fence_out == 0 && disk->batch_bytes < BATCH_BYTES && (buffer = buffer_in(s, BUFFER_READY))) {
+		while (buffer->sent < buffer->bytes) {
+			int rc = send_stretch(s, buffer);
 
 			if (rc <= 0)
 				return rc < 0 ? rc : did;
 			did = 1;
 		}
-		slot->state = SLOT_SENT;
-		slot->fence = s->source.fence + 1;
+		buffer->state = BUFFER_SENT;
+		buffer->fence = s->source.fence + 1;
 	}
 	return did;
 }
@@ -437,12 +437,12 @@ static int close_batch(struct gw_session *s)
 	struct disk_source *disk = &s->source.disk;
 	bool full = disk->batch_bytes >= BATCH_BYTES || disk->batch_zero_bytes >= ZERO_BYTES ||
 		    disk->batch.count == WIRE_DISK_PIECES;
-	bool last = !slot_in(s, SLOT_READING) && !slot_in(s, SLOT_READY);
+	bool last = !buffer_in(s, BUFFER_READING) && !buffer_in(s, BUFFER_READY);
 	int rc;
 
 	if (disk->batch.count == 0 || disk->fence_out || disk->end_out || disk->batches_out == DISK_BATCHES || (!last && !full))
 		return 0;
-	if (!full && !disk->scanned && disk->batch_bytes == 0 && slot_in(s, SLOT_FREE))
+	if (!full && !disk->scanned && disk->batch_bytes == 0 && buffer_in(s, BUFFER_FREE))
 		return 0; /* zeros alone, and more to come */
 	disk->batch.fence = s->source.fence + 1;
 	rc = session_send(s, WIRE_DISK, wire_put_disk(s->buffer, &disk->batch));
@@ -554,7 +554,7 @@ static bool all_put(struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
 
-	return disk->scanned && disk->batch.count == 0 && !slot_in(s, SLOT_READING) && !slot_in(s, SLOT_READY);
+	return disk->scanned && disk->batch.count == 0 && !buffer_in(s, BUFFER_READING) && !buffer_in(s, BUFFER_READY);
 }
 
 bool disk_leaves_room(struct gw_session *s)
@@ -566,7 +566,7 @@ bool disk_leaves_room(struct gw_session *s)
 		return false;
 	if (all_put(s))
 		return true;
-	if (disk->beside_bytes >= BATCH_BYTES || (s->options.bandwidth_bytes_per_s && slot_in(s, SLOT_READY)) ||
+	if (disk->beside_bytes >= BATCH_BYTES || (s->options.bandwidth_bytes_per_s && buffer_in(s, BUFFER_READY)) ||
 	    (s->link->fences_cost && session_state(s) == GW_STATE_BULK))
 		return false;
 	return session_state(s) == GW_STATE_SWITCHOVER || disk->left_bytes / DISKS_AHEAD <= memory_left_bytes;
@@ -589,7 +589,7 @@ static bool may_end(struct gw_session *s)
 
 int disk_pump(struct gw_session *s)
 {
-	static int (*const parts[])(struct gw_session *) = { take_read, fill_slots, send_ready, close_batch };
+	static int (*const parts[])(struct gw_session *) = { take_read, fill_buffers, send_ready, close_batch };
 	struct disk_source *disk = &s->source.disk;
 	int did = 0;
 
@@ -607,7 +607,7 @@ int disk_pump(struct gw_session *s)
 		return 1;
 	if (may_end(s))
 		return end_round(s);
-	if (slot_in(s, SLOT_READING) && s->wait_ns > IO_WAIT_NS)
+	if (buffer_in(s, BUFFER_READING) && s->wait_ns > IO_WAIT_NS)
 		s->wait_ns = IO_WAIT_NS;
 	return 0;
 }
@@ -633,9 +633,9 @@ int disk_done(struct gw_session *s, const struct gw_link_event *event)
 		return -EPROTO;
 	memmove(disk->out, disk->out + 1, --disk->batches_out * sizeof(disk->out[0]));
 	disk->end_out = disk->end_out && disk->batches_out > 0;
-	for (unsigned i = 0; i < GW_DISK_SLOTS; i++)
-		if (disk->slots[i].state == SLOT_SENT && disk->slots[i].fence == fence)
-			disk->slots[i].state = SLOT_FREE;
+	for (unsigned i = 0; i < GW_DISK_BUFFERS; i++)
+		if (disk->buffers[i].state == BUFFER_SENT && disk->buffers[i].fence == fence)
+			disk->buffers[i].state = BUFFER_FREE;
 	return 0;
 }
 

@@ -212,7 +212,7 @@ static bool piece_is_good(const struct wire_piece *piece)
 	if (piece->image >= GW_DISK_MAX_IMAGES || piece->bytes == 0 || piece->bytes > INT64_MAX ||
 	    piece->offset > INT64_MAX - piece->bytes)
 		return false;
-	return piece->zero || (piece->bytes <= GW_DISK_SLOT_BYTES &&
+	return piece->zero || (piece->bytes <= GW_DISK_BUFFER_BYTES &&
 			       piece->staged <= GW_DISK_STAGING_BYTES - piece->bytes);
 }
 

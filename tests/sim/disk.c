@@ -230,7 +230,7 @@ void sim_disks_init(struct sim_disks *disks, uint64_t *random, bool source)
 	disks->random = random;
 	disks->disks.ops = &ops;
 	disks->disks.count = SIM_IMAGES;
-	disks->disks.slots = (unsigned)(rnd(disks) % 5); /* few are used again soon */
+	disks->disks.buffers = (unsigned)(rnd(disks) % 5); /* few are used again soon */
 	disks->disks.staging = sim_memory(GW_DISK_STAGING_BYTES);
 	for (unsigned i = 0; i < SIM_IMAGES; i++) {
 		/* The other side has them in another order. */

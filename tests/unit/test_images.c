@@ -92,7 +92,7 @@ static void copy(struct gw_disks *from, struct gw_disks *to)
 
 	while (from->ops->next_data(from, 0, at, &first, &end) > 0)
 		for (at = first; at < end;) {
-			uint64_t bytes = end - at < GW_DISK_SLOT_BYTES ? end - at : GW_DISK_SLOT_BYTES;
+			uint64_t bytes = end - at < GW_DISK_BUFFER_BYTES ? end - at : GW_DISK_BUFFER_BYTES;
 			struct gw_disk_request request = { GW_DISK_READ, 0, at, bytes, from->staging, 0 };
 
 			cr_assert_eq(do_one(from, request), 0);
