@@ -6,7 +6,7 @@
  * whose top image lies where the source says.  Before any image is touched the two disks are compared: what the guest
  * reaches them by, how many layers they have, the format of each, and the layers that do not move in full.
  */
-#include "engine/session.h"
+#include "engine/disk_receiver.h"
 
 #include <errno.h>
 #include <stdio.h>

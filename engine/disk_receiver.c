@@ -14,23 +14,15 @@
  * start.  The first write after that has the block withheld again.  Each round asks whether the block that came may be used
  * (adopt), so that a refusal comes early.
  */
-#include "engine/session.h"
+#include "engine/disk_receiver.h"
+#include "engine/receiver.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define IO_WAIT_NS (200 * 1000ULL)
-#define SAY_SHARE 4 /* of the time after which silence is death */
-#define SYNC_TAG (1ULL << 63)
-#define FIRST_TAG (1ULL << 62)
-
 #define SLOW_BYTES_PER_S (1024 * 1024) /* no storage that works is slower */
-
-static const char *name_of(const struct gw_session *s, unsigned image)
-{
-	return s->options.disks->images[image].name;
-}
 
 /* The size that an image may have: a raw one has the guest's disk size, others grow. */
 static uint64_t most_bytes(const struct gw_session *s, unsigned image)
@@ -118,7 +110,7 @@ static int judge_batch(struct gw_session *s, struct disk_batch *batch)
 			return -EPROTO;
 		if (piece->bytes > most_bytes(s, piece->image) || piece->offset > most_bytes(s, piece->image) - piece->bytes)
 			return gw_error_set(&s->error, -EFBIG, "the source sends data beyond the end of disk '%s'",
-					    name_of(s, disk->image_of[piece->image]));
+					    disk_name_of(s, disk->image_of[piece->image]));
 	}
 	pieces_sort(&batch->disk, &batch->order);
 	twice = pieces_overlap(&batch->disk, &batch->order);
@@ -156,70 +148,12 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }
 
-/* A size that changes is part of what is to be synced. */
-static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
-{
-	struct gw_disks *disks = s->options.disks;
-	uint64_t now;
-	int rc = disks->ops->size(disks, image, &now);
-
-	if (rc == 0 && now != bytes)
-		s->receiver.disk.written |= 1ULL << image;
-	if (rc == 0)
-		rc = disks->ops->resize(disks, image, bytes);
-	return rc < 0 ? gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s", name_of(s, image),
-				     (unsigned long long)bytes, strerror(-rc))
-		      : 0;
-}
-
-/* All of an image is there but its first block, which may follow. */
-static void want_first(struct disk_receiver *disk, unsigned image)
-{
-	if ((disk->first_done | disk->first_wanted | disk->first_writing) & 1ULL << image)
-		return;
-	disk->first_wanted |= 1ULL << image;
-	disk->synced.bytes += GW_DISK_BLOCK_BYTES;
-}
-
 static bool is_batch_under_way(const struct disk_receiver *disk)
 {
 	for (unsigned i = 0; i < DISK_BATCHES; i++)
 		if (disk->batches[i].used)
 			return true;
 	return false;
-}
-
-/* All batches before the DISK_END in s->disk_list are done.  Return: 0 or -errno. */
-static int end_disk_round(struct gw_session *s)
-{
-	struct disk_receiver *disk = &s->receiver.disk;
-	struct gw_disks *disks = s->options.disks;
-	const struct wire_disks *sizes = &s->disk_list;
-
-	disk->end_waits = false;
-	for (unsigned i = 0; i < sizes->count; i++) {
-		int rc = resize(s, disk->image_of[i], sizes->images[i].bytes);
-
-		if (rc < 0)
-			return rc;
-	}
-	if (!disk->sync_told) {
-		disk->sync_from_ns = disk->sync_said_ns = session_now(s);
-		disk->synced.bytes = 0;
-	}
-	disk->sync_told = true;
-	disk->synced.round = sizes->round;
-	disk->synced.bytes += disk->written_bytes;
-	disk->written_bytes = 0;
-	for (unsigned i = 0; i < sizes->count; i++)
-		if (disks->ops->adopt(disks, disk->image_of[i], &s->error) < 0)
-			return s->error.code;
-	for (unsigned i = 0; i < sizes->count; i++)
-		if (sizes->images[i].whole)
-			want_first(disk, disk->image_of[i]);
-	disk->sync_wanted |= disk->written;
-	disk->written = 0;
-	return 0;
 }
 
 int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
@@ -237,27 +171,9 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 	for (unsigned i = 0; i < disk->image_count; i++)
 		if (s->disk_list.images[i].bytes > most_bytes(s, i))
 			return gw_error_set(&s->error, -EFBIG, "the source gives disk '%s' more bytes than it announced",
-					    name_of(s, disk->image_of[i]));
+					    disk_name_of(s, disk->image_of[i]));
 	disk->end_waits = true;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
-}
-
-/* An image that is about to be written to is not whole.  Return: 1, 0 when its first block is on its way there, -errno. */
-static int withhold_first(struct gw_session *s, unsigned image)
-{
-	struct disk_receiver *disk = &s->receiver.disk;
-	struct gw_disks *disks = s->options.disks;
-	int rc;
-
-	if ((disk->first_wanted | disk->first_writing) & 1ULL << image)
-		return 0;
-	if (!(disk->first_done & 1ULL << image))
-		return 1;
-	rc = disks->ops->withhold(disks, image);
-	if (rc < 0)
-		return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, image), strerror(-rc));
-	disk->first_done &= ~(1ULL << image);
-	return 1;
 }
 
 /* Begins what can be begun of a batch.  Return: 1 when it did, 0, -errno. */
@@ -277,7 +193,7 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 			.memory = (char *)disks->staging + (piece->zero ? 0 : piece->staged),
 			.tag = (uint64_t)(batch - disk->batches) << 32 | batch->begun,
 		};
-		int rc = withhold_first(s, request.image);
+		int rc = disk_withhold_first(s, request.image);
 
 		if (rc <= 0)
 			return rc < 0 ? rc : did;
@@ -285,7 +201,7 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 		if (rc == -EAGAIN)
 			break;
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", name_of(s, request.image),
+			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", disk_name_of(s, request.image),
 					    strerror(-rc));
 		disk->written |= 1ULL << request.image;
 		disk->written_bytes += piece->zero ? GW_DISK_BLOCK_BYTES : piece->bytes;
@@ -293,64 +209,6 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 		did = 1;
 	}
 	return did;
-}
-
-/* Begins requests of one kind for the images @ready, and moves them from @wanted to @under_way.  Return: 0 or -errno. */
-static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint64_t ready, uint64_t *wanted, uint64_t *under_way)
-{
-	struct gw_disks *disks = s->options.disks;
-	bool sync = kind == GW_DISK_SYNC;
-
-	for (unsigned i = 0; i < disks->count; i++) {
-		struct gw_disk_request request = { .kind = kind, .image = i, .tag = (sync ? SYNC_TAG : FIRST_TAG) | i };
-		int rc;
-
-		if (!(ready & 1ULL << i))
-			continue;
-		rc = disks->ops->begin(disks, &request);
-		if (rc == -EAGAIN)
-			return 0;
-		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name_of(s, i),
-					    sync ? "synced" : "written", strerror(-rc));
-		*wanted &= ~(1ULL << i);
-		*under_way |= 1ULL << i;
-	}
-	return 0;
-}
-
-/* First blocks, then syncs of the images that have no first block on its way. */
-static int begin_firsts_and_syncs(struct gw_session *s)
-{
-	struct disk_receiver *disk = &s->receiver.disk;
-	int rc = begin_for(s, GW_DISK_FIRST, disk->first_wanted & ~disk->first_writing, &disk->first_wanted, &disk->first_writing);
-
-	if (rc < 0)
-		return rc;
-	return begin_for(s, GW_DISK_SYNC, disk->sync_wanted & ~disk->syncing & ~disk->first_wanted & ~disk->first_writing,
-			 &disk->sync_wanted, &disk->syncing);
-}
-
-/*
- * Says that nothing is left to be synced; and, where that takes long, from time to time that it is under way, so that the source does
- * not take it for silence.  Return: 1 when it did, 0, -errno; a full link is none: it is tried again.
- */
-static int report_syncs(struct gw_session *s)
-{
-	struct disk_receiver *disk = &s->receiver.disk;
-	uint64_t now = session_now(s);
-	int rc;
-
-	disk->synced.under_way = disk->first_wanted || disk->first_writing || disk->sync_wanted || disk->syncing;
-	if (!disk->sync_told || (disk->synced.under_way && now - disk->sync_said_ns < s->options.silence_ns / SAY_SHARE))
-		return 0;
-	disk->synced.ns = now - disk->sync_from_ns;
-	rc = session_send(s, WIRE_SYNCED, wire_put_synced(s->buffer, &disk->synced));
-	if (rc < 0)
-		return rc == -EAGAIN ? 0 : rc;
-	disk->sync_told = disk->synced.under_way;
-	disk->sync_said_ns = now;
-	return 1;
 }
 
 static int take_ended(struct gw_session *s)
@@ -361,23 +219,23 @@ static int take_ended(struct gw_session *s)
 	int did = 0;
 
 	while (disks->ops->next_ended(disks, &ended) > 0) {
-		struct disk_batch *batch = &disk->batches[(ended.tag & ~(SYNC_TAG | FIRST_TAG)) >> 32];
+		struct disk_batch *batch = &disk->batches[(ended.tag & ~(DISK_SYNC_TAG | DISK_FIRST_TAG)) >> 32];
 		unsigned image = (unsigned)ended.tag;
 
 		did = 1;
-		if (ended.tag & FIRST_TAG) {
+		if (ended.tag & DISK_FIRST_TAG) {
 			disk->first_writing &= ~(1ULL << image);
 			disk->first_done |= 1ULL << image;
 			disk->sync_wanted |= 1ULL << image;
-		} else if (!(ended.tag & SYNC_TAG)) {
+		} else if (!(ended.tag & DISK_SYNC_TAG)) {
 			image = disk->image_of[batch->disk.pieces[(uint32_t)ended.tag].image];
 			batch->ended++;
 		} else {
 			disk->syncing &= ~(1ULL << image);
 		}
 		if (ended.result < 0)
-			return gw_error_set(&s->error, ended.result, "disk '%s' here cannot be %s: %s", name_of(s, image),
-					    ended.tag & SYNC_TAG ? "synced" : "written", strerror(-ended.result));
+			return gw_error_set(&s->error, ended.result, "disk '%s' here cannot be %s: %s", disk_name_of(s, image),
+					    ended.tag & DISK_SYNC_TAG ? "synced" : "written", strerror(-ended.result));
 	}
 	return did;
 }
@@ -447,15 +305,15 @@ int disk_receiver_pump(struct gw_session *s)
 		busy |= disk->batches[i].used && disk->batches[i].placed;
 	}
 	if (did >= 0 && disk->end_waits && !is_batch_under_way(disk)) {
-		rc = end_disk_round(s);
+		rc = disk_end_received(s);
 		did = rc < 0 ? rc : 1;
 	}
 	if (did >= 0) {
-		rc = begin_firsts_and_syncs(s);
+		rc = disk_begin_syncs(s);
 		did = rc < 0 ? rc : did;
 	}
 	if (did >= 0) {
-		rc = report_syncs(s);
+		rc = disk_report_syncs(s);
 		did = rc < 0 ? rc : did | rc;
 	}
 	if ((busy || disk->syncing || disk->first_writing) && s->wait_ns > IO_WAIT_NS)

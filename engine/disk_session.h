@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The disks' part of a session, both halves.  Internal to engine. */
+/* The disks' state in a session, both halves.  Internal to engine. */
 #ifndef GODWIT_ENGINE_DISK_SESSION_H
 #define GODWIT_ENGINE_DISK_SESSION_H
 
@@ -75,48 +75,5 @@ struct disk_receiver {
 	uint64_t first_wanted, first_writing; /* their first blocks, which are withheld while other blocks are missing */
 	uint64_t first_done;
 };
-
-/* --- source --------------------------------------------------------------------------------------------- */
-
-/* Says which images will come.  Return: 0 or -errno. */
-int disk_propose(struct gw_session *s) GW_MUST_CHECK;
-/* Once they are accepted: starts tracking; every block is dirty. */
-int disk_begin(struct gw_session *s) GW_MUST_CHECK;
-/* Fetches what was written meanwhile.  Return: 0 or -errno. */
-int disk_collect(struct gw_session *s) GW_MUST_CHECK;
-uint64_t disk_left_bytes(const struct gw_session *s);
-void disk_round_begin(struct gw_session *s);
-/* Return: 1 did something, 0 must wait, -errno; the round has ended when round_open is false. */
-int disk_pump(struct gw_session *s) GW_MUST_CHECK;
-/* Whether pages may go beside the disks now, when disk_pump() waits; that they went. */
-bool disk_leaves_room(struct gw_session *s);
-void disk_note_beside(struct gw_session *s, uint32_t bytes);
-int disk_acknowledged(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-/* A sync has ended at the receiver. */
-int disk_synced(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-/* Whether the receiver has yet to sync what an earlier round wrote. */
-bool disk_sync_is_pending(const struct gw_session *s);
-/*
- * To be called right before the guest is stopped, when no round is open and no sync pending: has the receiver write and sync the
- * first block of each image at rest that has all others, so that it need not in the blackout.
- * Return: 1 when it was told to, and a sync is pending; 0 when there is nothing to do; -EAGAIN: try again; -errno.
- */
-int disk_make_whole(struct gw_session *s) GW_MUST_CHECK;
-/* How much the receiver has to sync once the guest is stopped, if that was done now and disk_make_whole() before it. */
-uint64_t disk_last_sync_bytes(const struct gw_session *s);
-int disk_done(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-/* Stops tracking.  Reads may still be under way: whoever closes the disks waits for them. */
-void disk_source_end(struct gw_session *s);
-
-/* --- receiver ------------------------------------------------------------------------------------------- */
-
-int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-int disk_take_batch(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-int disk_take_end(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-/* A fence was seen, or requests may have ended.  Return: 1 did something, 0, -errno. */
-int disk_receiver_pump(struct gw_session *s) GW_MUST_CHECK;
-/* Whether all that came is in the images, and on the devices. */
-bool disk_is_settled(const struct gw_session *s);
-void disk_receiver_end(struct gw_session *s);
 
 #endif

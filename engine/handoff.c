@@ -20,7 +20,8 @@
  * the VM's calls know too; it stands while the receiver's hook runs, which has a limit of its own.  Past it the session
  * fails, and the guest is resumed.  docs/ownership.md has the table of what may happen when.
  */
-#include "engine/session.h"
+#include "engine/disk_source.h"
+#include "engine/source.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -76,20 +77,6 @@ int source_hook(struct gw_session *s, const struct gw_link_event *event)
 	return s->vm_ops->guard_limit(s->vm, left_ns + (runs ? s->options.hook_limit_ns : 0) + LEASE_SPARE_NS, &s->error);
 }
 
-static int collect_last(struct gw_session *s)
-{
-	uint64_t from = session_now(s);
-	int64_t pages = gw_tracker_collect(s->source.tracker, &s->error);
-
-	if (pages < 0)
-		return gw_error_set(&s->error, (int)pages, "the tracker failed");
-	if (disk_collect(s) < 0)
-		return s->error.code;
-	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
-	s->status.blackout.collect_ns += session_now(s) - from;
-	return 0;
-}
-
 static void begin_last_round(struct gw_session *s)
 {
 	s->status.round++;
@@ -125,7 +112,7 @@ static int step_pause(struct gw_session *s)
 	if (rc < 0)
 		return rc;
 	blackout->pause_ns = session_now(s) - s->source.blackout_from_ns;
-	rc = collect_last(s);
+	rc = tracking_collect_last(s);
 	if (rc < 0)
 		return rc;
 	begin_last_round(s);
@@ -169,7 +156,7 @@ static int step_save(struct gw_session *s)
 
 static int step_check(struct gw_session *s)
 {
-	int rc = collect_last(s);
+	int rc = tracking_collect_last(s);
 
 	if (rc < 0)
 		return rc;

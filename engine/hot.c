@@ -11,7 +11,7 @@
  *   last     what the collect before that found
  *   hot      in both; held back in the round that begins
  */
-#include "engine/session.h"
+#include "engine/source.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -12,7 +12,8 @@
  * It owns the guest from the moment it has read COMMIT, not before.  Until then it looks whether somebody else lets the loaded
  * guest run, which ends the migration.  When it gives up it stops the guest, says so, and having said so never starts it.
  */
-#include "engine/session.h"
+#include "engine/disk_receiver.h"
+#include "engine/receiver.h"
 
 #include "base/log.h"
 

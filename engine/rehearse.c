@@ -9,7 +9,7 @@
  * size, as the device state will.  A blackout that is too long by these parts alone is said here, by number: no round
  * and no throttle makes them shorter.
  */
-#include "engine/session.h"
+#include "engine/source.h"
 
 #include "base/log.h"
 

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What both halves of the engine share.  Internal to engine. */
+/*
+ * A session: its state and both of its halves.  Internal to engine.
+ *
+ * Every function that takes a session runs on the session's thread.  A function that returns -errno has set s->error, unless its
+ * comment says otherwise.
+ */
 #ifndef GODWIT_ENGINE_SESSION_H
 #define GODWIT_ENGINE_SESSION_H
 
@@ -167,27 +172,57 @@ static inline uint64_t session_now(const struct gw_session *s)
 	return gw_now_ns(s->options.clock);
 }
 
-/* Moves on; notes the time. */
+/* Moves the state machine to @state and notes the time.  Return: 0 or -errno. */
 int session_enter(struct gw_session *s, enum gw_state state) GW_MUST_CHECK;
 
-/* Sends what was encoded into s->buffer. */
+/* Ends the session in the final state @end, also where the state machine has no such move. */
+void session_finish(struct gw_session *s, enum gw_state end);
+
+/*
+ * Sends the first @bytes of s->buffer as a message, behind the messages that wait for room.
+ * Return: 0; -EAGAIN without a text when the link is full; another -errno.
+ */
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
 
 /*
- * The same where nobody tries again: what a full link does not take is copied, and goes before anything else is sent.
- * Return: 0; or -errno with s->error set, also when the peer reads nothing at all.
+ * Like session_send(), but a full link is no failure: the message is copied and goes before any later one.
+ * Return: 0 or -errno; -EBUSY when the peer reads nothing at all.
  */
 int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
 
-/*
- * Between two pieces of long work: counts a piece, shows the peer that this side lives, and looks whether somebody cancelled.
- * Return: 0, or -ECANCELED with s->error set.
- */
+/* Sends the messages that wait for room, as far as the link takes them.  Return: 0, also when some still wait, or -errno. */
+int session_post_again(struct gw_session *s) GW_MUST_CHECK;
+
+/* Shows the peer that this side lives, and looks for a cancel.  Return: 0 or -ECANCELED. */
+int session_show_life(struct gw_session *s) GW_MUST_CHECK;
+
+/* Call between two pieces of long work: counts a piece, then does as session_show_life(). */
 int session_breathe(struct gw_session *s) GW_MUST_CHECK;
 
 /*
- * alive.c.  alive_show() says ALIVE when nothing was said for a while.  alive_heard() notes an event of the link, and alive_take()
- * reads an ALIVE.  Return of alive_check(): 0, or -ETIMEDOUT with s->error set: the peer is dead, or the session stands still.
+ * Adds the guest's memory to the link.  From its return on the peer of a receiver can write to that memory, and the transport may
+ * pin it.  Return: 0, or -errno with @error set.
+ */
+int session_add_regions(struct gw_session *s, struct gw_error *error) GW_MUST_CHECK;
+
+/* Sets @error to the link's own text.  Return: @rc. */
+int session_link_failed(const struct gw_session *s, struct gw_error *error, int rc);
+
+/* Fills in the version, the page size, the guest's name and the regions of HELLO; not the facts. */
+void session_describe(const struct gw_session *s, struct wire_hello *hello);
+
+/*
+ * fence.c.  The source numbers its fences 1, 2, 3 and so on.  DISK or ROUND_END names each one before it goes.
+ * fence_next(): the number of the next fence.  fence_put(): the link takes it; the puts before it come first.
+ * fence_named(): the receiver notes the fence that a message names.  Return: 0 or -errno; -EPROTO when it is not the next one.
+ */
+uint64_t fence_next(const struct gw_session *s);
+int fence_put(struct gw_session *s) GW_MUST_CHECK;
+int fence_named(struct gw_session *s, uint64_t fence) GW_MUST_CHECK;
+
+/*
+ * alive.c.  alive_show() sends ALIVE when nothing was sent for a while.  alive_heard() notes an event of the link.  alive_take()
+ * reads an ALIVE.  alive_check() returns 0, or -ETIMEDOUT when the peer is dead or the session stands still.
  */
 void alive_init(struct gw_session *s);
 void alive_show(struct gw_session *s);
@@ -196,86 +231,10 @@ int alive_take(struct gw_session *s, const struct gw_link_event *event) GW_MUST_
 int alive_check(struct gw_session *s) GW_MUST_CHECK;
 
 /*
- * Makes the guest's memory known to the link.  From its return on a peer of the receiver can write to that memory, and have it
- * pinned.  Return: 0, or -errno with @error set.
- */
-int session_add_regions(struct gw_session *s, struct gw_error *error) GW_MUST_CHECK;
-
-/* Fills in what both sides compare; see WIRE_HELLO. */
-void session_describe(const struct gw_session *s, struct wire_hello *hello);
-
-/*
- * facts.c: what must be the same at both ends.  Packing asks the VM and allocates *texts, which is the caller's to free, also
- * after a failure.  Comparing asks the VM, too.  Return: 0, or -errno with s->error set, naming what differs.
+ * facts.c.  Both ask the VM for its facts.  facts_pack() adds them to @hello and allocates *texts; the caller frees it, also after a
+ * failure.  facts_compare() compares them with the source's; the text of its -EINVAL names the difference.
  */
 int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts) GW_MUST_CHECK;
 int facts_compare(struct gw_session *s, const struct wire_hello *theirs) GW_MUST_CHECK;
-
-/* disk_match.c: which of our images each of the source's is.  Return: 0, or -errno with s->error naming what differs. */
-int disk_match(struct gw_session *s, const struct wire_disks *theirs) GW_MUST_CHECK;
-
-/* The stages and messages of each half. */
-extern const struct message_rule source_rules[WIRE_TYPES];
-extern const struct message_rule receiver_rules[WIRE_TYPES];
-int source_setup(struct gw_session *s);
-int source_bulk(struct gw_session *s);
-int source_rounds(struct gw_session *s);
-int source_switchover(struct gw_session *s);
-int source_device(struct gw_session *s);
-int source_commit(struct gw_session *s);
-int receiver_wait(struct gw_session *s);
-int receiver_look(struct gw_session *s);
-
-/* Notes the fence that a DISK or a ROUND_END names.  Return: 0, or -EPROTO with s->error set when it is not the next one. */
-int receiver_name_fence(struct gw_session *s, uint64_t fence) GW_MUST_CHECK;
-
-/* Ends the session after a failure or a cancel; never fails itself. */
-void source_abandon(struct gw_session *s, enum gw_state end);
-void receiver_abandon(struct gw_session *s, enum gw_state end);
-
-/* source_round.c: sends the dirty pages of the tracker's bitmaps as one round. */
-void round_begin(struct gw_session *s);
-int round_pump(struct gw_session *s) GW_MUST_CHECK; /* 1: did something, 0: must wait */
-int round_init(struct gw_session *s) GW_MUST_CHECK; /* once the tracker is open: everything is dirty */
-void round_fini(struct gw_session *s);
-/* Marks dirty what the receiver holds as data and what is a hole by now.  Return: 0 or -errno. */
-int round_find_discarded(struct gw_session *s) GW_MUST_CHECK;
-bool round_is_sent(const struct gw_session *s);
-/* Whether the bandwidth limit lets @bytes go now; that they went. */
-bool round_may_send(struct gw_session *s, uint32_t bytes);
-void round_sent(struct gw_session *s, uint32_t bytes);
-bool round_is_late(const struct gw_session *s); /* no more is to be sent in this round: converge() is to decide */
-int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MUST_CHECK;
-
-/*
- * hot.c: holds back what is written to all the time.  After each collect hot_collected() finds what is hot, and gives back
- * what was held; hot_hold() then takes the hot pages out of a round that begins, or hot_release() gives up all that is
- * known of them, and everything is sent.
- */
-int hot_init(struct gw_session *s) GW_MUST_CHECK; /* once the tracker is open */
-void hot_fini(struct gw_session *s);
-void hot_collected(struct gw_session *s);
-int hot_hold(struct gw_session *s) GW_MUST_CHECK;
-void hot_release(struct gw_session *s);
-void hot_forget(struct gw_session *s); /* two collects have no round between them */
-
-/* throttle.c: slows the guest by what converge_throttle() says; lifts it, which never fails. */
-int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_MUST_CHECK;
-void throttle_lift(struct gw_session *s);
-
-/* rehearse.c: measures what the blackout needs, then calls source_rehearsed(). */
-#define DEVICE_CHUNK_BYTES (64u * 1024)
-int rehearse_begin(struct gw_session *s) GW_MUST_CHECK;
-/* Goes on with gw_vm_ops.settle.  Return: 1 when it is over, 0 while it is under way, -errno. */
-int rehearse_settle(struct gw_session *s) GW_MUST_CHECK;
-int rehearse_pump(struct gw_session *s) GW_MUST_CHECK;
-int rehearse_answered(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
-int source_rehearsed(struct gw_session *s) GW_MUST_CHECK;
-
-/* handoff.c: switch-over, device state and commit of the source. */
-int source_hook(struct gw_session *s, const struct gw_link_event *event);
-int source_check_pause(const struct gw_session *s, struct gw_error *error) GW_MUST_CHECK; /* -ETIMEDOUT: too long */
-int source_loaded(struct gw_session *s, const struct gw_link_event *event);
-int source_committed(struct gw_session *s, const struct gw_link_event *event);
 
 #endif

@@ -16,7 +16,8 @@
  * is over the round ends where it is: what it did not send stays dirty, and converge() decides.
  */
 #include "base/page.h"
-#include "engine/session.h"
+#include "engine/disk_source.h"
+#include "engine/source.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -30,8 +31,6 @@
 #define ARM_PAGES 4096u
 #define NEWEST_WEIGHT 0.4 /* of a round's rate */
 #define HINT_BYTES (8ULL * 1024 * 1024)
-#define PACE_BURST_NS (20 * GW_NS_PER_MS)
-#define PACE_WAIT_NS (2 * GW_NS_PER_MS)
 
 int round_init(struct gw_session *s)
 {
@@ -117,29 +116,6 @@ bool round_is_sent(const struct gw_session *s)
 	return s->source.cursor.fenced;
 }
 
-/* The blackout is not slowed. */
-bool round_may_send(struct gw_session *s, uint32_t bytes)
-{
-	struct source_half *source = &s->source;
-	double allowed;
-
-	if (s->options.bandwidth_bytes_per_s == 0 || session_state(s) == GW_STATE_SWITCHOVER)
-		return true;
-	allowed = (double)s->options.bandwidth_bytes_per_s *
-		  (double)(session_now(s) - source->pace_ns + PACE_BURST_NS) / (double)GW_NS_PER_S;
-	if (source->pace_bytes == 0 || (double)(source->pace_bytes + bytes) <= allowed)
-		return true;
-	if (s->wait_ns > PACE_WAIT_NS)
-		s->wait_ns = PACE_WAIT_NS;
-	return false;
-}
-
-void round_sent(struct gw_session *s, uint32_t bytes)
-{
-	s->source.round_bytes += bytes;
-	s->source.pace_bytes += bytes;
-}
-
 /* Sends the noted ranges.  Return: 1 when they went or there are none, 0 when the link is full, -errno. */
 static int flush_zeros(struct gw_session *s)
 {
@@ -187,14 +163,14 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 {
 	int rc;
 
-	if (!round_may_send(s, bytes))
+	if (!budget_allows(s, bytes))
 		return 0;
 	rc = gw_link_put(s->link, s->source.cursor.region, offset, bytes);
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
-	round_sent(s, bytes);
+	budget_spend(s, bytes);
 	disk_note_beside(s, bytes);
 	s->status.put_bytes += bytes;
 	return 1;
@@ -359,12 +335,6 @@ static int close_round(struct gw_session *s)
 	return 1;
 }
 
-bool round_is_late(const struct gw_session *s)
-{
-	return s->options.max_time_ns && session_state(s) != GW_STATE_SWITCHOVER &&
-	       session_now(s) - s->begun_ns >= s->options.max_time_ns;
-}
-
 /* Sends so many stretches.  Return: 1 when any went, 0, -errno. */
 static int pump_pages(struct gw_session *s, unsigned stretches)
 {
@@ -372,7 +342,7 @@ static int pump_pages(struct gw_session *s, unsigned stretches)
 	uint64_t until_ns = session_now(s) + STEP_NS;
 	int rc = 1, did = 0;
 
-	if (round_is_late(s))
+	if (budget_time_is_up(s))
 		cursor->scanned = true;
 	for (unsigned n = 0; n < stretches && !cursor->scanned && rc > 0 && session_now(s) < until_ns; n++) {
 		if (!next_dirty(s)) {

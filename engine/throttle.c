@@ -6,7 +6,7 @@
  * was not enough.  After each change what was measured of the guest's speed is forgotten.  It is lifted just before the
  * guest is paused, when it is given back, and by the VM itself should this process die; each of them suffices.
  */
-#include "engine/session.h"
+#include "engine/source.h"
 
 #include "base/log.h"
 

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Buffers that were read are put to the receiver, and a batch tells it of them.  See disk_source.c. */
+#include "base/page.h"
+#include "engine/disk_source.h"
+#include "engine/source.h"
+
+#include <errno.h>
+
+#define ZERO_ALIGN 128u
+#define SHY_BUFFERS 8u
+
+struct disk_buffer *disk_buffer_in(struct gw_session *s, enum disk_buffer_state state)
+{
+	unsigned buffers = s->options.disks->buffers ? s->options.disks->buffers : GW_DISK_BUFFERS;
+
+	if (state == BUFFER_FREE && session_state(s) != GW_STATE_SWITCHOVER && session_now(s) < s->source.disk.shy_until_ns &&
+	    buffers > SHY_BUFFERS)
+		buffers = SHY_BUFFERS;
+	for (unsigned i = 0; i < buffers; i++)
+		if (s->source.disk.buffers[i].state == state)
+			return &s->source.disk.buffers[i];
+	return NULL;
+}
+
+uint64_t disk_buffer_staged(const struct gw_session *s, const struct disk_buffer *buffer)
+{
+	return (uint64_t)(buffer - s->source.disk.buffers) * GW_DISK_BUFFER_BYTES;
+}
+
+/* Adds a piece to the batch, joined to the last one if both are zeros and touch.  Return: false when it is full. */
+bool disk_add_piece(struct disk_source *disk, const struct wire_piece *piece)
+{
+	struct wire_disk *batch = &disk->batch;
+	struct wire_piece *last = batch->count ? &batch->pieces[batch->count - 1] : NULL;
+
+	disk->whole &= ~(1ULL << piece->image);
+	if (piece->zero)
+		disk->batch_zero_bytes += piece->bytes;
+	if (last && piece->zero && last->zero && last->image == piece->image && last->offset + last->bytes == piece->offset) {
+		last->bytes += piece->bytes;
+		return true;
+	}
+	if (batch->count == WIRE_DISK_PIECES)
+		return false;
+	batch->pieces[batch->count++] = *piece;
+	return true;
+}
+
+/* How many bytes at @at of a buffer are of one kind, in whole blocks. */
+static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool *zero)
+{
+	uint32_t from = at;
+
+	for (bool first = true; at < bytes; first = false) {
+		uint32_t length = bytes - at < GW_DISK_BLOCK_BYTES ? bytes - at : GW_DISK_BLOCK_BYTES;
+		bool is_zero = length % ZERO_ALIGN == 0 && page_is_zero(memory + at, length);
+
+		if (first)
+			*zero = is_zero;
+		else if (is_zero != *zero)
+			break;
+		at += length;
+	}
+	return at - from;
+}
+
+/* Sends one stretch of a buffer.  Return: 1, 0 when it cannot go yet, -errno. */
+static int send_stretch(struct gw_session *s, struct disk_buffer *buffer)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t staged = disk_buffer_staged(s, buffer) + buffer->sent;
+	struct wire_piece piece = { .image = buffer->image, .offset = buffer->offset + buffer->sent, .staged = staged };
+	uint32_t bytes = same_kind((char *)s->options.disks->staging + disk_buffer_staged(s, buffer), buffer->sent, buffer->bytes,
+				   &piece.zero);
+	int rc = 0;
+
+	if (disk->batch.count == WIRE_DISK_PIECES || (!piece.zero && !budget_allows(s, bytes)))
+		return 0;
+	if (!piece.zero)
+		rc = gw_link_put(s->link, s->region_count, staged, bytes);
+	if (rc == -EAGAIN)
+		return 0;
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	piece.bytes = bytes;
+	(void)disk_add_piece(disk, &piece);
+	buffer->sent += bytes;
+	if (piece.zero) {
+		s->status.disk_zero_bytes += bytes;
+		return 1;
+	}
+	disk->batch_bytes += bytes;
+	s->status.disk_put_bytes += bytes;
+	budget_spend(s, bytes);
+	return 1;
+}
+
+int disk_send_ready(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct disk_buffer *buffer;
+	int did = 0;
+
+	while (disk->fence_out == 0 && disk->batch_bytes < DISK_BATCH_BYTES && (buffer = disk_buffer_in(s, BUFFER_READY))) {
+		while (buffer->sent < buffer->bytes) {
+			int rc = send_stretch(s, buffer);
+
+			if (rc <= 0)
+				return rc < 0 ? rc : did;
+			did = 1;
+		}
+		buffer->state = BUFFER_SENT;
+		buffer->fence = s->source.fence + 1;
+	}
+	return did;
+}
+
+/* Sends the batch when it is large, or when nothing will make it larger.  Return: 1, 0, -errno. */
+int disk_close_batch(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	bool full = disk->batch_bytes >= DISK_BATCH_BYTES || disk->batch_zero_bytes >= DISK_ZERO_BYTES ||
+		    disk->batch.count == WIRE_DISK_PIECES;
+	bool last = !disk_buffer_in(s, BUFFER_READING) && !disk_buffer_in(s, BUFFER_READY);
+	int rc;
+
+	if (disk->batch.count == 0 || disk->fence_out || disk->end_out || disk->batches_out == DISK_BATCHES || (!last && !full))
+		return 0;
+	if (!full && !disk->scanned && disk->batch_bytes == 0 && disk_buffer_in(s, BUFFER_FREE))
+		return 0; /* zeros alone, and more to come */
+	disk->batch.fence = s->source.fence + 1;
+	rc = session_send(s, WIRE_DISK, wire_put_disk(s->buffer, &disk->batch));
+	if (rc < 0)
+		return rc == -EAGAIN ? 0 : rc;
+	rc = gw_link_fence(s->link, disk->batch.fence);
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	disk->fence_out = s->source.fence = disk->batch.fence;
+	disk->out[disk->batches_out++] = disk->batch.fence;
+	disk->batch.count = 0;
+	disk->batch_bytes = disk->batch_zero_bytes = disk->beside_bytes = 0;
+	return 1;
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dirty blocks are read from the images into buffers of the staging memory.  Holes go into the batch at once. */
+#include "engine/disk_source.h"
+#include "engine/source.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LOOK_NS (20 * GW_NS_PER_MS)
+#define SHY_NS (200 * GW_NS_PER_MS)
+
+/* A guest that writes shares the device with us: it must not wait behind all that we could put into its queue. */
+void disk_look_at_guest(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t now = session_now(s), waiting;
+
+	if (now - disk->looked_ns < LOOK_NS)
+		return;
+	waiting = gw_tracker_waiting(disk->tracker);
+	if (waiting > disk->waiting)
+		disk->shy_until_ns = now + SHY_NS;
+	disk->waiting = waiting;
+	disk->looked_ns = now;
+}
+
+static struct gw_bitmap *dirty_of(const struct gw_session *s)
+{
+	return &s->source.disk.tracker->dirty[s->source.disk.image];
+}
+
+/* Puts the cursor on the next dirty block.  Return: 1, 0 at the end of the last image, -errno. */
+static int next_dirty(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct gw_disks *disks = s->options.disks;
+
+	for (; disk->image < disks->count; disk->image++, disk->block = disk->run_end = 0, disk->known = false) {
+		uint64_t first;
+		int rc;
+
+		if (disk->block < disk->run_end)
+			return 1;
+		if (!gw_bitmap_next_run(dirty_of(s), disk->block, &first, &disk->run_end))
+			continue;
+		disk->block = first;
+		rc = disk_size_now(s, disk->image, &disk->image_bytes);
+		return rc < 0 ? rc : 1;
+	}
+	return 0;
+}
+
+/* Learns where data is at or after the cursor, in whole blocks.  Return: 0 or -errno. */
+static int know_data(struct gw_session *s, uint64_t from)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t block = GW_DISK_BLOCK_BYTES;
+	int rc;
+
+	if (disk->known && from >= disk->known_from && from < disk->data_end)
+		return 0;
+	rc = s->options.disks->ops->next_data(s->options.disks, disk->image, from, &disk->data_first, &disk->data_end);
+	if (rc < 0)
+		return disk_failed(s, disk->image, "has holes that cannot be found", rc);
+	if (rc == 0)
+		disk->data_first = disk->data_end = UINT64_MAX / block * block;
+	disk->data_first = disk->data_first / block * block;
+	disk->data_end = (disk->data_end + block - 1) / block * block;
+	disk->known_from = from;
+	disk->known = true;
+	return 0;
+}
+
+static void pass_blocks(struct gw_session *s, uint64_t bytes)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
+
+	gw_bitmap_clear_range(dirty_of(s), disk->block, blocks);
+	disk->block += blocks;
+	disk->left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
+	s->status.left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
+}
+
+/* Their request could not begin: they are dirty again. */
+static void step_back(struct gw_session *s, uint64_t bytes)
+{
+	struct disk_source *disk = &s->source.disk;
+	uint64_t blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
+
+	disk->block -= blocks;
+	gw_bitmap_set_range(dirty_of(s), disk->block, blocks);
+	disk->left_bytes += blocks * GW_DISK_BLOCK_BYTES;
+	s->status.left_bytes += blocks * GW_DISK_BLOCK_BYTES;
+}
+
+/* Takes the stretch at the cursor.  Return: 1, 0 when there is no room for it, -errno. */
+static int take_stretch(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct gw_disks *disks = s->options.disks;
+	uint64_t offset = disk->block * GW_DISK_BLOCK_BYTES, end = disk->run_end * GW_DISK_BLOCK_BYTES;
+	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->image, .offset = offset };
+	struct disk_buffer *buffer;
+	int rc = know_data(s, offset);
+
+	if (rc < 0)
+		return rc;
+	/* Behind the end are zeros: an image that was cut off may grow again before the receiver hears of it. */
+	if (offset < disk->image_bytes && end > disk->image_bytes)
+		end = disk->image_bytes;
+	if (offset >= disk->image_bytes || offset < disk->data_first) {
+		struct wire_piece hole = { .image = disk->image, .zero = true, .offset = offset };
+
+		hole.bytes = (end < disk->data_first || offset >= disk->image_bytes ? end : disk->data_first) - offset;
+		if (hole.bytes > DISK_ZERO_BYTES)
+			hole.bytes = DISK_ZERO_BYTES;
+		if (disk->batch_zero_bytes >= DISK_ZERO_BYTES || disk->batch.count == WIRE_DISK_PIECES)
+			return 0;
+		(void)disk_add_piece(disk, &hole);
+		s->status.disk_zero_bytes += hole.bytes;
+		pass_blocks(s, hole.bytes);
+		return 1;
+	}
+	buffer = disk_buffer_in(s, BUFFER_FREE);
+	if (!buffer)
+		return 0;
+	if (end > disk->data_end)
+		end = disk->data_end;
+	request.bytes = end - offset < GW_DISK_BUFFER_BYTES ? end - offset : GW_DISK_BUFFER_BYTES;
+	request.memory = (char *)disks->staging + disk_buffer_staged(s, buffer);
+	request.tag = (uint64_t)(buffer - disk->buffers);
+	pass_blocks(s, request.bytes); /* before it is read: what is written from here on is marked anew */
+	rc = disks->ops->begin(disks, &request);
+	if (rc == -EAGAIN) {
+		step_back(s, request.bytes);
+		return 0;
+	}
+	if (rc < 0)
+		return disk_failed(s, disk->image, "cannot be read", rc);
+	*buffer = (struct disk_buffer){ BUFFER_READING, disk->image, offset, (uint32_t)request.bytes, 0, 0 };
+	return 1;
+}
+
+int disk_fill_buffers(struct gw_session *s)
+{
+	struct disk_source *disk = &s->source.disk;
+	int rc = 0, did = 0;
+
+	while (!disk->scanned) {
+		rc = next_dirty(s);
+		if (rc == 0)
+			disk->scanned = true;
+		if (rc > 0)
+			rc = take_stretch(s);
+		if (rc <= 0)
+			break;
+		did = 1;
+	}
+	return rc < 0 ? rc : did;
+}
+
+int disk_take_read(struct gw_session *s)
+{
+	struct gw_disks *disks = s->options.disks;
+	struct gw_disk_ended ended;
+	int did = 0;
+
+	while (disks->ops->next_ended(disks, &ended) > 0) {
+		struct disk_buffer *buffer = &s->source.disk.buffers[ended.tag];
+
+		if (ended.result < 0)
+			return gw_error_set(&s->error, ended.result, "disk '%s' cannot be read at byte %llu: %s",
+					    disks->images[buffer->image].name, (unsigned long long)buffer->offset,
+					    strerror(-ended.result));
+		buffer->state = BUFFER_READY;
+		did = 1;
+	}
+	return did;
+}
