@@ -84,7 +84,7 @@ static int check_silence(struct gw_session *s, uint64_t now)
 	}
 	if (now - s->alive.heard_ns < silence_ns)
 		return 0;
-	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s", s->is_source ? "destination" : "source",
+	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s", session_peer(s),
 			    (double)(now - s->alive.heard_ns) / 1e9, advice);
 }
 
@@ -106,5 +106,5 @@ int alive_check(struct gw_session *s)
 		return 0;
 	return gw_error_set(&s->error, -ETIMEDOUT, "the migration has stood still for %.0f s in state %s: the %s says that it is alive, "
 						   "and neither side has moved or written anything",
-			    (double)(now - s->alive.got_on_ns) / 1e9, gw_sm_name(&s->sm), s->is_source ? "destination" : "source");
+			    (double)(now - s->alive.got_on_ns) / 1e9, gw_sm_name(&s->sm), session_peer(s));
 }

@@ -15,7 +15,6 @@
  * (adopt), so that a refusal comes early.
  */
 #include "engine/disk_receiver.h"
-#include "engine/receiver.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -90,7 +89,7 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	staging.base = disks->staging;
 	rc = gw_link_add_region(s->link, &staging);
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		return session_link_failed(s, &s->error, rc);
 	disk->agreed = true;
 	for (unsigned i = 0; i < theirs->count; i++)
 		s->status.disk_bytes += theirs->images[i].bytes;
@@ -110,7 +109,7 @@ static int judge_batch(struct gw_session *s, struct disk_batch *batch)
 			return -EPROTO;
 		if (piece->bytes > most_bytes(s, piece->image) || piece->offset > most_bytes(s, piece->image) - piece->bytes)
 			return gw_error_set(&s->error, -EFBIG, "the source sends data beyond the end of disk '%s'",
-					    disk_name_of(s, disk->image_of[piece->image]));
+					    s->options.disks->images[disk->image_of[piece->image]].name);
 	}
 	pieces_sort(&batch->disk, &batch->order);
 	twice = pieces_overlap(&batch->disk, &batch->order);
@@ -136,7 +135,7 @@ int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
 	if (rc == 0)
 		rc = judge_batch(s, batch);
 	if (rc == 0)
-		rc = receiver_name_fence(s, batch->disk.fence);
+		rc = fence_named(s, batch->disk.fence);
 	if (rc < 0)
 		return rc;
 	batch->bytes = 0;
@@ -171,7 +170,7 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 	for (unsigned i = 0; i < disk->image_count; i++)
 		if (s->disk_list.images[i].bytes > most_bytes(s, i))
 			return gw_error_set(&s->error, -EFBIG, "the source gives disk '%s' more bytes than it announced",
-					    disk_name_of(s, disk->image_of[i]));
+					    s->options.disks->images[disk->image_of[i]].name);
 	disk->end_waits = true;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }
@@ -201,8 +200,7 @@ static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 		if (rc == -EAGAIN)
 			break;
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", disk_name_of(s, request.image),
-					    strerror(-rc));
+			return disk_failed_here(s, request.image, "written", rc);
 		disk->written |= 1ULL << request.image;
 		disk->written_bytes += piece->zero ? GW_DISK_BLOCK_BYTES : piece->bytes;
 		batch->begun++;
@@ -234,8 +232,7 @@ static int take_ended(struct gw_session *s)
 			disk->syncing &= ~(1ULL << image);
 		}
 		if (ended.result < 0)
-			return gw_error_set(&s->error, ended.result, "disk '%s' here cannot be %s: %s", disk_name_of(s, image),
-					    ended.tag & DISK_SYNC_TAG ? "synced" : "written", strerror(-ended.result));
+			return disk_failed_here(s, image, ended.tag & DISK_SYNC_TAG ? "synced" : "written", ended.result);
 	}
 	return did;
 }

@@ -13,11 +13,6 @@
 #define DISK_SYNC_TAG (1ULL << 63)
 #define DISK_FIRST_TAG (1ULL << 62)
 
-static inline const char *disk_name_of(const struct gw_session *s, unsigned image)
-{
-	return s->options.disks->images[image].name;
-}
-
 /* --- disk_receiver.c: batches ---------------------------------------------------------------- */
 
 /* Handle DISKS, DISK and DISK_END. */

@@ -7,6 +7,13 @@
 
 #define SAY_SHARE 4 /* of the time after which silence is death */
 
+int disk_failed_here(struct gw_session *s, unsigned image, const char *done, int rc)
+{
+	const char *name = s->options.disks->images[image].name;
+
+	return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name, done, strerror(-rc));
+}
+
 /* A size that changes is part of what is to be synced. */
 static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 {
@@ -18,9 +25,10 @@ static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 		s->receiver.disk.written |= 1ULL << image;
 	if (rc == 0)
 		rc = disks->ops->resize(disks, image, bytes);
-	return rc < 0 ? gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s", disk_name_of(s, image),
-				     (unsigned long long)bytes, strerror(-rc))
-		      : 0;
+	if (rc < 0)
+		return gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s", disks->images[image].name,
+				    (unsigned long long)bytes, strerror(-rc));
+	return 0;
 }
 
 /* All of an image is there but its first block, which may follow. */
@@ -78,7 +86,7 @@ int disk_withhold_first(struct gw_session *s, unsigned image)
 		return 1;
 	rc = disks->ops->withhold(disks, image);
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "disk '%s' here cannot be written: %s", disk_name_of(s, image), strerror(-rc));
+		return disk_failed_here(s, image, "written", rc);
 	disk->first_done &= ~(1ULL << image);
 	return 1;
 }
@@ -99,8 +107,7 @@ static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint6
 		if (rc == -EAGAIN)
 			return 0;
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", disk_name_of(s, i),
-					    sync ? "synced" : "written", strerror(-rc));
+			return disk_failed_here(s, i, sync ? "synced" : "written", rc);
 		*wanted &= ~(1ULL << i);
 		*under_way |= 1ULL << i;
 	}

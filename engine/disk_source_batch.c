@@ -81,7 +81,7 @@ static int send_stretch(struct gw_session *s, struct disk_buffer *buffer)
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		return session_link_failed(s, &s->error, rc);
 	piece.bytes = bytes;
 	(void)disk_add_piece(disk, &piece);
 	buffer->sent += bytes;
@@ -110,7 +110,7 @@ int disk_send_ready(struct gw_session *s)
 			did = 1;
 		}
 		buffer->state = BUFFER_SENT;
-		buffer->fence = s->source.fence + 1;
+		buffer->fence = fence_next(s);
 	}
 	return did;
 }
@@ -128,14 +128,14 @@ int disk_close_batch(struct gw_session *s)
 		return 0;
 	if (!full && !disk->scanned && disk->batch_bytes == 0 && disk_buffer_in(s, BUFFER_FREE))
 		return 0; /* zeros alone, and more to come */
-	disk->batch.fence = s->source.fence + 1;
+	disk->batch.fence = fence_next(s);
 	rc = session_send(s, WIRE_DISK, wire_put_disk(s->buffer, &disk->batch));
 	if (rc < 0)
 		return rc == -EAGAIN ? 0 : rc;
-	rc = gw_link_fence(s->link, disk->batch.fence);
+	rc = fence_put(s);
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
-	disk->fence_out = s->source.fence = disk->batch.fence;
+		return rc;
+	disk->fence_out = disk->batch.fence;
 	disk->out[disk->batches_out++] = disk->batch.fence;
 	disk->batch.count = 0;
 	disk->batch_bytes = disk->batch_zero_bytes = disk->beside_bytes = 0;

@@ -208,7 +208,7 @@ static void end_session(struct gw_session *s, int failure)
 /* ERROR and CANCEL may come at any time, on either side; to a receiver not before HELLO. */
 static int peer_gave_up(struct gw_session *s, const struct gw_link_event *event)
 {
-	const char *peer = s->is_source ? "destination" : "source";
+	const char *peer = session_peer(s);
 	struct wire_error error;
 
 	if (event->message_type == WIRE_CANCEL && event->payload_bytes != 0)
@@ -265,7 +265,7 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 	for (unsigned n = 0; n < 64 && !gw_sm_is_final(&s->sm); n++) {
 		rc = gw_link_poll(s->link, &event, n == 0 ? wait_ns : 0);
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+			return session_link_failed(s, &s->error, rc);
 		if (rc == 0)
 			return 0;
 		alive_heard(s, &event);
@@ -371,8 +371,6 @@ void gw_session_free(struct gw_session *s)
 		gw_error_set(&s->error, -ECANCELED, "abandoned");
 		end_session(s, -ECANCELED);
 	}
-	gw_tracker_close(s->source.tracker);
-	disk_source_end(s);
 	disk_receiver_end(s);
 	free(s->receiver.state);
 	while (s->posted_count > 0)

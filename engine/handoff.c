@@ -190,7 +190,7 @@ static int step_state(struct gw_session *s)
 		if (rc == -EAGAIN)
 			return 0;
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+			return session_link_failed(s, &s->error, rc);
 		source->state_sent += bytes;
 	}
 	end.hash = XXH64(source->state, source->state_bytes, 0);
@@ -286,10 +286,6 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 		gw_error_set(&s->error, -EREMOTEIO,
 			     "the destination owns the guest but could not start it: see there, 'godwit resume' tries again");
 	s->status.vmm_gone = false;
-	gw_tracker_close(s->source.tracker);
-	s->source.tracker = NULL;
-	disk_source_end(s);
-	hot_fini(s);
-	round_fini(s);
+	tracking_end(s);
 	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);
 }

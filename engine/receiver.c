@@ -169,15 +169,6 @@ static int acknowledge(struct gw_session *s)
 	return rc < 0 ? rc : session_post(s, WIRE_ROUND_ACK, wire_put_round(s->buffer, &receiver->round));
 }
 
-int receiver_name_fence(struct gw_session *s, uint64_t fence)
-{
-	if (fence != s->receiver.fence_named + 1)
-		return gw_error_set(&s->error, -EPROTO, "the source names fence %llu where fence %llu is next",
-				    (unsigned long long)fence, (unsigned long long)s->receiver.fence_named + 1);
-	s->receiver.fence_named = fence;
-	return 0;
-}
-
 static int take_round_end(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct receiver_half *receiver = &s->receiver;
@@ -191,7 +182,7 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 	if (receiver->round.round != receiver->rounds)
 		return gw_error_set(&s->error, -EPROTO, "the source ends round %u where round %u is to be ended", receiver->round.round,
 				    receiver->rounds);
-	rc = receiver_name_fence(s, receiver->round.fence);
+	rc = fence_named(s, receiver->round.fence);
 	if (rc < 0)
 		return rc;
 	receiver->rounds++;
@@ -383,8 +374,6 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 
 _Static_assert(GW_SESSION_FIRST_MESSAGE == WIRE_HELLO, "a session begins with HELLO");
 
-#define IN(state) (1u << GW_STATE_##state)
-
 const struct message_rule receiver_rules[WIRE_TYPES] = {
 	[WIRE_HELLO] = { IN(IDLE), take_hello },
 	[WIRE_ECHO] = { IN(BULK), take_echo },
@@ -418,7 +407,5 @@ void receiver_abandon(struct gw_session *s, enum gw_state end)
 		gw_debug("the hook: %s", error.text);
 	if (session_state(s) == GW_STATE_COMMIT)
 		gw_error_prefix(&s->error, "no commit came");
-	s->status.elapsed_ns = session_now(s) - s->begun_ns;
-	if (session_enter(s, end) < 0)
-		s->sm.now = end;
+	session_finish(s, end);
 }

@@ -17,6 +17,4 @@ int receiver_look(struct gw_session *s);
 /* Ends the session in the final state @end after a failure or a cancel.  The guest is stopped first.  Never fails. */
 void receiver_abandon(struct gw_session *s, enum gw_state end);
 
-int receiver_name_fence(struct gw_session *s, uint64_t fence) GW_MUST_CHECK;
-
 #endif

@@ -38,6 +38,18 @@ static int send_posted(struct gw_session *s)
 	return rc;
 }
 
+int session_link_failed(const struct gw_session *s, struct gw_error *error, int rc)
+{
+	return gw_error_set(error, rc, "%s", gw_link_error(s->link)->text);
+}
+
+void session_finish(struct gw_session *s, enum gw_state end)
+{
+	s->status.elapsed_ns = session_now(s) - s->begun_ns;
+	if (session_enter(s, end) < 0)
+		s->sm.now = end;
+}
+
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 {
 	int rc = send_posted(s);
@@ -45,7 +57,7 @@ int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc == 0)
 		rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
 	if (rc < 0 && rc != -EAGAIN)
-		gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		session_link_failed(s, &s->error, rc);
 	if (rc == 0)
 		s->alive.said_ns = session_now(s);
 	return rc;
@@ -59,7 +71,7 @@ int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc != -EAGAIN)
 		return rc;
 	if (s->posted_count == POSTED_MAX)
-		return gw_error_set(&s->error, -EBUSY, "the %s does not read what it is sent", s->is_source ? "destination" : "source");
+		return gw_error_set(&s->error, -EBUSY, "the %s does not read what it is sent", session_peer(s));
 	*posted = (struct posted){ .type = type, .bytes = bytes, .payload = malloc(bytes ? bytes : 1) };
 	if (!posted->payload)
 		return gw_error_set(&s->error, -ENOMEM, "no memory for a message");
@@ -75,7 +87,7 @@ int session_post_again(struct gw_session *s)
 
 	if (rc == 0 || rc == -EAGAIN)
 		return 0;
-	return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+	return session_link_failed(s, &s->error, rc);
 }
 
 /* Past the point of no return the source cannot give up, whoever asks. */
@@ -117,7 +129,7 @@ int session_add_regions(struct gw_session *s, struct gw_error *error)
 		int rc = gw_link_add_region(s->link, &s->regions[i].memory);
 
 		if (rc < 0)
-			return gw_error_set(error, rc, "%s", gw_link_error(s->link)->text);
+			return session_link_failed(s, error, rc);
 	}
 	return 0;
 }

@@ -97,7 +97,6 @@ struct source_half {
 	struct gw_rate region_rate[GW_LINK_MAX_REGIONS];
 	unsigned stuck_rounds;      /* in a row, that did not shrink what is too much */
 	uint64_t throttled_from_ns; /* slowed since then; 0: it is not slowed */
-	uint64_t pace_ns, pace_bytes; /* bandwidth limit: bytes put since pace_ns */
 	enum switch_step step;
 	unsigned last_rounds; /* rounds sent since the guest was paused */
 	bool may_be_paused; /* pause was called: a failure must resume */
@@ -171,6 +170,14 @@ static inline uint64_t session_now(const struct gw_session *s)
 {
 	return gw_now_ns(s->options.clock);
 }
+
+/* The other side's name in texts. */
+static inline const char *session_peer(const struct gw_session *s)
+{
+	return s->is_source ? "destination" : "source";
+}
+
+#define IN(state) (1u << GW_STATE_##state) /* for struct message_rule */
 
 /* Moves the state machine to @state and notes the time.  Return: 0 or -errno. */
 int session_enter(struct gw_session *s, enum gw_state state) GW_MUST_CHECK;

@@ -41,25 +41,11 @@ int source_setup(struct gw_session *s)
 	return session_enter(s, GW_STATE_SETUP);
 }
 
-/* Both sides have agreed: from here on no write goes unseen, and everything is to be sent. */
+/* Both sides have agreed: everything is sent once. */
 static int begin_copy(struct gw_session *s)
 {
-	struct source_half *source = &s->source;
-	int rc = s->vm_ops->tracker_open(s->vm, &source->tracker, &s->error);
+	int rc = tracking_begin(s);
 
-	if (rc < 0)
-		return rc;
-	s->status.tracker = source->tracker->ops->name;
-	gw_rate_add(&source->dirty_rate, session_now(s), 0);
-	gw_rate_add(&source->disk_rate, session_now(s), 0);
-	s->status.region_count = s->region_count;
-	for (unsigned i = 0; i < s->region_count; i++) {
-		memcpy(s->status.regions[i].name, s->regions[i].name, GW_NAME_BYTES);
-		gw_rate_add(&source->region_rate[i], session_now(s), 0);
-	}
-	rc = round_init(s);
-	if (rc == 0)
-		rc = hot_init(s);
 	if (rc < 0)
 		return rc;
 	s->status.begun = true;
@@ -79,8 +65,12 @@ static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event
 	return s->source.rehearsal.begun ? -EPROTO : rehearse_begin(s);
 }
 
-int source_rehearsed(struct gw_session *s)
+static int take_echo(struct gw_session *s, const struct gw_link_event *event)
 {
+	int rc = rehearse_answered(s, event);
+
+	if (rc <= 0)
+		return rc;
 	return s->options.disks ? disk_propose(s) : begin_copy(s);
 }
 
@@ -112,13 +102,11 @@ int source_bulk(struct gw_session *s)
 	return session_enter(s, GW_STATE_ROUNDS) < 0 ? s->error.code : 1;
 }
 
-#define IN(state) (1u << GW_STATE_##state)
-
 const struct message_rule source_rules[WIRE_TYPES] = {
 	[WIRE_HELLO_OK] = { IN(SETUP), take_hello_ok },
 	[WIRE_DISKS_OK] = { IN(SETUP), take_disks_ok },
 	[WIRE_DISK_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER), disk_acknowledged },
-	[WIRE_ECHO] = { IN(SETUP), rehearse_answered },
+	[WIRE_ECHO] = { IN(SETUP), take_echo },
 	[WIRE_SYNCED] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_synced },
 	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_done },
 	/* The device state is sent without waiting for the last round's answer. */
@@ -165,12 +153,6 @@ void source_abandon(struct gw_session *s, enum gw_state end)
 	} else {
 		(void)give_back(s);
 	}
-	gw_tracker_close(s->source.tracker);
-	s->source.tracker = NULL;
-	disk_source_end(s);
-	hot_fini(s);
-	round_fini(s);
-	s->status.elapsed_ns = session_now(s) - s->begun_ns;
-	if (session_enter(s, end) < 0)
-		s->sm.now = end;
+	tracking_end(s);
+	session_finish(s, end);
 }

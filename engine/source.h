@@ -21,8 +21,6 @@ int source_bulk(struct gw_session *s);
 /* Ends the session in the final state @end after a failure or a cancel.  The guest is resumed first.  Never fails. */
 void source_abandon(struct gw_session *s, enum gw_state end);
 
-int source_rehearsed(struct gw_session *s) GW_MUST_CHECK;
-
 /* --- decide.c: the stage rounds ----------------------------------------------------------- */
 
 int source_rounds(struct gw_session *s);

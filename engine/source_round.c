@@ -104,8 +104,7 @@ void round_begin(struct gw_session *s)
 	memset(&source->cursor, 0, offsetof(struct cursor, zero));
 	source->cursor.zero.count = 0;
 	source->round_open = true;
-	source->round_ns = source->pace_ns = session_now(s);
-	source->pace_bytes = source->round_bytes = 0;
+	budget_begin(s);
 	source->last_left_bytes = s->status.left_bytes;
 	s->status.left_bytes = gw_tracker_dirty_pages(source->tracker) * s->page_bytes + disk_left_bytes(s);
 	disk_round_begin(s);
@@ -169,7 +168,7 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
+		return session_link_failed(s, &s->error, rc);
 	budget_spend(s, bytes);
 	disk_note_beside(s, bytes);
 	s->status.put_bytes += bytes;
@@ -316,8 +315,7 @@ static bool next_dirty(struct gw_session *s)
 /* Ends the round on the wire.  Return: 1, 0 when the link is full, -errno. */
 static int close_round(struct gw_session *s)
 {
-	struct source_half *source = &s->source;
-	struct wire_round round = { .round = s->status.round, .fence = source->fence + 1 };
+	struct wire_round round = { .round = s->status.round, .fence = fence_next(s) };
 	int rc = flush_zeros(s);
 
 	if (rc <= 0)
@@ -327,11 +325,10 @@ static int close_round(struct gw_session *s)
 		return 0;
 	if (rc < 0)
 		return rc;
-	source->fence++;
-	rc = gw_link_fence(s->link, source->fence);
+	rc = fence_put(s);
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "%s", gw_link_error(s->link)->text);
-	source->cursor.fenced = true;
+		return rc;
+	s->source.cursor.fenced = true;
 	return 1;
 }
 
