@@ -3,6 +3,7 @@
 #ifndef GODWIT_ENGINE_DISK_SESSION_H
 #define GODWIT_ENGINE_DISK_SESSION_H
 
+#include "engine/cursor.h"
 #include "engine/pieces.h"
 #include "engine/predict.h"
 #include "engine/wire.h"
@@ -26,10 +27,8 @@ struct disk_source {
 	struct gw_tracker *tracker; /* NULL: no disks are moved */
 	bool round_open;
 	bool scanned; /* no dirty block is left that is not in a buffer or a batch */
-	unsigned image;
-	uint64_t block, run_end, image_bytes;
-	uint64_t known_from, data_first, data_end; /* what next_data() said */
-	bool known;
+	struct cursor cursor; /* images and blocks */
+	uint64_t image_bytes; /* of the image at the cursor */
 	uint64_t looked_ns, waiting, shy_until_ns; /* see look_at_guest() */
 	struct disk_buffer buffers[GW_DISK_BUFFERS];
 	struct wire_disk batch; /* being gathered */

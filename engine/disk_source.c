@@ -79,9 +79,9 @@ void disk_round_begin(struct gw_session *s)
 	if (!disk->tracker)
 		return;
 	disk->round_open = true;
-	disk->scanned = disk->known = false;
-	disk->image = 0;
-	disk->block = disk->run_end = disk->image_bytes = 0;
+	disk->scanned = false;
+	disk->cursor = (struct cursor){ 0 };
+	disk->image_bytes = 0;
 	disk->left_bytes = disk_left_bytes(s);
 	disk->beside_bytes = 0;
 }

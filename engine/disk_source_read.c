@@ -26,48 +26,39 @@ void disk_look_at_guest(struct gw_session *s)
 
 static struct gw_bitmap *dirty_of(const struct gw_session *s)
 {
-	return &s->source.disk.tracker->dirty[s->source.disk.image];
+	return &s->source.disk.tracker->dirty[s->source.disk.cursor.map];
 }
 
 /* Puts the cursor on the next dirty block.  Return: 1, 0 at the end of the last image, -errno. */
 static int next_dirty(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
-	struct gw_disks *disks = s->options.disks;
+	int rc;
 
-	for (; disk->image < disks->count; disk->image++, disk->block = disk->run_end = 0, disk->known = false) {
-		uint64_t first;
-		int rc;
-
-		if (disk->block < disk->run_end)
-			return 1;
-		if (!gw_bitmap_next_run(dirty_of(s), disk->block, &first, &disk->run_end))
-			continue;
-		disk->block = first;
-		rc = disk_size_now(s, disk->image, &disk->image_bytes);
-		return rc < 0 ? rc : 1;
-	}
-	return 0;
+	if (cursor_is_in_run(&disk->cursor))
+		return 1;
+	if (!cursor_next(&disk->cursor, disk->tracker->dirty, s->options.disks->count))
+		return 0;
+	rc = disk_size_now(s, disk->cursor.map, &disk->image_bytes);
+	return rc < 0 ? rc : 1;
 }
 
 /* Learns where data is at or after the cursor, in whole blocks.  Return: 0 or -errno. */
 static int know_data(struct gw_session *s, uint64_t from)
 {
-	struct disk_source *disk = &s->source.disk;
-	uint64_t block = GW_DISK_BLOCK_BYTES;
+	struct cursor *cursor = &s->source.disk.cursor;
+	struct gw_disks *disks = s->options.disks;
+	uint64_t block = GW_DISK_BLOCK_BYTES, first, end;
 	int rc;
 
-	if (disk->known && from >= disk->known_from && from < disk->data_end)
+	if (cursor_knows(cursor, from))
 		return 0;
-	rc = s->options.disks->ops->next_data(s->options.disks, disk->image, from, &disk->data_first, &disk->data_end);
+	rc = disks->ops->next_data(disks, cursor->map, from, &first, &end);
 	if (rc < 0)
-		return disk_failed(s, disk->image, "has holes that cannot be found", rc);
+		return disk_failed(s, cursor->map, "has holes that cannot be found", rc);
 	if (rc == 0)
-		disk->data_first = disk->data_end = UINT64_MAX / block * block;
-	disk->data_first = disk->data_first / block * block;
-	disk->data_end = (disk->data_end + block - 1) / block * block;
-	disk->known_from = from;
-	disk->known = true;
+		first = end = UINT64_MAX / block * block;
+	cursor_learn(cursor, from, first / block * block, (end + block - 1) / block * block);
 	return 0;
 }
 
@@ -76,8 +67,8 @@ static void pass_blocks(struct gw_session *s, uint64_t bytes)
 	struct disk_source *disk = &s->source.disk;
 	uint64_t blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
 
-	gw_bitmap_clear_range(dirty_of(s), disk->block, blocks);
-	disk->block += blocks;
+	gw_bitmap_clear_range(dirty_of(s), disk->cursor.bit, blocks);
+	disk->cursor.bit += blocks;
 	disk->left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
 	s->status.left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
 }
@@ -88,8 +79,8 @@ static void step_back(struct gw_session *s, uint64_t bytes)
 	struct disk_source *disk = &s->source.disk;
 	uint64_t blocks = (bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
 
-	disk->block -= blocks;
-	gw_bitmap_set_range(dirty_of(s), disk->block, blocks);
+	disk->cursor.bit -= blocks;
+	gw_bitmap_set_range(dirty_of(s), disk->cursor.bit, blocks);
 	disk->left_bytes += blocks * GW_DISK_BLOCK_BYTES;
 	s->status.left_bytes += blocks * GW_DISK_BLOCK_BYTES;
 }
@@ -99,8 +90,8 @@ static int take_stretch(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
 	struct gw_disks *disks = s->options.disks;
-	uint64_t offset = disk->block * GW_DISK_BLOCK_BYTES, end = disk->run_end * GW_DISK_BLOCK_BYTES;
-	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->image, .offset = offset };
+	uint64_t offset = disk->cursor.bit * GW_DISK_BLOCK_BYTES, end = disk->cursor.run_end * GW_DISK_BLOCK_BYTES;
+	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->cursor.map, .offset = offset };
 	struct disk_buffer *buffer;
 	int rc = know_data(s, offset);
 
@@ -109,10 +100,10 @@ static int take_stretch(struct gw_session *s)
 	/* Behind the end are zeros: an image that was cut off may grow again before the receiver hears of it. */
 	if (offset < disk->image_bytes && end > disk->image_bytes)
 		end = disk->image_bytes;
-	if (offset >= disk->image_bytes || offset < disk->data_first) {
-		struct wire_piece hole = { .image = disk->image, .zero = true, .offset = offset };
+	if (offset >= disk->image_bytes || offset < disk->cursor.data_first) {
+		struct wire_piece hole = { .image = disk->cursor.map, .zero = true, .offset = offset };
 
-		hole.bytes = (end < disk->data_first || offset >= disk->image_bytes ? end : disk->data_first) - offset;
+		hole.bytes = (end < disk->cursor.data_first || offset >= disk->image_bytes ? end : disk->cursor.data_first) - offset;
 		if (hole.bytes > DISK_ZERO_BYTES)
 			hole.bytes = DISK_ZERO_BYTES;
 		if (disk->batch_zero_bytes >= DISK_ZERO_BYTES || disk->batch.count == WIRE_DISK_PIECES)
@@ -125,8 +116,8 @@ static int take_stretch(struct gw_session *s)
 	buffer = disk_buffer_in(s, BUFFER_FREE);
 	if (!buffer)
 		return 0;
-	if (end > disk->data_end)
-		end = disk->data_end;
+	if (end > disk->cursor.data_end)
+		end = disk->cursor.data_end;
 	request.bytes = end - offset < GW_DISK_BUFFER_BYTES ? end - offset : GW_DISK_BUFFER_BYTES;
 	request.memory = (char *)disks->staging + disk_buffer_staged(s, buffer);
 	request.tag = (uint64_t)(buffer - disk->buffers);
@@ -137,8 +128,8 @@ static int take_stretch(struct gw_session *s)
 		return 0;
 	}
 	if (rc < 0)
-		return disk_failed(s, disk->image, "cannot be read", rc);
-	*buffer = (struct disk_buffer){ BUFFER_READING, disk->image, offset, (uint32_t)request.bytes, 0, 0 };
+		return disk_failed(s, disk->cursor.map, "cannot be read", rc);
+	*buffer = (struct disk_buffer){ BUFFER_READING, disk->cursor.map, offset, (uint32_t)request.bytes, 0, 0 };
 	return 1;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/sm.h"
 #include "engine/converge.h"
+#include "engine/cursor.h"
 #include "engine/disk_session.h"
 #include "engine/engine.h"
 #include "engine/wire.h"
@@ -36,19 +37,14 @@ struct message_rule {
 	int (*handle)(struct gw_session *s, const struct gw_link_event *event);
 };
 
-/* Where the source stands in the round it is sending; see source_round.c. */
-struct cursor {
-	unsigned region;
-	uint64_t page;                 /* next page to look at in that region */
-	uint64_t data_first, data_end; /* known data; [known_from, data_first) is known to be a hole */
-	uint64_t known_from;
-	bool known;
-	uint64_t armed;                /* pages below it were armed in the tracker */
-	uint64_t hinted;               /* bytes below it were announced to will_read() */
-	uint64_t run_end; /* end of the dirty run that @page is in; <= page when not known */
-	bool scanned; /* everything has been put or noted as zero */
-	bool fenced;
-	struct wire_zero zero; /* ranges not sent yet */
+/* Where the source stands in the round that it sends; see source_round.c. */
+struct round_cursor {
+	struct cursor at;    /* regions and pages */
+	uint64_t armed;      /* pages of the region below it were armed in the tracker */
+	uint64_t hinted;     /* bytes of the region below it were announced to will_read() */
+	bool scanned;        /* every dirty page was put, or is in @zero */
+	bool fenced;         /* ROUND_END and its fence were sent */
+	struct wire_zero zero; /* ranges that were not sent yet */
 };
 
 /* The steps inside the switch-over of the source, in order. */
@@ -87,7 +83,7 @@ struct source_half {
 	struct gw_tracker *tracker;
 	struct hot *hot;
 	struct gw_bitmap *given; /* a bitmap a region: pages that the receiver holds as data, not as zeros */
-	struct cursor cursor;
+	struct round_cursor cursor;
 	uint64_t fence;        /* last fence asked for */
 	bool round_open;       /* being sent, or its answer awaited */
 	uint64_t round_ns;     /* when it began */

@@ -101,7 +101,7 @@ void round_begin(struct gw_session *s)
 {
 	struct source_half *source = &s->source;
 
-	memset(&source->cursor, 0, offsetof(struct cursor, zero));
+	memset(&source->cursor, 0, offsetof(struct round_cursor, zero));
 	source->cursor.zero.count = 0;
 	source->round_open = true;
 	budget_begin(s);
@@ -135,23 +135,23 @@ static int flush_zeros(struct gw_session *s)
 /* Notes a range of zeros, joined to the last one if it touches.  Return as flush_zeros(). */
 static int note_zero(struct gw_session *s, uint64_t offset, uint64_t bytes)
 {
-	struct cursor *cursor = &s->source.cursor;
+	struct round_cursor *cursor = &s->source.cursor;
 	struct wire_zero *zero = &cursor->zero;
 	struct wire_range *last = zero->count ? &zero->ranges[zero->count - 1] : NULL;
 
-	if (last && zero->region == cursor->region && last->offset + last->bytes == offset) {
+	if (last && zero->region == cursor->at.map && last->offset + last->bytes == offset) {
 		last->bytes += bytes;
 		/* Much memory of zeros is long work with little to say: show life. */
 		if (last->bytes >= ZERO_RANGE_BYTES && flush_zeros(s) < 0)
 			return s->error.code;
 	} else {
-		if (zero->count == WIRE_ZERO_RANGES || (zero->count && zero->region != cursor->region)) {
+		if (zero->count == WIRE_ZERO_RANGES || (zero->count && zero->region != cursor->at.map)) {
 			int rc = flush_zeros(s);
 
 			if (rc <= 0)
 				return rc;
 		}
-		zero->region = cursor->region;
+		zero->region = cursor->at.map;
 		zero->ranges[zero->count++] = (struct wire_range){ offset, bytes };
 	}
 	s->status.zero_bytes += bytes;
@@ -164,7 +164,7 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 
 	if (!budget_allows(s, bytes))
 		return 0;
-	rc = gw_link_put(s->link, s->source.cursor.region, offset, bytes);
+	rc = gw_link_put(s->link, s->source.cursor.at.map, offset, bytes);
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
@@ -178,26 +178,26 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 /* Learns of the next data at or after @from and before @until, if it does not know.  Return: 0 or -errno. */
 static int know_data(struct gw_session *s, struct gw_region *region, uint64_t from, uint64_t until)
 {
-	struct cursor *cursor = &s->source.cursor;
+	struct cursor *at = &s->source.cursor.at;
+	uint64_t first, end;
 	int rc;
 
-	if (cursor->known && from >= cursor->known_from && from < cursor->data_end)
+	if (cursor_knows(at, from))
 		return 0;
-	rc = region->ops->next_data(region, from, until, &cursor->data_first, &cursor->data_end);
+	rc = region->ops->next_data(region, from, until, &first, &end);
 	if (rc < 0)
 		return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s", region->name,
 				    strerror(-rc));
 	if (rc == 0)
-		cursor->data_first = cursor->data_end = region->memory.bytes;
-	cursor->known_from = from;
-	cursor->known = true;
+		first = end = region->memory.bytes;
+	cursor_learn(at, from, first, end);
 	return 0;
 }
 
 /* The bulk reads everything in order: says so ahead, a window at a time. */
 static void hint(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t end)
 {
-	struct cursor *cursor = &s->source.cursor;
+	struct round_cursor *cursor = &s->source.cursor;
 
 	if (s->status.round > 0 || !region->ops->will_read || offset < cursor->hinted)
 		return;
@@ -232,9 +232,9 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
  */
 static int arm(struct gw_session *s, uint64_t hole_end)
 {
-	struct cursor *cursor = &s->source.cursor;
-	const struct gw_bitmap *dirty = &s->source.tracker->dirty[cursor->region];
-	uint64_t at = cursor->page, first, end, pages = 0;
+	struct round_cursor *cursor = &s->source.cursor;
+	const struct gw_bitmap *dirty = &s->source.tracker->dirty[cursor->at.map];
+	uint64_t at = cursor->at.bit, first, end, pages = 0;
 	int rc;
 
 	if (!s->source.tracker->ops->arm || at < cursor->armed)
@@ -246,7 +246,7 @@ static int arm(struct gw_session *s, uint64_t hole_end)
 	}
 	if (at < hole_end)
 		at = hole_end;
-	rc = gw_tracker_arm(s->source.tracker, cursor->region, cursor->page, at - cursor->page, &s->error);
+	rc = gw_tracker_arm(s->source.tracker, cursor->at.map, cursor->at.bit, at - cursor->at.bit, &s->error);
 	cursor->armed = at;
 	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 1;
 }
@@ -254,39 +254,39 @@ static int arm(struct gw_session *s, uint64_t hole_end)
 /* Sends the stretch at the cursor and moves on.  Return: 1, 0 when the link is full, -errno. */
 static int send_stretch(struct gw_session *s)
 {
-	struct cursor *cursor = &s->source.cursor;
-	struct gw_region *region = &s->regions[cursor->region];
-	uint64_t offset = cursor->page * s->page_bytes, end = cursor->run_end * s->page_bytes, bytes;
+	struct round_cursor *cursor = &s->source.cursor;
+	struct gw_region *region = &s->regions[cursor->at.map];
+	uint64_t offset = cursor->at.bit * s->page_bytes, end = cursor->at.run_end * s->page_bytes, bytes;
 	bool zero = true;
 	int rc = know_data(s, region, offset, end);
 
 	if (rc == 0)
-		rc = arm(s, (end < cursor->data_first ? end : cursor->data_first) / s->page_bytes);
+		rc = arm(s, (end < cursor->at.data_first ? end : cursor->at.data_first) / s->page_bytes);
 	if (rc > 0) { /* what was a hole before that may have been filled, and arming has forgotten it */
-		cursor->known = false;
+		cursor->at.known = false;
 		rc = know_data(s, region, offset, end);
 	}
 	if (rc < 0)
 		return rc;
 	if (s->source.tracker->ops->arm && end > cursor->armed * s->page_bytes)
 		end = cursor->armed * s->page_bytes;
-	if (offset < cursor->data_first) {
-		bytes = (end < cursor->data_first ? end : cursor->data_first) - offset;
+	if (offset < cursor->at.data_first) {
+		bytes = (end < cursor->at.data_first ? end : cursor->at.data_first) - offset;
 	} else {
-		if (end > cursor->data_end)
-			end = cursor->data_end;
+		if (end > cursor->at.data_end)
+			end = cursor->at.data_end;
 		hint(s, region, offset, end);
 		bytes = same_kind(s, region, offset, end, &zero);
 	}
 	rc = zero ? note_zero(s, offset, bytes) : put_data(s, offset, (uint32_t)bytes);
 	if (rc <= 0)
 		return rc;
-	gw_bitmap_clear_range(&s->source.tracker->dirty[cursor->region], cursor->page, bytes / s->page_bytes);
+	gw_bitmap_clear_range(&s->source.tracker->dirty[cursor->at.map], cursor->at.bit, bytes / s->page_bytes);
 	if (zero)
-		gw_bitmap_clear_range(&s->source.given[cursor->region], cursor->page, bytes / s->page_bytes);
+		gw_bitmap_clear_range(&s->source.given[cursor->at.map], cursor->at.bit, bytes / s->page_bytes);
 	else
-		gw_bitmap_set_range(&s->source.given[cursor->region], cursor->page, bytes / s->page_bytes);
-	cursor->page += bytes / s->page_bytes;
+		gw_bitmap_set_range(&s->source.given[cursor->at.map], cursor->at.bit, bytes / s->page_bytes);
+	cursor->at.bit += bytes / s->page_bytes;
 	s->status.left_bytes -= bytes < s->status.left_bytes ? bytes : s->status.left_bytes;
 	return 1;
 }
@@ -294,22 +294,13 @@ static int send_stretch(struct gw_session *s)
 /* Puts the cursor on the next dirty page.  Return: false at the end of the last region. */
 static bool next_dirty(struct gw_session *s)
 {
-	struct cursor *cursor = &s->source.cursor;
-	uint64_t first;
+	struct round_cursor *cursor = &s->source.cursor;
+	unsigned region = cursor->at.map;
+	bool more = cursor_next(&cursor->at, s->source.tracker->dirty, s->region_count);
 
-	while (cursor->region < s->region_count) {
-		if (cursor->page < cursor->run_end)
-			return true;
-		if (gw_bitmap_next_run(&s->source.tracker->dirty[cursor->region], cursor->page, &first,
-				       &cursor->run_end)) {
-			cursor->page = first;
-			return true;
-		}
-		cursor->region++;
-		cursor->page = cursor->run_end = cursor->hinted = cursor->armed = 0;
-		cursor->known = false;
-	}
-	return false;
+	if (cursor->at.map != region)
+		cursor->hinted = cursor->armed = 0;
+	return more;
 }
 
 /* Ends the round on the wire.  Return: 1, 0 when the link is full, -errno. */
@@ -335,7 +326,7 @@ static int close_round(struct gw_session *s)
 /* Sends so many stretches.  Return: 1 when any went, 0, -errno. */
 static int pump_pages(struct gw_session *s, unsigned stretches)
 {
-	struct cursor *cursor = &s->source.cursor;
+	struct round_cursor *cursor = &s->source.cursor;
 	uint64_t until_ns = session_now(s) + STEP_NS;
 	int rc = 1, did = 0;
 
@@ -354,7 +345,7 @@ static int pump_pages(struct gw_session *s, unsigned stretches)
 
 int round_pump(struct gw_session *s)
 {
-	struct cursor *cursor = &s->source.cursor;
+	struct round_cursor *cursor = &s->source.cursor;
 	int did;
 
 	if (s->source.disk.round_open) {
