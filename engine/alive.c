@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: a session ends when the peer dies, and when nothing gets on
+ * Theory of operation: a session ends when the peer dies, and when no progress is made
  *
- * Silence: a side that has nothing else to say says ALIVE, also in the midst of long work.  A peer that says nothing for
- * options.silence_ns is dead.  Bytes that trickle in are no sign of life.
+ * Silence: a side that sends no other message sends ALIVE, also during long work.  A peer that sends no message for
+ * options.silence_ns is dead.  Single bytes of a put are no sign of life.
  *
- * Standstill: a peer that only says ALIVE may be stuck.  So each side counts its work: pieces of long work, steps of its stage,
- * requests that its disks have ended, bytes of puts.  ALIVE carries the count.  The session got on when either count grew, a fence
- * was seen, or a message came that is neither ALIVE nor SYNCED, which says that a sync is under way.  Otherwise the session fails
- * after options.standstill_ns.
+ * Standstill: a peer that sends only ALIVE may be stuck.  So each side counts its work: pieces of long work, steps of its stage,
+ * ended requests of its disks, bytes of puts.  ALIVE carries the count.  The session makes progress when either count grows, when a
+ * fence was seen, or when a message comes other than ALIVE and SYNCED.  (SYNCED may only say that a sync is under way.)  Without
+ * progress the session fails after options.standstill_ns.
  *
- * Work whose progress cannot be seen counts for a limited time: a hook within its own limit, which the source holds, and requests
- * of disks within a time for each byte of theirs (disk_receiver.c).
+ * Work without visible progress counts for a limited time.  The source limits the hook.  Requests of disks have a time for each of
+ * their bytes (disk_receiver.c).
  *
- * A peer that lies about its work is not found out: it could as well send a byte a minute.
+ * A peer that lies about its work is not detected.  It could as well send a byte a minute.
  */
 #include "engine/session.h"
 
 #include <errno.h>
 
-#define ALIVE_NS GW_NS_PER_S /* at the most */
-#define IDLE_NS (5 * GW_NS_PER_S) /* a receiver waits so long for HELLO */
-#define LOOK_NS GW_NS_PER_S  /* the counters of the link are not asked for at every step */
+#define ALIVE_NS GW_NS_PER_S /* longest time between two messages */
+#define IDLE_NS (5 * GW_NS_PER_S) /* how long a receiver waits for HELLO */
+#define LOOK_NS GW_NS_PER_S  /* how often the counters of the link are read */
 
 static uint64_t work_of(const struct gw_session *s)
 {
@@ -39,14 +39,14 @@ void alive_init(struct gw_session *s)
 void alive_show(struct gw_session *s)
 {
 	uint64_t every_ns = s->options.silence_ns / 8, now = session_now(s);
-	unsigned char payload[WIRE_WORK_BYTES]; /* somebody may be using s->buffer */
+	unsigned char payload[WIRE_WORK_BYTES]; /* the caller may be using s->buffer */
 
-	if (s->is_source && session_state(s) == GW_STATE_IDLE) /* HELLO comes first */
+	if (s->is_source && session_state(s) == GW_STATE_IDLE) /* HELLO must be the first message */
 		return;
 	if (now - s->alive.said_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
 		return;
 	s->alive.said_ns = now;
-	/* A full link tells of life by itself, and the next poll finds out a dead one. */
+	/* Traffic fills a full link, which shows life.  The next poll detects a dead link. */
 	(void)!gw_link_message(s->link, WIRE_ALIVE, payload, wire_put_work(payload, work_of(s)));
 }
 
@@ -71,7 +71,7 @@ int alive_take(struct gw_session *s, const struct gw_link_event *event)
 	return 0;
 }
 
-/* While the guest is paused the peer gets no more patience than the guest. */
+/* While the guest is paused, the pause limit bounds the allowed silence too. */
 static int check_silence(struct gw_session *s, uint64_t now)
 {
 	uint64_t silence_ns = s->options.silence_ns;
@@ -94,7 +94,7 @@ int alive_check(struct gw_session *s)
 	int rc = check_silence(s, now);
 
 	if (rc == 0 && !s->is_source && session_state(s) == GW_STATE_IDLE && now - s->begun_ns >= IDLE_NS)
-		return gw_error_set(&s->error, -ETIMEDOUT, "no HELLO came");
+		return gw_error_set(&s->error, -ETIMEDOUT, "the source has sent no HELLO");
 	if (rc < 0 || now - s->alive.looked_ns < LOOK_NS)
 		return rc;
 	s->alive.looked_ns = now;

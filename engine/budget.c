@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The budget of a round: the bandwidth limit, and the time allowed for copying. */
+/*
+ * The budget of a round: the bandwidth limit and the time allowed for copying.
+ *
+ * The limit bounds the average rate since the round began.  A burst of PACE_BURST_NS may exceed it.  Neither limit holds in the
+ * blackout, which must be short.
+ */
 #include "engine/source.h"
 
 #define PACE_BURST_NS (20 * GW_NS_PER_MS)
@@ -11,7 +16,6 @@ void budget_begin(struct gw_session *s)
 	s->source.round_bytes = 0;
 }
 
-/* The blackout is not slowed. */
 bool budget_allows(struct gw_session *s, uint32_t bytes)
 {
 	const struct source_half *source = &s->source;

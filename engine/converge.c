@@ -2,32 +2,34 @@
 /*
  * Theory of operation
  *
- * The blackout is a fixed part (stopping, device state, starting) and the time to send what is left.  The
- * fixed part cannot be helped, so once what is left would take less than a small share of it another round
- * gains nothing: switch over.  Otherwise go on as long as rounds shrink what is left: by a twentieth or more while the
- * blackout would be longer than half of what is allowed, so that a guest that dirties nine tenths of what the link carries
- * gets there too; by a fifth or more once it is shorter, since then little is to be gained.  When they do not, what is
- * left has come as low as this guest and this link let it: switch over if that is within what the user allows.  If it is
- * not, slow the guest, where the user lets us; without that a burst may pass, so go on until a limit in rounds or time,
- * and then do what the user chose.
+ * The blackout is a fixed part (stopping, device state, starting) and the time to send the dirty bytes.  Rounds shorten only the
+ * second.  Once that time is below SMALL_NS, another round gains nothing: switch over.
  *
- * The guest is not stopped while a sync is pending, since all of it would stand in the blackout.  Where the fixed part alone is more
- * than is allowed, a few more rounds tell whether that was an accident; then only a policy of stop-copy goes on.
+ * Otherwise send rounds as long as they shrink the dirty bytes.  While the predicted blackout exceeds half of the allowed one, a
+ * round must shrink them by a twentieth: a guest that dirties nine tenths of the link's rate converges too.  Below that half a round
+ * must shrink them by a fifth, since little is left to gain.
  *
- * A guest that dirties D bytes a second at full speed and is kept from running for a part p of its time dirties
- * D (1 - p).  With half of what the link carries each round is half of the one before; so 1 - p is to be half the
- * link's rate over D, which is known from what it dirties now.  The measure is coarse and the guest may do something
- * else meanwhile, so each step is at least STEP_PERCENT, and a guest that is still too fast is measured again.
+ * When rounds no longer shrink the dirty bytes, their number is the lowest for this guest and this link.  Switch over if the blackout
+ * is allowed.  If not, slow the guest where the policy permits.  Without a throttle a burst may pass: send rounds until the limit in
+ * rounds or time, then follow the policy.
+ *
+ * The guest is not stopped while a sync is pending, since the blackout would include all of that sync.  When the fixed part alone
+ * exceeds the allowed blackout, ODD_ROUNDS more rounds tell whether that was an outlier.  Then only stop-copy goes on.
+ *
+ * A guest dirties D bytes a second at full speed, and D (1 - p) when it stands for a share p of its time.  At half of the link's rate
+ * each round is half as large as the one before.  So 1 - p should be half of the link's rate over D; D follows from the current rate.
+ * The measure is coarse and the guest's load changes, so each step is at least STEP_PERCENT.  A guest that is still too fast is
+ * measured again.
  */
 #include "engine/converge.h"
 
-#define SMALL_NS (1 * GW_NS_PER_MS) /* sending for less than this is not worth a round */
+#define SMALL_NS (1 * GW_NS_PER_MS) /* a round is not worth less */
 
-#define OUTRUN 0.95 /* of what rounds carry: who dirties less is overtaken in time, were it not for an odd round */
-#define ODD_ROUNDS 3 /* in a row: then it is no accident, whatever the rates say */
+#define OUTRUN 0.95 /* of the rate of rounds: a guest below it is overtaken, outliers aside */
+#define ODD_ROUNDS 3 /* so many in a row are no outlier */
 #define STEP_PERCENT 10
 #define MOST_PERCENT 99
-#define LITTLE 0.05 /* of the allowed rate: whoever dirties no more is let be */
+#define LITTLE 0.05 /* of the allowed rate: memory or disks below it are not slowed */
 #define LEAST_DISK_BYTES_PER_S (1024.0 * 1024)
 
 static double known(double bytes_per_s)
@@ -81,7 +83,7 @@ enum converge_verdict converge(const struct converge_input *input)
 
 	if (converge_is_too_long(input) && input->on_limit != GW_LIMIT_STOP_COPY) {
 		if (input->sync_pending && !time_is_up(input))
-			return CONVERGE_WAIT; /* how long it takes may change the fixed part */
+			return CONVERGE_WAIT; /* its duration may change the fixed part */
 		return limit || input->too_long_rounds >= ODD_ROUNDS ? CONVERGE_GIVE_UP : CONVERGE_GO_ON;
 	}
 	if (input->left_bytes == 0)

@@ -1,57 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* When to go on copying, when to stop the guest, when to give up: a pure function. */
+/* Decides between another round, stopping the guest, and giving up.  Pure functions; internal to engine. */
 #ifndef GODWIT_ENGINE_CONVERGE_H
 #define GODWIT_ENGINE_CONVERGE_H
 
 #include "engine/engine.h"
 
-#define CONVERGE_UNKNOWN_RATE (100.0 * 1024 * 1024) /* bytes a second, assumed until one is measured */
+#define CONVERGE_UNKNOWN_RATE (100.0 * 1024 * 1024) /* bytes a second, until a rate is measured */
 
 struct converge_input {
 	uint64_t left_bytes;          /* dirty now */
 	uint64_t previous_left_bytes; /* dirty after the round before this one; 0 for none */
-	double sent_bytes_per_s;      /* what the link has carried; 0 when not known */
-	double copied_bytes_per_s;    /* the same, by rounds, whose bandwidth may be limited */
-	double memory_bytes_per_s;    /* what the guest dirties, memory and disks, slowed as it is now */
+	double sent_bytes_per_s;      /* rate of the link; 0: unknown */
+	double copied_bytes_per_s;    /* rate of the rounds, with their bandwidth limit */
+	double memory_bytes_per_s;    /* dirtied by the guest, at its current throttle */
 	double disk_bytes_per_s;
-	struct gw_throttle throttle;  /* by which it is slowed now */
-	uint64_t fixed_ns;            /* blackout that does not depend on what is left: predict_fixed() */
-	unsigned too_long_rounds;     /* in a row until now: that alone was more than is allowed */
-	bool sync_pending;            /* what an earlier round wrote is not on the receiver's devices yet */
+	struct gw_throttle throttle;  /* now */
+	uint64_t fixed_ns;            /* blackout without the last round: predict_fixed() */
+	unsigned too_long_rounds;     /* latest rounds in a row for which @fixed_ns exceeded @downtime_ns */
+	bool sync_pending;            /* the receiver has not synced an earlier round yet */
 	uint64_t downtime_ns;         /* allowed */
 	unsigned rounds, max_rounds;  /* done, allowed */
-	unsigned stuck_rounds;        /* of them, in a row until now: for which converge_shrinks() said no */
+	unsigned stuck_rounds;        /* latest rounds in a row for which converge_shrinks() was false */
 	uint64_t elapsed_ns, max_time_ns;
 	enum gw_limit_policy on_limit;
 };
 
 enum converge_verdict {
 	CONVERGE_GO_ON,
-	CONVERGE_WAIT, /* without a round, for the sync that is pending */
+	CONVERGE_WAIT, /* send no round; wait for the pending sync */
 	CONVERGE_SWITCH,
 	CONVERGE_GIVE_UP,
 };
 
-/* The blackout to expect when the guest is stopped now. */
+/* The expected blackout if the guest is stopped now. */
 uint64_t converge_predict_ns(const struct converge_input *input);
 
+/* The next step of the source, after a collect. */
 enum converge_verdict converge(const struct converge_input *input);
 
-/* Whether the fixed part alone is more than is allowed: no throttle helps. */
+/* Whether the fixed part alone exceeds the allowed blackout: no throttle helps. */
 bool converge_is_too_long(const struct converge_input *input);
 
-/* Whether what is left is little enough, or less than before. */
+/* Whether the dirty bytes fit into the allowed blackout, or became fewer. */
 bool converge_shrinks(const struct converge_input *input);
 
 /*
- * Whether rounds no longer shrink what is left, although it is too much, and the guest does dirty as much as they carry, or several
- * rounds in a row did not, or the limit in rounds comes near: a policy of throttling acts then.
+ * Whether to throttle.  True when the dirty bytes do not fit and do not shrink, and one of three holds: the guest dirties as
+ * fast as rounds copy, several rounds in a row did not shrink, or half of the allowed rounds are used.
  */
 bool converge_is_stuck(const struct converge_input *input);
 
 /*
- * A stronger throttle, with which the guest dirties half of what the link carries, its memory and its disks slowed in
- * proportion.  What dirties next to nothing is not slowed.
+ * A stronger throttle, with which the guest dirties at half the rate of the rounds.  Memory and disks are slowed in proportion.
+ * One that dirties almost nothing is not slowed.
  */
 struct gw_throttle converge_throttle(const struct converge_input *input);
 
