@@ -2,16 +2,17 @@
 /*
  * Theory of operation: a session ends when the peer dies, and when no progress is made
  *
- * Silence: a side that sends no other message sends ALIVE, also during long work.  A peer that sends no message for
- * options.silence_ns is dead.  Single bytes of a put are no sign of life.
+ * Silence: a side that sends no other message sends ALIVE, also during long work.  A peer that
+ * sends no message for options.silence_ns is dead.  Single bytes of a put are no sign of life.
  *
- * Standstill: a peer that sends only ALIVE may be stuck.  So each side counts its work: pieces of long work, steps of its stage,
- * ended requests of its disks, bytes of puts.  ALIVE carries the count.  The session makes progress when either count grows, when a
- * fence was seen, or when a message comes other than ALIVE and SYNCED.  (SYNCED may only say that a sync is under way.)  Without
- * progress the session fails after options.standstill_ns.
+ * Standstill: a peer that sends only ALIVE may be stuck.  So each side counts its work: pieces of
+ * long work, steps of its stage, ended requests of its disks, bytes of puts.  ALIVE carries the
+ * count.  The session makes progress when either count grows, when a fence was seen, or when a
+ * message comes other than ALIVE and SYNCED.  (SYNCED may only say that a sync is under way.)
+ * Without progress the session fails after options.standstill_ns.
  *
- * Work without visible progress counts for a limited time.  The source limits the hook.  Requests of disks have a time for each of
- * their bytes (disk_receiver.c).
+ * Work without visible progress counts for a limited time.  The source limits the hook.  Requests
+ * of disks have a time for each of their bytes (disk_receiver.c).
  *
  * A peer that lies about its work is not detected.  It could as well send a byte a minute.
  */

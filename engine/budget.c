@@ -2,8 +2,8 @@
 /*
  * The budget of a round: the bandwidth limit and the time allowed for copying.
  *
- * The limit bounds the average rate since the round began.  A burst of PACE_BURST_NS may exceed it.  Neither limit holds in the
- * blackout, which must be short.
+ * The limit bounds the average rate since the round began.  A burst of PACE_BURST_NS may exceed it.
+ * Neither limit holds in the blackout, which must be short.
  */
 #include "engine/source.h"
 

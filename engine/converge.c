@@ -2,24 +2,29 @@
 /*
  * Theory of operation
  *
- * The blackout is a fixed part (stopping, device state, starting) and the time to send the dirty bytes.  Rounds shorten only the
- * second.  Once that time is below SMALL_NS, another round gains nothing: switch over.
+ * The blackout is a fixed part (stopping, device state, starting) and the time to send the dirty
+ * bytes.  Rounds shorten only the second.  Once that time is below SMALL_NS, another round gains
+ * nothing: switch over.
  *
- * Otherwise send rounds as long as they shrink the dirty bytes.  While the predicted blackout exceeds half of the allowed one, a
- * round must shrink them by a twentieth: a guest that dirties nine tenths of the link's rate converges too.  Below that half a round
- * must shrink them by a fifth, since little is left to gain.
+ * Otherwise send rounds as long as they shrink the dirty bytes.  While the predicted blackout
+ * exceeds half of the allowed one, a round must shrink them by a twentieth: a guest that dirties
+ * nine tenths of the link's rate converges too.  Below that half a round must shrink them by a
+ * fifth, since little is left to gain.
  *
- * When rounds no longer shrink the dirty bytes, their number is the lowest for this guest and this link.  Switch over if the blackout
- * is allowed.  If not, slow the guest where the policy permits.  Without a throttle a burst may pass: send rounds until the limit in
- * rounds or time, then follow the policy.
+ * When rounds no longer shrink the dirty bytes, their number is the lowest for this guest and this
+ * link.  Switch over if the blackout is allowed.  If not, slow the guest where the policy permits.
+ * Without a throttle a burst may pass: send rounds until the limit in rounds or time, then follow
+ * the policy.
  *
- * The guest is not stopped while a sync is pending, since the blackout would include all of that sync.  When the fixed part alone
- * exceeds the allowed blackout, ODD_ROUNDS more rounds tell whether that was an outlier.  Then only stop-copy goes on.
+ * The guest is not stopped while a sync is pending, since the blackout would include all of that
+ * sync.  When the fixed part alone exceeds the allowed blackout, ODD_ROUNDS more rounds tell
+ * whether that was an outlier.  Then only stop-copy goes on.
  *
- * A guest dirties D bytes a second at full speed, and D (1 - p) when it stands for a share p of its time.  At half of the link's rate
- * each round is half as large as the one before.  So 1 - p should be half of the link's rate over D; D follows from the current rate.
- * The measure is coarse and the guest's load changes, so each step is at least STEP_PERCENT.  A guest that is still too fast is
- * measured again.
+ * A guest dirties D bytes a second at full speed, and D (1 - p) when it stands for a share p of its
+ * time.  At half of the link's rate each round is half as large as the one before.  So 1 - p should
+ * be half of the link's rate over D; D follows from the current rate.  The measure is coarse and
+ * the guest's load changes, so each step is at least STEP_PERCENT.  A guest that is still too fast
+ * is measured again.
  */
 #include "engine/converge.h"
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decides between another round, stopping the guest, and giving up.  Pure functions; internal to engine. */
+/*
+ * Decides between another round, stopping the guest, and giving up.  Pure functions; internal to
+ * engine.
+ */
 #ifndef GODWIT_ENGINE_CONVERGE_H
 #define GODWIT_ENGINE_CONVERGE_H
 
@@ -16,11 +19,11 @@ struct converge_input {
 	double disk_bytes_per_s;
 	struct gw_throttle throttle;  /* now */
 	uint64_t fixed_ns;            /* blackout without the last round: predict_fixed() */
-	unsigned too_long_rounds;     /* latest rounds in a row for which @fixed_ns exceeded @downtime_ns */
+	unsigned too_long_rounds;     /* latest rounds in a row with fixed_ns > downtime_ns */
 	bool sync_pending;            /* the receiver has not synced an earlier round yet */
 	uint64_t downtime_ns;         /* allowed */
 	unsigned rounds, max_rounds;  /* done, allowed */
-	unsigned stuck_rounds;        /* latest rounds in a row for which converge_shrinks() was false */
+	unsigned stuck_rounds;        /* latest rounds in a row that did not shrink */
 	uint64_t elapsed_ns, max_time_ns;
 	enum gw_limit_policy on_limit;
 };
@@ -45,14 +48,15 @@ bool converge_is_too_long(const struct converge_input *input);
 bool converge_shrinks(const struct converge_input *input);
 
 /*
- * Whether to throttle.  True when the dirty bytes do not fit and do not shrink, and one of three holds: the guest dirties as
- * fast as rounds copy, several rounds in a row did not shrink, or half of the allowed rounds are used.
+ * Whether to throttle.  True when the dirty bytes do not fit and do not shrink, and one of three
+ * holds: the guest dirties as fast as rounds copy, several rounds in a row did not shrink, or half
+ * of the allowed rounds are used.
  */
 bool converge_is_stuck(const struct converge_input *input);
 
 /*
- * A stronger throttle, with which the guest dirties at half the rate of the rounds.  Memory and disks are slowed in proportion.
- * One that dirties almost nothing is not slowed.
+ * A stronger throttle, with which the guest dirties at half the rate of the rounds.  Memory and
+ * disks are slowed in proportion.  One that dirties almost nothing is not slowed.
  */
 struct gw_throttle converge_throttle(const struct converge_input *input);
 

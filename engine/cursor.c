@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* See cursor.h. */
 #include "engine/cursor.h"
 
 bool cursor_next(struct cursor *cursor, const struct gw_bitmap *maps, unsigned count)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Between two rounds: the source collects the dirty pages, predicts the blackout, asks converge(), and does as it says.
+ * Between two rounds the source collects the dirty pages, predicts the blackout, asks converge()
+ * for the next step, and takes it.
  */
 #include "engine/converge.h"
 #include "engine/predict.h"
@@ -9,7 +10,7 @@
 
 #include <errno.h>
 
-#define SETTLED_NS (1 * GW_NS_PER_S) /* so long images that were settled have little to be flushed */
+#define SETTLED_NS (1 * GW_NS_PER_S) /* images settled so recently have little to flush */
 
 static int give_up(struct gw_session *s, const struct converge_input *input)
 {
@@ -34,7 +35,10 @@ static int give_up(struct gw_session *s, const struct converge_input *input)
 			    s->options.on_limit == GW_LIMIT_GIVE_UP ? "throttle or stop-copy" : "stop-copy");
 }
 
-/* What the link carries in the blackout, where no limit is kept: a limited round does not tell. */
+/*
+ * The rate of the link in the blackout, which has no bandwidth limit.  0: unknown, since only
+ * limited rounds were measured.
+ */
 static double link_rate(const struct gw_session *s)
 {
 	bool limited = s->options.bandwidth_bytes_per_s && s->status.sent_bytes_per_s < CONVERGE_UNKNOWN_RATE;
@@ -42,7 +46,7 @@ static double link_rate(const struct gw_session *s)
 	return limited ? 0 : s->status.sent_bytes_per_s;
 }
 
-/* The blackout if the guest was stopped now.  @bytes_per_s: what the link carries then. */
+/* Predicts the blackout if the guest is stopped now.  @bytes_per_s: the rate of the link then. */
 static void predict_now(struct gw_session *s, double bytes_per_s)
 {
 	const struct source_half *source = &s->source;
@@ -63,10 +67,16 @@ static void predict_now(struct gw_session *s, double bytes_per_s)
 	s->status.predicted_ns = predict_total(&s->status.prediction);
 }
 
-/* Sends what is dirty as another round, and slows the guest first where that is wanted. */
+/*
+ * Begins another round.  Slows the guest before it where converge_is_stuck() and the policy ask for
+ * that.
+ */
 static int go_on(struct gw_session *s, const struct converge_input *input)
 {
-	/* One round may be odd; once the guest is slowed, each that does not shrink says that it is not enough. */
+	/*
+	 * One round may be an outlier.  Once the guest is slowed, each round that does not shrink
+	 * counts.
+	 */
 	if (input->on_limit == GW_LIMIT_THROTTLE && converge_is_stuck(input) &&
 	    (input->stuck_rounds > 0 || s->source.throttled_from_ns) && throttle_raise(s, input) < 0)
 		return s->error.code;
@@ -80,7 +90,10 @@ static int go_on(struct gw_session *s, const struct converge_input *input)
 	return 1;
 }
 
-/* Stops the guest, once no image needs a sync that could have been done before. */
+/*
+ * Stops the guest, once its images are settled and the receiver has synced all that it can before
+ * the blackout.
+ */
 static int switch_over(struct gw_session *s)
 {
 	int rc;
@@ -88,7 +101,7 @@ static int switch_over(struct gw_session *s)
 	if (s->vm_ops->settle && !budget_time_is_up(s) && session_now(s) - s->source.settled_ns > SETTLED_NS) {
 		hot_forget(s);
 		rc = rehearse_settle(s);
-		return rc < 0 ? rc : 1; /* what it finds is part of the next decision */
+		return rc < 0 ? rc : 1; /* the next decision uses the new flush_ns */
 	}
 	rc = disk_make_whole(s);
 	if (rc == 1) {
@@ -140,7 +153,7 @@ static int decide(struct gw_session *s)
 	return give_up(s, &input);
 }
 
-/* Return: 1 when nothing is to be waited for, 0, -errno. */
+/* Goes on settling.  Return: 1 when the images are settled or the time is up, 0, -errno. */
 static int settled(struct gw_session *s)
 {
 	struct source_half *source = &s->source;

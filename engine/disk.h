@@ -6,8 +6,8 @@
  * so every format that keeps its state in the file works.  A table of functions reads and writes
  * them; files/images.h implements it with io_uring.
  *
- * Threads: every function runs on the session's thread.  Only take(), prepare() and hash() may
- * block for long.
+ * Threads: every function runs on the session's thread.  Only prepare() and hash() wait for a
+ * device.
  */
 #ifndef GODWIT_ENGINE_DISK_H
 #define GODWIT_ENGINE_DISK_H

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: which of the receiver's images each of the source's is
+ * Theory of operation: pairs the source's images with the receiver's
  *
- * An image belongs to a disk, which its name begins with, and is a layer of it.  The disk of that name is meant, or the one
- * whose top image lies where the source says.  Before any image is touched the two disks are compared: what the guest
- * reaches them by, how many layers they have, the format of each, and the layers that do not move in full.
+ * An image is a layer of a disk, and its name begins with the disk's: "virtio0", "virtio0/1".  The
+ * receiver pairs disks by name, or by the path of the top image that the source gives.  Before it
+ * touches any image it compares both disks: the guest's device, the number of layers, the format of
+ * each layer, and the content of layers that do not move.
  */
 #include "engine/disk_receiver.h"
 
@@ -12,13 +13,16 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The disk that an image belongs to: its name up to the layer. */
+/* The length of the disk's name in the name of an image. */
 static int disk_length(const char *name)
 {
 	return (int)strcspn(name, "/");
 }
 
-/* The image of ours that the source means by @name: a layer of the disk of that name, or of the one it says it is to go to. */
+/*
+ * The image here for the source's image @name.  Return: its number, or the number of images here
+ * when there is none.
+ */
 static unsigned find_ours(const struct gw_session *s, const struct wire_disks *theirs, const char *name)
 {
 	const struct gw_disks *ours = s->options.disks;
@@ -56,7 +60,7 @@ static int not_here(struct gw_session *s, const char *name, const char *place)
 						"the same id, or say --disk %s=PATH there", name, name);
 }
 
-/* How many layers of the disk of @name there are among ours. */
+/* How many images here are layers of the disk that @name belongs to. */
 static unsigned our_layers(const struct gw_disks *ours, const char *name)
 {
 	unsigned layers = 0;
@@ -69,7 +73,7 @@ static unsigned our_layers(const struct gw_disks *ours, const char *name)
 	return layers;
 }
 
-/* The source's, moved or not. */
+/* The same at the source, with the layers that do not move. */
 static unsigned their_layers(const struct wire_disks *theirs, const char *name)
 {
 	int length = disk_length(name);
@@ -84,7 +88,10 @@ static unsigned their_layers(const struct wire_disks *theirs, const char *name)
 	return layers;
 }
 
-/* Whether the disk that @name is a layer of has as many layers here, if it is here at all. */
+/*
+ * Fails when the disk that @name belongs to has another number of layers here.  A disk that is not
+ * here passes.
+ */
 static int check_layers(struct gw_session *s, const struct wire_disks *theirs, const char *name)
 {
 	const struct gw_disks *ours = s->options.disks;
@@ -100,7 +107,7 @@ static int check_layers(struct gw_session *s, const struct wire_disks *theirs, c
 						"many backing files", disk, there, there == 1 ? "" : "s", here);
 }
 
-/* Finds the source's images among ours.  Return: 0, or -EINVAL with what is missing in words. */
+/* Finds an image here for each of the source's.  Return: 0, or -EINVAL. */
 static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 {
 	const struct gw_disks *ours = s->options.disks;
@@ -137,7 +144,7 @@ static int check_format(struct gw_session *s, const char *name, const char *thei
 						"format", name, theirs, ours);
 }
 
-/* Whether the disks of the images that were matched are the same disks. */
+/* Fails when the device or the format of a paired image differs. */
 static int check_disks(struct gw_session *s, const struct wire_disks *theirs)
 {
 	const struct gw_disks *ours = s->options.disks;
@@ -159,13 +166,16 @@ static int check_disks(struct gw_session *s, const struct wire_disks *theirs)
 	return 0;
 }
 
-/* Hashing may take minutes: the source hears meanwhile that we live, and a cancel ends it. */
+/*
+ * Hashing may take minutes.  Between two pieces the source receives ALIVE, and a cancel ends the
+ * work.
+ */
 static int breathe(void *context)
 {
 	return session_breathe(context);
 }
 
-/* What the source leaves out because it is here must be the same here.  Return: 0 or -errno with the difference in words. */
+/* Fails when a layer that does not move differs here.  Return: 0 or -errno. */
 static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
 {
 	struct gw_disks *ours = s->options.disks;
@@ -190,7 +200,7 @@ static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
 			return gw_error_set(&s->error, rc, "the base of disk '%.*s' cannot be read here: %s", length,
 					    base->name, strerror(-rc));
 		if (bytes != base->bytes || hash != base->hash)
-			return gw_error_set(&s->error, -EINVAL, "the base of disk '%.*s' is another one here: copy the source's, "
+			return gw_error_set(&s->error, -EINVAL, "the base of disk '%.*s' differs here: copy the source's, "
 								"or migrate with -b", length, base->name);
 	}
 	return 0;

@@ -2,17 +2,19 @@
 /*
  * Theory of operation: disks, the receiver's half
  *
- * A batch is noted when its message comes, written to the images when its fence has been seen, and reported when all of it is
- * written.  Several are under way at once.  The source takes care that no two of them touch the same block, and the receiver
- * refuses a batch that does.
+ * DISK describes a batch of blocks.  The receiver keeps it until its fence was seen, answers
+ * DISK_ACK, writes it to the images, and answers DISK_DONE once all of it is written.  Several
+ * batches are under way at once.  No two of them may touch the same block; the receiver refuses a
+ * batch that does.
  *
- * DISK_END ends a round once the batches before it are done.  The images get their size, and the images that were written to are
- * synced in the background.  SYNCED tells the source when all that was ordered is on the devices, and how long it took.  The source
- * does not stop the guest before.  The device state is not loaded before everything is written and synced (disk_is_settled()).
+ * DISK_END ends a round once the batches before it are done.  The images get their size, and
+ * written images are synced in the background.  SYNCED tells the source that every ordered sync is
+ * done, and how long it took.  The source does not stop the guest before SYNCED.  The device state
+ * is not loaded before everything is written and synced (disk_is_settled()).
  *
- * The first block of each image is withheld (disk.h) until a DISK_END says that the image is whole.  Until then the image cannot
- * start.  The first write after that has the block withheld again.  Each round asks whether the block that came may be used
- * (adopt), so that a refusal comes early.
+ * The first block of each image is withheld (disk.h) until a DISK_END says that the image is whole.
+ * Until then the image cannot start.  The first write after that withholds the block again.  Each
+ * round checks the block that came (adopt), so that a refusal comes early.
  */
 #include "engine/disk_receiver.h"
 
@@ -21,9 +23,11 @@
 #include <string.h>
 
 #define IO_WAIT_NS (200 * 1000ULL)
-#define SLOW_BYTES_PER_S (1024 * 1024) /* no storage that works is slower */
+#define SLOW_BYTES_PER_S (1024 * 1024) /* no working storage is slower */
 
-/* The size that an image may have: a raw one has the guest's disk size, others grow. */
+/*
+ * The largest size of an image.  A raw image has the size of the guest's disk; other formats grow.
+ */
 static uint64_t most_bytes(const struct gw_session *s, unsigned image)
 {
 	const struct disk_receiver *disk = &s->receiver.disk;
@@ -32,7 +36,7 @@ static uint64_t most_bytes(const struct gw_session *s, unsigned image)
 	return strcmp(format, "raw") == 0 ? disk->announced[image] : GW_DISK_IMAGE_BYTES;
 }
 
-/* Sizes that no image has, whoever says so. */
+/* Notes the sizes in DISKS.  Fails when one exceeds GW_DISK_IMAGE_BYTES. */
 static int check_announced(struct gw_session *s, const struct wire_disks *theirs)
 {
 	for (unsigned i = 0; i < theirs->count; i++) {
@@ -45,7 +49,7 @@ static int check_announced(struct gw_session *s, const struct wire_disks *theirs
 	return 0;
 }
 
-/* No image is changed unless the VM can run a guest on each of them, and each can be had. */
+/* Changes no image unless the VM can run a guest on all of them and all of them could be locked. */
 static int prepare_images(struct gw_session *s, const struct wire_disks *theirs)
 {
 	const unsigned *image_of = s->receiver.disk.image_of;
@@ -96,7 +100,10 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	return session_post(s, WIRE_DISKS_OK, 0);
 }
 
-/* Whether each piece lies in its image, and no block is in two pieces that are under way.  Return: 0 or -errno. */
+/*
+ * Fails when a piece does not lie in its image, or when a block is in two pieces that are under
+ * way.
+ */
 static int judge_batch(struct gw_session *s, struct disk_batch *batch)
 {
 	const struct disk_receiver *disk = &s->receiver.disk;
@@ -175,7 +182,7 @@ int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }
 
-/* Begins what can be begun of a batch.  Return: 1 when it did, 0, -errno. */
+/* Begins as many requests of a batch as possible.  Return: 1 when it began any, 0, -errno. */
 static int begin_pieces(struct gw_session *s, struct disk_batch *batch)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -238,8 +245,8 @@ static int take_ended(struct gw_session *s)
 }
 
 /*
- * Counts what the disks got done (alive.c).  A sync and zeros that are written show no progress before they end: such requests count
- * for as long as slow storage needs for their bytes.
+ * Counts the work of the disks (alive.c).  Requests that sync or write zeros show no progress
+ * before they end.  They count as work for as long as slow storage needs for their bytes.
  */
 static void count_work(struct gw_session *s, bool ended)
 {
@@ -255,7 +262,10 @@ static void count_work(struct gw_session *s, bool ended)
 		s->alive.work++;
 }
 
-/* What a batch needs next.  Return: 1 did something, 0, -errno; -EAGAIN is none: it is tried again. */
+/*
+ * Takes the next step of a batch.  Return: 1 when it did something, 0, also when the link is full,
+ * -errno.
+ */
 static int pump_batch(struct gw_session *s, struct disk_batch *batch)
 {
 	int rc;
@@ -270,7 +280,10 @@ static int pump_batch(struct gw_session *s, struct disk_batch *batch)
 		return 0;
 	if (batch->ended < batch->disk.count)
 		return begin_pieces(s, batch);
-	/* In order: a buffer may be spread over two batches, and is free when the later one is done. */
+	/*
+	 * DISK_DONE goes in order: a buffer of the source may be in two batches, and is free after
+	 * the later one.
+	 */
 	for (unsigned i = 0; i < DISK_BATCHES; i++) {
 		const struct disk_batch *other = &s->receiver.disk.batches[i];
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The receiver's images at the end of a round: their sizes, their first blocks, and the syncs.  See disk_receiver.c. */
+/*
+ * The receiver's images at the end of a round: their sizes, their first blocks, their syncs.  See
+ * disk_receiver.c.
+ */
 #include "engine/disk_receiver.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define SAY_SHARE 4 /* of the time after which silence is death */
+#define REPORT_SHARE 4 /* SYNCED goes in this fraction of options.silence_ns while a sync lasts */
 
 int disk_failed_here(struct gw_session *s, unsigned image, const char *done, int rc)
 {
@@ -14,7 +17,7 @@ int disk_failed_here(struct gw_session *s, unsigned image, const char *done, int
 	return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name, done, strerror(-rc));
 }
 
-/* A size that changes is part of what is to be synced. */
+/* An image whose size changes counts as written. */
 static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 {
 	struct gw_disks *disks = s->options.disks;
@@ -31,7 +34,7 @@ static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 	return 0;
 }
 
-/* All of an image is there but its first block, which may follow. */
+/* All blocks of an image but the first are there: the first may be written. */
 static void want_first(struct disk_receiver *disk, unsigned image)
 {
 	if ((disk->first_done | disk->first_wanted | disk->first_writing) & 1ULL << image)
@@ -40,7 +43,6 @@ static void want_first(struct disk_receiver *disk, unsigned image)
 	disk->synced.bytes += GW_DISK_BLOCK_BYTES;
 }
 
-/* All batches before the DISK_END in s->disk_list are done.  Return: 0 or -errno. */
 int disk_end_received(struct gw_session *s)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -73,7 +75,6 @@ int disk_end_received(struct gw_session *s)
 	return 0;
 }
 
-/* An image that is about to be written to is not whole.  Return: 1, 0 when its first block is on its way there, -errno. */
 int disk_withhold_first(struct gw_session *s, unsigned image)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -91,7 +92,10 @@ int disk_withhold_first(struct gw_session *s, unsigned image)
 	return 1;
 }
 
-/* Begins requests of one kind for the images @ready, and moves them from @wanted to @under_way.  Return: 0 or -errno. */
+/*
+ * Begins a request of @kind for each image in the set @ready, and moves it from the set @wanted to
+ * @under_way.
+ */
 static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint64_t ready, uint64_t *wanted, uint64_t *under_way)
 {
 	struct gw_disks *disks = s->options.disks;
@@ -114,7 +118,6 @@ static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint6
 	return 0;
 }
 
-/* First blocks, then syncs of the images that have no first block on its way. */
 int disk_begin_syncs(struct gw_session *s)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
@@ -127,8 +130,8 @@ int disk_begin_syncs(struct gw_session *s)
 }
 
 /*
- * Says that nothing is left to be synced; and, where that takes long, from time to time that it is under way, so that the source does
- * not take it for silence.  Return: 1 when it did, 0, -errno; a full link is none: it is tried again.
+ * SYNCED says that no sync is left.  While a sync lasts it says from time to time that it is under
+ * way, so that the source does not take that for silence.
  */
 int disk_report_syncs(struct gw_session *s)
 {
@@ -137,7 +140,7 @@ int disk_report_syncs(struct gw_session *s)
 	int rc;
 
 	disk->synced.under_way = disk->first_wanted || disk->first_writing || disk->sync_wanted || disk->syncing;
-	if (!disk->sync_told || (disk->synced.under_way && now - disk->sync_said_ns < s->options.silence_ns / SAY_SHARE))
+	if (!disk->sync_told || (disk->synced.under_way && now - disk->sync_said_ns < s->options.silence_ns / REPORT_SHARE))
 		return 0;
 	disk->synced.ns = now - disk->sync_from_ns;
 	rc = session_send(s, WIRE_SYNCED, wire_put_synced(s->buffer, &disk->synced));

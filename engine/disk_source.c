@@ -2,27 +2,33 @@
 /*
  * Theory of operation: disks, the source's half
  *
- * Blocks travel through the staging memory, which both sides have and the link knows as a region of its own: a
- * buffer of it is read full from the image, put to the same place at the receiver, and written to the image there.
- * Many buffers are at each stage at once.  What a buffer holds is said in a batch: a message DISK with the places of
- * its pieces, then a fence.  The receiver answers twice: DISK_ACK when the fence has passed, from when puts may be
- * made again, and DISK_DONE when the batch is in the images, from when its buffers are free.
+ * Blocks travel through the staging memory.  Both sides have one, and it is a region of the link.
+ * A buffer of it is filled from the image, put to the same offset at the receiver, and written to
+ * the image there.  Many buffers are at each stage at once.
  *
- * A round sends the blocks of the tracker's bitmaps.  A bit is cleared before its block is read; the tracker's
- * promise (tracker/blocks.h) does the rest.  Holes are not read, blocks of zeros not sent: both go as pieces
- * without bytes.  A round ends when all of it is in the images, with DISK_END: how large the images are now, and
- * the order to sync them, which the receiver does meanwhile.  So no two writes to one block are ever under way.  In the blackout
- * DISK_END goes before DISK_DONE has come, and the receiver keeps it until then.
+ * A batch describes the content of buffers: a DISK message with its pieces, then a fence.  The
+ * receiver answers twice.  DISK_ACK says that the fence has passed; the source may put again.
+ * DISK_DONE says that the batch is in the images; its buffers are free.
  *
- * The receiver withholds the first block of an image while others are missing, so that half an image cannot start.  Right before
- * the guest is stopped, images at rest (REST_NS) are declared whole: the receiver writes and syncs their first blocks while the
- * guest runs.  An image that is written to once more loses its first block again, and gets it in the blackout.
+ * A round sends the dirty blocks of the tracker's bitmaps.  A bit is cleared before its block is
+ * read; a later write sets it again (tracker/blocks.h).  Holes are not read, and blocks of zeros
+ * are not put: both go as pieces without bytes.
  *
- * While the images are waited for the link is idle, and pages go (source_round.c): as much between two fences as a
- * batch has at most, so that no block waits long behind them, and while the guest runs never so early that the disks
- * have more than DISKS_AHEAD times as much left as memory, for pages that went early are written again meanwhile.
- * Where what is put is registered first, in the bulk, and many fences would make that many small registrations, they
- * wait until all blocks are put.
+ * DISK_END ends a round once all of it is in the images, so no two writes to one block are under
+ * way.  It has the sizes of the images and orders the receiver to sync them in the background.  In
+ * the blackout DISK_END goes before DISK_DONE has come, and the receiver keeps it until then.
+ *
+ * The receiver withholds the first block of an image while others are missing, so that an
+ * incomplete image cannot start.  Right before the guest is stopped, images at rest are declared
+ * whole (disk_source_sync.c).  The receiver writes and syncs their first blocks while the guest
+ * runs.  An image that is written again loses its first block, and gets it in the blackout.
+ *
+ * While reads are under way the link would be idle, so pages go (source_round.c).  Between two
+ * fences as many bytes of pages go as a batch has at most, so that no block waits long behind them.
+ * While the guest runs, pages wait until the disks have at most DISKS_AHEAD times as many bytes
+ * left as memory: pages that go early are dirtied again.  In the bulk some links register memory
+ * before its first put, and many fences would make many small registrations.  There pages wait
+ * until all blocks are put.
  */
 #include "engine/disk_source.h"
 #include "engine/source.h"
@@ -30,7 +36,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define IO_WAIT_NS (200 * 1000ULL) /* requests under way are looked for so often */
+#define IO_WAIT_NS (200 * 1000ULL) /* how often requests under way are polled */
 #define DISKS_AHEAD 4u /* see disk_leaves_room() */
 
 int disk_begin(struct gw_session *s)
@@ -65,7 +71,7 @@ int disk_collect(struct gw_session *s)
 	blocks = gw_tracker_collect(disk->tracker, &s->error);
 	if (blocks < 0)
 		return gw_error_set(&s->error, (int)blocks, "the tracker of disks failed");
-	/* Counting walks whole bitmaps, and in the blackout nobody asks for the result. */
+	/* Counting walks whole bitmaps, and the blackout does not need the result. */
 	for (unsigned i = 0; session_state(s) == GW_STATE_ROUNDS && i < s->options.disks->count; i++)
 		if (gw_bitmap_count(&disk->tracker->dirty[i]) > 0)
 			disk->dirty_ns[i] = session_now(s);
@@ -86,7 +92,7 @@ void disk_round_begin(struct gw_session *s)
 	disk->beside_bytes = 0;
 }
 
-/* Nothing of this round is left to be put: the receiver writes the last of it. */
+/* Whether every block of this round was put. */
 static bool all_put(struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
@@ -116,7 +122,10 @@ void disk_note_beside(struct gw_session *s, uint32_t bytes)
 		s->status.beside_bytes += bytes;
 }
 
-/* In the blackout the order to sync goes ahead, as soon as the fence of the last batch has passed: the receiver keeps it. */
+/*
+ * In the blackout DISK_END goes as soon as the fence of the last batch has passed; the receiver
+ * keeps it.
+ */
 static bool may_end(struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Buffers that were read are put to the receiver, and a batch tells it of them.  See disk_source.c. */
+/* Puts the buffers that were read, and describes them in batches.  See disk_source.c. */
 #include "base/page.h"
 #include "engine/disk_source.h"
 #include "engine/source.h"
@@ -27,7 +27,6 @@ uint64_t disk_buffer_staged(const struct gw_session *s, const struct disk_buffer
 	return (uint64_t)(buffer - s->source.disk.buffers) * GW_DISK_BUFFER_BYTES;
 }
 
-/* Adds a piece to the batch, joined to the last one if both are zeros and touch.  Return: false when it is full. */
 bool disk_add_piece(struct disk_source *disk, const struct wire_piece *piece)
 {
 	struct wire_disk *batch = &disk->batch;
@@ -46,7 +45,7 @@ bool disk_add_piece(struct disk_source *disk, const struct wire_piece *piece)
 	return true;
 }
 
-/* How many bytes at @at of a buffer are of one kind, in whole blocks. */
+/* How many bytes from @at of a buffer are of one kind, zeros or not, in whole blocks. */
 static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool *zero)
 {
 	uint32_t from = at;
@@ -64,7 +63,7 @@ static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool 
 	return at - from;
 }
 
-/* Sends one stretch of a buffer.  Return: 1, 0 when it cannot go yet, -errno. */
+/* Sends one stretch of a buffer.  Return: 1, 0 when there is no room, -errno. */
 static int send_stretch(struct gw_session *s, struct disk_buffer *buffer)
 {
 	struct disk_source *disk = &s->source.disk;
@@ -115,7 +114,6 @@ int disk_send_ready(struct gw_session *s)
 	return did;
 }
 
-/* Sends the batch when it is large, or when nothing will make it larger.  Return: 1, 0, -errno. */
 int disk_close_batch(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
@@ -127,7 +125,7 @@ int disk_close_batch(struct gw_session *s)
 	if (disk->batch.count == 0 || disk->fence_out || disk->end_out || disk->batches_out == DISK_BATCHES || (!last && !full))
 		return 0;
 	if (!full && !disk->scanned && disk->batch_bytes == 0 && disk_buffer_in(s, BUFFER_FREE))
-		return 0; /* zeros alone, and more to come */
+		return 0; /* only zeros so far, and more may come */
 	disk->batch.fence = fence_next(s);
 	rc = session_send(s, WIRE_DISK, wire_put_disk(s->buffer, &disk->batch));
 	if (rc < 0)

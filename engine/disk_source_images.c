@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The images of the source: their names, their sizes, and the blocks of them that are dirty. */
+/* The images of the source: their names, their sizes, their dirty blocks. */
 #include "engine/disk_source.h"
 
 #include <errno.h>
@@ -10,7 +10,6 @@ int disk_failed(struct gw_session *s, unsigned image, const char *what, int rc)
 	return gw_error_set(&s->error, rc, "disk '%s' %s: %s", s->options.disks->images[image].name, what, strerror(-rc));
 }
 
-/* Return: 0, or -errno: also when a size changed that must not. */
 int disk_size_now(struct gw_session *s, unsigned image, uint64_t *bytes)
 {
 	struct gw_disks *disks = s->options.disks;
@@ -44,7 +43,7 @@ int disk_propose(struct gw_session *s)
 	return session_post(s, WIRE_DISKS, wire_put_disks(s->buffer, list));
 }
 
-/* A disk's size is part of the machine: when it changes in mid-migration the other side would not know. */
+/* The size of a disk is part of the machine.  The receiver would not learn of a change. */
 int disk_check_sizes(struct gw_session *s)
 {
 	for (unsigned i = 0; i < s->options.disks->count; i++) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dirty blocks are read from the images into buffers of the staging memory.  Holes go into the batch at once. */
+/*
+ * Reads dirty blocks from the images into buffers of the staging memory.  Holes go into the batch
+ * at once.
+ */
 #include "engine/disk_source.h"
 #include "engine/source.h"
 
@@ -9,7 +12,10 @@
 #define LOOK_NS (20 * GW_NS_PER_MS)
 #define SHY_NS (200 * GW_NS_PER_MS)
 
-/* A guest that writes shares the device with us: it must not wait behind all that we could put into its queue. */
+/*
+ * The guest shares the device, and its requests must not wait behind a full queue of reads.  While
+ * it writes (more blocks wait to be collected than before), only SHY_BUFFERS are used.
+ */
 void disk_look_at_guest(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
@@ -43,7 +49,7 @@ static int next_dirty(struct gw_session *s)
 	return rc < 0 ? rc : 1;
 }
 
-/* Learns where data is at or after the cursor, in whole blocks.  Return: 0 or -errno. */
+/* Finds data at or after byte @from of the image at the cursor, in whole blocks. */
 static int know_data(struct gw_session *s, uint64_t from)
 {
 	struct cursor *cursor = &s->source.disk.cursor;
@@ -62,6 +68,7 @@ static int know_data(struct gw_session *s, uint64_t from)
 	return 0;
 }
 
+/* The blocks of the next @bytes are no longer dirty. */
 static void pass_blocks(struct gw_session *s, uint64_t bytes)
 {
 	struct disk_source *disk = &s->source.disk;
@@ -73,7 +80,7 @@ static void pass_blocks(struct gw_session *s, uint64_t bytes)
 	s->status.left_bytes -= blocks * GW_DISK_BLOCK_BYTES;
 }
 
-/* Their request could not begin: they are dirty again. */
+/* The request for the last @bytes could not begin: their blocks are dirty again. */
 static void step_back(struct gw_session *s, uint64_t bytes)
 {
 	struct disk_source *disk = &s->source.disk;
@@ -85,7 +92,10 @@ static void step_back(struct gw_session *s, uint64_t bytes)
 	s->status.left_bytes += blocks * GW_DISK_BLOCK_BYTES;
 }
 
-/* Takes the stretch at the cursor.  Return: 1, 0 when there is no room for it, -errno. */
+/*
+ * Takes the stretch at the cursor: adds a hole to the batch, or begins a read.  Return: 1, 0 when
+ * there is no room, -errno.
+ */
 static int take_stretch(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
@@ -97,7 +107,10 @@ static int take_stretch(struct gw_session *s)
 
 	if (rc < 0)
 		return rc;
-	/* Behind the end are zeros: an image that was cut off may grow again before the receiver hears of it. */
+	/*
+	 * Bytes beyond the end go as zeros: a truncated image may grow again before the next
+	 * DISK_END.
+	 */
 	if (offset < disk->image_bytes && end > disk->image_bytes)
 		end = disk->image_bytes;
 	if (offset >= disk->image_bytes || offset < disk->cursor.data_first) {
@@ -121,7 +134,7 @@ static int take_stretch(struct gw_session *s)
 	request.bytes = end - offset < GW_DISK_BUFFER_BYTES ? end - offset : GW_DISK_BUFFER_BYTES;
 	request.memory = (char *)disks->staging + disk_buffer_staged(s, buffer);
 	request.tag = (uint64_t)(buffer - disk->buffers);
-	pass_blocks(s, request.bytes); /* before it is read: what is written from here on is marked anew */
+	pass_blocks(s, request.bytes); /* before the read: a later write sets the bits again */
 	rc = disks->ops->begin(disks, &request);
 	if (rc == -EAGAIN) {
 		step_back(s, request.bytes);

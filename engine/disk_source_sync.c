@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source orders syncs of the receiver's images, and says which images may get their first block. */
+/*
+ * The source orders the receiver to sync its images, and declares images whole.
+ *
+ * Right before the guest is stopped, complete images that were not written for REST_NS are declared
+ * whole, so that the receiver syncs their first blocks while the guest runs.  An image that is
+ * written often would lose its first block at once, and the text in its place would cost the
+ * blackout a write.  Such an image is synced in the blackout, which the prediction includes.
+ */
 #include "engine/disk_source.h"
 #include "engine/source.h"
 
@@ -8,7 +15,7 @@
 #define MOST_TIMES_WHOLE 3u
 #define REST_NS (500 * GW_NS_PER_MS)
 
-/* The images, a bit each, of which nothing is left to be sent, as of the last collect. */
+/* The set of images without dirty blocks, as of the last collect. */
 static uint64_t complete_images(const struct gw_session *s)
 {
 	uint64_t complete = 0;
@@ -19,7 +26,10 @@ static uint64_t complete_images(const struct gw_session *s)
 	return complete;
 }
 
-/* Orders a sync; @whole: images that get their first blocks.  Return: 0, -EAGAIN when the link is full, -errno. */
+/*
+ * Sends DISK_END.  @whole: the set of images that get their first blocks.  Return: 0, -EAGAIN when
+ * the link is full, -errno.
+ */
 static int send_end(struct gw_session *s, uint64_t whole)
 {
 	struct gw_disks *disks = s->options.disks;
@@ -44,7 +54,6 @@ static int send_end(struct gw_session *s, uint64_t whole)
 	return 0;
 }
 
-/* Everything of this round is in the receiver's images, or on its way there.  Return: 1, 0 when the link is full, -errno. */
 int disk_end_round(struct gw_session *s)
 {
 	int rc = send_end(s, session_state(s) == GW_STATE_SWITCHOVER ? complete_images(s) : 0);
@@ -56,10 +65,7 @@ int disk_end_round(struct gw_session *s)
 	return 1;
 }
 
-/*
- * The complete images that disk_make_whole() is for.  An image that is written to often would lose its first block at once, and
- * the text in its place would cost the blackout a write: it takes its sync in the blackout, which is predicted.
- */
+/* The set of complete images that were not written for REST_NS. */
 static uint64_t images_at_rest(const struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;

@@ -2,13 +2,13 @@
 /*
  * Theory of operation
  *
- * A session is stepped by its owner.  A step is: has somebody cancelled, is the VMM alive, what does the
- * stage want to do, what does the link have to say.  Stages and messages are tables: a stage has a source
- * and a receiver half, a message has the states in which it may come and its handler.  A message out of
- * its state is a broken peer and fails the session; so does a peer that is silent or stuck (alive.c).
+ * The owner of a session steps it.  A step looks for a cancel, checks that the VMM is alive, runs
+ * the stage, and takes the events of the link.  Stages and messages are tables.  A stage has a
+ * source half and a receiver half.  A message has its handler and the states in which it may come.
+ * A message in another state fails the session, as does a peer that is silent or stuck (alive.c).
  *
- * Every failure, wherever, comes back here as a -errno with its text in s->error and ends in end_session(),
- * which lets the half undo what it did.
+ * Every failure returns here as a -errno with its text in s->error.  end_session() then lets the
+ * half undo its work.
  */
 #include "engine/disk_receiver.h"
 #include "engine/disk_source.h"
@@ -25,7 +25,7 @@
 #define DEFAULT_DOWNTIME_NS (300 * GW_NS_PER_MS)
 #define DEFAULT_MAX_ROUNDS 50
 #define DEFAULT_SILENCE_NS (30 * GW_NS_PER_S)
-#define DEFAULT_STANDSTILL_NS (120 * GW_NS_PER_S) /* storage that hung for a minute has been seen to go on */
+#define DEFAULT_STANDSTILL_NS (120 * GW_NS_PER_S) /* storage may hang for a minute */
 #define DEFAULT_PAUSE_LIMIT_NS (5 * GW_NS_PER_S)
 #define DEFAULT_HOOK_LIMIT_NS (30 * GW_NS_PER_S)
 
@@ -74,7 +74,7 @@ static int check_regions(const struct gw_session *s, struct gw_error *error)
 	return 0;
 }
 
-/* The disks' staging memory is one more region of the link. */
+/* Adds the disks' staging memory to the link, as the region after guest memory. */
 static int add_staging(struct gw_session *s, struct gw_error *error)
 {
 	struct gw_link_region staging = {
@@ -123,7 +123,7 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 		regions[i].memory.id = i;
 		s->status.memory_bytes += regions[i].memory.bytes;
 	}
-	if (rc == 0 && is_source) /* the receiver's once a HELLO is accepted */
+	if (rc == 0 && is_source) /* a receiver does so when it accepts HELLO */
 		rc = session_add_regions(s, error);
 	if (rc == 0 && is_source && s->options.disks)
 		rc = add_staging(s, error);
@@ -150,8 +150,8 @@ int gw_receiver_new(struct gw_session **session, struct gw_link *link, struct gw
 }
 
 /*
- * What the peer hears.  A peer that has not named the guest that is waited for is a stranger: it hears nothing of this host's
- * guests, files and sizes.
+ * The error as the peer gets it.  A peer that has not named the expected guest is a stranger.  It
+ * learns nothing of this host's guests, files and sizes.
  */
 static struct gw_error for_peer(const struct gw_session *s)
 {
@@ -159,12 +159,12 @@ static struct gw_error for_peer(const struct gw_session *s)
 
 	if (s->is_source || s->receiver.named || s->error.code == -EPROTONOSUPPORT)
 		return s->error;
-	gw_error_set(&error, s->error.code, "it does not wait for this guest, or cannot take it now: 'godwit receive' says there why.  If "
+	gw_error_set(&error, s->error.code, "it does not wait for this guest, or cannot take it now: see the output of 'godwit receive' there.  If "
 					    "the guest has another name there, say --as");
 	return error;
 }
 
-/* Tells the peer why, as well as it can be told; the link may be the very thing that broke. */
+/* Sends the error to the peer, if the link still works. */
 static void tell_peer(struct gw_session *s, enum gw_state end)
 {
 	struct gw_error error = for_peer(s);
@@ -176,10 +176,13 @@ static void tell_peer(struct gw_session *s, enum gw_state end)
 		rc = gw_link_last_message(s->link, WIRE_CANCEL, NULL, 0);
 	else
 		rc = gw_link_last_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &error));
-	(void)rc; /* it learns from the closed link */
+	(void)rc; /* the peer also notices the closed link */
 }
 
-/* A guest that was taken back explains whatever failed after it. */
+/*
+ * Once the VM has taken the guest back by itself (-ESTALE), that is the reason of every later
+ * failure.
+ */
 static int true_reason(struct gw_session *s, int code)
 {
 	struct gw_error why = { 0 };
@@ -196,7 +199,7 @@ static void end_session(struct gw_session *s, int failure)
 	enum gw_state end = code == -ECANCELED ? GW_STATE_CANCELLED : GW_STATE_FAILED;
 
 	gw_error_set(&s->error, code, "%s", strerror(-code));
-	/* The guest first, then the courtesies. */
+	/* The guest runs again before the peer is told. */
 	if (s->is_source)
 		source_abandon(s, end);
 	else
@@ -205,7 +208,7 @@ static void end_session(struct gw_session *s, int failure)
 		tell_peer(s, end);
 }
 
-/* ERROR and CANCEL may come at any time, on either side; to a receiver not before HELLO. */
+/* Handles ERROR and CANCEL, which may come at any time, to a receiver after HELLO. */
 static int peer_gave_up(struct gw_session *s, const struct gw_link_event *event)
 {
 	const char *peer = session_peer(s);
@@ -229,12 +232,12 @@ static int dispatch(struct gw_session *s, const struct gw_link_event *event)
 	if ((event->message_type == WIRE_ERROR || event->message_type == WIRE_CANCEL) &&
 	    (s->is_source || session_state(s) != GW_STATE_IDLE)) {
 		rc = peer_gave_up(s, event);
-		/* The receiver's word that it gave up is final: it will not start the guest, so we may. */
+		/* A receiver that gave up never starts the guest, so this side owns it again. */
 		if (s->is_source && session_state(s) == GW_STATE_COMMIT)
 			s->owns_guest = true;
 		return rc;
 	}
-	/* Before HELLO a peer is nobody, and only HELLO is heard. */
+	/* Before HELLO a receiver takes no other message. */
 	if (event->message_type == WIRE_ALIVE && (s->is_source || session_state(s) != GW_STATE_IDLE))
 		return alive_take(s, event);
 	if (!(rule->states & (1u << session_state(s))))
@@ -256,7 +259,7 @@ static int note_fence(struct gw_session *s, uint64_t fence)
 	return receiver_wait(s);
 }
 
-/* Takes what the link has.  Return: 0, or -errno. */
+/* Takes the events of the link.  Return: 0 or -errno. */
 static int take_events(struct gw_session *s, uint64_t wait_ns)
 {
 	struct gw_link_event event;
@@ -279,7 +282,7 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 	return 0;
 }
 
-/* The VMM's death is no failure once the guest may be elsewhere: what counts then is the receiver's word. */
+/* After COMMIT the death of the source's VMM is no failure: only the receiver's answer counts. */
 static int check_vm(struct gw_session *s)
 {
 	int rc = s->vm_ops->check(s->vm, &s->error);

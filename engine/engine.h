@@ -107,13 +107,13 @@ struct gw_session;
 #define GW_SESSION_FIRST_MESSAGE 1
 
 /*
- * Creates the session of a source, or of a receiver.  Guest memory becomes known to the link of a
- * source at once, to that of a receiver when a HELLO is accepted.
+ * Creates the session of a source, or of a receiver.  A source adds guest memory to the link at
+ * once; a receiver when it accepts a HELLO.
  *
  * The session copies @options and borrows all else: @link, @regions, @vm_ops, @vm and everything
  * that the options point to must outlive it.  The caller closes them after gw_session_free(), also
- * after a failure.  The calling thread may be another than the one that steps the session.  Does
- * not block.
+ * after a failure.  It may run on another thread than the steps.  May take as long as
+ * gw_link_add_region().
  * Return: 0 and *session, to be freed with gw_session_free(); or -errno with @error set.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_source_new(struct gw_session **session, struct gw_link *link,

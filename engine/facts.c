@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What must be the same at both ends beside memory: pairs of texts that the VM's owner gives.  The source sends its own in
- * HELLO.  The receiver, whose owner may have described its own meanwhile, compares the two before anything is changed.  A pair with an
- * empty value at either end agrees with whatever the other end has, but both must have the key, unless the receiver can spare it.
+ * Facts: properties of the machine that must be equal at both ends, as pairs of texts from the VM.
+ * The source sends its facts in HELLO.  The receiver compares them with its own before any change.
+ * A fact with an empty value at either end agrees with every value.  Both ends must have the key,
+ * unless the receiver's fact is spare.
  *
- * A list (engine.h) is compared name by name, and agrees with a list that is not there.
+ * Lists (vm_ops.h) are compared name by name.  A list agrees with a missing list.
  */
 #include "engine/session.h"
 
@@ -15,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FRESH_NS GW_NS_PER_S /* a description that is older is made again */
+#define FRESH_NS GW_NS_PER_S /* the VM is asked again after this time */
 
 static int ask(struct gw_session *s, const struct gw_fact **facts, unsigned *count)
 {
@@ -24,7 +25,7 @@ static int ask(struct gw_session *s, const struct gw_fact **facts, unsigned *cou
 	return s->vm_ops->describe ? s->vm_ops->describe(s->vm, facts, count, &s->error) : 0;
 }
 
-/* Appends a text; what would not be printed by a terminal becomes '?'.  Return: where the next one goes. */
+/* Appends a text, with '?' for bytes that are not printable ASCII.  Return: the end of it. */
 static char *append(char *at, const char *text)
 {
 	for (; *text; text++)
@@ -43,7 +44,7 @@ static size_t bytes_of(const struct gw_fact *fact)
 	return strlen(fact->key) + strlen(fact->value) + 2;
 }
 
-/* How many bytes all facts have but lists, or -errno with the session's error set. */
+/* The bytes of all facts except lists, or -errno. */
 static int measure(struct gw_session *s, const struct gw_fact *facts, unsigned count)
 {
 	size_t bytes = 0;
@@ -52,7 +53,7 @@ static int measure(struct gw_session *s, const struct gw_fact *facts, unsigned c
 		size_t key = strlen(facts[i].key), value = strlen(facts[i].value);
 
 		if (key == 0 || key >= GW_FACT_KEY_BYTES || value >= GW_FACT_VALUE_BYTES)
-			return gw_error_set(&s->error, -EINVAL, "'%.100s' of this VM is described in too many words: %.100s",
+			return gw_error_set(&s->error, -EINVAL, "the description of '%.100s' of this VM is too long: %.100s",
 					    facts[i].key, facts[i].value);
 		bytes += is_list(facts[i].key) ? 0 : bytes_of(&facts[i]);
 	}
@@ -97,7 +98,7 @@ int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts)
 	return 0;
 }
 
-/* Whether a text of the source is one of ours as it would be sent. */
+/* Whether a text of the source equals one here, with '?' as append() sends it. */
 static bool is_alike(const char *sent, const char *ours)
 {
 	for (; *sent && *ours; sent++, ours++)
@@ -116,7 +117,7 @@ static const char *find(const char *list, const char *name, size_t bytes)
 	return *list ? list + bytes + 1 : NULL;
 }
 
-/* Compares what both lists have. */
+/* Compares the names that both lists have. */
 static int judge_list(struct gw_session *s, const char *key, const char *theirs, const struct gw_fact *ours)
 {
 	while (*theirs) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The row of fences, numbered by the source from 1 on.  A fence tells that the puts before it are placed. */
+/*
+ * The row of fences, numbered by the source from 1 on.  A fence tells that the puts before it are
+ * placed.
+ */
 #include "engine/session.h"
 
 #include <errno.h>

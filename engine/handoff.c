@@ -2,23 +2,25 @@
 /*
  * Theory of operation: the blackout
  *
- *   SWITCH_PAUSE  arm the dead man's switch, stop the guest, let the VMM begin to save its device state,
- *                 collect what was dirtied last
- *   SWITCH_SEND   send it; the VMM saves meanwhile
+ *   SWITCH_PAUSE  arm the dead man's switch, stop the guest, let the VMM begin to save its device
+ *                 state, collect the last dirty pages
+ *   SWITCH_SEND   send them; the VMM saves meanwhile
  *   SWITCH_SAVE   look for pages given back since they were sent, then wait for the device state
- *   SWITCH_CHECK  collect once more: should saving have written to guest memory, those pages (and new holes) go too, in a
- *                 round of their own
- *   SWITCH_ACK    wait until the receiver has placed what was sent before they do
- *   SWITCH_STATE  send the device state behind the last round, without waiting for its answer
+ *   SWITCH_CHECK  collect again: saving may have written to guest memory.  Such pages, and new
+ *                 holes, go in another round.
+ *   SWITCH_ACK    wait until the receiver has placed the round before that one
+ *   SWITCH_STATE  send the device state behind the last round, before that is acknowledged
  *
- * The receiver loads the device state when all memory is placed and says LOADED.  Then comes the point of
- * no return, in source_commit(): the guest still stands, the switch is disarmed, the state becomes COMMIT, and COMMIT is
- * sent.  That nobody can know who owns the guest was recorded before the pause.
- * Before that line every failure resumes the guest here; after it only the receiver's word counts.
+ * The receiver loads the device state when all memory is placed, and answers LOADED.  Then
+ * source_commit() passes the point of no return: it checks that the guest stands, disarms the
+ * switch, enters the state COMMIT, and sends COMMIT.  Before that every failure resumes the guest
+ * here.  After it only the receiver's answer counts.  The record of the unknown owner was written
+ * before the pause.
  *
- * Nothing in here exits, aborts or waits without a deadline.  From the pause on one clock runs, options.pause_limit_ns, which
- * the VM's calls know too; it stands while the receiver's hook runs, which has a limit of its own.  Past it the session
- * fails, and the guest is resumed.  docs/ownership.md has the table of what may happen when.
+ * Nothing here exits, aborts or waits without a deadline.  From the pause on options.pause_limit_ns
+ * runs, which the VM's calls know too.  It is suspended while the receiver's hook runs, which has
+ * its own limit.  Past a limit the session fails, and the guest is resumed.  docs/ownership.md has
+ * the table of failures and owners.
  */
 #include "engine/disk_source.h"
 #include "engine/source.h"
@@ -29,7 +31,7 @@
 
 #define MAX_LAST_ROUNDS 8
 #define MAX_ERRNO 4095
-#define LEASE_SPARE_NS (2 * GW_NS_PER_S) /* to give the guest back by ourselves, before the VM does */
+#define LEASE_SPARE_NS (2 * GW_NS_PER_S) /* this process resumes before the VM does */
 
 static void set_pause_limit(struct gw_session *s, uint64_t until_ns)
 {
@@ -48,7 +50,7 @@ int source_check_pause(const struct gw_session *s, struct gw_error *error)
 	if (source->hook_from_ns) {
 		if (now - source->hook_from_ns < s->options.hook_limit_ns)
 			return 0;
-		return gw_error_set(error, -ETIMEDOUT, "the destination's hook has not ended within %.1f s: --hook-limit allows it more",
+		return gw_error_set(error, -ETIMEDOUT, "the destination's hook has not ended within %.1f s: --hook-limit allows more",
 				    (double)s->options.hook_limit_ns / 1e9);
 	}
 	if (now < source->pause_until_ns)
@@ -65,7 +67,7 @@ int source_hook(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0 || runs == (s->source.hook_from_ns != 0) || s->source.round_open)
 		return -EPROTO;
-	if (runs && s->source.hook_has_run) /* each run has the limit of a hook, so there is one */
+	if (runs && s->source.hook_has_run) /* a second run would extend the pause again */
 		return -EPROTO;
 	s->source.hook_has_run = true;
 	if (!runs)
@@ -93,7 +95,7 @@ static int step_pause(struct gw_session *s)
 
 	if (rc < 0)
 		return rc;
-	/* Before the pause: the disk that it is written to may hang. */
+	/* Before the pause, since the disk with the record may hang. */
 	rc = s->vm_ops->record(s->vm, &s->error);
 	if (rc < 0)
 		return rc;
@@ -165,13 +167,14 @@ static int step_check(struct gw_session *s)
 	return 1;
 }
 
-/* More pages were written after the last round went: once that one is placed they make another. */
+/* Pages were dirtied after the last round: they go in another round once that one is placed. */
 static int step_ack(struct gw_session *s)
 {
 	if (s->source.round_open)
 		return 0;
 	if (s->source.last_rounds >= MAX_LAST_ROUNDS)
-		return gw_error_set(&s->error, -EIO, "the paused guest's memory does not come to rest");
+		return gw_error_set(&s->error, -EIO, "the memory of the paused guest still changes after %u rounds",
+				    s->source.last_rounds);
 	begin_last_round(s);
 	return 1;
 }
@@ -210,7 +213,7 @@ int source_switchover(struct gw_session *s)
 	return steps[s->source.step](s);
 }
 
-/* Waits for LOADED; a ROUND_ACK comes first. */
+/* Waits for LOADED, which follows ROUND_ACK. */
 int source_device(struct gw_session *s)
 {
 	int rc = s->source.rechecked || !s->vm_ops->recheck ? 0 : s->vm_ops->recheck(s->vm, &s->error);
@@ -242,18 +245,18 @@ int source_commit(struct gw_session *s)
 	int rc;
 
 	if (session_state(s) == GW_STATE_COMMIT)
-		return 0; /* waits for COMMITTED */
+		return 0; /* waiting for COMMITTED */
 	rc = s->vm_ops->still_paused(s->vm, &s->error);
 	if (rc == 0)
 		rc = s->vm_ops->guard(s->vm, false, 0, &s->error);
-	/* A godwit that stood still since the last look has not committed yet: the guest is still its own. */
+	/* This process may have been stopped since the last check.  It still owns the guest. */
 	if (rc == 0)
 		rc = source_check_pause(s, &s->error);
 	if (rc < 0)
 		return rc;
 	/*
-	 * THE POINT OF NO RETURN.  From the next line on the receiver may own the guest at any moment, and
-	 * nothing that happens to us or to the link tells us that it does not, save its own word.
+	 * THE POINT OF NO RETURN.  From the next line on the receiver may own the guest.  Only its
+	 * own message can tell that it does not; no failure of this process or of the link can.
 	 */
 	rc = session_enter(s, GW_STATE_COMMIT);
 	if (rc < 0)
@@ -262,7 +265,7 @@ int source_commit(struct gw_session *s)
 	rc = session_send(s, WIRE_COMMIT, wire_put_flag(s->buffer, s->vm_ops->was_running(s->vm)));
 	if (rc != -EAGAIN)
 		return rc;
-	s->owns_guest = true; /* the link took none of it */
+	s->owns_guest = true; /* the link took no byte of COMMIT */
 	return gw_error_set(&s->error, -EBUSY, "the link is too full for COMMIT");
 }
 
@@ -284,7 +287,7 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 	s->status.left_bytes = 0;
 	if (committed.second)
 		gw_error_set(&s->error, -EREMOTEIO,
-			     "the destination owns the guest but could not start it: see there, 'godwit resume' tries again");
+			     "the destination owns the guest but could not start it: 'godwit resume' there tries again");
 	s->status.vmm_gone = false;
 	tracking_end(s);
 	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: pages that are hot
+ * Theory of operation: hot pages
  *
- * A page that the guest wrote to in each of the last two rounds it will write to in the next, and sending it now is in
- * vain.  It is held back, until it was not written to for a round, or the guest is paused; then all go.  What is held
- * counts as left, so that no decision is made without it.  Where most of what is dirty is hot, nothing is held: the guest
- * goes through all of its memory, and what was written twice is no more likely to be written again than the rest.
+ * A page that the guest wrote in each of the last two rounds is likely to be written in the next,
+ * so sending it now is useless.  It is held back until a round passes without a write to it, or
+ * until the guest is paused.  Held pages count as dirty in every decision.
  *
- *   fresh    what the last collect found: dirty, as all that was dirty before has been sent
- *   last     what the collect before that found
- *   hot      in both; held back in the round that begins
+ * When most dirty pages are hot, none is held.  Such a guest walks through all of its memory, and a
+ * page that was written twice is no more likely to be written again than others.
+ *
+ *   fresh    pages of the latest collect: all dirty ones, since earlier ones have been sent
+ *   last     pages of the collect before it
+ *   hot      pages in both; held back in the next round
  */
 #include "engine/source.h"
 
@@ -65,7 +67,10 @@ void hot_collected(struct gw_session *s)
 	}
 }
 
-/* What is held is armed too, or it would be called written for ever.  Few stretches one by one, many at one go. */
+/*
+ * Held pages are armed too; otherwise each collect would report them.  Beyond ARM_RUNS runs, one
+ * call arms the rest.
+ */
 static int arm_held(struct gw_session *s, unsigned region)
 {
 	const struct gw_bitmap *held = &s->source.hot[region].held;

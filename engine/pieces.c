@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sorted lists are walked side by side: a full batch against all that can be under way takes a part of a millisecond. */
+/*
+ * Two sorted lists are walked side by side.  Comparing a full batch with all others that can be
+ * under way takes less than a millisecond.
+ */
 #include "engine/pieces.h"
 
 #include <stdlib.h>

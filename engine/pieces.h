@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which blocks the pieces of a batch touch.  Pure; internal to engine. */
+/* Finds pieces of batches that touch the same block.  Pure; internal to engine. */
 #ifndef GODWIT_ENGINE_PIECES_H
 #define GODWIT_ENGINE_PIECES_H
 
 #include "engine/wire.h"
 
-/* The numbers of a batch's pieces, by image and offset. */
+/* The numbers of a batch's pieces, sorted by image and offset. */
 struct pieces_order {
 	uint16_t at[WIRE_DISK_PIECES];
 };
 
+/* Sorts the pieces of @disk into @order. */
 void pieces_sort(const struct wire_disk *disk, struct pieces_order *order);
 
 /* Whether two pieces of a batch touch the same block. */

@@ -2,11 +2,16 @@
 /*
  * Theory of operation
  *
- * Each part of the blackout comes from the measure that stands nearest to it.  Puts go at the rate of the rounds.  The
- * device state goes on the control connection, so as many bytes were sent there once before.  Dirty pages are collected
- * twice in the blackout.  Saving was rehearsed.  A sync has a fixed part and a part for each byte.  LOADED answers the
- * last round, COMMITTED answers COMMIT: two round trips, and a third where blocks are in the last round, since DISK_END
- * waits for DISK_ACK.  The receiver's VMM cannot be rehearsed: for loading and starting stand what small guests took.
+ * Each part of the blackout comes from the closest measured value:
+ *
+ *   last round     at the rate of earlier rounds
+ *   device state   as long as the same number of bytes took on the control connection
+ *   collect        twice the latest collect
+ *   save           as in the rehearsal
+ *   sync           a fixed part, and a part for each byte
+ *   messages       two round trips: LOADED answers the last round, COMMITTED answers COMMIT.  A
+ *                  third with blocks in the last round, since DISK_END waits for DISK_ACK.
+ *   load, start    constants measured with small guests: the receiver's VMM cannot rehearse
  */
 #include "engine/predict.h"
 

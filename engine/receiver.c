@@ -2,15 +2,18 @@
 /*
  * Theory of operation
  *
- * The receiver answers.  HELLO is compared with what this side has, ZERO clears ranges, ROUND_END is
- * acknowledged once its fence has been seen on every channel, DEVICE is gathered; when DEVICE_END has come
- * and the last round is placed, the device state is loaded and LOADED says so.  Then it waits for COMMIT.
+ * The receiver answers the source.  It compares HELLO with its own machine, clears the ranges of
+ * ZERO, and acknowledges ROUND_END once the fence was seen on every channel.  It gathers DEVICE.
+ * After DEVICE_END, when the last round is placed, it loads the device state and answers LOADED.
+ * Then it waits for COMMIT.
  *
- * The order between ZERO, on the control channel, and puts, on the data channels, is safe because a page is
- * in one of them at most once a round, and a round begins only when the last one is acknowledged.
+ * ZERO goes on the control channel, and puts go on the data channels, without an order between
+ * them.  That is safe: a page is in one of them at most once a round, and a round begins only when
+ * the last one is acknowledged.
  *
- * It owns the guest from the moment it has read COMMIT, not before.  Until then it looks whether somebody else lets the loaded
- * guest run, which ends the migration.  When it gives up it stops the guest, says so, and having said so never starts it.
+ * The receiver owns the guest once it has read COMMIT, not before.  Until then it checks that the
+ * loaded guest stands; a guest that runs ends the migration.  A receiver that gives up stops the
+ * guest, tells the source, and never starts the guest afterwards.
  */
 #include "engine/disk_receiver.h"
 #include "engine/receiver.h"
@@ -23,8 +26,8 @@
 #include <xxhash.h>
 
 #define CLEAR_BYTES (256ULL << 20)
-#define LOADED_LOOK_NS (5 * GW_NS_PER_MS) /* a loaded guest is looked at so often until COMMIT */
-#define HOOK_LOOK_NS (1 * GW_NS_PER_MS) /* a hook that runs is looked at so often */
+#define LOADED_LOOK_NS (5 * GW_NS_PER_MS) /* how often a loaded guest is checked until COMMIT */
+#define HOOK_LOOK_NS (1 * GW_NS_PER_MS) /* how often a running hook is polled */
 
 static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_memory_file *ours)
 {
@@ -32,11 +35,11 @@ static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_me
 	       memcmp(theirs->host, ours->host, GW_HOST_BYTES) == 0;
 }
 
-/* Compares what the source has with what is here.  Return: 0, or -EINVAL with the difference in words. */
+/* Compares the source's machine with this one.  Return: 0, or -EINVAL with the difference. */
 static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 {
 	if (strcmp(theirs->guest, s->options.guest) != 0)
-		return gw_error_set(&s->error, -EINVAL, "the source sends guest '%s', here guest '%s' is waited for",
+		return gw_error_set(&s->error, -EINVAL, "the source sends guest '%s', and guest '%s' is expected here",
 				    theirs->guest, s->options.guest);
 	s->receiver.named = true;
 	if (theirs->page_bytes != s->page_bytes)
@@ -57,7 +60,7 @@ static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 					    theirs->regions[i].name, (unsigned long long)theirs->regions[i].bytes >> 20,
 					    (unsigned long long)s->regions[i].memory.bytes >> 20);
 		if (is_same_file(&theirs->regions[i].file, &s->regions[i].file))
-			return gw_error_set(&s->error, -EINVAL, "RAM '%s' lies in the very same file at the source and here: give this "
+			return gw_error_set(&s->error, -EINVAL, "RAM '%s' lies in the same file at the source and here: give this "
 								"VMM a file of its own, with mem-path=/dev/shm",
 					    theirs->regions[i].name);
 	}
@@ -88,7 +91,10 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 	return rc < 0 ? rc : session_post(s, WIRE_HELLO_OK, wire_put_hello_ok(s->buffer));
 }
 
-/* Clearing hundreds of gigabytes takes a minute: in pieces, between which the peer hears that we live. */
+/*
+ * Clearing hundreds of gigabytes takes a minute.  It goes in pieces, and between them the peer gets
+ * ALIVE.
+ */
 static int clear_pieces(struct gw_session *s, struct gw_region *region,
 			int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes), uint64_t offset, uint64_t end)
 {
@@ -105,7 +111,10 @@ static int clear_pieces(struct gw_session *s, struct gw_region *region,
 	return rc;
 }
 
-/* Makes a range read as zeros.  Memory that the transport has pinned must stay: later puts land in it. */
+/*
+ * Makes a range read as zeros.  Memory that the transport has pinned is kept: later puts land in
+ * it.
+ */
 static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end = offset + bytes, first, last;
@@ -131,7 +140,7 @@ static bool is_in(const struct gw_session *s, const struct gw_region *region, co
 	       range->bytes <= region->memory.bytes - range->offset;
 }
 
-/* All ranges are judged before the first is cleared. */
+/* Checks all ranges before it clears the first. */
 static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct wire_zero zero;
@@ -154,7 +163,7 @@ static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 	return 0;
 }
 
-/* Acknowledges a round whose fence has been seen. */
+/* Acknowledges the round whose fence was seen. */
 static int acknowledge(struct gw_session *s)
 {
 	struct receiver_half *receiver = &s->receiver;
@@ -180,7 +189,7 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 	if (rc < 0)
 		return rc;
 	if (receiver->round.round != receiver->rounds)
-		return gw_error_set(&s->error, -EPROTO, "the source ends round %u where round %u is to be ended", receiver->round.round,
+		return gw_error_set(&s->error, -EPROTO, "the source ends round %u where round %u is next", receiver->round.round,
 				    receiver->rounds);
 	rc = fence_named(s, receiver->round.fence);
 	if (rc < 0)
@@ -190,7 +199,7 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 	return acknowledge(s);
 }
 
-/* Whether the source has gone on from measuring the way. */
+/* Whether the source has ended its measurement with ECHO. */
 static bool is_measured(const struct gw_session *s)
 {
 	struct gw_link_counters counters;
@@ -199,7 +208,7 @@ static bool is_measured(const struct gw_session *s)
 	return s->status.begun || s->receiver.rounds > 0 || counters.put_bytes > 0;
 }
 
-/* The source measures the way: each is answered by its number. */
+/* Answers an ECHO of the source with its number. */
 static int take_echo(struct gw_session *s, const struct gw_link_event *event)
 {
 	uint64_t number;
@@ -223,7 +232,8 @@ static int take_switch(struct gw_session *s, const struct gw_link_event *event)
 	if (event->payload_bytes != 0 || s->receiver.round_waits)
 		return -EPROTO;
 	s->status.begun = true;
-	rc = s->vm_ops->record(s->vm, &s->error); /* now, while the source stops the guest, and not before LOADED */
+	/* Now, while the source stops the guest; later it would delay LOADED. */
+	rc = s->vm_ops->record(s->vm, &s->error);
 	return rc < 0 ? rc : session_enter(s, GW_STATE_SWITCHOVER);
 }
 
@@ -257,21 +267,24 @@ static int take_device_end(struct gw_session *s, const struct gw_link_event *eve
 		return rc;
 	if (receiver->state_bytes == 0 || end.bytes != receiver->state_bytes ||
 	    end.hash != XXH64(receiver->state, receiver->state_bytes, 0))
-		return gw_error_set(&s->error, -EBADMSG, "the device state did not arrive as it was sent");
+		return gw_error_set(&s->error, -EBADMSG, "the device state was damaged on the way: migrate again");
 	receiver->state_complete = true;
 	s->status.device_bytes = receiver->state_bytes;
 	rc = session_enter(s, GW_STATE_DEVICE);
 	return rc < 0 ? rc : receiver_wait(s);
 }
 
-/* The source hears of a hook only when it does not end at once.  Return: 1 when it is over, 0 while it runs, -errno. */
+/*
+ * Runs the hook.  The source is told only when it does not end at once.  Return: 1 when it is over,
+ * 0 while it runs, -errno.
+ */
 static int run_hook(struct gw_session *s)
 {
 	struct receiver_half *receiver = &s->receiver;
 	uint64_t from = receiver->hook_from_ns ? receiver->hook_from_ns : session_now(s);
 	int sent = 0, rc = s->vm_ops->handover ? s->vm_ops->handover(s->vm, false, &s->error) : 1;
 
-	s->alive.work += rc == 0; /* the source holds it to its limit */
+	s->alive.work += rc == 0; /* the source limits the hook */
 	if (rc == 0 && s->wait_ns > HOOK_LOOK_NS)
 		s->wait_ns = HOOK_LOOK_NS;
 	if (rc == 0 && receiver->hook_from_ns == 0) {
@@ -290,7 +303,10 @@ static int not_started(struct gw_session *s)
 	return s->vm_ops->not_started ? s->vm_ops->not_started(s->vm, &s->error) : 0;
 }
 
-/* Everything is here: the hook, the device state, and the word that we are ready.  Return: 0 or -errno. */
+/*
+ * Everything is placed: runs the hook, loads the device state, and sends LOADED.  Return: 0 or
+ * -errno.
+ */
 static int load(struct gw_session *s)
 {
 	struct receiver_half *receiver = &s->receiver;
@@ -299,7 +315,7 @@ static int load(struct gw_session *s)
 	int rc;
 
 	if (!receiver->sealed) {
-		gw_link_seal(s->link); /* what loads, and then the guest, must find the memory at rest */
+		gw_link_seal(s->link); /* no put may change memory while the VMM loads, or later */
 		receiver->sealed = true;
 	}
 	rc = run_hook(s);
@@ -329,7 +345,6 @@ int receiver_wait(struct gw_session *s)
 	return 0;
 }
 
-/* Waits for COMMIT, which mostly comes before the first look. */
 int receiver_look(struct gw_session *s)
 {
 	if (s->wait_ns > LOADED_LOOK_NS)
@@ -337,7 +352,10 @@ int receiver_look(struct gw_session *s)
 	return session_now(s) - s->stage_ns < LOADED_LOOK_NS ? 0 : not_started(s);
 }
 
-/* A link that is full is tried for a second.  If it does not arrive the source asks a person, who finds the guest here. */
+/*
+ * Tries a full link for a second.  If the message does not arrive, the source ends as uncertain,
+ * and a person finds the guest here.
+ */
 static void send_last(struct gw_session *s, enum wire_type type, uint32_t bytes)
 {
 	struct gw_link_event event;
@@ -358,7 +376,7 @@ static int take_commit(struct gw_session *s, const struct gw_link_event *event)
 
 	if (rc < 0)
 		return rc;
-	/* The guest is ours from here on: nothing below may fail the session. */
+	/* This side owns the guest from here on: nothing below may fail the session. */
 	s->owns_guest = true;
 	rc = s->vm_ops->start(s->vm, run, &error);
 	if (rc < 0) {
@@ -388,14 +406,14 @@ const struct message_rule receiver_rules[WIRE_TYPES] = {
 	[WIRE_COMMIT] = { IN(COMMIT), take_commit },
 };
 
-/* The source may let the guest run once it hears that this side gave up.  Before, it must not run here. */
+/* Call before the source is told that this side gave up: the source may then resume its guest. */
 static void stop_guest(struct gw_session *s)
 {
 	bool loaded = session_state(s) == GW_STATE_DEVICE || session_state(s) == GW_STATE_COMMIT;
 	struct gw_error error = { 0 };
 
 	if (loaded && s->vm_ops->stop && s->vm_ops->stop(s->vm, &error) < 0)
-		gw_log(GW_LOG_ERROR, "the guest that was given up cannot be stopped here, end its VMM: %s", error.text);
+		gw_log(GW_LOG_ERROR, "the loaded guest cannot be stopped here: end its VMM (%s)", error.text);
 }
 
 void receiver_abandon(struct gw_session *s, enum gw_state end)
@@ -406,6 +424,6 @@ void receiver_abandon(struct gw_session *s, enum gw_state end)
 	if (s->receiver.hook_from_ns && s->vm_ops->handover && s->vm_ops->handover(s->vm, true, &error) < 0)
 		gw_debug("the hook: %s", error.text);
 	if (session_state(s) == GW_STATE_COMMIT)
-		gw_error_prefix(&s->error, "no commit came");
+		gw_error_prefix(&s->error, "no COMMIT came");
 	session_finish(s, end);
 }

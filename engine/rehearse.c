@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Theory of operation: what is measured before anything is copied
+ * Theory of operation: measures the fixed parts of the blackout, before anything is copied
  *
- * Pausing flushes the guest's images, so they are settled first, while the guest runs.  A guest whose pause would be too long
- * by that alone is not stopped for a rehearsal either.  Then the VM rehearses saving its device state, which tells the time and the size, or that
- * saving fails.  Then the way is measured with ECHO, while the link is idle: a few short ones, whose shortest answer is the
- * round trip, and then as many bytes as the device state has.  They go on the control connection, in pieces of the same
- * size, as the device state will.  A blackout that is too long by these parts alone is said here, by number: no round
- * and no throttle makes them shorter.
+ * A pause flushes the guest's images, so they are settled first, while the guest runs.  When the
+ * flush alone would take too long, the guest is not stopped for a rehearsal either.  Then the VM
+ * saves its device state on trial, which gives the time and the size, or fails.
+ *
+ * Then ECHO measures the idle link.  The fastest answer to a few short ones is the round trip.
+ * Then as many bytes go as the device state has.  They go on the control connection, in pieces of
+ * the same size, as the device state will.
+ *
+ * When these parts alone exceed the allowed blackout, the migration fails here: no round and no
+ * throttle shortens them.
  */
 #include "engine/source.h"
 
@@ -18,11 +22,12 @@
 
 #define SHORT_ECHOES 3u
 #define SETTLE_LOOK_NS (1 * GW_NS_PER_MS)
-#define SETTLE_PATIENCE_NS (600 * GW_NS_PER_S) /* gigabytes on a slow disk; then it is a standstill (alive.c) */
+/* For so long settling counts as work (alive.c): flushing gigabytes to a slow disk takes minutes. */
+#define SETTLE_PATIENCE_NS (600 * GW_NS_PER_S)
 #define PIECE_BYTES DEVICE_CHUNK_BYTES
-#define MOST_BYTES (1024u * 1024) /* what is beyond goes at the same rate */
+#define MOST_BYTES (1024u * 1024) /* further bytes go at the same rate */
 
-static_assert(PIECE_BYTES <= WIRE_ECHO_MOST_BYTES, "a piece is an ECHO");
+static_assert(PIECE_BYTES <= WIRE_ECHO_MOST_BYTES, "a piece fits into an ECHO");
 
 static uint64_t burst_bytes(const struct rehearsal *rehearsal)
 {
@@ -53,7 +58,7 @@ int rehearse_settle(struct gw_session *s)
 	return rc;
 }
 
-/* A pause that is too long by the images alone. */
+/* Whether flushing the images alone exceeds the allowed blackout. */
 static bool flush_is_long(const struct gw_session *s)
 {
 	return s->source.flush_ns > s->options.downtime_ns;
@@ -86,7 +91,6 @@ int rehearse_begin(struct gw_session *s)
 	return 0;
 }
 
-/* Sends what is to be sent next.  Return: 1, 0 when an answer or room is awaited, -errno. */
 int rehearse_pump(struct gw_session *s)
 {
 	struct rehearsal *rehearsal = &s->source.rehearsal;
@@ -98,7 +102,7 @@ int rehearse_pump(struct gw_session *s)
 		if (rc <= 0)
 			return rc;
 		rc = rehearse_saving(s);
-		return rc < 0 ? rc : 1; /* ECHO is to be sent */
+		return rc < 0 ? rc : 1; /* ECHO is next */
 	}
 	if (!rehearsal->under_way || rehearsal->sent == SHORT_ECHOES + pieces(rehearsal) ||
 	    (rehearsal->sent <= SHORT_ECHOES && rehearsal->sent > rehearsal->answered))
@@ -124,7 +128,7 @@ static int check_fits(struct gw_session *s)
 	const struct rehearsal *rehearsal = &s->source.rehearsal;
 	struct predict_input input = { .bytes_per_s = 1, .flush_ns = s->source.flush_ns, .save_ns = rehearsal->save_ns,
 				       .state_ns = rehearsal->state_ns, .round_trip_ns = rehearsal->round_trip_ns };
-	struct gw_prediction known = predict(&input); /* with nothing left to be sent */
+	struct gw_prediction known = predict(&input); /* without dirty pages */
 	char text[160];
 
 	gw_debug("rehearsed: %.1f ms to save, %llu bytes of device state in %.1f ms, round trip %.2f ms",

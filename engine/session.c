@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What both halves of a session need: they change its state, send messages, show life and describe this side.
- * It calls neither half.  engine.c drives the session.
+ * Functions that both halves of a session call: they change its state, send messages, show life and
+ * describe this side.  This file calls neither half.  engine.c drives the session.
  */
 #include "engine/session.h"
 
@@ -21,7 +21,10 @@ int session_enter(struct gw_session *s, enum gw_state state)
 	return 0;
 }
 
-/* Sends what waits for room.  Return: 0, -EAGAIN when some of it still waits, or another -errno. */
+/*
+ * Sends the messages that wait for room.  Return: 0, -EAGAIN when some still wait, or another
+ * -errno.
+ */
 static int send_posted(struct gw_session *s)
 {
 	int rc = 0;
@@ -71,7 +74,7 @@ int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc != -EAGAIN)
 		return rc;
 	if (s->posted_count == POSTED_MAX)
-		return gw_error_set(&s->error, -EBUSY, "the %s does not read what it is sent", session_peer(s));
+		return gw_error_set(&s->error, -EBUSY, "the %s does not read its messages", session_peer(s));
 	*posted = (struct posted){ .type = type, .bytes = bytes, .payload = malloc(bytes ? bytes : 1) };
 	if (!posted->payload)
 		return gw_error_set(&s->error, -ENOMEM, "no memory for a message");
@@ -80,7 +83,6 @@ int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	return 0;
 }
 
-/* Tries again what waits for room.  Return: 0, also when it still waits; or -errno with s->error set. */
 int session_post_again(struct gw_session *s)
 {
 	int rc = send_posted(s);
@@ -90,7 +92,7 @@ int session_post_again(struct gw_session *s)
 	return session_link_failed(s, &s->error, rc);
 }
 
-/* Past the point of no return the source cannot give up, whoever asks. */
+/* Past the point of no return the source ignores a cancel. */
 static bool is_cancelled(const struct gw_session *s)
 {
 	return atomic_load(&s->cancel) && !(s->is_source && session_state(s) == GW_STATE_COMMIT);

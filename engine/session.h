@@ -2,8 +2,8 @@
 /*
  * A session: its state and both of its halves.  Internal to engine.
  *
- * Every function that takes a session runs on the session's thread.  A function that returns -errno has set s->error, unless its
- * comment says otherwise.
+ * Every function that takes a session runs on the session's thread.  A function that returns -errno
+ * has set s->error, unless its comment says otherwise.
  */
 #ifndef GODWIT_ENGINE_SESSION_H
 #define GODWIT_ENGINE_SESSION_H
@@ -22,8 +22,9 @@ extern const struct gw_sm_state session_states[GW_STATE_COUNT];
 struct gw_session;
 
 /*
- * One row a stage: what a side does in that state, over and above answering messages.
- * Return: 1 when it did something and should be called again at once; 0 when it waits; -errno to fail.
+ * A row of the table of stages: the work of each side in a state, besides answering messages.
+ * Return: 1 when it did something and should be called again at once; 0 when it waits; -errno to
+ * fail.
  */
 struct stage {
 	enum gw_state state;
@@ -31,9 +32,9 @@ struct stage {
 	int (*receiver)(struct gw_session *s);
 };
 
-/* One row a message: in which states it may come, and who handles it. */
+/* A row of the table of messages: the states in which a message may come, and its handler. */
 struct message_rule {
-	uint32_t states; /* bit mask of enum gw_state; 0: never expected on this side */
+	uint32_t states; /* set of enum gw_state; 0: never on this side */
 	int (*handle)(struct gw_session *s, const struct gw_link_event *event);
 };
 
@@ -50,7 +51,7 @@ struct round_cursor {
 /* The steps inside the switch-over of the source, in order. */
 enum switch_step { SWITCH_PAUSE, SWITCH_SEND, SWITCH_SAVE, SWITCH_CHECK, SWITCH_ACK, SWITCH_STATE };
 
-/* See hot.c; a region's. */
+/* The bitmaps of a region; see hot.c. */
 struct hot {
 	struct gw_bitmap last, held;
 };
@@ -59,67 +60,67 @@ struct hot {
 struct rehearsal {
 	bool begun, under_way;
 	unsigned sent, answered; /* ECHOes */
-	uint64_t from_ns;        /* when the short one, or the first of the long ones, was sent */
+	uint64_t from_ns;        /* when the latest short one, or the first long one, was sent */
 	uint64_t state_bytes, save_ns, state_ns, round_trip_ns;
 };
 
 /* See alive.c. */
 struct alive {
-	uint64_t heard_ns, said_ns; /* when the peer, and when this side, last said anything */
-	uint64_t work;              /* of this side, without the bytes of puts; whoever gets on adds to it */
-	uint64_t peer_work;         /* as its last ALIVE said */
-	uint64_t seen_work;         /* of this side, with the bytes, at @looked_ns */
+	uint64_t heard_ns, said_ns; /* latest message of the peer, of this side */
+	uint64_t work;              /* pieces of work of this side, without the bytes of puts */
+	uint64_t peer_work;         /* in its latest ALIVE */
+	uint64_t seen_work;         /* @work and the bytes of puts, at @looked_ns */
 	uint64_t looked_ns, got_on_ns;
 };
 
 struct source_half {
 	struct rehearsal rehearsal;
-	uint64_t collect_ns;      /* the latest, of the trackers alone */
+	uint64_t collect_ns;      /* duration of the latest collect by the trackers */
 	bool settling;            /* see gw_vm_ops.settle */
-	uint64_t settle_from_ns, settled_ns; /* when it began, when it was over */
-	uint64_t flush_ns;        /* what pausing will take for the images */
+	uint64_t settle_from_ns, settled_ns; /* when it began, when it ended */
+	uint64_t flush_ns;        /* time that the pause will need to flush the images */
 	unsigned too_long_rounds; /* see converge.h */
 	bool waits_for_sync;
 	struct gw_tracker *tracker;
 	struct hot *hot;
-	struct gw_bitmap *given; /* a bitmap a region: pages that the receiver holds as data, not as zeros */
+	struct gw_bitmap *given; /* by region: pages that are data at the receiver */
 	struct round_cursor cursor;
-	uint64_t fence;        /* last fence asked for */
-	bool round_open;       /* being sent, or its answer awaited */
+	uint64_t fence;        /* number of the latest fence */
+	bool round_open;       /* until ROUND_ACK comes */
 	uint64_t round_ns;     /* when it began */
 	uint64_t round_bytes;  /* put in it */
 	uint64_t last_left_bytes;
 	struct gw_rate dirty_rate, disk_rate; /* of memory and disks; of disks alone */
 	struct gw_rate region_rate[GW_LINK_MAX_REGIONS];
-	unsigned stuck_rounds;      /* in a row, that did not shrink what is too much */
-	uint64_t throttled_from_ns; /* slowed since then; 0: it is not slowed */
+	unsigned stuck_rounds;      /* see converge.h */
+	uint64_t throttled_from_ns; /* 0: the guest is not slowed */
 	enum switch_step step;
-	unsigned last_rounds; /* rounds sent since the guest was paused */
-	bool may_be_paused; /* pause was called: a failure must resume */
+	unsigned last_rounds; /* rounds since the guest was paused */
+	bool may_be_paused; /* pause was called: a failure must resume the guest */
 	const unsigned char *state;
 	size_t state_bytes, state_sent;
 	bool state_done;
 	uint64_t blackout_from_ns, checked_ns;
-	uint64_t pause_until_ns; /* the paused guest is resumed then; moved on by what the hook took */
-	uint64_t hook_from_ns;   /* the receiver's hook runs since; 0: it does not */
-	bool hook_has_run;       /* it runs once */
+	uint64_t pause_until_ns; /* the limit of the pause; the time of the hook is added */
+	uint64_t hook_from_ns;   /* when the receiver's hook began; 0: it does not run */
+	bool hook_has_run;       /* a second run is refused */
 	bool rechecked;          /* see gw_vm_ops.recheck */
 	struct disk_source disk;
 };
 
 struct receiver_half {
-	bool named; /* HELLO named the guest that is waited for */
-	uint64_t echoes;         /* answered */
-	uint64_t fence_named;    /* by a DISK or a ROUND_END, the last one */
+	bool named; /* HELLO named the expected guest */
+	uint64_t echoes;         /* ECHOes that were answered */
+	uint64_t fence_named;    /* latest fence that DISK or ROUND_END named */
 	uint64_t fence_seen;
-	uint32_t rounds;         /* ROUND_ENDs that came: the number of the round that is open, or the next */
+	uint32_t rounds;         /* ROUND_ENDs that came; also the number of the current round */
 	bool round_waits; /* ROUND_END came, its fence has not */
 	struct wire_round round;
 	unsigned char *state;
 	size_t state_bytes, state_room;
 	bool state_complete;
-	bool sealed;            /* no put lands any more */
-	uint64_t hook_from_ns; /* 0: not begun */
+	bool sealed;            /* the link was sealed: no put lands any more */
+	uint64_t hook_from_ns; /* when the hook began; 0: it has not */
 	struct disk_receiver disk;
 };
 
@@ -144,7 +145,7 @@ struct gw_session {
 	uint32_t page_bytes;
 	struct gw_error error;
 	_Atomic bool cancel;
-	uint64_t wait_ns; /* of this step; a stage that paces itself lowers it */
+	uint64_t wait_ns; /* longest wait of this step; a stage may lower it */
 	struct gw_status status;
 	uint64_t begun_ns, stage_ns;
 	struct alive alive;
@@ -188,12 +189,16 @@ void session_finish(struct gw_session *s, enum gw_state end);
 int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
 
 /*
- * Like session_send(), but a full link is no failure: the message is copied and goes before any later one.
+ * Like session_send(), but a full link is no failure: the message is copied and goes before any
+ * later one.
  * Return: 0 or -errno; -EBUSY when the peer reads nothing at all.
  */
 int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes) GW_MUST_CHECK;
 
-/* Sends the messages that wait for room, as far as the link takes them.  Return: 0, also when some still wait, or -errno. */
+/*
+ * Sends the messages that wait for room, as far as the link takes them.  Return: 0, also when some
+ * still wait, or -errno.
+ */
 int session_post_again(struct gw_session *s) GW_MUST_CHECK;
 
 /* Shows the peer that this side lives, and looks for a cancel.  Return: 0 or -ECANCELED. */
@@ -203,8 +208,8 @@ int session_show_life(struct gw_session *s) GW_MUST_CHECK;
 int session_breathe(struct gw_session *s) GW_MUST_CHECK;
 
 /*
- * Adds the guest's memory to the link.  From its return on the peer of a receiver can write to that memory, and the transport may
- * pin it.  Return: 0, or -errno with @error set.
+ * Adds the guest's memory to the link.  From its return on the peer of a receiver can write to that
+ * memory, and the transport may pin it.  Return: 0, or -errno with @error set.
  */
 int session_add_regions(struct gw_session *s, struct gw_error *error) GW_MUST_CHECK;
 
@@ -215,17 +220,19 @@ int session_link_failed(const struct gw_session *s, struct gw_error *error, int 
 void session_describe(const struct gw_session *s, struct wire_hello *hello);
 
 /*
- * fence.c.  The source numbers its fences 1, 2, 3 and so on.  DISK or ROUND_END names each one before it goes.
- * fence_next(): the number of the next fence.  fence_put(): the link takes it; the puts before it come first.
- * fence_named(): the receiver notes the fence that a message names.  Return: 0 or -errno; -EPROTO when it is not the next one.
+ * fence.c.  The source numbers its fences 1, 2, 3 and so on.  DISK or ROUND_END names each one
+ * before it goes.  fence_next() returns the number of the source's next fence, and fence_put()
+ * sends it.  fence_named() notes the fence that a message names at the receiver.  Return: 0 or
+ * -errno; -EPROTO when it is not the next one.
  */
 uint64_t fence_next(const struct gw_session *s);
 int fence_put(struct gw_session *s) GW_MUST_CHECK;
 int fence_named(struct gw_session *s, uint64_t fence) GW_MUST_CHECK;
 
 /*
- * alive.c.  alive_show() sends ALIVE when nothing was sent for a while.  alive_heard() notes an event of the link.  alive_take()
- * reads an ALIVE.  alive_check() returns 0, or -ETIMEDOUT when the peer is dead or the session stands still.
+ * alive.c.  alive_show() sends ALIVE when nothing was sent for a while.  alive_heard() notes an
+ * event of the link.  alive_take() reads an ALIVE.  alive_check() returns 0, or -ETIMEDOUT when the
+ * peer is dead or the session stands still.
  */
 void alive_init(struct gw_session *s);
 void alive_show(struct gw_session *s);
@@ -234,8 +241,9 @@ int alive_take(struct gw_session *s, const struct gw_link_event *event) GW_MUST_
 int alive_check(struct gw_session *s) GW_MUST_CHECK;
 
 /*
- * facts.c.  Both ask the VM for its facts.  facts_pack() adds them to @hello and allocates *texts; the caller frees it, also after a
- * failure.  facts_compare() compares them with the source's; the text of its -EINVAL names the difference.
+ * facts.c.  Both ask the VM for its facts.  facts_pack() adds them to @hello and allocates *texts;
+ * the caller frees it, also after a failure.  facts_compare() compares them with the source's; the
+ * text of its -EINVAL names the difference.
  */
 int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts) GW_MUST_CHECK;
 int facts_compare(struct gw_session *s, const struct wire_hello *theirs) GW_MUST_CHECK;

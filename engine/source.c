@@ -2,16 +2,16 @@
 /*
  * Theory of operation
  *
- * The source half up to the switch-over, which is handoff.c:
+ * The source half up to the switch-over (handoff.c):
  *
- *   idle    says HELLO: who the guest is, its regions and their sizes, what else must be the same at both ends
- *   setup   waits for HELLO_OK, rehearses (rehearse.c), proposes the disks if they are to move and waits for DISKS_OK, then arms the
- *           trackers: from here on no write goes unseen
+ *   idle    sends HELLO: the guest's name, its regions and their sizes, its facts
+ *   setup   waits for HELLO_OK and rehearses (rehearse.c).  Proposes the disks, if any move, and
+ *           waits for DISKS_OK.  Then opens the trackers: from here on no write goes unseen.
  *   bulk    one round over every block, then every page
- *   rounds  collect what was written meanwhile, ask converge() what to do with it, send it, again
+ *   rounds  collects dirty pages, asks converge(), sends them, again (decide.c)
  *
- * Until the guest is paused a failure has nothing to undo but the tracker.  After it, source_abandon()
- * resumes the guest before anything else.
+ * Before the pause a failure undoes only the tracker.  After it, source_abandon() resumes the guest
+ * first.
  */
 #include "engine/converge.h"
 #include "engine/predict.h"
@@ -61,7 +61,7 @@ static int take_hello_ok(struct gw_session *s, const struct gw_link_event *event
 
 	if (rc < 0)
 		return rc;
-	/* The guest may stand while it rehearses: a peer has that once. */
+	/* A rehearsal may stop the guest for a moment, so a peer gets only one. */
 	return s->source.rehearsal.begun ? -EPROTO : rehearse_begin(s);
 }
 
@@ -109,22 +109,22 @@ const struct message_rule source_rules[WIRE_TYPES] = {
 	[WIRE_ECHO] = { IN(SETUP), take_echo },
 	[WIRE_SYNCED] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_synced },
 	[WIRE_DISK_DONE] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), disk_done },
-	/* The device state is sent without waiting for the last round's answer. */
+	/* The device state goes before the last round is acknowledged. */
 	[WIRE_ROUND_ACK] = { IN(BULK) | IN(ROUNDS) | IN(SWITCHOVER) | IN(DEVICE), take_round_ack },
 	[WIRE_HOOK] = { IN(DEVICE), source_hook },
 	[WIRE_LOADED] = { IN(DEVICE), source_loaded },
 	[WIRE_COMMITTED] = { IN(COMMIT), source_committed },
 };
 
-/* Gives the guest back.  Return: whether it runs, or never was stopped. */
-static bool give_back(struct gw_session *s)
+/* Resumes the guest if it was stopped. */
+static void give_back(struct gw_session *s)
 {
 	struct gw_error error = { 0 };
 	int rc;
 
 	if (!s->source.may_be_paused) {
 		throttle_lift(s);
-		return true;
+		return;
 	}
 	rc = s->vm_ops->resume(s->vm, &error);
 	if (rc < 0) {
@@ -133,25 +133,24 @@ static bool give_back(struct gw_session *s)
 		s->status.vmm_gone = rc < 0 && rc != -ESTALE;
 		if (!s->status.vmm_gone)
 			gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
-		return false;
+		return;
 	}
 	s->status.must_run_first = rc > 0;
 	s->source.may_be_paused = false;
 	throttle_lift(s);
 	if (s->vm_ops->guard(s->vm, false, 0, &error) < 0)
-		gw_debug("guard: %s", error.text); /* it has given the guest back too */
-	return true;
+		gw_debug("guard: %s", error.text); /* the VM has resumed the guest too */
 }
 
 void source_abandon(struct gw_session *s, enum gw_state end)
 {
-	/* Past the point of no return only the receiver's own word gives the guest back. */
+	/* Past the point of no return only the receiver's ERROR gives the guest back. */
 	if (session_state(s) == GW_STATE_COMMIT && !s->owns_guest) {
 		end = GW_STATE_UNCERTAIN;
 		s->status.guest_paused = true;
 		gw_error_prefix(&s->error, "the destination may or may not have the guest");
 	} else {
-		(void)give_back(s);
+		give_back(s);
 	}
 	tracking_end(s);
 	session_finish(s, end);

@@ -2,14 +2,15 @@
 /*
  * The source half of a session, file by file.  Internal to engine.
  *
- * Functions that return an int return 0, or 1 where the comment says so, or -errno with s->error set.
+ * Functions that return an int return 0, or 1 where the comment says so, or -errno with s->error
+ * set.
  */
 #ifndef GODWIT_ENGINE_SOURCE_H
 #define GODWIT_ENGINE_SOURCE_H
 
 #include "engine/session.h"
 
-/* --- source.c: up to the bulk, and the messages ------------------------------------------ */
+/* --- source.c: up to the bulk, and the messages -------------------------- */
 
 /* The states in which each message may come, and its handler. */
 extern const struct message_rule source_rules[WIRE_TYPES];
@@ -18,14 +19,17 @@ extern const struct message_rule source_rules[WIRE_TYPES];
 int source_setup(struct gw_session *s);
 int source_bulk(struct gw_session *s);
 
-/* Ends the session in the final state @end after a failure or a cancel.  The guest is resumed first.  Never fails. */
+/*
+ * Ends the session in the final state @end after a failure or a cancel.  The guest is resumed
+ * first.  Never fails.
+ */
 void source_abandon(struct gw_session *s, enum gw_state end);
 
-/* --- decide.c: the stage rounds ----------------------------------------------------------- */
+/* --- decide.c: the stage rounds ------------------------------------------ */
 
 int source_rounds(struct gw_session *s);
 
-/* --- handoff.c: the stages switch-over, device and commit --------------------------------- */
+/* --- handoff.c: the stages switch-over, device and commit ---------------- */
 
 int source_switchover(struct gw_session *s);
 int source_device(struct gw_session *s);
@@ -39,7 +43,7 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event);
 /* Return: 0, or -ETIMEDOUT with @error set when the guest was paused for too long. */
 int source_check_pause(const struct gw_session *s, struct gw_error *error) GW_MUST_CHECK;
 
-/* --- rehearse.c: measures the fixed parts of the blackout ---------------------------------- */
+/* --- rehearse.c: measures the fixed parts of the blackout ---------------- */
 
 #define DEVICE_CHUNK_BYTES (64u * 1024)
 
@@ -49,29 +53,34 @@ int rehearse_begin(struct gw_session *s) GW_MUST_CHECK;
 /* Goes on with gw_vm_ops.settle.  Return: 1 when it is over, 0 while it is under way, -errno. */
 int rehearse_settle(struct gw_session *s) GW_MUST_CHECK;
 
-/* The stage setup: sends the next ECHO.  Return: 1, 0 while an answer or room is awaited, -errno. */
+/*
+ * The stage setup: sends the next ECHO.  Return: 1, 0 while an answer or room is awaited, -errno.
+ */
 int rehearse_pump(struct gw_session *s) GW_MUST_CHECK;
 
 /* Handles the answer to an ECHO.  Return: 1 when the rehearsal is over, 0, -errno. */
 int rehearse_answered(struct gw_session *s, const struct gw_link_event *event) GW_MUST_CHECK;
 
-/* --- tracking.c: the trackers of memory and disks ------------------------------------------ */
+/* --- tracking.c: the trackers of memory and disks ------------------------ */
 
 /* Opens the tracker of memory.  Every page is dirty then. */
 int tracking_begin(struct gw_session *s) GW_MUST_CHECK;
 
-/* While the guest runs: collects what it dirtied since, and measures its rates. */
+/* While the guest runs: collects its dirty pages and blocks, and measures its rates. */
 int tracking_collect(struct gw_session *s) GW_MUST_CHECK;
 
-/* While the guest is paused: collects what was dirtied since. */
+/* While the guest is paused: collects the last dirty pages and blocks. */
 int tracking_collect_last(struct gw_session *s) GW_MUST_CHECK;
 
 /* Closes the trackers and frees the bitmaps.  May be called twice, and without tracking_begin(). */
 void tracking_end(struct gw_session *s);
 
-/* --- source_round.c: one round of dirty pages ---------------------------------------------- */
+/* --- source_round.c: one round of dirty pages ---------------------------- */
 
-/* Call once the tracker is open: marks every page dirty.  round_fini() frees the bitmaps, also after a failure. */
+/*
+ * Call once the tracker is open: marks every page dirty.  round_fini() frees the bitmaps, also
+ * after a failure.
+ */
 int round_init(struct gw_session *s) GW_MUST_CHECK;
 void round_fini(struct gw_session *s);
 
@@ -90,21 +99,26 @@ int round_acknowledged(struct gw_session *s, const struct wire_round *ack) GW_MU
 /* Marks those pages dirty that the receiver holds as data and that lie in holes now. */
 int round_find_discarded(struct gw_session *s) GW_MUST_CHECK;
 
-/* --- budget.c: bandwidth and time ----------------------------------------------------------- */
+/* --- budget.c: bandwidth and time ---------------------------------------- */
 
 /* Begins to count the bytes and the time of a round. */
 void budget_begin(struct gw_session *s);
 
-/* Whether the bandwidth limit lets @bytes go now.  Where it does not, the step waits for a short time only. */
+/*
+ * Whether the bandwidth limit lets @bytes go now.  Where it does not, the step waits for a short
+ * time only.
+ */
 bool budget_allows(struct gw_session *s, uint32_t bytes);
 
 /* Counts @bytes that were put. */
 void budget_spend(struct gw_session *s, uint32_t bytes);
 
-/* Whether the time allowed for copying is over: the round ends where it is, and converge() decides. */
+/*
+ * Whether the time allowed for copying is over: the round ends where it is, and converge() decides.
+ */
 bool budget_time_is_up(const struct gw_session *s);
 
-/* --- hot.c: holds back pages that are written all the time ----------------------------------- */
+/* --- hot.c: holds back pages that are written all the time --------------- */
 
 /* Call once the tracker is open.  hot_fini() frees the bitmaps, also after a failure. */
 int hot_init(struct gw_session *s) GW_MUST_CHECK;
@@ -122,7 +136,7 @@ void hot_release(struct gw_session *s);
 /* The next collect follows without a round in between: forgets which pages were written. */
 void hot_forget(struct gw_session *s);
 
-/* --- throttle.c: slows the guest --------------------------------------------------------------- */
+/* --- throttle.c: slows the guest ----------------------------------------- */
 
 /* Slows the guest as converge_throttle() says. */
 int throttle_raise(struct gw_session *s, const struct converge_input *input) GW_MUST_CHECK;

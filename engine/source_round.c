@@ -2,18 +2,22 @@
 /*
  * Theory of operation
  *
- * A round sends what the tracker's bitmaps hold; the bulk is the round in which they hold every page.  A
- * cursor walks the dirty runs of each region and cuts them where a hole begins or ends, asking the region,
- * so that a page the guest never touched is neither read nor allocated; and where pages of zeros begin or
- * end.  Data goes as puts; holes and zero pages go as ranges in ZERO messages.  Each page is looked at
- * once a round, its bit is cleared, and the round ends with a fence and ROUND_END, to which the receiver
- * answers when all of it is placed.
+ * A round sends the dirty pages of the tracker's bitmaps.  In the bulk every page is dirty.  A
+ * cursor walks the dirty runs of each region.  It cuts them where a hole begins or ends, so that a
+ * page that the guest never touched is neither read nor allocated.  It cuts them where pages of
+ * zeros begin or end, too.
  *
- * Disks have their round at the same time (disk_source.c), and the first claim on the link: pages go while it waits for images,
- * and the round's end when it is over.  Both are one round to the rest of the engine.
+ * Data goes as puts; holes and zero pages go as ranges in ZERO messages.  Each page goes at most
+ * once a round, and its bit is cleared.  ROUND_END and a fence end the round.  The receiver answers
+ * ROUND_ACK when all of it is placed.
  *
- * When the link is full the cursor stays where it is; the next step goes on from there.  When the time allowed for copying
- * is over the round ends where it is: what it did not send stays dirty, and converge() decides.
+ * Disks have their round at the same time (disk_source.c), and go first.  Pages go while the disks
+ * wait for reads; the end of the round goes after the disks' round is over.  The rest of the engine
+ * sees one round.
+ *
+ * When the link is full the cursor stays, and the next step goes on from there.  When the time
+ * allowed for copying is over the round ends.  Its remaining pages stay dirty, and converge()
+ * decides.
  */
 #include "base/page.h"
 #include "engine/disk_source.h"
@@ -24,12 +28,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PUMP_STRETCHES 256 /* a step does so many, then looks at the link again */
-#define STEP_NS (20 * GW_NS_PER_MS) /* and no more after this: pages that were swapped out are slow to read */
-#define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* looked at in one go */
-#define ZERO_RANGE_BYTES (1ULL << 30)           /* sent as soon as it is so long */
+#define PUMP_STRETCHES 256 /* in one step; then the link is polled */
+#define STEP_NS (20 * GW_NS_PER_MS) /* ends a step too: swapped-out pages are slow to read */
+#define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* longest stretch of zeros */
+#define ZERO_RANGE_BYTES (1ULL << 30)           /* longest range that waits in @zero */
 #define ARM_PAGES 4096u
-#define NEWEST_WEIGHT 0.4 /* of a round's rate */
+#define NEWEST_WEIGHT 0.4 /* of the newest rate in the average */
 #define HINT_BYTES (8ULL * 1024 * 1024)
 
 int round_init(struct gw_session *s)
@@ -57,7 +61,7 @@ void round_fini(struct gw_session *s)
 	s->source.given = NULL;
 }
 
-/* In one hole: what the receiver still holds as data is to be sent, as zeros. */
+/* Marks those pages of a hole dirty that the receiver holds as data: they go as zeros. */
 static void mark_discarded(struct gw_session *s, unsigned region, uint64_t page, uint64_t end_page)
 {
 	const struct gw_bitmap *given = &s->source.given[region];
@@ -72,9 +76,9 @@ static void mark_discarded(struct gw_session *s, unsigned region, uint64_t page,
 }
 
 /*
- * Write protection does not see a page that is given back to the file system (tests/platform/wp_async.c shows it), but
- * the file system's holes do.  To look for them takes milliseconds for each GiB there is, so a tracker that sees them otherwise
- * is believed.
+ * Write protection does not see a page that is given back to the file system
+ * (tests/platform/wp_async.c); the holes of the file show it.  That search takes milliseconds for
+ * each GiB, so it is left out where the tracker sees discards.
  */
 int round_find_discarded(struct gw_session *s)
 {
@@ -86,7 +90,7 @@ int round_find_discarded(struct gw_session *s)
 		while (rc > 0 && at < region->memory.bytes) {
 			rc = region->ops->next_data(region, at, region->memory.bytes, &first, &end);
 			if (rc < 0)
-				return gw_error_set(&s->error, rc, "the holes of region '%s': %s", region->name,
+				return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s", region->name,
 						    strerror(-rc));
 			if (rc == 0)
 				first = end = region->memory.bytes;
@@ -115,7 +119,10 @@ bool round_is_sent(const struct gw_session *s)
 	return s->source.cursor.fenced;
 }
 
-/* Sends the noted ranges.  Return: 1 when they went or there are none, 0 when the link is full, -errno. */
+/*
+ * Sends the ranges in @zero.  Return: 1 when they went or there are none, 0 when the link is full,
+ * -errno.
+ */
 static int flush_zeros(struct gw_session *s)
 {
 	struct wire_zero *zero = &s->source.cursor.zero;
@@ -132,7 +139,7 @@ static int flush_zeros(struct gw_session *s)
 	return 1;
 }
 
-/* Notes a range of zeros, joined to the last one if it touches.  Return as flush_zeros(). */
+/* Adds a range to @zero, joined to the last one if both touch.  Return: as flush_zeros(). */
 static int note_zero(struct gw_session *s, uint64_t offset, uint64_t bytes)
 {
 	struct round_cursor *cursor = &s->source.cursor;
@@ -141,7 +148,7 @@ static int note_zero(struct gw_session *s, uint64_t offset, uint64_t bytes)
 
 	if (last && zero->region == cursor->at.map && last->offset + last->bytes == offset) {
 		last->bytes += bytes;
-		/* Much memory of zeros is long work with little to say: show life. */
+		/* Reading much memory of zeros takes long: a message shows life. */
 		if (last->bytes >= ZERO_RANGE_BYTES && flush_zeros(s) < 0)
 			return s->error.code;
 	} else {
@@ -175,7 +182,7 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 	return 1;
 }
 
-/* Learns of the next data at or after @from and before @until, if it does not know.  Return: 0 or -errno. */
+/* Finds data at or after byte @from and before @until, unless it is known.  Return: 0 or -errno. */
 static int know_data(struct gw_session *s, struct gw_region *region, uint64_t from, uint64_t until)
 {
 	struct cursor *at = &s->source.cursor.at;
@@ -194,7 +201,7 @@ static int know_data(struct gw_session *s, struct gw_region *region, uint64_t fr
 	return 0;
 }
 
-/* The bulk reads everything in order: says so ahead, a window at a time. */
+/* The bulk reads memory in order, and announces each window of HINT_BYTES. */
 static void hint(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t end)
 {
 	struct round_cursor *cursor = &s->source.cursor;
@@ -207,7 +214,10 @@ static void hint(struct gw_session *s, struct gw_region *region, uint64_t offset
 	cursor->hinted = end;
 }
 
-/* How many bytes from @offset are of one kind, zero or not; at most up to @end, and data at most a put. */
+/*
+ * How many bytes from @offset are of one kind, zeros or not.  At most up to @end; data at most one
+ * put.
+ */
 static uint64_t same_kind(const struct gw_session *s, const struct gw_region *region, uint64_t offset, uint64_t end,
 			  bool *zero)
 {
@@ -226,9 +236,10 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 }
 
 /*
- * Arms what is read next: so many dirty pages, wherever they are, or a hole, so that few calls do and yet little time passes
- * between arming a page and reading it.  A hole is armed too, though it is not read: the guest may fill it; whether it still is
- * one must be asked again afterwards.  Return: 1 when something was armed, 0, -errno.
+ * Arms the next ARM_PAGES dirty pages, or a hole up to @hole_end.  So few calls are needed, and
+ * little time passes between arming a page and reading it.  A hole is armed too, since the guest
+ * may fill it.  The caller must look for data again afterwards.
+ * Return: 1 when pages were armed, 0, -errno.
  */
 static int arm(struct gw_session *s, uint64_t hole_end)
 {
@@ -251,7 +262,10 @@ static int arm(struct gw_session *s, uint64_t hole_end)
 	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 1;
 }
 
-/* Sends the stretch at the cursor and moves on.  Return: 1, 0 when the link is full, -errno. */
+/*
+ * Sends the stretch at the cursor and moves the cursor behind it.  Return: 1, 0 when the link is
+ * full, -errno.
+ */
 static int send_stretch(struct gw_session *s)
 {
 	struct round_cursor *cursor = &s->source.cursor;
@@ -262,7 +276,7 @@ static int send_stretch(struct gw_session *s)
 
 	if (rc == 0)
 		rc = arm(s, (end < cursor->at.data_first ? end : cursor->at.data_first) / s->page_bytes);
-	if (rc > 0) { /* what was a hole before that may have been filled, and arming has forgotten it */
+	if (rc > 0) { /* the guest may have filled the hole before it was armed */
 		cursor->at.known = false;
 		rc = know_data(s, region, offset, end);
 	}
@@ -303,7 +317,7 @@ static bool next_dirty(struct gw_session *s)
 	return more;
 }
 
-/* Ends the round on the wire.  Return: 1, 0 when the link is full, -errno. */
+/* Sends ROUND_END and its fence.  Return: 1, 0 when the link is full, -errno. */
 static int close_round(struct gw_session *s)
 {
 	struct wire_round round = { .round = s->status.round, .fence = fence_next(s) };
@@ -323,7 +337,7 @@ static int close_round(struct gw_session *s)
 	return 1;
 }
 
-/* Sends so many stretches.  Return: 1 when any went, 0, -errno. */
+/* Sends at most @stretches.  Return: 1 when any went, 0, -errno. */
 static int pump_pages(struct gw_session *s, unsigned stretches)
 {
 	struct round_cursor *cursor = &s->source.cursor;
@@ -367,11 +381,11 @@ int round_acknowledged(struct gw_session *s, const struct wire_round *ack)
 	    ack->fence != source->fence)
 		return gw_error_set(&s->error, -EPROTO, "the destination acknowledged a round that was not sent");
 	source->round_open = false;
-	/* A tiny round measures latency, not the link. */
+	/* A tiny round measures latency, not bandwidth. */
 	if (source->round_bytes >= 1024 * 1024 && took_ns > 0) {
 		double rate = (double)source->round_bytes * (double)GW_NS_PER_S / (double)took_ns, known = s->status.sent_bytes_per_s;
 
-		/* Small rounds vary; the bulk alone stands for itself. */
+		/* Rounds after the bulk are small and vary: average them. */
 		s->status.sent_bytes_per_s = known > 0 && s->status.round > 1 ? known + NEWEST_WEIGHT * (rate - known) : rate;
 	}
 	return 0;

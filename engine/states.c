@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The states of a session and the moves between them, for both sides.  docs/architecture.md draws it. */
+/*
+ * The states of a session and the moves between them, for both sides.  docs/architecture.md has a
+ * drawing.
+ */
 #include "engine/session.h"
 
 #define TO(state) (1u << GW_STATE_##state)
@@ -12,7 +15,7 @@ const struct gw_sm_state session_states[GW_STATE_COUNT] = {
 	[GW_STATE_ROUNDS] = { "rounds", TO(SWITCHOVER) | ENDS },
 	[GW_STATE_SWITCHOVER] = { "switchover", TO(DEVICE) | ENDS },
 	[GW_STATE_DEVICE] = { "device", TO(COMMIT) | ENDS },
-	/* The source may be left not knowing; the receiver may be left without a commit. */
+	/* The source may never learn the owner; the receiver may never get COMMIT. */
 	[GW_STATE_COMMIT] = { "commit", TO(DONE) | TO(UNCERTAIN) | TO(NOT_STARTED) | ENDS },
 	[GW_STATE_DONE] = { "done", 0 },
 	[GW_STATE_FAILED] = { "failed", 0 },

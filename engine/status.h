@@ -118,7 +118,7 @@ struct gw_status {
 	const char *tracker;
 	const char *link; /* the transport, as text for people; owned by the link */
 	uint64_t rail_bytes[GW_LINK_MAX_RAILS]; /* of put_bytes, by RDMA rail */
-	const struct gw_error *error; /* of FAILED, CANCELLED, UNCERTAIN, NOT_STARTED; else NULL */
+	const struct gw_error *error; /* why the session ended, or NULL */
 };
 
 #endif

@@ -2,9 +2,10 @@
 /*
  * Theory of operation: slowing the guest
  *
- * The VM's throttle stays as it was set until it is set anew, so it is set only when converge says that the last one
- * was not enough.  After each change what was measured of the guest's speed is forgotten.  It is lifted just before the
- * guest is paused, when it is given back, and by the VM itself should this process die; each of them suffices.
+ * The VM's throttle keeps its setting, so it is set only when converge finds the last one too weak.
+ * Each change resets the measured rates of the guest.  The throttle is lifted just before the
+ * pause, and when the guest is resumed after a failure.  The VM lifts it by itself when this
+ * process dies.
  */
 #include "engine/source.h"
 
@@ -44,7 +45,7 @@ void throttle_lift(struct gw_session *s)
 	if (!s->source.throttled_from_ns)
 		return;
 	if (s->vm_ops->throttle(s->vm, &none, &error) < 0)
-		gw_debug("the throttle: %s", error.text); /* a VMM that cannot be asked lifts it by itself, or is dead */
+		gw_debug("the throttle: %s", error.text); /* the VM lifts it by itself */
 	s->status.throttled_ns += session_now(s) - s->source.throttled_from_ns;
 	s->source.throttled_from_ns = 0;
 	s->status.throttle = none;

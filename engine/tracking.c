@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's dirty pages and blocks: the trackers are opened, collected and closed here. */
+/*
+ * Opens and closes the source's trackers, collects from them, and measures how fast the guest
+ * dirties memory and disks.
+ */
 #include "engine/disk_source.h"
 #include "engine/source.h"
 
@@ -33,7 +36,7 @@ void tracking_end(struct gw_session *s)
 	round_fini(s);
 }
 
-/* Collects from both trackers.  Return: how many pages were added, or -errno. */
+/* Collects from both trackers.  Return: the number of new dirty pages, or -errno. */
 static int64_t collect_both(struct gw_session *s)
 {
 	int64_t pages = gw_tracker_collect(s->source.tracker, &s->error);
@@ -48,7 +51,7 @@ static void note_left_bytes(struct gw_session *s)
 	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
 }
 
-/* After a collect: which region how many dirty pages were added to.  @before: how many there were. */
+/* Measures how fast each region is dirtied.  @before: its dirty pages before the collect. */
 static void note_region_rates(struct gw_session *s, const uint64_t *before)
 {
 	for (unsigned i = 0; i < s->region_count; i++) {
@@ -77,7 +80,8 @@ int tracking_collect(struct gw_session *s)
 	blocks_bytes = disk_left_bytes(s) - blocks_bytes;
 	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes + blocks_bytes);
 	gw_rate_add(&s->source.disk_rate, session_now(s), blocks_bytes);
-	s->status.dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s; /* stays when a throttle lets the rate be forgotten */
+	/* The status keeps this rate when a throttle resets dirty_rate. */
+	s->status.dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s;
 	note_left_bytes(s);
 	return 0;
 }

@@ -36,9 +36,9 @@ struct gw_fact {
  *
  * A call may block for milliseconds, up to its own deadline, unless its comment says otherwise.  A
  * call that returns an int returns 0, or -errno with @error set, unless its comment says otherwise.
- * The source uses the calls from tracker_open to resume, the receiver those from prepare to start,
- * both use describe, record and check.  docs/ownership.md lists the duties of each call towards the
- * guest.
+ * The source uses the calls from tracker_open to resume, and was_running.  The receiver uses those
+ * from prepare to stop, and start.  Both use describe, record and check.  docs/ownership.md lists
+ * the duties of each call towards the guest.
  */
 struct gw_vm_ops {
 	/*
@@ -88,10 +88,9 @@ struct gw_vm_ops {
 	 */
 	int (*still_paused)(void *vm, struct gw_error *error);
 	/*
-	 * Makes durable that this side may no longer know the owner of the guest.  Whoever looks
-	 * after the death of this process finds the record.  Both sides call it before the source
-	 * pauses the guest.  A failure ends the migration.  May wait for a device.  The end of a
-	 * migration has its own record.
+	 * Makes durable that this side may no longer know the owner of the guest.  The record
+	 * outlives this process.  Both sides call it before the source pauses the guest.  A failure
+	 * ends the migration.  May wait for a device.  The end of a migration has its own record.
 	 */
 	int (*record)(void *vm, struct gw_error *error);
 	/*
@@ -112,9 +111,7 @@ struct gw_vm_ops {
 	int (*pause)(void *vm, struct gw_error *error);
 	/* Starts to save the device state of the paused guest, in the background. */
 	int (*save_begin)(void *vm, struct gw_error *error);
-	/*
-	 * Waits for the saved state.  *state belongs to the VM, and is valid until the next call.
-	 */
+	/* Waits for the saved state.  *state belongs to the VM, until the next call or resume. */
 	int (*save_finish)(void *vm, const void **state, size_t *bytes, struct gw_error *error);
 	/*
 	 * Undoes pause and save, also after they failed half-way.  The guest runs if it ran before.
@@ -123,10 +120,7 @@ struct gw_vm_ops {
 	 */
 	int (*resume)(void *vm, struct gw_error *error);
 
-	/*
-	 * Receiver: does all work that is possible before the blackout, once the regions are
-	 * agreed.
-	 */
+	/* Receiver, once the regions are agreed: does all work possible before the blackout. */
 	int (*prepare)(void *vm, struct gw_error *error);
 	/*
 	 * Receiver, before any image is changed: checks that the VM can run a guest on image @image
@@ -134,8 +128,8 @@ struct gw_vm_ops {
 	 */
 	int (*image_fits)(void *vm, unsigned image, uint64_t bytes, struct gw_error *error);
 	/*
-	 * Receiver: the image has @bytes now and begins with data.  The VM may open it anew.  May
-	 * be NULL.
+	 * Receiver: the image has @bytes now and begins with data; the VM may reopen it.  May be
+	 * NULL.
 	 */
 	int (*image_resized)(void *vm, unsigned image, uint64_t bytes, struct gw_error *error);
 	/*
@@ -151,14 +145,9 @@ struct gw_vm_ops {
 	 * -EBUSY: another client let it run, even for a moment.  NULL: no other client exists.
 	 */
 	int (*not_started)(void *vm, struct gw_error *error);
-	/*
-	 * Receiver, giving up after load began: stops the guest.  Waits 2 s at most.  May be NULL.
-	 */
+	/* Receiver, giving up after load began: stops the guest, within 2 s.  May be NULL. */
 	int (*stop)(void *vm, struct gw_error *error);
-	/*
-	 * Receiver, owner of the guest now: starts it if @run.  A guest that already runs is no
-	 * failure.
-	 */
+	/* Receiver, the owner now: starts the guest if @run.  A guest that runs is no failure. */
 	int (*start)(void *vm, bool run, struct gw_error *error);
 	/* Either side, at every step.  Return: 0, or -errno when the VMM has died. */
 	int (*check)(void *vm, struct gw_error *error);

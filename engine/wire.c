@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The messages except those about disks; see wire.h. */
 #include "engine/wire.h"
 
 #include <assert.h>
@@ -9,7 +10,7 @@
 
 #define WIRE_MAGIC 0x474f4457u /* "GODW" */
 
-/* All integers in network order; texts are padded with zeros to their full length. */
+/* The packed layouts.  Integers are in network byte order; texts are padded with zeros. */
 struct hello_fixed {
 	uint32_t magic;
 	uint16_t version;
@@ -67,16 +68,16 @@ struct flag_fixed {
 	uint32_t flag;
 };
 
-static_assert(sizeof(struct hello_fixed) == 88 && sizeof(struct hello_region) == 104, "packed as they stand");
-static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "packed as they stand");
-static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "packed as they stand");
-static_assert(sizeof(struct synced_fixed) == 24, "packed as it stands");
-static_assert(sizeof(struct two_words) == 16 && sizeof(struct flag_fixed) == 4, "packed as they stand");
+static_assert(sizeof(struct hello_fixed) == 88 && sizeof(struct hello_region) == 104, "no padding");
+static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "no padding");
+static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "no padding");
+static_assert(sizeof(struct synced_fixed) == 24, "no padding");
+static_assert(sizeof(struct two_words) == 16 && sizeof(struct flag_fixed) == 4, "no padding");
 static_assert(sizeof(struct hello_fixed) + GW_LINK_MAX_REGIONS * sizeof(struct hello_region) + WIRE_FACTS_BYTES <=
 		      GW_LINK_MESSAGE_BYTES,
-	      "a full HELLO is a message");
+	      "a full HELLO fits into a message");
 static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <= GW_LINK_MESSAGE_BYTES,
-	      "a full ZERO is a message");
+	      "a full ZERO fits into a message");
 
 const char *wire_type_name(unsigned type)
 {
@@ -157,7 +158,10 @@ uint32_t wire_put_hello(void *buffer, const struct wire_hello *hello)
 	return (uint32_t)(at - (char *)buffer);
 }
 
-/* A text of at most @most bytes with its end, printable, from *at on, which moves behind it. */
+/*
+ * Whether a printable text of at most @most bytes, its zero included, is at *at.  Moves *at behind
+ * it.
+ */
 static bool text_is_good(const char **at, const char *end, size_t most)
 {
 	const char *text = *at, *zero = memchr(text, '\0', (size_t)(end - text));
@@ -171,7 +175,7 @@ static bool text_is_good(const char **at, const char *end, size_t most)
 	return true;
 }
 
-/* Whether the facts are as many pairs of a key and a value as the message says, and nothing else. */
+/* Whether the facts are exactly hello->fact_count pairs of a key and a value. */
 static bool facts_are_good(const struct wire_hello *hello)
 {
 	const char *at = hello->facts, *end = at + hello->fact_bytes;
@@ -183,7 +187,7 @@ static bool facts_are_good(const struct wire_hello *hello)
 	return at == end;
 }
 
-/* The regions, from @at on.  Return: 0 or -EPROTO. */
+/* Decodes the regions at @at.  Return: 0 or -EPROTO. */
 static int get_regions(const char *at, struct wire_hello *hello)
 {
 	for (unsigned i = 0; i < hello->region_count; i++, at += sizeof(struct hello_region)) {
@@ -216,7 +220,7 @@ int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello
 	memset(hello, 0, sizeof(*hello));
 	hello->version = be16toh(fixed.version);
 	hello->oldest = be16toh(fixed.oldest);
-	/* A later version may have another layout: the caller judges the version before anything else. */
+	/* Another version may have another layout.  The caller checks the version first. */
 	if (hello->oldest > WIRE_VERSION || hello->version < WIRE_OLDEST)
 		return 0;
 	if (bytes < sizeof(fixed))
@@ -462,7 +466,7 @@ int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error
 	error->code = be32toh(code);
 	memcpy(error->text, (const char *)payload + sizeof(code), length);
 	error->text[length] = '\0';
-	/* The peer's text goes to a terminal: nothing but printable ASCII. */
+	/* The peer's text goes to a terminal: only printable ASCII is allowed. */
 	for (uint32_t i = 0; i < length; i++)
 		if (error->text[i] < ' ' || error->text[i] > '~')
 			error->text[i] = '?';

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every message of the engine, its packed layout, and both directions of its translation.
- * docs/protocol.md says the same in prose; tests/wire holds golden bytes.
+ * The messages of the engine: their host structures, encoders and decoders.  docs/protocol.md
+ * describes them; tests/wire has golden bytes.
  *
- * Encoders write into a caller's buffer of GW_LINK_MESSAGE_BYTES and return the size.  Decoders check
- * everything, sizes, counts, ranges, text, and return 0 and a host structure, or -EPROTO.
+ * An encoder, wire_put_*(), writes into the caller's buffer of GW_LINK_MESSAGE_BYTES and returns
+ * the size.  A decoder, wire_get_*(), checks all sizes, counts, ranges and texts.  It returns 0
+ * with the host structure filled in, or -EPROTO.
  */
 #ifndef GODWIT_ENGINE_WIRE_H
 #define GODWIT_ENGINE_WIRE_H
@@ -19,7 +20,7 @@
 #define WIRE_DISK_PIECES 1024
 #define WIRE_FACTS_BYTES (192u * 1024)
 
-/* Numbers of the protocol: never reused, never renumbered. */
+/* Numbers on the wire: never reused, never changed. */
 enum wire_type {
 	WIRE_HELLO = 1,
 	WIRE_HELLO_OK = 2,
@@ -48,12 +49,13 @@ enum wire_type {
 };
 
 /*
- * Texts in fields of a fixed size: printable ASCII, ended within the field and padded with zeros.  wire_put_text() fills a field that
- * is all zeros with as much of @text as fits.  wire_text_is_good() takes an empty text too.
+ * A text in a field of fixed size is printable ASCII, ends within the field, and is padded with
+ * zeros.  wire_put_text() copies as much of @text as fits into a field that is all zeros.
+ * wire_text_is_good() accepts an empty text too.
  */
 void wire_put_text(char *field, const char *text, size_t room);
 bool wire_text_is_good(const char *field, size_t room);
-/* Whether the field is ended and padded with zeros, whatever the text is. */
+/* Whether a text, of any characters, ends within the field and is padded with zeros. */
 bool wire_is_padded(const char *field, size_t room);
 
 struct wire_region {
@@ -70,7 +72,8 @@ struct wire_hello {
 	struct wire_region regions[GW_LINK_MAX_REGIONS];
 	unsigned fact_count;
 	uint32_t fact_bytes;
-	const char *facts; /* a key, a value, and so on, each ended by a zero; decoded: it lies in the payload */
+	/* Keys and values in turn, each ended by a zero.  Decoded: points into the payload. */
+	const char *facts;
 };
 
 struct wire_range {
@@ -94,8 +97,8 @@ struct wire_device_end {
 };
 
 /*
- * SYNCED: all that the DISK_ENDs up to that round ordered is on the devices, or it is still under way; since the first of them that was
- * not yet reported.
+ * SYNCED: every sync up to @round is done, or some are under way.  @ns and @bytes count from the
+ * first DISK_END that was not reported yet.
  */
 struct wire_synced {
 	uint32_t round;
@@ -103,7 +106,10 @@ struct wire_synced {
 	uint64_t ns, bytes;
 };
 
-/* LOADED: first = handover_ns, second = load_ns.  COMMITTED: first = start_ns, second = 0 or an errno. */
+/*
+ * LOADED: first = handover_ns, second = load_ns.  COMMITTED: first = start_ns, second = 0 or an
+ * errno.
+ */
 struct wire_pair {
 	uint64_t first, second;
 };
@@ -113,30 +119,30 @@ struct wire_error {
 	char text[WIRE_TEXT_BYTES + 1];
 };
 
-/* DISKS: what images will come.  DISK_END: how large they are after this round; the names are not sent then. */
+/* DISKS: the images that move.  DISK_END: their sizes after this round, without names. */
 struct wire_disks {
 	uint32_t round;
 	unsigned count;
 	struct {
 		char name[GW_DISK_NAME_BYTES];
-		char place[GW_DISK_PLACE_BYTES]; /* where it is to go; empty: to the disk of that name */
-		char front[GW_DISK_FRONT_BYTES]; /* what the guest reaches it by; empty: nothing */
+		char place[GW_DISK_PLACE_BYTES]; /* path of the destination's image, or "" */
+		char front[GW_DISK_FRONT_BYTES]; /* the guest's device; empty: none */
 		char format[GW_DISK_FORMAT_BYTES];
 		uint64_t bytes;
-		bool whole; /* of DISK_END: the receiver's file may have its first block now */
+		bool whole; /* DISK_END: the receiver may write the first block now */
 	} images[GW_DISK_MAX_IMAGES];
-	unsigned base_count; /* of DISKS: images that must be the same at both */
+	unsigned base_count; /* DISKS: images that must be equal at both ends */
 	struct gw_disk_base bases[GW_DISK_MAX_IMAGES];
 };
 
-/* A stretch of an image: bytes that lie at @staged of the staging memory, or zeros. */
+/* A range of an image: its bytes are at offset @staged of the staging memory, or are zeros. */
 struct wire_piece {
 	uint32_t image;
 	bool zero;
 	uint64_t offset, bytes, staged;
 };
 
-/* A batch: its fence says that all of it lies in the staging memory. */
+/* A batch.  Its fence tells that all of it is in the staging memory. */
 struct wire_disk {
 	uint64_t fence;
 	unsigned count;
@@ -147,7 +153,7 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks);
 int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks) GW_MUST_CHECK;
 uint32_t wire_put_disk(void *buffer, const struct wire_disk *disk);
 int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk) GW_MUST_CHECK;
-/* DISK_ACK and DISK_DONE; no fence is 0. */
+/* DISK_ACK and DISK_DONE.  0 is no fence. */
 uint32_t wire_put_fence(void *buffer, uint64_t fence);
 int wire_get_fence(const void *payload, uint32_t bytes, uint64_t *fence) GW_MUST_CHECK;
 uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks);
@@ -167,7 +173,7 @@ int wire_get_device_end(const void *payload, uint32_t bytes, struct wire_device_
 /* LOADED and COMMITTED. */
 uint32_t wire_put_pair(void *buffer, const struct wire_pair *pair);
 int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair) GW_MUST_CHECK;
-/* COMMIT: the guest ran.  HOOK: the receiver's hook runs. */
+/* COMMIT: whether the guest ran.  HOOK: whether the receiver's hook runs. */
 uint32_t wire_put_flag(void *buffer, bool flag);
 int wire_get_flag(const void *payload, uint32_t bytes, bool *flag) GW_MUST_CHECK;
 uint32_t wire_put_error(void *buffer, const struct gw_error *error);
@@ -176,15 +182,19 @@ int wire_get_error(const void *payload, uint32_t bytes, struct wire_error *error
 uint32_t wire_put_synced(void *buffer, const struct wire_synced *synced);
 int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *synced) GW_MUST_CHECK;
 #define WIRE_WORK_BYTES 8u
-/* ALIVE: how much its sender has got done, which only grows. */
+/* ALIVE: the sender's count of work, which only grows. */
 uint32_t wire_put_work(void *buffer, uint64_t work);
 int wire_get_work(const void *payload, uint32_t bytes, uint64_t *work) GW_MUST_CHECK;
 #define WIRE_ECHO_BYTES 8u
 #define WIRE_ECHO_MOST_BYTES (64u * 1024)
-/* ECHO: a number and zeros, @bytes in all, WIRE_ECHO_BYTES to WIRE_ECHO_MOST_BYTES; the answer has the number alone. */
+/*
+ * ECHO: a number, padded with zeros to @bytes, which is WIRE_ECHO_BYTES to WIRE_ECHO_MOST_BYTES.
+ * The answer has the number alone.
+ */
 uint32_t wire_put_echo(void *buffer, uint64_t number, uint32_t bytes);
 int wire_get_echo(const void *payload, uint32_t bytes, uint64_t *number) GW_MUST_CHECK;
 
+/* The name of a message for people; "?" for an unknown type. */
 const char *wire_type_name(unsigned type);
 
 #endif

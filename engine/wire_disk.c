@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The messages about disks; see wire.h.  The link's frame carries a hash of each. */
+/* The messages about disks; see wire.h. */
 #include "engine/wire.h"
 
 #include <assert.h>
@@ -50,10 +50,10 @@ struct disk_piece {
 };
 
 static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 488 && sizeof(struct disks_base) == 112,
-	      "packed as they stand");
-static_assert(sizeof(struct disk_end) == 16 && sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "packed as they stand");
+	      "no padding");
+static_assert(sizeof(struct disk_end) == 16 && sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "no padding");
 static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) <= GW_LINK_MESSAGE_BYTES,
-	      "a full DISK is a message");
+	      "a full DISK fits into a message");
 
 uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 {
@@ -104,7 +104,7 @@ static bool name_is_good(const char name[GW_DISK_NAME_BYTES])
 	return name[0] != '\0' && wire_text_is_good(name, GW_DISK_NAME_BYTES);
 }
 
-/* A path, or nothing. */
+/* A path, or an empty text.  Any byte but control characters is allowed. */
 static bool place_is_good(const char place[GW_DISK_PLACE_BYTES])
 {
 	if (!wire_is_padded(place, GW_DISK_PLACE_BYTES))
@@ -206,7 +206,10 @@ uint32_t wire_put_disk(void *buffer, const struct wire_disk *disk)
 	return (uint32_t)(at - (char *)buffer);
 }
 
-/* A piece lies in a file whose size has 63 bits; data lies in the staging memory, and is one put at most. */
+/*
+ * A piece must lie in a file whose size has 63 bits.  Data must lie in the staging memory and fit
+ * into one put.
+ */
 static bool piece_is_good(const struct wire_piece *piece)
 {
 	if (piece->image >= GW_DISK_MAX_IMAGES || piece->bytes == 0 || piece->bytes > INT64_MAX ||

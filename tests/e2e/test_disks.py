@@ -148,9 +148,9 @@ class Disks(unittest.TestCase):
         source, destination = self.pair(a, b, fmt="qcow2")
         sender, code, err = self.move("-i")
         self.assertEqual((sender.returncode, code), (1, "waits"), err)
-        self.assertIn("the base of disk 'disk0' is another one here", sender.stderr)
+        self.assertIn("the base of disk 'disk0' differs here", sender.stderr)
         shorter = self.image("shorter.img", mib=DISK_MIB // 2)
-        for name, top, what in (("short", self.image("short.qcow2", "qcow2", base=shorter), "is another one here"),
+        for name, top, what in (("short", self.image("short.qcow2", "qcow2", base=shorter), "differs here"),
                                 ("flat", self.image("flat.qcow2", "qcow2"), "has 2 layers at the source and 1 here")):
             with self.subTest(name):
                 other = self.lab.b.vm(name, append=WORK, ram_mib=128, incoming=True, extra=drive(top, fmt="qcow2"))
