@@ -20,9 +20,9 @@
 
 #include <errno.h>
 
-#define ALIVE_NS GW_NS_PER_S /* longest time between two messages */
+#define ALIVE_NS GW_NS_PER_S      /* longest time between two messages */
 #define IDLE_NS (5 * GW_NS_PER_S) /* how long a receiver waits for HELLO */
-#define LOOK_NS GW_NS_PER_S  /* how often the counters of the link are read */
+#define LOOK_NS GW_NS_PER_S       /* how often the counters of the link are read */
 
 static uint64_t work_of(const struct gw_session *s)
 {
@@ -56,7 +56,8 @@ void alive_heard(struct gw_session *s, const struct gw_link_event *event)
 	if (event->type == GW_LINK_ROOM)
 		return;
 	s->alive.heard_ns = session_now(s);
-	if (event->type != GW_LINK_MESSAGE || (event->message_type != WIRE_ALIVE && event->message_type != WIRE_SYNCED))
+	if (event->type != GW_LINK_MESSAGE ||
+	    (event->message_type != WIRE_ALIVE && event->message_type != WIRE_SYNCED))
 		s->alive.got_on_ns = s->alive.heard_ns;
 }
 
@@ -85,8 +86,8 @@ static int check_silence(struct gw_session *s, uint64_t now)
 	}
 	if (now - s->alive.heard_ns < silence_ns)
 		return 0;
-	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s", session_peer(s),
-			    (double)(now - s->alive.heard_ns) / 1e9, advice);
+	return gw_error_set(&s->error, -ETIMEDOUT, "the %s has been silent for %.1f s%s",
+			    session_peer(s), (double)(now - s->alive.heard_ns) / 1e9, advice);
 }
 
 int alive_check(struct gw_session *s)
@@ -94,7 +95,8 @@ int alive_check(struct gw_session *s)
 	uint64_t now = session_now(s), work;
 	int rc = check_silence(s, now);
 
-	if (rc == 0 && !s->is_source && session_state(s) == GW_STATE_IDLE && now - s->begun_ns >= IDLE_NS)
+	if (rc == 0 && !s->is_source && session_state(s) == GW_STATE_IDLE &&
+	    now - s->begun_ns >= IDLE_NS)
 		return gw_error_set(&s->error, -ETIMEDOUT, "the source has sent no HELLO");
 	if (rc < 0 || now - s->alive.looked_ns < LOOK_NS)
 		return rc;
@@ -105,7 +107,9 @@ int alive_check(struct gw_session *s)
 	s->alive.seen_work = work;
 	if (now - s->alive.got_on_ns < s->options.standstill_ns)
 		return 0;
-	return gw_error_set(&s->error, -ETIMEDOUT, "the migration has stood still for %.0f s in state %s: the %s says that it is alive, "
-						   "and neither side has moved or written anything",
-			    (double)(now - s->alive.got_on_ns) / 1e9, gw_sm_name(&s->sm), session_peer(s));
+	return gw_error_set(
+		&s->error, -ETIMEDOUT,
+		"the migration has stood still for %.0f s in state %s: the %s says that it is "
+		"alive, and neither side has moved or written anything",
+		(double)(now - s->alive.got_on_ns) / 1e9, gw_sm_name(&s->sm), session_peer(s));
 }

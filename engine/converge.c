@@ -30,7 +30,7 @@
 
 #define SMALL_NS (1 * GW_NS_PER_MS) /* a round is not worth less */
 
-#define OUTRUN 0.95 /* of the rate of rounds: a guest below it is overtaken, outliers aside */
+#define OUTRUN 0.95  /* of the rate of rounds: a guest below it is overtaken, outliers aside */
 #define ODD_ROUNDS 3 /* so many in a row are no outlier */
 #define STEP_PERCENT 10
 #define MOST_PERCENT 99
@@ -44,7 +44,8 @@ static double known(double bytes_per_s)
 
 static uint64_t send_ns(const struct converge_input *input)
 {
-	return (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S / known(input->sent_bytes_per_s));
+	return (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S /
+			  known(input->sent_bytes_per_s));
 }
 
 uint64_t converge_predict_ns(const struct converge_input *input)
@@ -61,7 +62,8 @@ static bool is_shrinking(const struct converge_input *input)
 {
 	unsigned hundredths = converge_predict_ns(input) > input->downtime_ns / 2 ? 95 : 80;
 
-	return input->previous_left_bytes == 0 || input->left_bytes <= input->previous_left_bytes / 100 * hundredths;
+	return input->previous_left_bytes == 0 ||
+	       input->left_bytes <= input->previous_left_bytes / 100 * hundredths;
 }
 
 bool converge_is_too_long(const struct converge_input *input)
@@ -78,7 +80,9 @@ static enum converge_verdict switch_over(const struct converge_input *input)
 {
 	if (!input->sync_pending)
 		return CONVERGE_SWITCH;
-	return time_is_up(input) && input->on_limit != GW_LIMIT_STOP_COPY ? CONVERGE_GIVE_UP : CONVERGE_WAIT;
+	return time_is_up(input) && input->on_limit != GW_LIMIT_STOP_COPY
+		       ? CONVERGE_GIVE_UP
+		       : CONVERGE_WAIT;
 }
 
 enum converge_verdict converge(const struct converge_input *input)
@@ -89,7 +93,8 @@ enum converge_verdict converge(const struct converge_input *input)
 	if (converge_is_too_long(input) && input->on_limit != GW_LIMIT_STOP_COPY) {
 		if (input->sync_pending && !time_is_up(input))
 			return CONVERGE_WAIT; /* its duration may change the fixed part */
-		return limit || input->too_long_rounds >= ODD_ROUNDS ? CONVERGE_GIVE_UP : CONVERGE_GO_ON;
+		return limit || input->too_long_rounds >= ODD_ROUNDS ? CONVERGE_GIVE_UP
+								     : CONVERGE_GO_ON;
 	}
 	if (input->left_bytes == 0)
 		return switch_over(input);
@@ -107,15 +112,18 @@ bool converge_shrinks(const struct converge_input *input)
 
 bool converge_is_stuck(const struct converge_input *input)
 {
-	bool outrun = input->memory_bytes_per_s + input->disk_bytes_per_s >= known(input->copied_bytes_per_s) * OUTRUN;
-	bool patient = !outrun && input->stuck_rounds < ODD_ROUNDS && input->rounds < input->max_rounds / 2;
+	bool outrun = input->memory_bytes_per_s + input->disk_bytes_per_s >=
+		      known(input->copied_bytes_per_s) * OUTRUN;
+	bool patient = !outrun && input->stuck_rounds < ODD_ROUNDS &&
+		       input->rounds < input->max_rounds / 2;
 
 	return !converge_shrinks(input) && !converge_is_too_long(input) && !patient;
 }
 
 struct gw_throttle converge_throttle(const struct converge_input *input)
 {
-	double budget = known(input->copied_bytes_per_s) / 2, kept = 1 - input->throttle.cpu_percent / 100.0;
+	double budget = known(input->copied_bytes_per_s) / 2;
+	double kept = 1 - input->throttle.cpu_percent / 100.0;
 	double memory = input->memory_bytes_per_s / kept, all = memory + input->disk_bytes_per_s;
 	struct gw_throttle next = input->throttle;
 	unsigned percent = all > budget ? (unsigned)(100 - 100 * budget / all) : 0;
@@ -130,7 +138,9 @@ struct gw_throttle converge_throttle(const struct converge_input *input)
 
 		if (next.disk_bytes_per_s && limit > (double)next.disk_bytes_per_s / 2)
 			limit = (double)next.disk_bytes_per_s / 2;
-		next.disk_bytes_per_s = (uint64_t)(limit > LEAST_DISK_BYTES_PER_S ? limit : LEAST_DISK_BYTES_PER_S);
+		if (limit < LEAST_DISK_BYTES_PER_S)
+			limit = LEAST_DISK_BYTES_PER_S;
+		next.disk_bytes_per_s = (uint64_t)limit;
 	}
 	return next;
 }

@@ -17,13 +17,13 @@ struct converge_input {
 	double copied_bytes_per_s;    /* rate of the rounds, with their bandwidth limit */
 	double memory_bytes_per_s;    /* dirtied by the guest, at its current throttle */
 	double disk_bytes_per_s;
-	struct gw_throttle throttle;  /* now */
-	uint64_t fixed_ns;            /* blackout without the last round: predict_fixed() */
-	unsigned too_long_rounds;     /* latest rounds in a row with fixed_ns > downtime_ns */
-	bool sync_pending;            /* the receiver has not synced an earlier round yet */
-	uint64_t downtime_ns;         /* allowed */
-	unsigned rounds, max_rounds;  /* done, allowed */
-	unsigned stuck_rounds;        /* latest rounds in a row that did not shrink */
+	struct gw_throttle throttle; /* now */
+	uint64_t fixed_ns;           /* blackout without the last round: predict_fixed() */
+	unsigned too_long_rounds;    /* latest rounds in a row with fixed_ns > downtime_ns */
+	bool sync_pending;           /* the receiver has not synced an earlier round yet */
+	uint64_t downtime_ns;        /* allowed */
+	unsigned rounds, max_rounds; /* done, allowed */
+	unsigned stuck_rounds;       /* latest rounds in a row that did not shrink */
 	uint64_t elapsed_ns, max_time_ns;
 	enum gw_limit_policy on_limit;
 };

@@ -18,21 +18,26 @@ static int give_up(struct gw_session *s, const struct converge_input *input)
 
 	predict_text(&s->status.prediction, text, sizeof(text));
 	if (converge_is_too_long(input))
-		return gw_error_set(&s->error, -EBUSY,
-				    "does not fit: the blackout would be about %.0f ms (%s) and %.0f are allowed, and slowing the guest "
-				    "does not help; allow it with --downtime, or say --on-limit stop-copy",
-				    (double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6);
+		return gw_error_set(
+			&s->error, -EBUSY,
+			"does not fit: the blackout would be about %.0f ms (%s) and %.0f are "
+			"allowed, and slowing the guest does not help; allow it with --downtime, "
+			"or say --on-limit stop-copy",
+			(double)converge_predict_ns(input) / 1e6, text,
+			(double)input->downtime_ns / 1e6);
 	if (input->sync_pending && converge_predict_ns(input) <= input->downtime_ns)
-		return gw_error_set(&s->error, -EBUSY, "the time is up, and the destination's images are not synced yet: allow more "
-							"with --max-time, or say --on-limit stop-copy");
-	return gw_error_set(&s->error, -EBUSY,
-			    "does not converge: the guest dirties %.0f MiB/s, %.0f MiB/s are sent%s, after %u rounds "
-			    "the blackout would be %.0f ms (%s) and %.0f are allowed; allow it with --downtime, let it try longer "
-			    "with --rounds or --max-time, or say --on-limit %s",
-			    s->source.dirty_rate.bytes_per_s / 1048576.0, input->copied_bytes_per_s / 1048576.0,
-			    s->options.bandwidth_bytes_per_s ? " (--bandwidth)" : "", s->status.round,
-			    (double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6,
-			    s->options.on_limit == GW_LIMIT_GIVE_UP ? "throttle or stop-copy" : "stop-copy");
+		return gw_error_set(&s->error, -EBUSY,
+				    "the time is up, and the destination's images are not synced "
+				    "yet: allow more with --max-time, or say --on-limit stop-copy");
+	return gw_error_set(
+		&s->error, -EBUSY,
+		"does not converge: the guest dirties %.0f MiB/s, %.0f MiB/s are sent%s, after %u "
+		"rounds the blackout would be %.0f ms (%s) and %.0f are allowed; allow it with "
+		"--downtime, let it try longer with --rounds or --max-time, or say --on-limit %s",
+		s->source.dirty_rate.bytes_per_s / 1048576.0, input->copied_bytes_per_s / 1048576.0,
+		s->options.bandwidth_bytes_per_s ? " (--bandwidth)" : "", s->status.round,
+		(double)converge_predict_ns(input) / 1e6, text, (double)input->downtime_ns / 1e6,
+		s->options.on_limit == GW_LIMIT_GIVE_UP ? "throttle or stop-copy" : "stop-copy");
 }
 
 /*
@@ -41,7 +46,8 @@ static int give_up(struct gw_session *s, const struct converge_input *input)
  */
 static double link_rate(const struct gw_session *s)
 {
-	bool limited = s->options.bandwidth_bytes_per_s && s->status.sent_bytes_per_s < CONVERGE_UNKNOWN_RATE;
+	bool limited = s->options.bandwidth_bytes_per_s &&
+		       s->status.sent_bytes_per_s < CONVERGE_UNKNOWN_RATE;
 
 	return limited ? 0 : s->status.sent_bytes_per_s;
 }
@@ -78,7 +84,8 @@ static int go_on(struct gw_session *s, const struct converge_input *input)
 	 * counts.
 	 */
 	if (input->on_limit == GW_LIMIT_THROTTLE && converge_is_stuck(input) &&
-	    (input->stuck_rounds > 0 || s->source.throttled_from_ns) && throttle_raise(s, input) < 0)
+	    (input->stuck_rounds > 0 || s->source.throttled_from_ns) &&
+	    throttle_raise(s, input) < 0)
 		return s->error.code;
 	s->source.stuck_rounds = converge_shrinks(input) ? 0 : s->source.stuck_rounds + 1;
 	s->source.too_long_rounds = converge_is_too_long(input) ? s->source.too_long_rounds + 1 : 0;
@@ -98,7 +105,8 @@ static int switch_over(struct gw_session *s)
 {
 	int rc;
 
-	if (s->vm_ops->settle && !budget_time_is_up(s) && session_now(s) - s->source.settled_ns > SETTLED_NS) {
+	if (s->vm_ops->settle && !budget_time_is_up(s) &&
+	    session_now(s) - s->source.settled_ns > SETTLED_NS) {
 		hot_forget(s);
 		rc = rehearse_settle(s);
 		return rc < 0 ? rc : 1; /* the next decision uses the new flush_ns */
@@ -116,7 +124,8 @@ static int switch_over(struct gw_session *s)
 
 static int decide(struct gw_session *s)
 {
-	double memory_bytes_per_s = s->source.dirty_rate.bytes_per_s - s->source.disk_rate.bytes_per_s;
+	double memory_bytes_per_s = s->source.dirty_rate.bytes_per_s -
+				    s->source.disk_rate.bytes_per_s;
 	struct converge_input input = {
 		.left_bytes = s->status.left_bytes,
 		.previous_left_bytes = s->status.round > 0 ? s->source.last_left_bytes : 0,

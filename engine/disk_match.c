@@ -23,7 +23,8 @@ static int disk_length(const char *name)
  * The image here for the source's image @name.  Return: its number, or the number of images here
  * when there is none.
  */
-static unsigned find_ours(const struct gw_session *s, const struct wire_disks *theirs, const char *name)
+static unsigned find_ours(const struct gw_session *s, const struct wire_disks *theirs,
+			  const char *name)
 {
 	const struct gw_disks *ours = s->options.disks;
 	const char *layer = name + disk_length(name);
@@ -34,9 +35,11 @@ static unsigned find_ours(const struct gw_session *s, const struct wire_disks *t
 	for (unsigned i = 0; i < theirs->count; i++) {
 		const char *top = theirs->images[i].name;
 
-		if (!theirs->images[i].place[0] || strncmp(top, name, (size_t)(layer - name)) != 0 || top[layer - name] != '\0')
+		if (!theirs->images[i].place[0] ||
+		    strncmp(top, name, (size_t)(layer - name)) != 0 || top[layer - name] != '\0')
 			continue;
-		while (k < ours->count && strcmp(ours->images[k].place, theirs->images[i].place) != 0)
+		while (k < ours->count &&
+		       strcmp(ours->images[k].place, theirs->images[i].place) != 0)
 			k++;
 		if (k == ours->count)
 			return k;
@@ -53,11 +56,16 @@ static int not_here(struct gw_session *s, const char *name, const char *place)
 	const struct gw_disks *ours = s->options.disks;
 
 	if (place[0])
-		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s' to %s, and no disk of the VMM here lies there: "
-							"its first, '%s', is %s", name, place, ours->images[0].name,
-				    ours->images[0].place);
-	return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', which the VMM here does not have: give its -drive "
-						"the same id, or say --disk %s=PATH there", name, name);
+		return gw_error_set(
+			&s->error, -EINVAL,
+			"the source sends disk '%s' to %s, and no disk of the VMM here lies there: "
+			"its first, '%s', is %s",
+			name, place, ours->images[0].name, ours->images[0].place);
+	return gw_error_set(
+		&s->error, -EINVAL,
+		"the source sends disk '%s', which the VMM here does not have: give its -drive the "
+		"same id, or say --disk %s=PATH there",
+		name, name);
 }
 
 /* How many images here are layers of the disk that @name belongs to. */
@@ -68,7 +76,8 @@ static unsigned our_layers(const struct gw_disks *ours, const char *name)
 	for (unsigned i = 0; i < ours->count; i++) {
 		const char *other = ours->images[i].name;
 
-		layers += disk_length(other) == disk_length(name) && strncmp(other, name, (size_t)disk_length(name)) == 0;
+		layers += disk_length(other) == disk_length(name) &&
+			  strncmp(other, name, (size_t)disk_length(name)) == 0;
 	}
 	return layers;
 }
@@ -103,8 +112,10 @@ static int check_layers(struct gw_session *s, const struct wire_disks *theirs, c
 	here = top < ours->count ? our_layers(ours, ours->images[top].name) : there;
 	if (there == here)
 		return 0;
-	return gw_error_set(&s->error, -EINVAL, "disk '%s' has %u layer%s at the source and %u here: give this VMM an image with as "
-						"many backing files", disk, there, there == 1 ? "" : "s", here);
+	return gw_error_set(&s->error, -EINVAL,
+			    "disk '%s' has %u layer%s at the source and %u here: give this VMM an "
+			    "image with as many backing files",
+			    disk, there, there == 1 ? "" : "s", here);
 }
 
 /* Finds an image here for each of the source's.  Return: 0, or -EINVAL. */
@@ -115,11 +126,14 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 	uint64_t taken = 0;
 
 	if (!ours && s->options.no_disks)
-		return gw_error_set(&s->error, -EINVAL, "disk '%s' cannot be received: %s", theirs->images[0].name,
-				    s->options.no_disks);
+		return gw_error_set(&s->error, -EINVAL, "disk '%s' cannot be received: %s",
+				    theirs->images[0].name, s->options.no_disks);
 	if (!ours || ours->count == 0)
-		return gw_error_set(&s->error, -EINVAL, "the source sends disk '%s', and the VMM here has no disk that may "
-							"be written to: start it with the same -drive or -blockdev lines", theirs->images[0].name);
+		return gw_error_set(
+			&s->error, -EINVAL,
+			"the source sends disk '%s', and the VMM here has no disk that may be "
+			"written to: start it with the same -drive or -blockdev lines",
+			theirs->images[0].name);
 	for (unsigned i = 0; i < theirs->count; i++) {
 		unsigned k = find_ours(s, theirs, theirs->images[i].name);
 		int rc = check_layers(s, theirs, theirs->images[i].name);
@@ -136,12 +150,16 @@ static int match_images(struct gw_session *s, const struct wire_disks *theirs)
 	return 0;
 }
 
-static int check_format(struct gw_session *s, const char *name, const char *theirs, const char *ours)
+static int check_format(struct gw_session *s, const char *name, const char *theirs,
+			const char *ours)
 {
 	if (strcmp(theirs, ours) == 0)
 		return 0;
-	return gw_error_set(&s->error, -EINVAL, "disk '%s' is %s at the source and %s here: give this VMM an image of the source's "
-						"format", name, theirs, ours);
+	return gw_error_set(
+		&s->error, -EINVAL,
+		"disk '%s' is %s at the source and %s here: give this VMM an image of the source's "
+		"format",
+		name, theirs, ours);
 }
 
 /* Fails when the device or the format of a paired image differs. */
@@ -155,10 +173,13 @@ static int check_disks(struct gw_session *s, const struct wire_disks *theirs)
 		int rc;
 
 		if (strcmp(front, image->front) != 0)
-			return gw_error_set(&s->error, -EINVAL, "the guest reaches disk '%s' by %s at the source, and '%s' by %s here: "
-								"pair them otherwise, or start this VMM with the source's devices",
-					    name, front[0] ? front : "nothing", image->name,
-					    image->front[0] ? image->front : "nothing");
+			return gw_error_set(
+				&s->error, -EINVAL,
+				"the guest reaches disk '%s' by %s at the source, and '%s' by %s "
+				"here: pair them otherwise, or start this VMM with the source's "
+				"devices",
+				name, front[0] ? front : "nothing", image->name,
+				image->front[0] ? image->front : "nothing");
 		rc = check_format(s, name, theirs->images[i].format, image->format);
 		if (rc < 0)
 			return rc;
@@ -188,8 +209,11 @@ static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
 		int rc;
 
 		if (k == ours->count)
-			return gw_error_set(&s->error, -EINVAL, "disk '%.*s' has fewer layers here than at the source: give it "
-								"the same base, or migrate with -b", length, base->name);
+			return gw_error_set(
+				&s->error, -EINVAL,
+				"disk '%.*s' has fewer layers here than at the source: give it the "
+				"same base, or migrate with -b",
+				length, base->name);
 		rc = check_format(s, base->name, base->format, ours->images[k].format);
 		if (rc < 0)
 			return rc;
@@ -197,11 +221,15 @@ static int check_bases(struct gw_session *s, const struct wire_disks *theirs)
 		if (rc == 0 && bytes == base->bytes)
 			rc = ours->ops->hash(ours, k, &hash, breathe, s);
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "the base of disk '%.*s' cannot be read here: %s", length,
-					    base->name, strerror(-rc));
+			return gw_error_set(&s->error, rc,
+					    "the base of disk '%.*s' cannot be read here: %s",
+					    length, base->name, strerror(-rc));
 		if (bytes != base->bytes || hash != base->hash)
-			return gw_error_set(&s->error, -EINVAL, "the base of disk '%.*s' differs here: copy the source's, "
-								"or migrate with -b", length, base->name);
+			return gw_error_set(
+				&s->error, -EINVAL,
+				"the base of disk '%.*s' differs here: copy the source's, or "
+				"migrate with -b",
+				length, base->name);
 	}
 	return 0;
 }

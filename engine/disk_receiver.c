@@ -41,8 +41,10 @@ static int check_announced(struct gw_session *s, const struct wire_disks *theirs
 {
 	for (unsigned i = 0; i < theirs->count; i++) {
 		if (theirs->images[i].bytes > GW_DISK_IMAGE_BYTES)
-			return gw_error_set(&s->error, -EFBIG, "disk '%s' has %llu bytes at the source: images of more than 1 PiB are not "
-							       "moved", theirs->images[i].name,
+			return gw_error_set(&s->error, -EFBIG,
+					    "disk '%s' has %llu bytes at the source: images of "
+					    "more than 1 PiB are not moved",
+					    theirs->images[i].name,
 					    (unsigned long long)theirs->images[i].bytes);
 		s->receiver.disk.announced[i] = theirs->images[i].bytes;
 	}
@@ -66,7 +68,8 @@ static int prepare_images(struct gw_session *s, const struct wire_disks *theirs)
 	for (unsigned i = 0; i < theirs->count && rc == 0; i++)
 		rc = disks->ops->prepare(disks, image_of[i], theirs->images[i].bytes, &s->error);
 	for (unsigned i = 0; i < theirs->count && rc == 0 && s->vm_ops->image_resized; i++)
-		rc = s->vm_ops->image_resized(s->vm, image_of[i], theirs->images[i].bytes, &s->error);
+		rc = s->vm_ops->image_resized(
+			s->vm, image_of[i], theirs->images[i].bytes, &s->error);
 	return rc;
 }
 
@@ -75,7 +78,9 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	struct disk_receiver *disk = &s->receiver.disk;
 	struct gw_disks *disks = s->options.disks;
 	struct wire_disks *theirs = &s->disk_list;
-	struct gw_link_region staging = { .id = s->region_count, .fd = -1, .uffd = -1, .bytes = GW_DISK_STAGING_BYTES };
+	struct gw_link_region staging = {
+		.id = s->region_count, .fd = -1, .uffd = -1, .bytes = GW_DISK_STAGING_BYTES
+	};
 	int rc = wire_get_disks(event->payload, event->payload_bytes, theirs);
 
 	if (rc < 0 || disk->agreed)
@@ -114,18 +119,24 @@ static int judge_batch(struct gw_session *s, struct disk_batch *batch)
 
 		if (piece->image >= disk->image_count)
 			return -EPROTO;
-		if (piece->bytes > most_bytes(s, piece->image) || piece->offset > most_bytes(s, piece->image) - piece->bytes)
-			return gw_error_set(&s->error, -EFBIG, "the source sends data beyond the end of disk '%s'",
-					    s->options.disks->images[disk->image_of[piece->image]].name);
+		if (piece->bytes > most_bytes(s, piece->image) ||
+		    piece->offset > most_bytes(s, piece->image) - piece->bytes)
+			return gw_error_set(
+				&s->error, -EFBIG,
+				"the source sends data beyond the end of disk '%s'",
+				s->options.disks->images[disk->image_of[piece->image]].name);
 	}
 	pieces_sort(&batch->disk, &batch->order);
 	twice = pieces_overlap(&batch->disk, &batch->order);
 	for (unsigned i = 0; i < DISK_BATCHES && !twice; i++) {
 		const struct disk_batch *other = &disk->batches[i];
 
-		twice = other->used && pieces_meet(&batch->disk, &batch->order, &other->disk, &other->order);
+		twice = other->used &&
+			pieces_meet(&batch->disk, &batch->order, &other->disk, &other->order);
 	}
-	return twice ? gw_error_set(&s->error, -EPROTO, "the source sends a block of a disk twice before a DISK_END") : 0;
+	return twice ? gw_error_set(&s->error, -EPROTO,
+				    "the source sends a block of a disk twice before a DISK_END")
+		     : 0;
 }
 
 int disk_take_batch(struct gw_session *s, const struct gw_link_event *event)
@@ -165,19 +176,24 @@ static bool is_batch_under_way(const struct disk_receiver *disk)
 int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
-	int rc = !disk->agreed || disk->end_waits ? -EPROTO :
-						    wire_get_disk_end(event->payload, event->payload_bytes, &s->disk_list);
+	int rc = !disk->agreed || disk->end_waits
+			 ? -EPROTO
+			 : wire_get_disk_end(event->payload, event->payload_bytes, &s->disk_list);
 
 	uint32_t rounds = s->receiver.rounds;
 
 	if (rc < 0 || s->disk_list.count != disk->image_count)
 		return -EPROTO;
 	if (s->disk_list.round > rounds || rounds - s->disk_list.round > 1)
-		return gw_error_set(&s->error, -EPROTO, "the source ends round %u of the disks in round %u", s->disk_list.round, rounds);
+		return gw_error_set(&s->error, -EPROTO,
+				    "the source ends round %u of the disks in round %u",
+				    s->disk_list.round, rounds);
 	for (unsigned i = 0; i < disk->image_count; i++)
 		if (s->disk_list.images[i].bytes > most_bytes(s, i))
-			return gw_error_set(&s->error, -EFBIG, "the source gives disk '%s' more bytes than it announced",
-					    s->options.disks->images[disk->image_of[i]].name);
+			return gw_error_set(
+				&s->error, -EFBIG,
+				"the source gives disk '%s' more bytes than it announced",
+				s->options.disks->images[disk->image_of[i]].name);
 	disk->end_waits = true;
 	return disk_receiver_pump(s) < 0 ? s->error.code : 0;
 }
@@ -224,7 +240,8 @@ static int take_ended(struct gw_session *s)
 	int did = 0;
 
 	while (disks->ops->next_ended(disks, &ended) > 0) {
-		struct disk_batch *batch = &disk->batches[(ended.tag & ~(DISK_SYNC_TAG | DISK_FIRST_TAG)) >> 32];
+		struct disk_batch *batch =
+			&disk->batches[(ended.tag & ~(DISK_SYNC_TAG | DISK_FIRST_TAG)) >> 32];
 		unsigned image = (unsigned)ended.tag;
 
 		did = 1;
@@ -239,7 +256,9 @@ static int take_ended(struct gw_session *s)
 			disk->syncing &= ~(1ULL << image);
 		}
 		if (ended.result < 0)
-			return disk_failed_here(s, image, ended.tag & DISK_SYNC_TAG ? "synced" : "written", ended.result);
+			return disk_failed_here(s, image,
+						ended.tag & DISK_SYNC_TAG ? "synced" : "written",
+						ended.result);
 	}
 	return did;
 }
@@ -258,7 +277,8 @@ static void count_work(struct gw_session *s, bool ended)
 			bytes += disk->batches[i].bytes;
 	if (ended || bytes == 0)
 		disk->got_on_ns = now;
-	if (ended || (double)(now - disk->got_on_ns) < (double)bytes * (double)GW_NS_PER_S / SLOW_BYTES_PER_S)
+	if (ended || (double)(now - disk->got_on_ns) <
+			     (double)bytes * (double)GW_NS_PER_S / SLOW_BYTES_PER_S)
 		s->alive.work++;
 }
 
@@ -337,8 +357,9 @@ bool disk_is_settled(const struct gw_session *s)
 
 	if (!disk->agreed)
 		return true;
-	return !is_batch_under_way(disk) && !disk->end_waits && !disk->sync_told && !disk->sync_wanted && !disk->syncing &&
-	       !disk->written && !disk->first_wanted && !disk->first_writing && disk->first_done == disk->moved;
+	return !is_batch_under_way(disk) && !disk->end_waits && !disk->sync_told &&
+	       !disk->sync_wanted && !disk->syncing && !disk->written && !disk->first_wanted &&
+	       !disk->first_writing && disk->first_done == disk->moved;
 }
 
 void disk_receiver_end(struct gw_session *s)

@@ -14,7 +14,8 @@ int disk_failed_here(struct gw_session *s, unsigned image, const char *done, int
 {
 	const char *name = s->options.disks->images[image].name;
 
-	return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name, done, strerror(-rc));
+	return gw_error_set(&s->error, rc, "disk '%s' here cannot be %s: %s", name, done,
+			    strerror(-rc));
 }
 
 /* An image whose size changes counts as written. */
@@ -29,8 +30,9 @@ static int resize(struct gw_session *s, unsigned image, uint64_t bytes)
 	if (rc == 0)
 		rc = disks->ops->resize(disks, image, bytes);
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s", disks->images[image].name,
-				    (unsigned long long)bytes, strerror(-rc));
+		return gw_error_set(&s->error, rc, "disk '%s' here cannot be given %llu bytes: %s",
+				    disks->images[image].name, (unsigned long long)bytes,
+				    strerror(-rc));
 	return 0;
 }
 
@@ -96,13 +98,16 @@ int disk_withhold_first(struct gw_session *s, unsigned image)
  * Begins a request of @kind for each image in the set @ready, and moves it from the set @wanted to
  * @under_way.
  */
-static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint64_t ready, uint64_t *wanted, uint64_t *under_way)
+static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint64_t ready,
+		     uint64_t *wanted, uint64_t *under_way)
 {
 	struct gw_disks *disks = s->options.disks;
 	bool sync = kind == GW_DISK_SYNC;
 
 	for (unsigned i = 0; i < disks->count; i++) {
-		struct gw_disk_request request = { .kind = kind, .image = i, .tag = (sync ? DISK_SYNC_TAG : DISK_FIRST_TAG) | i };
+		struct gw_disk_request request = {
+			.kind = kind, .image = i, .tag = (sync ? DISK_SYNC_TAG : DISK_FIRST_TAG) | i
+		};
 		int rc;
 
 		if (!(ready & 1ULL << i))
@@ -121,12 +126,15 @@ static int begin_for(struct gw_session *s, enum gw_disk_request_kind kind, uint6
 int disk_begin_syncs(struct gw_session *s)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
-	int rc = begin_for(s, GW_DISK_FIRST, disk->first_wanted & ~disk->first_writing, &disk->first_wanted, &disk->first_writing);
+	int rc = begin_for(s, GW_DISK_FIRST, disk->first_wanted & ~disk->first_writing,
+			   &disk->first_wanted, &disk->first_writing);
 
 	if (rc < 0)
 		return rc;
-	return begin_for(s, GW_DISK_SYNC, disk->sync_wanted & ~disk->syncing & ~disk->first_wanted & ~disk->first_writing,
-			 &disk->sync_wanted, &disk->syncing);
+	return begin_for(
+		s, GW_DISK_SYNC,
+		disk->sync_wanted & ~disk->syncing & ~disk->first_wanted & ~disk->first_writing,
+		&disk->sync_wanted, &disk->syncing);
 }
 
 /*
@@ -139,8 +147,10 @@ int disk_report_syncs(struct gw_session *s)
 	uint64_t now = session_now(s);
 	int rc;
 
-	disk->synced.under_way = disk->first_wanted || disk->first_writing || disk->sync_wanted || disk->syncing;
-	if (!disk->sync_told || (disk->synced.under_way && now - disk->sync_said_ns < s->options.silence_ns / REPORT_SHARE))
+	disk->synced.under_way = disk->first_wanted || disk->first_writing || disk->sync_wanted ||
+				 disk->syncing;
+	if (!disk->sync_told || (disk->synced.under_way &&
+				 now - disk->sync_said_ns < s->options.silence_ns / REPORT_SHARE))
 		return 0;
 	disk->synced.ns = now - disk->sync_from_ns;
 	rc = session_send(s, WIRE_SYNCED, wire_put_synced(s->buffer, &disk->synced));

@@ -37,7 +37,7 @@
 #include <string.h>
 
 #define IO_WAIT_NS (200 * 1000ULL) /* how often requests under way are polled */
-#define DISKS_AHEAD 4u /* see disk_leaves_room() */
+#define DISKS_AHEAD 4u             /* see disk_leaves_room() */
 
 int disk_begin(struct gw_session *s)
 {
@@ -72,7 +72,8 @@ int disk_collect(struct gw_session *s)
 	if (blocks < 0)
 		return gw_error_set(&s->error, (int)blocks, "the tracker of disks failed");
 	/* Counting walks whole bitmaps, and the blackout does not need the result. */
-	for (unsigned i = 0; session_state(s) == GW_STATE_ROUNDS && i < s->options.disks->count; i++)
+	for (unsigned i = 0; session_state(s) == GW_STATE_ROUNDS && i < s->options.disks->count;
+	     i++)
 		if (gw_bitmap_count(&disk->tracker->dirty[i]) > 0)
 			disk->dirty_ns[i] = session_now(s);
 	return disk_check_sizes(s);
@@ -97,7 +98,8 @@ static bool all_put(struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
 
-	return disk->scanned && disk->batch.count == 0 && !disk_buffer_in(s, BUFFER_READING) && !disk_buffer_in(s, BUFFER_READY);
+	return disk->scanned && disk->batch.count == 0 && !disk_buffer_in(s, BUFFER_READING) &&
+	       !disk_buffer_in(s, BUFFER_READY);
 }
 
 bool disk_leaves_room(struct gw_session *s)
@@ -109,10 +111,12 @@ bool disk_leaves_room(struct gw_session *s)
 		return false;
 	if (all_put(s))
 		return true;
-	if (disk->beside_bytes >= DISK_BATCH_BYTES || (s->options.bandwidth_bytes_per_s && disk_buffer_in(s, BUFFER_READY)) ||
+	if (disk->beside_bytes >= DISK_BATCH_BYTES ||
+	    (s->options.bandwidth_bytes_per_s && disk_buffer_in(s, BUFFER_READY)) ||
 	    (s->link->fences_cost && session_state(s) == GW_STATE_BULK))
 		return false;
-	return session_state(s) == GW_STATE_SWITCHOVER || disk->left_bytes / DISKS_AHEAD <= memory_left_bytes;
+	return session_state(s) == GW_STATE_SWITCHOVER ||
+	       disk->left_bytes / DISKS_AHEAD <= memory_left_bytes;
 }
 
 void disk_note_beside(struct gw_session *s, uint32_t bytes)
@@ -130,12 +134,15 @@ static bool may_end(struct gw_session *s)
 {
 	const struct disk_source *disk = &s->source.disk;
 
-	return all_put(s) && (disk->batches_out == 0 || (session_state(s) == GW_STATE_SWITCHOVER && !disk->fence_out && !disk->end_out));
+	return all_put(s) &&
+	       (disk->batches_out == 0 ||
+		(session_state(s) == GW_STATE_SWITCHOVER && !disk->fence_out && !disk->end_out));
 }
 
 int disk_pump(struct gw_session *s)
 {
-	static int (*const parts[])(struct gw_session *) = { disk_take_read, disk_fill_buffers, disk_send_ready, disk_close_batch };
+	static int (*const parts[])(struct gw_session *) = { disk_take_read, disk_fill_buffers,
+							     disk_send_ready, disk_close_batch };
 	struct disk_source *disk = &s->source.disk;
 	int did = 0;
 

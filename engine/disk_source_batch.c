@@ -13,8 +13,8 @@ struct disk_buffer *disk_buffer_in(struct gw_session *s, enum disk_buffer_state 
 {
 	unsigned buffers = s->options.disks->buffers ? s->options.disks->buffers : GW_DISK_BUFFERS;
 
-	if (state == BUFFER_FREE && session_state(s) != GW_STATE_SWITCHOVER && session_now(s) < s->source.disk.shy_until_ns &&
-	    buffers > SHY_BUFFERS)
+	if (state == BUFFER_FREE && session_state(s) != GW_STATE_SWITCHOVER &&
+	    session_now(s) < s->source.disk.shy_until_ns && buffers > SHY_BUFFERS)
 		buffers = SHY_BUFFERS;
 	for (unsigned i = 0; i < buffers; i++)
 		if (s->source.disk.buffers[i].state == state)
@@ -35,7 +35,8 @@ bool disk_add_piece(struct disk_source *disk, const struct wire_piece *piece)
 	disk->whole &= ~(1ULL << piece->image);
 	if (piece->zero)
 		disk->batch_zero_bytes += piece->bytes;
-	if (last && piece->zero && last->zero && last->image == piece->image && last->offset + last->bytes == piece->offset) {
+	if (last && piece->zero && last->zero && last->image == piece->image &&
+	    last->offset + last->bytes == piece->offset) {
 		last->bytes += piece->bytes;
 		return true;
 	}
@@ -51,7 +52,8 @@ static uint32_t same_kind(const char *memory, uint32_t at, uint32_t bytes, bool 
 	uint32_t from = at;
 
 	for (bool first = true; at < bytes; first = false) {
-		uint32_t length = bytes - at < GW_DISK_BLOCK_BYTES ? bytes - at : GW_DISK_BLOCK_BYTES;
+		uint32_t left = bytes - at;
+		uint32_t length = left < GW_DISK_BLOCK_BYTES ? left : GW_DISK_BLOCK_BYTES;
 		bool is_zero = length % ZERO_ALIGN == 0 && page_is_zero(memory + at, length);
 
 		if (first)
@@ -68,9 +70,11 @@ static int send_stretch(struct gw_session *s, struct disk_buffer *buffer)
 {
 	struct disk_source *disk = &s->source.disk;
 	uint64_t staged = disk_buffer_staged(s, buffer) + buffer->sent;
-	struct wire_piece piece = { .image = buffer->image, .offset = buffer->offset + buffer->sent, .staged = staged };
-	uint32_t bytes = same_kind((char *)s->options.disks->staging + disk_buffer_staged(s, buffer), buffer->sent, buffer->bytes,
-				   &piece.zero);
+	struct wire_piece piece = {
+		.image = buffer->image, .offset = buffer->offset + buffer->sent, .staged = staged
+	};
+	const char *memory = (char *)s->options.disks->staging + disk_buffer_staged(s, buffer);
+	uint32_t bytes = same_kind(memory, buffer->sent, buffer->bytes, &piece.zero);
 	int rc = 0;
 
 	if (disk->batch.count == WIRE_DISK_PIECES || (!piece.zero && !budget_allows(s, bytes)))
@@ -100,7 +104,8 @@ int disk_send_ready(struct gw_session *s)
 	struct disk_buffer *buffer;
 	int did = 0;
 
-	while (disk->fence_out == 0 && disk->batch_bytes < DISK_BATCH_BYTES && (buffer = disk_buffer_in(s, BUFFER_READY))) {
+	while (disk->fence_out == 0 && disk->batch_bytes < DISK_BATCH_BYTES &&
+	       (buffer = disk_buffer_in(s, BUFFER_READY))) {
 		while (buffer->sent < buffer->bytes) {
 			int rc = send_stretch(s, buffer);
 
@@ -117,12 +122,14 @@ int disk_send_ready(struct gw_session *s)
 int disk_close_batch(struct gw_session *s)
 {
 	struct disk_source *disk = &s->source.disk;
-	bool full = disk->batch_bytes >= DISK_BATCH_BYTES || disk->batch_zero_bytes >= DISK_ZERO_BYTES ||
+	bool full = disk->batch_bytes >= DISK_BATCH_BYTES ||
+		    disk->batch_zero_bytes >= DISK_ZERO_BYTES ||
 		    disk->batch.count == WIRE_DISK_PIECES;
 	bool last = !disk_buffer_in(s, BUFFER_READING) && !disk_buffer_in(s, BUFFER_READY);
 	int rc;
 
-	if (disk->batch.count == 0 || disk->fence_out || disk->end_out || disk->batches_out == DISK_BATCHES || (!last && !full))
+	if (disk->batch.count == 0 || disk->fence_out || disk->end_out ||
+	    disk->batches_out == DISK_BATCHES || (!last && !full))
 		return 0;
 	if (!full && !disk->scanned && disk->batch_bytes == 0 && disk_buffer_in(s, BUFFER_FREE))
 		return 0; /* only zeros so far, and more may come */

@@ -7,7 +7,8 @@
 
 int disk_failed(struct gw_session *s, unsigned image, const char *what, int rc)
 {
-	return gw_error_set(&s->error, rc, "disk '%s' %s: %s", s->options.disks->images[image].name, what, strerror(-rc));
+	return gw_error_set(&s->error, rc, "disk '%s' %s: %s", s->options.disks->images[image].name,
+			    what, strerror(-rc));
 }
 
 int disk_size_now(struct gw_session *s, unsigned image, uint64_t *bytes)
@@ -18,9 +19,12 @@ int disk_size_now(struct gw_session *s, unsigned image, uint64_t *bytes)
 	if (rc < 0)
 		return disk_failed(s, image, "has no size", rc);
 	if (disks->images[image].fixed && *bytes != disks->images[image].bytes)
-		return gw_error_set(&s->error, -EBUSY, "disk '%s' was resized in mid-migration, from %llu bytes to %llu: migrate again",
-				    disks->images[image].name, (unsigned long long)disks->images[image].bytes,
-				    (unsigned long long)*bytes);
+		return gw_error_set(
+			&s->error, -EBUSY,
+			"disk '%s' was resized in mid-migration, from %llu bytes to %llu: migrate "
+			"again",
+			disks->images[image].name, (unsigned long long)disks->images[image].bytes,
+			(unsigned long long)*bytes);
 	return 0;
 }
 
@@ -33,9 +37,12 @@ int disk_propose(struct gw_session *s)
 	list->count = disks->count;
 	for (unsigned i = 0; i < disks->count; i++) {
 		memcpy(list->images[i].name, disks->images[i].name, sizeof(list->images[i].name));
-		memcpy(list->images[i].place, disks->images[i].place, sizeof(list->images[i].place));
-		memcpy(list->images[i].front, disks->images[i].front, sizeof(list->images[i].front));
-		memcpy(list->images[i].format, disks->images[i].format, sizeof(list->images[i].format));
+		memcpy(list->images[i].place, disks->images[i].place,
+		       sizeof(list->images[i].place));
+		memcpy(list->images[i].front, disks->images[i].front,
+		       sizeof(list->images[i].front));
+		memcpy(list->images[i].format, disks->images[i].format,
+		       sizeof(list->images[i].format));
 		list->images[i].bytes = disks->images[i].bytes;
 	}
 	list->base_count = disks->base_count;
@@ -58,5 +65,7 @@ int disk_check_sizes(struct gw_session *s)
 
 uint64_t disk_left_bytes(const struct gw_session *s)
 {
-	return s->source.disk.tracker ? gw_tracker_dirty_pages(s->source.disk.tracker) * GW_DISK_BLOCK_BYTES : 0;
+	return s->source.disk.tracker
+		       ? gw_tracker_dirty_pages(s->source.disk.tracker) * GW_DISK_BLOCK_BYTES
+		       : 0;
 }

@@ -92,17 +92,61 @@ static void step_back(struct gw_session *s, uint64_t bytes)
 	s->status.left_bytes += blocks * GW_DISK_BLOCK_BYTES;
 }
 
-/*
- * Takes the stretch at the cursor: adds a hole to the batch, or begins a read.  Return: 1, 0 when
- * there is no room, -errno.
- */
-static int take_stretch(struct gw_session *s)
+/* Adds the hole from @offset to @end to the batch.  Return: 1, 0 when there is no room, -errno. */
+static int take_hole(struct gw_session *s, uint64_t offset, uint64_t end)
 {
 	struct disk_source *disk = &s->source.disk;
+	uint64_t bytes = end - offset < DISK_ZERO_BYTES ? end - offset : DISK_ZERO_BYTES;
+	struct wire_piece hole = {
+		.image = disk->cursor.map, .zero = true, .offset = offset, .bytes = bytes
+	};
+
+	if (disk->batch_zero_bytes >= DISK_ZERO_BYTES || disk->batch.count == WIRE_DISK_PIECES)
+		return 0;
+	(void)disk_add_piece(disk, &hole);
+	s->status.disk_zero_bytes += bytes;
+	pass_blocks(s, bytes);
+	return 1;
+}
+
+/* Begins to read data from @offset to @end.  Return: 1, 0 when there is no room, -errno. */
+static int take_data(struct gw_session *s, uint64_t offset, uint64_t end)
+{
+	struct disk_source *disk = &s->source.disk;
+	struct disk_buffer *buffer = disk_buffer_in(s, BUFFER_FREE);
+	uint64_t left = end - offset;
+	uint32_t bytes = left < GW_DISK_BUFFER_BYTES ? (uint32_t)left : GW_DISK_BUFFER_BYTES;
 	struct gw_disks *disks = s->options.disks;
-	uint64_t offset = disk->cursor.bit * GW_DISK_BLOCK_BYTES, end = disk->cursor.run_end * GW_DISK_BLOCK_BYTES;
-	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->cursor.map, .offset = offset };
-	struct disk_buffer *buffer;
+	struct gw_disk_request request = { .kind = GW_DISK_READ, .image = disk->cursor.map };
+	int rc;
+
+	if (!buffer)
+		return 0;
+	request.offset = offset;
+	request.bytes = bytes;
+	request.memory = (char *)disks->staging + disk_buffer_staged(s, buffer);
+	request.tag = (uint64_t)(buffer - disk->buffers);
+	pass_blocks(s, bytes); /* before the read: a later write sets the bits again */
+	rc = disks->ops->begin(disks, &request);
+	if (rc == -EAGAIN) {
+		step_back(s, bytes);
+		return 0;
+	}
+	if (rc < 0)
+		return disk_failed(s, disk->cursor.map, "cannot be read", rc);
+	*buffer = (struct disk_buffer){
+		.state = BUFFER_READING, .image = request.image, .offset = offset, .bytes = bytes
+	};
+	return 1;
+}
+
+/* Takes the stretch at the cursor.  Return: 1, 0 when there is no room, -errno. */
+static int take_stretch(struct gw_session *s)
+{
+	const struct disk_source *disk = &s->source.disk;
+	const struct cursor *cursor = &disk->cursor;
+	uint64_t offset = cursor->bit * GW_DISK_BLOCK_BYTES;
+	uint64_t end = cursor->run_end * GW_DISK_BLOCK_BYTES;
 	int rc = know_data(s, offset);
 
 	if (rc < 0)
@@ -111,39 +155,13 @@ static int take_stretch(struct gw_session *s)
 	 * Bytes beyond the end go as zeros: a truncated image may grow again before the next
 	 * DISK_END.
 	 */
-	if (offset < disk->image_bytes && end > disk->image_bytes)
+	if (offset >= disk->image_bytes)
+		return take_hole(s, offset, end);
+	if (end > disk->image_bytes)
 		end = disk->image_bytes;
-	if (offset >= disk->image_bytes || offset < disk->cursor.data_first) {
-		struct wire_piece hole = { .image = disk->cursor.map, .zero = true, .offset = offset };
-
-		hole.bytes = (end < disk->cursor.data_first || offset >= disk->image_bytes ? end : disk->cursor.data_first) - offset;
-		if (hole.bytes > DISK_ZERO_BYTES)
-			hole.bytes = DISK_ZERO_BYTES;
-		if (disk->batch_zero_bytes >= DISK_ZERO_BYTES || disk->batch.count == WIRE_DISK_PIECES)
-			return 0;
-		(void)disk_add_piece(disk, &hole);
-		s->status.disk_zero_bytes += hole.bytes;
-		pass_blocks(s, hole.bytes);
-		return 1;
-	}
-	buffer = disk_buffer_in(s, BUFFER_FREE);
-	if (!buffer)
-		return 0;
-	if (end > disk->cursor.data_end)
-		end = disk->cursor.data_end;
-	request.bytes = end - offset < GW_DISK_BUFFER_BYTES ? end - offset : GW_DISK_BUFFER_BYTES;
-	request.memory = (char *)disks->staging + disk_buffer_staged(s, buffer);
-	request.tag = (uint64_t)(buffer - disk->buffers);
-	pass_blocks(s, request.bytes); /* before the read: a later write sets the bits again */
-	rc = disks->ops->begin(disks, &request);
-	if (rc == -EAGAIN) {
-		step_back(s, request.bytes);
-		return 0;
-	}
-	if (rc < 0)
-		return disk_failed(s, disk->cursor.map, "cannot be read", rc);
-	*buffer = (struct disk_buffer){ BUFFER_READING, disk->cursor.map, offset, (uint32_t)request.bytes, 0, 0 };
-	return 1;
+	if (offset < cursor->data_first)
+		return take_hole(s, offset, end < cursor->data_first ? end : cursor->data_first);
+	return take_data(s, offset, end < cursor->data_end ? end : cursor->data_end);
 }
 
 int disk_fill_buffers(struct gw_session *s)
@@ -174,9 +192,11 @@ int disk_take_read(struct gw_session *s)
 		struct disk_buffer *buffer = &s->source.disk.buffers[ended.tag];
 
 		if (ended.result < 0)
-			return gw_error_set(&s->error, ended.result, "disk '%s' cannot be read at byte %llu: %s",
-					    disks->images[buffer->image].name, (unsigned long long)buffer->offset,
-					    strerror(-ended.result));
+			return gw_error_set(
+				&s->error, ended.result,
+				"disk '%s' cannot be read at byte %llu: %s",
+				disks->images[buffer->image].name,
+				(unsigned long long)buffer->offset, strerror(-ended.result));
 		buffer->state = BUFFER_READY;
 		did = 1;
 	}

@@ -101,7 +101,8 @@ uint64_t disk_last_sync_bytes(const struct gw_session *s)
 
 	if (!disk->tracker)
 		return 0;
-	first = UINT64_MAX >> (64 - s->options.disks->count) & ~images_at_rest(s) & ~(complete_images(s) & disk->whole);
+	first = UINT64_MAX >> (64 - s->options.disks->count) & ~images_at_rest(s) &
+		~(complete_images(s) & disk->whole);
 	return disk_left_bytes(s) + (uint64_t)__builtin_popcountll(first) * GW_DISK_BLOCK_BYTES;
 }
 

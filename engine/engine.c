@@ -65,12 +65,15 @@ static void fill_options(struct gw_session_options *options)
 static int check_regions(const struct gw_session *s, struct gw_error *error)
 {
 	if (s->region_count < 1 || s->region_count > GW_LINK_MAX_REGIONS)
-		return gw_error_set(error, -EINVAL, "%u regions of guest memory: 1 to %u can be moved", s->region_count,
-				    GW_LINK_MAX_REGIONS);
+		return gw_error_set(error, -EINVAL,
+				    "%u regions of guest memory: 1 to %u can be moved",
+				    s->region_count, GW_LINK_MAX_REGIONS);
 	for (unsigned i = 0; i < s->region_count; i++)
 		if (s->regions[i].memory.bytes % s->page_bytes != 0)
-			return gw_error_set(error, -EINVAL, "region '%s': %llu bytes is not a whole number of pages",
-					    s->regions[i].name, (unsigned long long)s->regions[i].memory.bytes);
+			return gw_error_set(
+				error, -EINVAL,
+				"region '%s': %llu bytes is not a whole number of pages",
+				s->regions[i].name, (unsigned long long)s->regions[i].memory.bytes);
 	return 0;
 }
 
@@ -88,15 +91,17 @@ static int add_staging(struct gw_session *s, struct gw_error *error)
 	int rc;
 
 	if (s->region_count == GW_LINK_MAX_REGIONS)
-		return gw_error_set(error, -E2BIG, "%u regions of guest memory leave no room for disks: with them at most %u can be "
-						   "moved; give the guest fewer and larger ones", s->region_count,
-				    GW_LINK_MAX_REGIONS - 1);
+		return gw_error_set(error, -E2BIG,
+				    "%u regions of guest memory leave no room for disks: with them "
+				    "at most %u can be moved; give the guest fewer and larger ones",
+				    s->region_count, GW_LINK_MAX_REGIONS - 1);
 	rc = gw_link_add_region(s->link, &staging);
 	return rc < 0 ? gw_error_set(error, rc, "the link takes no disks: %s", strerror(-rc)) : 0;
 }
 
-static int session_new(struct gw_session **out, bool is_source, struct gw_link *link, struct gw_region *regions,
-		       unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+static int session_new(struct gw_session **out, bool is_source, struct gw_link *link,
+		       struct gw_region *regions, unsigned region_count,
+		       const struct gw_vm_ops *vm_ops, void *vm,
 		       const struct gw_session_options *options, struct gw_error *error)
 {
 	struct gw_session *s = calloc(1, sizeof(*s));
@@ -135,9 +140,9 @@ static int session_new(struct gw_session **out, bool is_source, struct gw_link *
 	return 0;
 }
 
-int gw_source_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions, unsigned region_count,
-		  const struct gw_vm_ops *vm_ops, void *vm, const struct gw_session_options *options,
-		  struct gw_error *error)
+int gw_source_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
+		  unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+		  const struct gw_session_options *options, struct gw_error *error)
 {
 	return session_new(session, true, link, regions, region_count, vm_ops, vm, options, error);
 }
@@ -159,8 +164,9 @@ static struct gw_error for_peer(const struct gw_session *s)
 
 	if (s->is_source || s->receiver.named || s->error.code == -EPROTONOSUPPORT)
 		return s->error;
-	gw_error_set(&error, s->error.code, "it does not wait for this guest, or cannot take it now: see the output of 'godwit receive' there.  If "
-					    "the guest has another name there, say --as");
+	gw_error_set(&error, s->error.code,
+		     "it does not wait for this guest, or cannot take it now: see the output of "
+		     "'godwit receive' there.  If the guest has another name there, say --as");
 	return error;
 }
 
@@ -175,7 +181,8 @@ static void tell_peer(struct gw_session *s, enum gw_state end)
 	if (end == GW_STATE_CANCELLED)
 		rc = gw_link_last_message(s->link, WIRE_CANCEL, NULL, 0);
 	else
-		rc = gw_link_last_message(s->link, WIRE_ERROR, s->buffer, wire_put_error(s->buffer, &error));
+		rc = gw_link_last_message(s->link, WIRE_ERROR, s->buffer,
+					  wire_put_error(s->buffer, &error));
 	(void)rc; /* the peer also notices the closed link */
 }
 
@@ -187,7 +194,8 @@ static int true_reason(struct gw_session *s, int code)
 {
 	struct gw_error why = { 0 };
 
-	if (!s->is_source || session_state(s) == GW_STATE_COMMIT || s->vm_ops->check(s->vm, &why) != -ESTALE)
+	if (!s->is_source || session_state(s) == GW_STATE_COMMIT ||
+	    s->vm_ops->check(s->vm, &why) != -ESTALE)
 		return code;
 	s->error = why;
 	return -ESTALE;
@@ -215,18 +223,21 @@ static int peer_gave_up(struct gw_session *s, const struct gw_link_event *event)
 	struct wire_error error;
 
 	if (event->message_type == WIRE_CANCEL && event->payload_bytes != 0)
-		return gw_error_set(&s->error, -EPROTO, "the %s sent a CANCEL that cannot be read", peer);
+		return gw_error_set(&s->error, -EPROTO, "the %s sent a CANCEL that cannot be read",
+				    peer);
 	if (event->message_type == WIRE_CANCEL)
 		return gw_error_set(&s->error, -ECANCELED, "cancelled by the %s", peer);
 	if (wire_get_error(event->payload, event->payload_bytes, &error) < 0)
-		return gw_error_set(&s->error, -EPROTO, "the %s sent an ERROR that cannot be read", peer);
+		return gw_error_set(&s->error, -EPROTO, "the %s sent an ERROR that cannot be read",
+				    peer);
 	return gw_error_set(&s->error, -EREMOTEIO, "%s: %s", peer, error.text);
 }
 
 static int dispatch(struct gw_session *s, const struct gw_link_event *event)
 {
 	const struct message_rule *rules = s->is_source ? source_rules : receiver_rules;
-	const struct message_rule *rule = &rules[event->message_type < WIRE_TYPES ? event->message_type : 0];
+	unsigned type = event->message_type < WIRE_TYPES ? event->message_type : 0;
+	const struct message_rule *rule = &rules[type];
 	int rc;
 
 	if ((event->message_type == WIRE_ERROR || event->message_type == WIRE_CANCEL) &&
@@ -238,14 +249,16 @@ static int dispatch(struct gw_session *s, const struct gw_link_event *event)
 		return rc;
 	}
 	/* Before HELLO a receiver takes no other message. */
-	if (event->message_type == WIRE_ALIVE && (s->is_source || session_state(s) != GW_STATE_IDLE))
+	if (event->message_type == WIRE_ALIVE &&
+	    (s->is_source || session_state(s) != GW_STATE_IDLE))
 		return alive_take(s, event);
 	if (!(rule->states & (1u << session_state(s))))
 		return gw_error_set(&s->error, -EPROTO, "%s out of its turn (in state %s)",
 				    wire_type_name(event->message_type), gw_sm_name(&s->sm));
 	rc = rule->handle(s, event);
 	if (rc == -EPROTO)
-		gw_error_set(&s->error, rc, "the peer's %s cannot be read", wire_type_name(event->message_type));
+		gw_error_set(&s->error, rc, "the peer's %s cannot be read",
+			     wire_type_name(event->message_type));
 	return rc;
 }
 
@@ -299,7 +312,8 @@ static int check_vm(struct gw_session *s)
 static int run_stage(struct gw_session *s)
 {
 	enum gw_state state = session_state(s);
-	int (*half)(struct gw_session *) = s->is_source ? stages[state].source : stages[state].receiver;
+	const struct stage *stage = &stages[state];
+	int (*half)(struct gw_session *) = s->is_source ? stage->source : stage->receiver;
 	int rc = half ? half(s) : 0;
 
 	s->alive.work += rc > 0;
@@ -352,7 +366,8 @@ void gw_session_status(const struct gw_session *s, struct gw_status *status)
 	status->waits_for_sync = status->state == GW_STATE_ROUNDS && s->source.waits_for_sync;
 	if (!gw_sm_is_final(&s->sm))
 		status->elapsed_ns = session_now(s) - s->begun_ns;
-	if (status->state == GW_STATE_BULK && s->source.round_open && session_now(s) > s->source.round_ns)
+	if (status->state == GW_STATE_BULK && s->source.round_open &&
+	    session_now(s) > s->source.round_ns)
 		status->sent_bytes_per_s = (double)s->source.round_bytes * (double)GW_NS_PER_S /
 					   (double)(session_now(s) - s->source.round_ns);
 	gw_link_counters(s->link, &counters);

@@ -116,16 +116,14 @@ struct gw_session;
  * gw_link_add_region().
  * Return: 0 and *session, to be freed with gw_session_free(); or -errno with @error set.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_source_new(struct gw_session **session, struct gw_link *link,
-					  struct gw_region *regions, unsigned region_count,
-					  const struct gw_vm_ops *vm_ops, void *vm,
-					  const struct gw_session_options *options,
-					  struct gw_error *error);
-GW_PUBLIC GW_MUST_CHECK int gw_receiver_new(struct gw_session **session, struct gw_link *link,
-					    struct gw_region *regions, unsigned region_count,
-					    const struct gw_vm_ops *vm_ops, void *vm,
-					    const struct gw_session_options *options,
-					    struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_source_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
+	      unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+	      const struct gw_session_options *options, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_receiver_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
+		unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
+		const struct gw_session_options *options, struct gw_error *error);
 
 /*
  * Does all work that is possible now.  When there is none it waits for the link, up to @wait_ns.

@@ -53,12 +53,15 @@ static int measure(struct gw_session *s, const struct gw_fact *facts, unsigned c
 		size_t key = strlen(facts[i].key), value = strlen(facts[i].value);
 
 		if (key == 0 || key >= GW_FACT_KEY_BYTES || value >= GW_FACT_VALUE_BYTES)
-			return gw_error_set(&s->error, -EINVAL, "the description of '%.100s' of this VM is too long: %.100s",
-					    facts[i].key, facts[i].value);
+			return gw_error_set(
+				&s->error, -EINVAL,
+				"the description of '%.100s' of this VM is too long: %.100s",
+				facts[i].key, facts[i].value);
 		bytes += is_list(facts[i].key) ? 0 : bytes_of(&facts[i]);
 	}
 	if (count > GW_FACTS_MAX || bytes > WIRE_FACTS_BYTES)
-		return gw_error_set(&s->error, -E2BIG, "this VM has too many devices to be described to the receiver");
+		return gw_error_set(&s->error, -E2BIG,
+				    "this VM has too many devices to be described to the receiver");
 	return (int)bytes;
 }
 
@@ -92,7 +95,8 @@ int facts_pack(struct gw_session *s, struct wire_hello *hello, char **texts)
 		hello->fact_count++;
 	}
 	if (left_out > 0)
-		gw_warn("this VM has so many devices that the properties of %u are not compared", left_out);
+		gw_warn("this VM has so many devices that the properties of %u are not compared",
+			left_out);
 	hello->facts = *texts;
 	hello->fact_bytes = (uint32_t)(at - *texts);
 	return 0;
@@ -118,35 +122,43 @@ static const char *find(const char *list, const char *name, size_t bytes)
 }
 
 /* Compares the names that both lists have. */
-static int judge_list(struct gw_session *s, const char *key, const char *theirs, const struct gw_fact *ours)
+static int judge_list(struct gw_session *s, const char *key, const char *theirs,
+		      const struct gw_fact *ours)
 {
 	while (*theirs) {
 		size_t name = strcspn(theirs, "=;"), bytes = strcspn(theirs, ";");
-		const char *value = theirs[name] == '=' ? theirs + name + 1 : NULL, *our = find(ours->value, theirs, name);
-		size_t value_bytes = value ? bytes - name - 1 : 0, our_bytes = our ? strcspn(our, ";") : 0;
+		const char *value = theirs[name] == '=' ? theirs + name + 1 : NULL;
+		const char *our = find(ours->value, theirs, name);
+		size_t value_bytes = value ? bytes - name - 1 : 0;
+		size_t our_bytes = our ? strcspn(our, ";") : 0;
 		char sent[200], here[200];
 
 		snprintf(sent, sizeof(sent), "%.*s", (int)value_bytes, value ? value : "");
 		snprintf(here, sizeof(here), "%.*s", (int)our_bytes, our ? our : "");
 		if (value && our && (value_bytes != our_bytes || !is_alike(sent, here)))
-			return gw_error_set(&s->error, -EINVAL, "'%.*s of %s' is %s at the source and %s here: %s", (int)name, theirs,
-					    key + 1, sent[0] ? sent : "empty", here[0] ? here : "empty", ours->advice);
+			return gw_error_set(&s->error, -EINVAL,
+					    "'%.*s of %s' is %s at the source and %s here: %s",
+					    (int)name, theirs, key + 1, sent[0] ? sent : "empty",
+					    here[0] ? here : "empty", ours->advice);
 		theirs += bytes + (theirs[bytes] == ';');
 	}
 	return 0;
 }
 
-static int judge(struct gw_session *s, const char *key, const char *value, const struct gw_fact *ours)
+static int judge(struct gw_session *s, const char *key, const char *value,
+		 const struct gw_fact *ours)
 {
 	if (is_list(key))
 		return ours ? judge_list(s, key, value, ours) : 0;
 	if (!ours)
-		return gw_error_set(&s->error, -EINVAL, "the source has '%s'%s%s, this VMM has not: start this VMM with the source's "
-							"machine, devices and disks", key, value[0] ? ", " : "", value);
+		return gw_error_set(&s->error, -EINVAL,
+				    "the source has '%s'%s%s, this VMM has not: start this VMM "
+				    "with the source's machine, devices and disks",
+				    key, value[0] ? ", " : "", value);
 	if (value[0] == '\0' || ours->value[0] == '\0' || is_alike(value, ours->value))
 		return 0;
-	return gw_error_set(&s->error, -EINVAL, "'%s' is %s at the source and %s here: %s", key, value, ours->value,
-			    ours->advice);
+	return gw_error_set(&s->error, -EINVAL, "'%s' is %s at the source and %s here: %s", key,
+			    value, ours->value, ours->advice);
 }
 
 /* The facts of the VM here.  Return: 0 or -errno. */
@@ -163,8 +175,8 @@ static int ours_now(struct gw_session *s, const struct gw_fact **facts, unsigned
 
 int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
 {
-	static const char more[] = "this VMM has '%s'%s%s, the source has not: start this VMM with the source's machine, devices and "
-				   "disks";
+	static const char more[] = "this VMM has '%s'%s%s, the source has not: start this VMM with "
+				   "the source's machine, devices and disks";
 	const char *at = theirs->facts;
 	bool seen[GW_FACTS_MAX] = { false };
 	const struct gw_fact *ours;
@@ -172,7 +184,9 @@ int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
 	int rc = ours_now(s, &ours, &count);
 
 	if (rc == 0 && count > GW_FACTS_MAX)
-		rc = gw_error_set(&s->error, -E2BIG, "the VM here has too many devices to be compared with the source's");
+		rc = gw_error_set(
+			&s->error, -E2BIG,
+			"the VM here has too many devices to be compared with the source's");
 	for (unsigned i = 0; i < theirs->fact_count && rc == 0; i++) {
 		const char *key = at, *value = key + strlen(key) + 1;
 		unsigned k = 0;
@@ -186,6 +200,7 @@ int facts_compare(struct gw_session *s, const struct wire_hello *theirs)
 	}
 	for (unsigned k = 0; k < count && rc == 0; k++)
 		if (!seen[k] && !ours[k].spare && !is_list(ours[k].key))
-			rc = gw_error_set(&s->error, -EINVAL, more, ours[k].key, ours[k].value[0] ? ", " : "", ours[k].value);
+			rc = gw_error_set(&s->error, -EINVAL, more, ours[k].key,
+					  ours[k].value[0] ? ", " : "", ours[k].value);
 	return rc;
 }

@@ -27,8 +27,9 @@ int fence_named(struct gw_session *s, uint64_t fence)
 	struct receiver_half *receiver = &s->receiver;
 
 	if (fence != receiver->fence_named + 1)
-		return gw_error_set(&s->error, -EPROTO, "the source names fence %llu where fence %llu is next",
-				    (unsigned long long)fence, (unsigned long long)receiver->fence_named + 1);
+		return gw_error_set(
+			&s->error, -EPROTO, "the source names fence %llu where fence %llu is next",
+			(unsigned long long)fence, (unsigned long long)receiver->fence_named + 1);
 	receiver->fence_named = fence;
 	return 0;
 }

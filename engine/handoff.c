@@ -50,13 +50,17 @@ int source_check_pause(const struct gw_session *s, struct gw_error *error)
 	if (source->hook_from_ns) {
 		if (now - source->hook_from_ns < s->options.hook_limit_ns)
 			return 0;
-		return gw_error_set(error, -ETIMEDOUT, "the destination's hook has not ended within %.1f s: --hook-limit allows more",
+		return gw_error_set(error, -ETIMEDOUT,
+				    "the destination's hook has not ended within %.1f s: "
+				    "--hook-limit allows more",
 				    (double)s->options.hook_limit_ns / 1e9);
 	}
 	if (now < source->pause_until_ns)
 		return 0;
-	return gw_error_set(error, -ETIMEDOUT, "the guest has been paused for %.1f s (in state %s): --pause-limit allows more",
-			    (double)(now - source->blackout_from_ns) / 1e9, gw_sm_name(&s->sm));
+	return gw_error_set(
+		error, -ETIMEDOUT,
+		"the guest has been paused for %.1f s (in state %s): --pause-limit allows more",
+		(double)(now - source->blackout_from_ns) / 1e9, gw_sm_name(&s->sm));
 }
 
 int source_hook(struct gw_session *s, const struct gw_link_event *event)
@@ -76,7 +80,8 @@ int source_hook(struct gw_session *s, const struct gw_link_event *event)
 	if (!s->vm_ops->guard_limit)
 		return 0;
 	left_ns = s->source.pause_until_ns > now ? s->source.pause_until_ns - now : 0;
-	return s->vm_ops->guard_limit(s->vm, left_ns + (runs ? s->options.hook_limit_ns : 0) + LEASE_SPARE_NS, &s->error);
+	return s->vm_ops->guard_limit(
+		s->vm, left_ns + (runs ? s->options.hook_limit_ns : 0) + LEASE_SPARE_NS, &s->error);
 }
 
 static void begin_last_round(struct gw_session *s)
@@ -146,8 +151,10 @@ static int step_save(struct gw_session *s)
 	if (rc < 0)
 		return rc;
 	if (s->source.state_bytes == 0 || s->source.state_bytes > GW_DEVICE_STATE_MAX_BYTES)
-		return gw_error_set(&s->error, -EFBIG, "the VMM saved %zu bytes of device state: 1 to %llu are possible",
-				    s->source.state_bytes, GW_DEVICE_STATE_MAX_BYTES);
+		return gw_error_set(
+			&s->error, -EFBIG,
+			"the VMM saved %zu bytes of device state: 1 to %llu are possible",
+			s->source.state_bytes, GW_DEVICE_STATE_MAX_BYTES);
 	s->source.state = state;
 	s->source.state_done = true;
 	s->status.device_bytes = s->source.state_bytes;
@@ -173,7 +180,8 @@ static int step_ack(struct gw_session *s)
 	if (s->source.round_open)
 		return 0;
 	if (s->source.last_rounds >= MAX_LAST_ROUNDS)
-		return gw_error_set(&s->error, -EIO, "the memory of the paused guest still changes after %u rounds",
+		return gw_error_set(&s->error, -EIO,
+				    "the memory of the paused guest still changes after %u rounds",
 				    s->source.last_rounds);
 	begin_last_round(s);
 	return 1;
@@ -189,7 +197,8 @@ static int step_state(struct gw_session *s)
 		size_t left = source->state_bytes - source->state_sent;
 		uint32_t bytes = left < DEVICE_CHUNK_BYTES ? (uint32_t)left : DEVICE_CHUNK_BYTES;
 
-		rc = gw_link_message(s->link, WIRE_DEVICE, source->state + source->state_sent, bytes);
+		rc = gw_link_message(s->link, WIRE_DEVICE, source->state + source->state_sent,
+				     bytes);
 		if (rc == -EAGAIN)
 			return 0;
 		if (rc < 0)
@@ -207,7 +216,7 @@ int source_switchover(struct gw_session *s)
 {
 	static int (*const steps[])(struct gw_session *) = {
 		[SWITCH_PAUSE] = step_pause, [SWITCH_SEND] = step_send, [SWITCH_SAVE] = step_save,
-		[SWITCH_CHECK] = step_check, [SWITCH_ACK] = step_ack,	[SWITCH_STATE] = step_state,
+		[SWITCH_CHECK] = step_check, [SWITCH_ACK] = step_ack,   [SWITCH_STATE] = step_state,
 	};
 
 	return steps[s->source.step](s);
@@ -216,7 +225,8 @@ int source_switchover(struct gw_session *s)
 /* Waits for LOADED, which follows ROUND_ACK. */
 int source_device(struct gw_session *s)
 {
-	int rc = s->source.rechecked || !s->vm_ops->recheck ? 0 : s->vm_ops->recheck(s->vm, &s->error);
+	int rc = s->source.rechecked || !s->vm_ops->recheck ? 0
+							    : s->vm_ops->recheck(s->vm, &s->error);
 
 	s->source.rechecked = rc == 0;
 	return rc;
@@ -230,8 +240,9 @@ int source_loaded(struct gw_session *s, const struct gw_link_event *event)
 	if (rc < 0)
 		return rc;
 	if (s->source.round_open || s->source.hook_from_ns || disk_sync_is_pending(s))
-		return gw_error_set(&s->error, -EPROTO, "LOADED came before the last round was acknowledged, the images were synced or the "
-							"hook had ended");
+		return gw_error_set(&s->error, -EPROTO,
+				    "LOADED came before the last round was acknowledged, the "
+				    "images were synced or the hook had ended");
 	rc = source_device(s);
 	if (rc < 0)
 		return rc;
@@ -280,14 +291,15 @@ int source_committed(struct gw_session *s, const struct gw_link_event *event)
 		return -EPROTO;
 	blackout->total_ns = session_now(s) - s->source.blackout_from_ns;
 	blackout->start_ns = committed.first;
-	parts = blackout->pause_ns + blackout->collect_ns + blackout->last_round_ns + blackout->save_ns +
-		blackout->handover_ns + blackout->load_ns + blackout->start_ns;
+	parts = blackout->pause_ns + blackout->collect_ns + blackout->last_round_ns +
+		blackout->save_ns + blackout->handover_ns + blackout->load_ns + blackout->start_ns;
 	blackout->rest_ns = blackout->total_ns > parts ? blackout->total_ns - parts : 0;
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
 	s->status.left_bytes = 0;
 	if (committed.second)
 		gw_error_set(&s->error, -EREMOTEIO,
-			     "the destination owns the guest but could not start it: 'godwit resume' there tries again");
+			     "the destination owns the guest but could not start it: 'godwit "
+			     "resume' there tries again");
 	s->status.vmm_gone = false;
 	tracking_end(s);
 	return session_enter(s, committed.second ? GW_STATE_NOT_STARTED : GW_STATE_DONE);

@@ -33,7 +33,8 @@ int hot_init(struct gw_session *s)
 	for (unsigned i = 0; i < s->region_count && source->hot; i++) {
 		uint64_t bits = source->tracker->dirty[i].bits;
 
-		if (gw_bitmap_new(&source->hot[i].last, bits) < 0 || gw_bitmap_new(&source->hot[i].held, bits) < 0)
+		if (gw_bitmap_new(&source->hot[i].last, bits) < 0 ||
+		    gw_bitmap_new(&source->hot[i].held, bits) < 0)
 			return gw_error_set(&s->error, -ENOMEM, "no memory for bitmaps");
 	}
 	return source->hot ? 0 : gw_error_set(&s->error, -ENOMEM, "no memory for bitmaps");
@@ -104,7 +105,8 @@ int hot_hold(struct gw_session *s)
 		return 0;
 	}
 	for (unsigned i = 0; i < s->region_count; i++) {
-		struct gw_bitmap *dirty = &s->source.tracker->dirty[i], *held = &s->source.hot[i].held;
+		struct gw_bitmap *dirty = &s->source.tracker->dirty[i];
+		struct gw_bitmap *held = &s->source.hot[i].held;
 
 		for (uint64_t w = 0; w < words_of(dirty); w++) {
 			held->words[w] &= dirty->words[w];

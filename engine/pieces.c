@@ -24,7 +24,8 @@ static bool is_before(const struct wire_piece *a, const struct wire_piece *b)
 
 static int compare(const void *a, const void *b, void *pieces)
 {
-	const struct wire_piece *list = pieces, *one = &list[*(const uint16_t *)a], *other = &list[*(const uint16_t *)b];
+	const struct wire_piece *list = pieces, *one = &list[*(const uint16_t *)a];
+	const struct wire_piece *other = &list[*(const uint16_t *)b];
 
 	if (one->image != other->image)
 		return one->image < other->image ? -1 : 1;
@@ -35,7 +36,8 @@ void pieces_sort(const struct wire_disk *disk, struct pieces_order *order)
 {
 	for (unsigned i = 0; i < disk->count; i++)
 		order->at[i] = (uint16_t)i;
-	qsort_r(order->at, disk->count, sizeof(order->at[0]), compare, (void *)(uintptr_t)disk->pieces);
+	qsort_r(order->at, disk->count, sizeof(order->at[0]), compare,
+		(void *)(uintptr_t)disk->pieces);
 }
 
 bool pieces_overlap(const struct wire_disk *disk, const struct pieces_order *order)
@@ -46,13 +48,14 @@ bool pieces_overlap(const struct wire_disk *disk, const struct pieces_order *ord
 	return false;
 }
 
-bool pieces_meet(const struct wire_disk *one, const struct pieces_order *one_order, const struct wire_disk *other,
-		 const struct pieces_order *other_order)
+bool pieces_meet(const struct wire_disk *one, const struct pieces_order *one_order,
+		 const struct wire_disk *other, const struct pieces_order *other_order)
 {
 	unsigned i = 0, j = 0;
 
 	while (i < one->count && j < other->count) {
-		const struct wire_piece *a = &one->pieces[one_order->at[i]], *b = &other->pieces[other_order->at[j]];
+		const struct wire_piece *a = &one->pieces[one_order->at[i]];
+		const struct wire_piece *b = &other->pieces[other_order->at[j]];
 
 		if (is_before(a, b))
 			i++;

@@ -17,7 +17,7 @@ void pieces_sort(const struct wire_disk *disk, struct pieces_order *order);
 bool pieces_overlap(const struct wire_disk *disk, const struct pieces_order *order);
 
 /* Whether a piece of one batch touches the same block as a piece of the other. */
-bool pieces_meet(const struct wire_disk *one, const struct pieces_order *one_order, const struct wire_disk *other,
-		 const struct pieces_order *other_order);
+bool pieces_meet(const struct wire_disk *one, const struct pieces_order *one_order,
+		 const struct wire_disk *other, const struct pieces_order *other_order);
 
 #endif

@@ -46,7 +46,8 @@ static uint64_t sync_ns(const struct predict_syncs *syncs, uint64_t bytes)
 			least_ns = syncs->latest_ns[i];
 	if (syncs->largest_ns <= least_ns)
 		return least_ns;
-	return least_ns + (uint64_t)((double)(syncs->largest_ns - least_ns) * (double)bytes / (double)syncs->largest_bytes);
+	return least_ns + (uint64_t)((double)(syncs->largest_ns - least_ns) * (double)bytes /
+				     (double)syncs->largest_bytes);
 }
 
 struct gw_prediction predict(const struct predict_input *input)
@@ -54,7 +55,8 @@ struct gw_prediction predict(const struct predict_input *input)
 	struct gw_prediction parts = {
 		.pause_ns = PAUSE_NS + input->flush_ns,
 		.collect_ns = COLLECTS * input->collect_ns,
-		.last_round_ns = (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S / input->bytes_per_s),
+		.last_round_ns = (uint64_t)((double)input->left_bytes * (double)GW_NS_PER_S /
+					    input->bytes_per_s),
 		.save_ns = input->save_ns ? input->save_ns : SAVE_NS,
 		.state_ns = input->state_ns,
 		.load_ns = LOAD_NS,
@@ -74,8 +76,8 @@ uint64_t predict_total(const struct gw_prediction *parts)
 
 uint64_t predict_fixed(const struct gw_prediction *parts)
 {
-	return parts->pause_ns + parts->collect_ns + parts->sync_ns + parts->save_ns + parts->state_ns + parts->load_ns +
-	       parts->start_ns + parts->messages_ns;
+	return parts->pause_ns + parts->collect_ns + parts->sync_ns + parts->save_ns +
+	       parts->state_ns + parts->load_ns + parts->start_ns + parts->messages_ns;
 }
 
 const char *predict_text(const struct gw_prediction *parts, char *text, size_t bytes)
@@ -83,10 +85,14 @@ const char *predict_text(const struct gw_prediction *parts, char *text, size_t b
 	struct {
 		const char *name;
 		uint64_t ns;
-	} list[PARTS] = { { "stop", parts->pause_ns },	  { "collect", parts->collect_ns },
-			  { "last round", parts->last_round_ns }, { "sync of disks", parts->sync_ns },
-			  { "save", parts->save_ns },	  { "device state", parts->state_ns },
-			  { "load", parts->load_ns },	  { "start", parts->start_ns },
+	} list[PARTS] = { { "stop", parts->pause_ns },
+			  { "collect", parts->collect_ns },
+			  { "last round", parts->last_round_ns },
+			  { "sync of disks", parts->sync_ns },
+			  { "save", parts->save_ns },
+			  { "device state", parts->state_ns },
+			  { "load", parts->load_ns },
+			  { "start", parts->start_ns },
 			  { "messages", parts->messages_ns } };
 	size_t at = 0;
 
@@ -99,8 +105,10 @@ const char *predict_text(const struct gw_prediction *parts, char *text, size_t b
 				longest = i;
 		if (list[longest].ns < GW_NS_PER_MS)
 			break;
-		at += (size_t)snprintf(text + at, bytes - at, "%s%llu %s", n ? ", " : "",
-				       (unsigned long long)((list[longest].ns + GW_NS_PER_MS / 2) / GW_NS_PER_MS), list[longest].name);
+		at += (size_t)snprintf(
+			text + at, bytes - at, "%s%llu %s", n ? ", " : "",
+			(unsigned long long)((list[longest].ns + GW_NS_PER_MS / 2) / GW_NS_PER_MS),
+			list[longest].name);
 		list[longest].ns = 0;
 	}
 	return text;

@@ -13,7 +13,7 @@
 #define PREDICT_SYNCS 4u
 struct predict_syncs {
 	unsigned count;
-	uint64_t latest_ns[PREDICT_SYNCS];      /* the shortest is the fixed part */
+	uint64_t latest_ns[PREDICT_SYNCS];  /* the shortest is the fixed part */
 	uint64_t largest_bytes, largest_ns; /* the largest sync gives the time for a byte */
 };
 
@@ -21,15 +21,15 @@ struct predict_syncs {
 void predict_add_sync(struct predict_syncs *syncs, uint64_t bytes, uint64_t ns);
 
 struct predict_input {
-	uint64_t left_bytes;     /* memory and disks */
-	double bytes_per_s;      /* of puts; more than 0 */
+	uint64_t left_bytes; /* memory and disks */
+	double bytes_per_s;  /* of puts; more than 0 */
 	uint64_t disk_left_bytes;
-	uint64_t sync_bytes;     /* of images, synced in the blackout */
+	uint64_t sync_bytes; /* of images, synced in the blackout */
 	struct predict_syncs syncs;
-	uint64_t collect_ns;     /* latest collect, while the guest ran */
-	uint64_t flush_ns;       /* of the source's images, during the pause */
-	uint64_t save_ns;        /* in the rehearsal; 0: unknown */
-	uint64_t state_ns;       /* device state on the control connection */
+	uint64_t collect_ns; /* latest collect, while the guest ran */
+	uint64_t flush_ns;   /* of the source's images, during the pause */
+	uint64_t save_ns;    /* in the rehearsal; 0: unknown */
+	uint64_t state_ns;   /* device state on the control connection */
 	uint64_t round_trip_ns;
 };
 

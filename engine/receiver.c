@@ -27,11 +27,12 @@
 
 #define CLEAR_BYTES (256ULL << 20)
 #define LOADED_LOOK_NS (5 * GW_NS_PER_MS) /* how often a loaded guest is checked until COMMIT */
-#define HOOK_LOOK_NS (1 * GW_NS_PER_MS) /* how often a running hook is polled */
+#define HOOK_LOOK_NS (1 * GW_NS_PER_MS)   /* how often a running hook is polled */
 
 static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_memory_file *ours)
 {
-	return theirs->inode != 0 && theirs->inode == ours->inode && theirs->device == ours->device &&
+	return theirs->inode != 0 && theirs->inode == ours->inode &&
+	       theirs->device == ours->device &&
 	       memcmp(theirs->host, ours->host, GW_HOST_BYTES) == 0;
 }
 
@@ -39,30 +40,40 @@ static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_me
 static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 {
 	if (strcmp(theirs->guest, s->options.guest) != 0)
-		return gw_error_set(&s->error, -EINVAL, "the source sends guest '%s', and guest '%s' is expected here",
+		return gw_error_set(&s->error, -EINVAL,
+				    "the source sends guest '%s', and guest '%s' is expected here",
 				    theirs->guest, s->options.guest);
 	s->receiver.named = true;
 	if (theirs->page_bytes != s->page_bytes)
-		return gw_error_set(&s->error, -EINVAL, "the source's pages are %u bytes, here they are %u",
+		return gw_error_set(&s->error, -EINVAL,
+				    "the source's pages are %u bytes, here they are %u",
 				    theirs->page_bytes, s->page_bytes);
 	if (theirs->region_count != s->region_count)
-		return gw_error_set(&s->error, -EINVAL, "the source has %u regions of RAM, here are %u: start this VMM with "
-							"the same -object memory-backend-file lines",
-				    theirs->region_count, s->region_count);
+		return gw_error_set(
+			&s->error, -EINVAL,
+			"the source has %u regions of RAM, here are %u: start this VMM with the "
+			"same -object memory-backend-file lines",
+			theirs->region_count, s->region_count);
 	for (unsigned i = 0; i < s->region_count; i++) {
 		if (strcmp(theirs->regions[i].name, s->regions[i].name) != 0)
-			return gw_error_set(&s->error, -EINVAL, "RAM '%s' of the source is called '%s' here: give the "
-								"memory-backend-file the same id",
+			return gw_error_set(&s->error, -EINVAL,
+					    "RAM '%s' of the source is called '%s' here: give the "
+					    "memory-backend-file the same id",
 					    theirs->regions[i].name, s->regions[i].name);
 		if (theirs->regions[i].bytes != s->regions[i].memory.bytes)
-			return gw_error_set(&s->error, -EINVAL, "RAM '%s' is %llu MiB at the source and %llu MiB here: give "
-								"both the same size",
-					    theirs->regions[i].name, (unsigned long long)theirs->regions[i].bytes >> 20,
-					    (unsigned long long)s->regions[i].memory.bytes >> 20);
+			return gw_error_set(
+				&s->error, -EINVAL,
+				"RAM '%s' is %llu MiB at the source and %llu MiB here: give both "
+				"the same size",
+				theirs->regions[i].name,
+				(unsigned long long)theirs->regions[i].bytes >> 20,
+				(unsigned long long)s->regions[i].memory.bytes >> 20);
 		if (is_same_file(&theirs->regions[i].file, &s->regions[i].file))
-			return gw_error_set(&s->error, -EINVAL, "RAM '%s' lies in the same file at the source and here: give this "
-								"VMM a file of its own, with mem-path=/dev/shm",
-					    theirs->regions[i].name);
+			return gw_error_set(
+				&s->error, -EINVAL,
+				"RAM '%s' lies in the same file at the source and here: give this "
+				"VMM a file of its own, with mem-path=/dev/shm",
+				theirs->regions[i].name);
 	}
 	return facts_compare(s, theirs);
 }
@@ -76,8 +87,8 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
 		return rc;
 	if (hello.oldest > WIRE_VERSION || hello.version < WIRE_OLDEST)
 		return gw_error_set(&s->error, -EPROTONOSUPPORT,
-				    "the source speaks protocol version %u to %u, this godwit %u to %u: install the same "
-				    "release on both",
+				    "the source speaks protocol version %u to %u, this godwit %u "
+				    "to %u: install the same release on both",
 				    hello.oldest, hello.version, WIRE_OLDEST, WIRE_VERSION);
 	rc = compare_hello(s, &hello);
 	if (rc == 0)
@@ -96,7 +107,8 @@ static int take_hello(struct gw_session *s, const struct gw_link_event *event)
  * ALIVE.
  */
 static int clear_pieces(struct gw_session *s, struct gw_region *region,
-			int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes), uint64_t offset, uint64_t end)
+			int (*clear)(struct gw_region *region, uint64_t offset, uint64_t bytes),
+			uint64_t offset, uint64_t end)
 {
 	int rc = 0;
 
@@ -115,13 +127,15 @@ static int clear_pieces(struct gw_session *s, struct gw_region *region,
  * Makes a range read as zeros.  Memory that the transport has pinned is kept: later puts land in
  * it.
  */
-static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t offset, uint64_t bytes)
+static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t offset,
+		       uint64_t bytes)
 {
 	uint64_t end = offset + bytes, first, last;
 	int rc = 0;
 
 	while (offset < end && rc == 0) {
-		if (!gw_link_next_pinned(s->link, region->memory.id, offset, &first, &last) || first >= end)
+		if (!gw_link_next_pinned(s->link, region->memory.id, offset, &first, &last) ||
+		    first >= end)
 			first = last = end;
 		if (first > offset)
 			rc = clear_pieces(s, region, region->ops->clear, offset, first);
@@ -134,9 +148,11 @@ static int clear_range(struct gw_session *s, struct gw_region *region, uint64_t 
 	return rc;
 }
 
-static bool is_in(const struct gw_session *s, const struct gw_region *region, const struct wire_range *range)
+static bool is_in(const struct gw_session *s, const struct gw_region *region,
+		  const struct wire_range *range)
 {
-	return range->offset % s->page_bytes == 0 && range->bytes % s->page_bytes == 0 && range->offset <= region->memory.bytes &&
+	return range->offset % s->page_bytes == 0 && range->bytes % s->page_bytes == 0 &&
+	       range->offset <= region->memory.bytes &&
 	       range->bytes <= region->memory.bytes - range->offset;
 }
 
@@ -157,7 +173,8 @@ static int take_zero(struct gw_session *s, const struct gw_link_event *event)
 	for (unsigned i = 0; i < zero.count; i++) {
 		rc = clear_range(s, region, zero.ranges[i].offset, zero.ranges[i].bytes);
 		if (rc < 0)
-			return gw_error_set(&s->error, rc, "RAM '%s' cannot be cleared: %s", region->name, strerror(-rc));
+			return gw_error_set(&s->error, rc, "RAM '%s' cannot be cleared: %s",
+					    region->name, strerror(-rc));
 		s->status.zero_bytes += zero.ranges[i].bytes;
 	}
 	return 0;
@@ -175,7 +192,9 @@ static int acknowledge(struct gw_session *s)
 	s->status.round = receiver->round.round;
 	if (session_state(s) == GW_STATE_BULK)
 		rc = session_enter(s, GW_STATE_ROUNDS);
-	return rc < 0 ? rc : session_post(s, WIRE_ROUND_ACK, wire_put_round(s->buffer, &receiver->round));
+	return rc < 0 ? rc
+		      : session_post(s, WIRE_ROUND_ACK,
+				     wire_put_round(s->buffer, &receiver->round));
 }
 
 static int take_round_end(struct gw_session *s, const struct gw_link_event *event)
@@ -189,8 +208,9 @@ static int take_round_end(struct gw_session *s, const struct gw_link_event *even
 	if (rc < 0)
 		return rc;
 	if (receiver->round.round != receiver->rounds)
-		return gw_error_set(&s->error, -EPROTO, "the source ends round %u where round %u is next", receiver->round.round,
-				    receiver->rounds);
+		return gw_error_set(&s->error, -EPROTO,
+				    "the source ends round %u where round %u is next",
+				    receiver->round.round, receiver->rounds);
 	rc = fence_named(s, receiver->round.fence);
 	if (rc < 0)
 		return rc;
@@ -217,10 +237,13 @@ static int take_echo(struct gw_session *s, const struct gw_link_event *event)
 	if (rc < 0)
 		return rc;
 	if (is_measured(s))
-		return gw_error_set(&s->error, -EPROTO, "ECHO out of its turn (after DISKS, or after something was sent)");
+		return gw_error_set(
+			&s->error, -EPROTO,
+			"ECHO out of its turn (after DISKS, or after something was sent)");
 	if (number != s->receiver.echoes + 1)
-		return gw_error_set(&s->error, -EPROTO, "the source sends ECHO %llu where %llu is next", (unsigned long long)number,
-				    (unsigned long long)s->receiver.echoes + 1);
+		return gw_error_set(
+			&s->error, -EPROTO, "the source sends ECHO %llu where %llu is next",
+			(unsigned long long)number, (unsigned long long)s->receiver.echoes + 1);
 	s->receiver.echoes = number;
 	return session_post(s, WIRE_ECHO, wire_put_echo(s->buffer, number, WIRE_ECHO_BYTES));
 }
@@ -241,14 +264,16 @@ static int take_device(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct receiver_half *receiver = &s->receiver;
 
-	if (event->payload_bytes == 0 || receiver->state_bytes + event->payload_bytes > GW_DEVICE_STATE_MAX_BYTES)
+	if (event->payload_bytes == 0 ||
+	    receiver->state_bytes + event->payload_bytes > GW_DEVICE_STATE_MAX_BYTES)
 		return -EPROTO;
 	if (receiver->state_bytes + event->payload_bytes > receiver->state_room) {
 		size_t room = (receiver->state_room + event->payload_bytes) * 2;
 		unsigned char *more = realloc(receiver->state, room);
 
 		if (!more)
-			return gw_error_set(&s->error, -ENOMEM, "no memory for %zu bytes of device state", room);
+			return gw_error_set(&s->error, -ENOMEM,
+					    "no memory for %zu bytes of device state", room);
 		receiver->state = more;
 		receiver->state_room = room;
 	}
@@ -267,7 +292,8 @@ static int take_device_end(struct gw_session *s, const struct gw_link_event *eve
 		return rc;
 	if (receiver->state_bytes == 0 || end.bytes != receiver->state_bytes ||
 	    end.hash != XXH64(receiver->state, receiver->state_bytes, 0))
-		return gw_error_set(&s->error, -EBADMSG, "the device state was damaged on the way: migrate again");
+		return gw_error_set(&s->error, -EBADMSG,
+				    "the device state was damaged on the way: migrate again");
 	receiver->state_complete = true;
 	s->status.device_bytes = receiver->state_bytes;
 	rc = session_enter(s, GW_STATE_DEVICE);
@@ -339,8 +365,8 @@ int receiver_wait(struct gw_session *s)
 
 	if (rc < 0)
 		return rc;
-	if (session_state(s) == GW_STATE_DEVICE && s->receiver.state_complete && !s->receiver.round_waits &&
-	    disk_is_settled(s))
+	if (session_state(s) == GW_STATE_DEVICE && s->receiver.state_complete &&
+	    !s->receiver.round_waits && disk_is_settled(s))
 		return load(s);
 	return 0;
 }
@@ -362,8 +388,9 @@ static void send_last(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	int rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
 
 	for (int tries = 0; rc == -EAGAIN && tries < 100; tries++)
-		rc = gw_link_poll(s->link, &event, 10 * GW_NS_PER_MS) < 0 ? -EPIPE :
-							gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
+		rc = gw_link_poll(s->link, &event, 10 * GW_NS_PER_MS) < 0
+			     ? -EPIPE
+			     : gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
 }
 
 static int take_commit(struct gw_session *s, const struct gw_link_event *event)
@@ -413,7 +440,8 @@ static void stop_guest(struct gw_session *s)
 	struct gw_error error = { 0 };
 
 	if (loaded && s->vm_ops->stop && s->vm_ops->stop(s->vm, &error) < 0)
-		gw_log(GW_LOG_ERROR, "the loaded guest cannot be stopped here: end its VMM (%s)", error.text);
+		gw_log(GW_LOG_ERROR, "the loaded guest cannot be stopped here: end its VMM (%s)",
+		       error.text);
 }
 
 void receiver_abandon(struct gw_session *s, enum gw_state end)
@@ -421,7 +449,8 @@ void receiver_abandon(struct gw_session *s, enum gw_state end)
 	struct gw_error error = { 0 };
 
 	stop_guest(s);
-	if (s->receiver.hook_from_ns && s->vm_ops->handover && s->vm_ops->handover(s->vm, true, &error) < 0)
+	if (s->receiver.hook_from_ns && s->vm_ops->handover &&
+	    s->vm_ops->handover(s->vm, true, &error) < 0)
 		gw_debug("the hook: %s", error.text);
 	if (session_state(s) == GW_STATE_COMMIT)
 		gw_error_prefix(&s->error, "no COMMIT came");

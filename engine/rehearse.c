@@ -22,7 +22,7 @@
 
 #define SHORT_ECHOES 3u
 #define SETTLE_LOOK_NS (1 * GW_NS_PER_MS)
-/* For so long settling counts as work (alive.c): flushing gigabytes to a slow disk takes minutes. */
+/* Settling counts as work (alive.c) for so long: a slow disk needs minutes for gigabytes. */
 #define SETTLE_PATIENCE_NS (600 * GW_NS_PER_S)
 #define PIECE_BYTES DEVICE_CHUNK_BYTES
 #define MOST_BYTES (1024u * 1024) /* further bytes go at the same rate */
@@ -73,7 +73,8 @@ static int rehearse_saving(struct gw_session *s)
 	if (s->vm_ops->rehearse && !flush_is_long(s))
 		rc = s->vm_ops->rehearse(s->vm, &bytes, &rehearsal->save_ns, &s->error);
 	if (rc < 0) {
-		gw_error_prefix(&s->error, "the device state cannot be saved, so nothing was copied");
+		gw_error_prefix(&s->error,
+				"the device state cannot be saved, so nothing was copied");
 		return rc;
 	}
 	rehearsal->state_bytes = bytes ? bytes : PREDICT_STATE_BYTES;
@@ -108,7 +109,8 @@ int rehearse_pump(struct gw_session *s)
 	    (rehearsal->sent <= SHORT_ECHOES && rehearsal->sent > rehearsal->answered))
 		return 0;
 	if (rehearsal->sent >= SHORT_ECHOES) {
-		uint64_t left = burst_bytes(rehearsal) - (uint64_t)(rehearsal->sent - SHORT_ECHOES) * PIECE_BYTES;
+		uint64_t left = burst_bytes(rehearsal) -
+				(uint64_t)(rehearsal->sent - SHORT_ECHOES) * PIECE_BYTES;
 
 		bytes = left < PIECE_BYTES ? (uint32_t)left : PIECE_BYTES;
 		if (bytes < WIRE_ECHO_BYTES)
@@ -126,30 +128,39 @@ int rehearse_pump(struct gw_session *s)
 static int check_fits(struct gw_session *s)
 {
 	const struct rehearsal *rehearsal = &s->source.rehearsal;
-	struct predict_input input = { .bytes_per_s = 1, .flush_ns = s->source.flush_ns, .save_ns = rehearsal->save_ns,
-				       .state_ns = rehearsal->state_ns, .round_trip_ns = rehearsal->round_trip_ns };
+	struct predict_input input = { .bytes_per_s = 1,
+				       .flush_ns = s->source.flush_ns,
+				       .save_ns = rehearsal->save_ns,
+				       .state_ns = rehearsal->state_ns,
+				       .round_trip_ns = rehearsal->round_trip_ns };
 	struct gw_prediction known = predict(&input); /* without dirty pages */
 	char text[160];
 
-	gw_debug("rehearsed: %.1f ms to save, %llu bytes of device state in %.1f ms, round trip %.2f ms",
-		 (double)known.save_ns / 1e6, (unsigned long long)rehearsal->state_bytes, (double)known.state_ns / 1e6,
-		 (double)rehearsal->round_trip_ns / 1e6);
-	if (s->options.on_limit == GW_LIMIT_STOP_COPY || predict_fixed(&known) <= s->options.downtime_ns)
+	gw_debug("rehearsed: %.1f ms to save, %llu bytes of device state in %.1f ms, round trip "
+		 "%.2f ms",
+		 (double)known.save_ns / 1e6, (unsigned long long)rehearsal->state_bytes,
+		 (double)known.state_ns / 1e6, (double)rehearsal->round_trip_ns / 1e6);
+	if (s->options.on_limit == GW_LIMIT_STOP_COPY ||
+	    predict_fixed(&known) <= s->options.downtime_ns)
 		return 0;
-	return gw_error_set(&s->error, -EBUSY,
-			    "does not fit, and nothing was copied: the blackout would be at least %.0f ms (%s) and %.0f are "
-			    "allowed; allow it with --downtime, or say --on-limit stop-copy",
-			    (double)predict_fixed(&known) / 1e6, predict_text(&known, text, sizeof(text)),
-			    (double)s->options.downtime_ns / 1e6);
+	return gw_error_set(
+		&s->error, -EBUSY,
+		"does not fit, and nothing was copied: the blackout would be at least %.0f ms (%s) "
+		"and %.0f are allowed; allow it with --downtime, or say --on-limit stop-copy",
+		(double)predict_fixed(&known) / 1e6, predict_text(&known, text, sizeof(text)),
+		(double)s->options.downtime_ns / 1e6);
 }
 
 int rehearse_answered(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct rehearsal *rehearsal = &s->source.rehearsal;
 	uint64_t number, took_ns = session_now(s) - rehearsal->from_ns;
-	int rc = event->payload_bytes == WIRE_ECHO_BYTES ? wire_get_echo(event->payload, event->payload_bytes, &number) : -EPROTO;
+	int rc = event->payload_bytes == WIRE_ECHO_BYTES
+			 ? wire_get_echo(event->payload, event->payload_bytes, &number)
+			 : -EPROTO;
 
-	if (rc < 0 || !rehearsal->under_way || rehearsal->answered == rehearsal->sent || number != rehearsal->answered + 1)
+	if (rc < 0 || !rehearsal->under_way || rehearsal->answered == rehearsal->sent ||
+	    number != rehearsal->answered + 1)
 		return -EPROTO;
 	rehearsal->answered++;
 	if (number <= SHORT_ECHOES && (number == 1 || took_ns < rehearsal->round_trip_ns))
@@ -158,7 +169,8 @@ int rehearse_answered(struct gw_session *s, const struct gw_link_event *event)
 		return 0;
 	rehearsal->under_way = false;
 	if (took_ns > rehearsal->round_trip_ns)
-		rehearsal->state_ns = (uint64_t)((double)(took_ns - rehearsal->round_trip_ns) * (double)rehearsal->state_bytes /
+		rehearsal->state_ns = (uint64_t)((double)(took_ns - rehearsal->round_trip_ns) *
+						 (double)rehearsal->state_bytes /
 						 (double)burst_bytes(rehearsal));
 	rc = check_fits(s);
 	return rc < 0 ? rc : 1;

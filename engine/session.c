@@ -15,8 +15,9 @@ int session_enter(struct gw_session *s, enum gw_state state)
 	int rc = gw_sm_move(&s->sm, state);
 
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "internal error: a session cannot go from %s to %s", gw_sm_name(&s->sm),
-				    gw_state_name(state));
+		return gw_error_set(&s->error, rc,
+				    "internal error: a session cannot go from %s to %s",
+				    gw_sm_name(&s->sm), gw_state_name(state));
 	s->stage_ns = session_now(s);
 	return 0;
 }
@@ -74,8 +75,11 @@ int session_post(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc != -EAGAIN)
 		return rc;
 	if (s->posted_count == POSTED_MAX)
-		return gw_error_set(&s->error, -EBUSY, "the %s does not read its messages", session_peer(s));
-	*posted = (struct posted){ .type = type, .bytes = bytes, .payload = malloc(bytes ? bytes : 1) };
+		return gw_error_set(&s->error, -EBUSY, "the %s does not read its messages",
+				    session_peer(s));
+	*posted = (struct posted){
+		.type = type, .bytes = bytes, .payload = malloc(bytes ? bytes : 1)
+	};
 	if (!posted->payload)
 		return gw_error_set(&s->error, -ENOMEM, "no memory for a message");
 	memcpy(posted->payload, s->buffer, bytes);

@@ -40,11 +40,11 @@ struct message_rule {
 
 /* Where the source stands in the round that it sends; see source_round.c. */
 struct round_cursor {
-	struct cursor at;    /* regions and pages */
-	uint64_t armed;      /* pages of the region below it were armed in the tracker */
-	uint64_t hinted;     /* bytes of the region below it were announced to will_read() */
-	bool scanned;        /* every dirty page was put, or is in @zero */
-	bool fenced;         /* ROUND_END and its fence were sent */
+	struct cursor at;      /* regions and pages */
+	uint64_t armed;        /* pages of the region below it were armed in the tracker */
+	uint64_t hinted;       /* bytes of the region below it were announced to will_read() */
+	bool scanned;          /* every dirty page was put, or is in @zero */
+	bool fenced;           /* ROUND_END and its fence were sent */
 	struct wire_zero zero; /* ranges that were not sent yet */
 };
 
@@ -75,20 +75,20 @@ struct alive {
 
 struct source_half {
 	struct rehearsal rehearsal;
-	uint64_t collect_ns;      /* duration of the latest collect by the trackers */
-	bool settling;            /* see gw_vm_ops.settle */
+	uint64_t collect_ns;                 /* duration of the latest collect by the trackers */
+	bool settling;                       /* see gw_vm_ops.settle */
 	uint64_t settle_from_ns, settled_ns; /* when it began, when it ended */
-	uint64_t flush_ns;        /* time that the pause will need to flush the images */
-	unsigned too_long_rounds; /* see converge.h */
+	uint64_t flush_ns;                   /* time that the pause will need to flush the images */
+	unsigned too_long_rounds;            /* see converge.h */
 	bool waits_for_sync;
 	struct gw_tracker *tracker;
 	struct hot *hot;
 	struct gw_bitmap *given; /* by region: pages that are data at the receiver */
 	struct round_cursor cursor;
-	uint64_t fence;        /* number of the latest fence */
-	bool round_open;       /* until ROUND_ACK comes */
-	uint64_t round_ns;     /* when it began */
-	uint64_t round_bytes;  /* put in it */
+	uint64_t fence;       /* number of the latest fence */
+	bool round_open;      /* until ROUND_ACK comes */
+	uint64_t round_ns;    /* when it began */
+	uint64_t round_bytes; /* put in it */
 	uint64_t last_left_bytes;
 	struct gw_rate dirty_rate, disk_rate; /* of memory and disks; of disks alone */
 	struct gw_rate region_rate[GW_LINK_MAX_REGIONS];
@@ -96,7 +96,7 @@ struct source_half {
 	uint64_t throttled_from_ns; /* 0: the guest is not slowed */
 	enum switch_step step;
 	unsigned last_rounds; /* rounds since the guest was paused */
-	bool may_be_paused; /* pause was called: a failure must resume the guest */
+	bool may_be_paused;   /* pause was called: a failure must resume the guest */
 	const unsigned char *state;
 	size_t state_bytes, state_sent;
 	bool state_done;
@@ -109,17 +109,17 @@ struct source_half {
 };
 
 struct receiver_half {
-	bool named; /* HELLO named the expected guest */
-	uint64_t echoes;         /* ECHOes that were answered */
-	uint64_t fence_named;    /* latest fence that DISK or ROUND_END named */
+	bool named;           /* HELLO named the expected guest */
+	uint64_t echoes;      /* ECHOes that were answered */
+	uint64_t fence_named; /* latest fence that DISK or ROUND_END named */
 	uint64_t fence_seen;
-	uint32_t rounds;         /* ROUND_ENDs that came; also the number of the current round */
+	uint32_t rounds;  /* ROUND_ENDs that came; also the number of the current round */
 	bool round_waits; /* ROUND_END came, its fence has not */
 	struct wire_round round;
 	unsigned char *state;
 	size_t state_bytes, state_room;
 	bool state_complete;
-	bool sealed;            /* the link was sealed: no put lands any more */
+	bool sealed;           /* the link was sealed: no put lands any more */
 	uint64_t hook_from_ns; /* when the hook began; 0: it has not */
 	struct disk_receiver disk;
 };
@@ -153,8 +153,8 @@ struct gw_session {
 	struct source_half source;
 	struct receiver_half receiver;
 	unsigned posted_count;
-	struct posted posted[POSTED_MAX]; /* oldest first */
-	struct wire_disks disk_list; /* for encoding and decoding */
+	struct posted posted[POSTED_MAX];            /* oldest first */
+	struct wire_disks disk_list;                 /* for encoding and decoding */
 	unsigned char buffer[GW_LINK_MESSAGE_BYTES]; /* for encoding */
 };
 

@@ -76,7 +76,8 @@ static int take_echo(struct gw_session *s, const struct gw_link_event *event)
 
 static int take_disks_ok(struct gw_session *s, const struct gw_link_event *event)
 {
-	bool proposed = s->options.disks && s->source.rehearsal.begun && !s->source.rehearsal.under_way;
+	bool proposed = s->options.disks && s->source.rehearsal.begun &&
+			!s->source.rehearsal.under_way;
 	int rc = proposed && event->payload_bytes == 0 ? disk_begin(s) : -EPROTO;
 
 	return rc < 0 ? rc : begin_copy(s);
@@ -132,7 +133,9 @@ static void give_back(struct gw_session *s)
 		rc = s->vm_ops->check(s->vm, NULL);
 		s->status.vmm_gone = rc < 0 && rc != -ESTALE;
 		if (!s->status.vmm_gone)
-			gw_log(GW_LOG_ERROR, "the guest could not be resumed: %s; resume it with 'godwit resume'", error.text);
+			gw_log(GW_LOG_ERROR,
+			       "the guest could not be resumed: %s; resume it with 'godwit resume'",
+			       error.text);
 		return;
 	}
 	s->status.must_run_first = rc > 0;

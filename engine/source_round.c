@@ -28,10 +28,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PUMP_STRETCHES 256 /* in one step; then the link is polled */
+#define PUMP_STRETCHES 256          /* in one step; then the link is polled */
 #define STEP_NS (20 * GW_NS_PER_MS) /* ends a step too: swapped-out pages are slow to read */
 #define ZERO_STRETCH_BYTES (64ULL * 1024 * 1024) /* longest stretch of zeros */
-#define ZERO_RANGE_BYTES (1ULL << 30)           /* longest range that waits in @zero */
+#define ZERO_RANGE_BYTES (1ULL << 30)            /* longest range that waits in @zero */
 #define ARM_PAGES 4096u
 #define NEWEST_WEIGHT 0.4 /* of the newest rate in the average */
 #define HINT_BYTES (8ULL * 1024 * 1024)
@@ -67,7 +67,8 @@ static void mark_discarded(struct gw_session *s, unsigned region, uint64_t page,
 	const struct gw_bitmap *given = &s->source.given[region];
 	uint64_t first, end;
 
-	while (page < end_page && gw_bitmap_next_run(given, page, &first, &end) && first < end_page) {
+	while (page < end_page && gw_bitmap_next_run(given, page, &first, &end) &&
+	       first < end_page) {
 		if (end > end_page)
 			end = end_page;
 		gw_bitmap_set_range(&s->source.tracker->dirty[region], first, end - first);
@@ -90,8 +91,9 @@ int round_find_discarded(struct gw_session *s)
 		while (rc > 0 && at < region->memory.bytes) {
 			rc = region->ops->next_data(region, at, region->memory.bytes, &first, &end);
 			if (rc < 0)
-				return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s", region->name,
-						    strerror(-rc));
+				return gw_error_set(&s->error, rc,
+						    "the holes of region '%s' cannot be found: %s",
+						    region->name, strerror(-rc));
 			if (rc == 0)
 				first = end = region->memory.bytes;
 			mark_discarded(s, i, at / s->page_bytes, first / s->page_bytes);
@@ -110,7 +112,8 @@ void round_begin(struct gw_session *s)
 	source->round_open = true;
 	budget_begin(s);
 	source->last_left_bytes = s->status.left_bytes;
-	s->status.left_bytes = gw_tracker_dirty_pages(source->tracker) * s->page_bytes + disk_left_bytes(s);
+	s->status.left_bytes = gw_tracker_dirty_pages(source->tracker) * s->page_bytes +
+			       disk_left_bytes(s);
 	disk_round_begin(s);
 }
 
@@ -152,7 +155,8 @@ static int note_zero(struct gw_session *s, uint64_t offset, uint64_t bytes)
 		if (last->bytes >= ZERO_RANGE_BYTES && flush_zeros(s) < 0)
 			return s->error.code;
 	} else {
-		if (zero->count == WIRE_ZERO_RANGES || (zero->count && zero->region != cursor->at.map)) {
+		if (zero->count == WIRE_ZERO_RANGES ||
+		    (zero->count && zero->region != cursor->at.map)) {
 			int rc = flush_zeros(s);
 
 			if (rc <= 0)
@@ -193,8 +197,8 @@ static int know_data(struct gw_session *s, struct gw_region *region, uint64_t fr
 		return 0;
 	rc = region->ops->next_data(region, from, until, &first, &end);
 	if (rc < 0)
-		return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s", region->name,
-				    strerror(-rc));
+		return gw_error_set(&s->error, rc, "the holes of region '%s' cannot be found: %s",
+				    region->name, strerror(-rc));
 	if (rc == 0)
 		first = end = region->memory.bytes;
 	cursor_learn(at, from, first, end);
@@ -218,8 +222,8 @@ static void hint(struct gw_session *s, struct gw_region *region, uint64_t offset
  * How many bytes from @offset are of one kind, zeros or not.  At most up to @end; data at most one
  * put.
  */
-static uint64_t same_kind(const struct gw_session *s, const struct gw_region *region, uint64_t offset, uint64_t end,
-			  bool *zero)
+static uint64_t same_kind(const struct gw_session *s, const struct gw_region *region,
+			  uint64_t offset, uint64_t end, bool *zero)
 {
 	const char *base = region->memory.base;
 	uint64_t at = offset + s->page_bytes;
@@ -257,7 +261,8 @@ static int arm(struct gw_session *s, uint64_t hole_end)
 	}
 	if (at < hole_end)
 		at = hole_end;
-	rc = gw_tracker_arm(s->source.tracker, cursor->at.map, cursor->at.bit, at - cursor->at.bit, &s->error);
+	rc = gw_tracker_arm(s->source.tracker, cursor->at.map, cursor->at.bit, at - cursor->at.bit,
+			    &s->error);
 	cursor->armed = at;
 	return rc < 0 ? gw_error_set(&s->error, rc, "the tracker failed") : 1;
 }
@@ -270,12 +275,14 @@ static int send_stretch(struct gw_session *s)
 {
 	struct round_cursor *cursor = &s->source.cursor;
 	struct gw_region *region = &s->regions[cursor->at.map];
-	uint64_t offset = cursor->at.bit * s->page_bytes, end = cursor->at.run_end * s->page_bytes, bytes;
+	uint64_t offset = cursor->at.bit * s->page_bytes;
+	uint64_t end = cursor->at.run_end * s->page_bytes, bytes;
 	bool zero = true;
 	int rc = know_data(s, region, offset, end);
 
 	if (rc == 0)
-		rc = arm(s, (end < cursor->at.data_first ? end : cursor->at.data_first) / s->page_bytes);
+		rc = arm(s, (end < cursor->at.data_first ? end : cursor->at.data_first) /
+				    s->page_bytes);
 	if (rc > 0) { /* the guest may have filled the hole before it was armed */
 		cursor->at.known = false;
 		rc = know_data(s, region, offset, end);
@@ -295,11 +302,14 @@ static int send_stretch(struct gw_session *s)
 	rc = zero ? note_zero(s, offset, bytes) : put_data(s, offset, (uint32_t)bytes);
 	if (rc <= 0)
 		return rc;
-	gw_bitmap_clear_range(&s->source.tracker->dirty[cursor->at.map], cursor->at.bit, bytes / s->page_bytes);
+	gw_bitmap_clear_range(&s->source.tracker->dirty[cursor->at.map], cursor->at.bit,
+			      bytes / s->page_bytes);
 	if (zero)
-		gw_bitmap_clear_range(&s->source.given[cursor->at.map], cursor->at.bit, bytes / s->page_bytes);
+		gw_bitmap_clear_range(&s->source.given[cursor->at.map], cursor->at.bit,
+				      bytes / s->page_bytes);
 	else
-		gw_bitmap_set_range(&s->source.given[cursor->at.map], cursor->at.bit, bytes / s->page_bytes);
+		gw_bitmap_set_range(&s->source.given[cursor->at.map], cursor->at.bit,
+				    bytes / s->page_bytes);
 	cursor->at.bit += bytes / s->page_bytes;
 	s->status.left_bytes -= bytes < s->status.left_bytes ? bytes : s->status.left_bytes;
 	return 1;
@@ -346,7 +356,8 @@ static int pump_pages(struct gw_session *s, unsigned stretches)
 
 	if (budget_time_is_up(s))
 		cursor->scanned = true;
-	for (unsigned n = 0; n < stretches && !cursor->scanned && rc > 0 && session_now(s) < until_ns; n++) {
+	for (unsigned n = 0;
+	     n < stretches && !cursor->scanned && rc > 0 && session_now(s) < until_ns; n++) {
 		if (!next_dirty(s)) {
 			cursor->scanned = true;
 			break;
@@ -379,14 +390,18 @@ int round_acknowledged(struct gw_session *s, const struct wire_round *ack)
 
 	if (!source->round_open || !source->cursor.fenced || ack->round != s->status.round ||
 	    ack->fence != source->fence)
-		return gw_error_set(&s->error, -EPROTO, "the destination acknowledged a round that was not sent");
+		return gw_error_set(&s->error, -EPROTO,
+				    "the destination acknowledged a round that was not sent");
 	source->round_open = false;
 	/* A tiny round measures latency, not bandwidth. */
 	if (source->round_bytes >= 1024 * 1024 && took_ns > 0) {
-		double rate = (double)source->round_bytes * (double)GW_NS_PER_S / (double)took_ns, known = s->status.sent_bytes_per_s;
+		double rate = (double)source->round_bytes * (double)GW_NS_PER_S / (double)took_ns;
+		double known = s->status.sent_bytes_per_s;
 
 		/* Rounds after the bulk are small and vary: average them. */
-		s->status.sent_bytes_per_s = known > 0 && s->status.round > 1 ? known + NEWEST_WEIGHT * (rate - known) : rate;
+		s->status.sent_bytes_per_s = known > 0 && s->status.round > 1
+						     ? known + NEWEST_WEIGHT * (rate - known)
+						     : rate;
 	}
 	return 0;
 }

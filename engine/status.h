@@ -14,12 +14,12 @@
 /* In the order of a successful migration.  DONE and the states after it are final. */
 enum gw_state {
 	GW_STATE_IDLE,
-	GW_STATE_SETUP,       /* HELLO, the regions are agreed, the tracker is armed */
-	GW_STATE_BULK,        /* every page once */
-	GW_STATE_ROUNDS,      /* dirty pages, again and again */
-	GW_STATE_SWITCHOVER,  /* the guest is paused; the last round */
-	GW_STATE_DEVICE,      /* device state is sent and loaded */
-	GW_STATE_COMMIT,      /* past the point of no return: waits for COMMITTED */
+	GW_STATE_SETUP,      /* HELLO, the regions are agreed, the tracker is armed */
+	GW_STATE_BULK,       /* every page once */
+	GW_STATE_ROUNDS,     /* dirty pages, again and again */
+	GW_STATE_SWITCHOVER, /* the guest is paused; the last round */
+	GW_STATE_DEVICE,     /* device state is sent and loaded */
+	GW_STATE_COMMIT,     /* past the point of no return: waits for COMMITTED */
 	GW_STATE_DONE,
 	GW_STATE_FAILED,
 	GW_STATE_CANCELLED,
@@ -75,7 +75,7 @@ struct gw_prediction {
 	uint64_t save_ns;       /* saving device state */
 	uint64_t state_ns;      /* sending device state */
 	uint64_t load_ns, start_ns;
-	uint64_t messages_ns;   /* round trips */
+	uint64_t messages_ns; /* round trips */
 };
 
 struct gw_status {
@@ -89,14 +89,14 @@ struct gw_status {
 	bool must_run_first; /* source: its VMM can save the guest again only after it ran */
 	unsigned round;      /* 0: bulk */
 	uint64_t elapsed_ns, bulk_ns, setup_ns;
-	uint64_t memory_bytes; /* all regions */
-	uint64_t left_bytes;   /* known to be dirty */
-	uint64_t put_bytes;    /* guest memory sent as bytes; at the receiver images too */
-	uint64_t zero_bytes;   /* guest memory sent as ranges of zeros */
-	uint64_t held_bytes;   /* source: hot pages held back, summed over the rounds */
-	uint64_t wire_bytes;   /* all traffic, with headers and messages */
-	uint64_t device_bytes; /* device state */
-	uint64_t disk_bytes;   /* all images that move, holes included */
+	uint64_t memory_bytes;    /* all regions */
+	uint64_t left_bytes;      /* known to be dirty */
+	uint64_t put_bytes;       /* guest memory sent as bytes; at the receiver images too */
+	uint64_t zero_bytes;      /* guest memory sent as ranges of zeros */
+	uint64_t held_bytes;      /* source: hot pages held back, summed over the rounds */
+	uint64_t wire_bytes;      /* all traffic, with headers and messages */
+	uint64_t device_bytes;    /* device state */
+	uint64_t disk_bytes;      /* all images that move, holes included */
 	uint64_t disk_put_bytes;  /* source: of images, sent as bytes */
 	uint64_t disk_zero_bytes; /* source: of images, sent as ranges of zeros */
 	uint64_t beside_bytes;    /* source: of put_bytes, sent during a round of the disks */
@@ -118,7 +118,7 @@ struct gw_status {
 	const char *tracker;
 	const char *link; /* the transport, as text for people; owned by the link */
 	uint64_t rail_bytes[GW_LINK_MAX_RAILS]; /* of put_bytes, by RDMA rail */
-	const struct gw_error *error; /* why the session ended, or NULL */
+	const struct gw_error *error;           /* why the session ended, or NULL */
 };
 
 #endif

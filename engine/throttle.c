@@ -21,13 +21,16 @@ int throttle_raise(struct gw_session *s, const struct converge_input *input)
 	rc = s->vm_ops->throttle(s->vm, &next, &s->error);
 	if (rc < 0)
 		return rc;
-	gw_debug("the guest dirties %.0f MiB/s, %.0f of it on disks: slowed by %u %%, disks to %.0f MiB/s",
-		 (input->memory_bytes_per_s + input->disk_bytes_per_s) / 1048576.0, input->disk_bytes_per_s / 1048576.0,
-		 next.cpu_percent, (double)next.disk_bytes_per_s / 1048576.0);
+	gw_debug("the guest dirties %.0f MiB/s, %.0f of it on disks: slowed by %u %%, disks to "
+		 "%.0f MiB/s",
+		 (input->memory_bytes_per_s + input->disk_bytes_per_s) / 1048576.0,
+		 input->disk_bytes_per_s / 1048576.0, next.cpu_percent,
+		 (double)next.disk_bytes_per_s / 1048576.0);
 	s->status.throttle = next;
 	if (next.cpu_percent > most->cpu_percent)
 		most->cpu_percent = next.cpu_percent;
-	if (next.disk_bytes_per_s && (!most->disk_bytes_per_s || next.disk_bytes_per_s < most->disk_bytes_per_s))
+	if (next.disk_bytes_per_s &&
+	    (!most->disk_bytes_per_s || next.disk_bytes_per_s < most->disk_bytes_per_s))
 		most->disk_bytes_per_s = next.disk_bytes_per_s;
 	if (!s->source.throttled_from_ns)
 		s->source.throttled_from_ns = session_now(s);

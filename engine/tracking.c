@@ -48,7 +48,8 @@ static int64_t collect_both(struct gw_session *s)
 
 static void note_left_bytes(struct gw_session *s)
 {
-	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes + disk_left_bytes(s);
+	s->status.left_bytes = gw_tracker_dirty_pages(s->source.tracker) * s->page_bytes +
+			       disk_left_bytes(s);
 }
 
 /* Measures how fast each region is dirtied.  @before: its dirty pages before the collect. */
@@ -64,7 +65,8 @@ static void note_region_rates(struct gw_session *s, const uint64_t *before)
 
 int tracking_collect(struct gw_session *s)
 {
-	uint64_t before[GW_LINK_MAX_REGIONS], from = session_now(s), blocks_bytes = disk_left_bytes(s);
+	uint64_t from = session_now(s), blocks_bytes = disk_left_bytes(s);
+	uint64_t before[GW_LINK_MAX_REGIONS];
 	int64_t pages;
 
 	for (unsigned i = 0; i < s->region_count; i++)
@@ -78,7 +80,8 @@ int tracking_collect(struct gw_session *s)
 	if (round_find_discarded(s) < 0)
 		return s->error.code;
 	blocks_bytes = disk_left_bytes(s) - blocks_bytes;
-	gw_rate_add(&s->source.dirty_rate, session_now(s), (uint64_t)pages * s->page_bytes + blocks_bytes);
+	gw_rate_add(&s->source.dirty_rate, session_now(s),
+		    (uint64_t)pages * s->page_bytes + blocks_bytes);
 	gw_rate_add(&s->source.disk_rate, session_now(s), blocks_bytes);
 	/* The status keeps this rate when a throttle resets dirty_rate. */
 	s->status.dirty_bytes_per_s = s->source.dirty_rate.bytes_per_s;

@@ -73,19 +73,22 @@ static_assert(sizeof(struct hello_ok) == 8 && sizeof(struct zero_fixed) == 8, "n
 static_assert(sizeof(struct zero_range) == 16 && sizeof(struct round_fixed) == 16, "no padding");
 static_assert(sizeof(struct synced_fixed) == 24, "no padding");
 static_assert(sizeof(struct two_words) == 16 && sizeof(struct flag_fixed) == 4, "no padding");
-static_assert(sizeof(struct hello_fixed) + GW_LINK_MAX_REGIONS * sizeof(struct hello_region) + WIRE_FACTS_BYTES <=
+static_assert(sizeof(struct hello_fixed) + GW_LINK_MAX_REGIONS * sizeof(struct hello_region) +
+			      WIRE_FACTS_BYTES <=
 		      GW_LINK_MESSAGE_BYTES,
 	      "a full HELLO fits into a message");
-static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <= GW_LINK_MESSAGE_BYTES,
+static_assert(sizeof(struct zero_fixed) + WIRE_ZERO_RANGES * sizeof(struct zero_range) <=
+		      GW_LINK_MESSAGE_BYTES,
 	      "a full ZERO fits into a message");
 
 const char *wire_type_name(unsigned type)
 {
-	static const char *const names[] = { "?",	  "HELLO",	"HELLO_OK",   "ZERO",	   "ROUND_END",
-					     "ROUND_ACK", "SWITCH",	"DEVICE",     "DEVICE_END", "LOADED",
-					     "COMMIT",	  "COMMITTED",	"CANCEL",     "ERROR",	   "DISKS",
-					     "DISKS_OK",  "DISK",	"DISK_ACK",   "DISK_DONE", "DISK_END",
-					     "ALIVE",	  "HOOK",	"SYNCED",     "ECHO" };
+	static const char *const names[] = {
+		"?",         "HELLO",    "HELLO_OK",   "ZERO",     "ROUND_END", "ROUND_ACK",
+		"SWITCH",    "DEVICE",   "DEVICE_END", "LOADED",   "COMMIT",    "COMMITTED",
+		"CANCEL",    "ERROR",    "DISKS",      "DISKS_OK", "DISK",      "DISK_ACK",
+		"DISK_DONE", "DISK_END", "ALIVE",      "HOOK",     "SYNCED",    "ECHO"
+	};
 
 	static_assert(sizeof(names) / sizeof(names[0]) == WIRE_TYPES, "a name for each type");
 	return names[type < WIRE_TYPES ? type : 0];
@@ -196,7 +199,8 @@ static int get_regions(const char *at, struct wire_hello *hello)
 
 		memcpy(&region, at, sizeof(region));
 		to->bytes = be64toh(region.bytes);
-		if (!name_is_good(region.name) || to->bytes == 0 || to->bytes % hello->page_bytes != 0)
+		if (!name_is_good(region.name) || to->bytes == 0 ||
+		    to->bytes % hello->page_bytes != 0)
 			return -EPROTO;
 		memcpy(to->name, region.name, GW_NAME_BYTES);
 		memcpy(to->file.host, region.host, GW_HOST_BYTES);
@@ -229,9 +233,11 @@ int wire_get_hello(const void *payload, uint32_t bytes, struct wire_hello *hello
 	hello->region_count = be32toh(fixed.region_count);
 	hello->fact_count = be32toh(fixed.fact_count);
 	hello->fact_bytes = be32toh(fixed.fact_bytes);
-	if (!name_is_good(fixed.guest) || hello->region_count < 1 || hello->region_count > GW_LINK_MAX_REGIONS ||
-	    hello->fact_count > GW_FACTS_MAX || hello->fact_bytes > WIRE_FACTS_BYTES ||
-	    bytes != sizeof(fixed) + hello->region_count * sizeof(struct hello_region) + hello->fact_bytes ||
+	if (!name_is_good(fixed.guest) || hello->region_count < 1 ||
+	    hello->region_count > GW_LINK_MAX_REGIONS || hello->fact_count > GW_FACTS_MAX ||
+	    hello->fact_bytes > WIRE_FACTS_BYTES ||
+	    bytes != sizeof(fixed) + hello->region_count * sizeof(struct hello_region) +
+			     hello->fact_bytes ||
 	    hello->page_bytes < 4096 || (hello->page_bytes & (hello->page_bytes - 1)) != 0)
 		return -EPROTO;
 	memcpy(hello->guest, fixed.guest, GW_NAME_BYTES);
@@ -256,20 +262,23 @@ int wire_get_hello_ok(const void *payload, uint32_t bytes, uint16_t *version)
 		return -EPROTO;
 	memcpy(&ok, payload, sizeof(ok));
 	*version = be16toh(ok.version);
-	if (be32toh(ok.magic) != WIRE_MAGIC || *version < WIRE_OLDEST || *version > WIRE_VERSION || ok.reserved != 0)
+	if (be32toh(ok.magic) != WIRE_MAGIC || *version < WIRE_OLDEST || *version > WIRE_VERSION ||
+	    ok.reserved != 0)
 		return -EPROTO;
 	return 0;
 }
 
 uint32_t wire_put_zero(void *buffer, const struct wire_zero *zero)
 {
-	struct zero_fixed fixed = { .region = htobe32(zero->region), .count = htobe32(zero->count) };
+	struct zero_fixed fixed = { .region = htobe32(zero->region),
+				    .count = htobe32(zero->count) };
 	char *at = buffer;
 
 	memcpy(at, &fixed, sizeof(fixed));
 	at += sizeof(fixed);
 	for (unsigned i = 0; i < zero->count; i++, at += sizeof(struct zero_range)) {
-		struct zero_range range = { htobe64(zero->ranges[i].offset), htobe64(zero->ranges[i].bytes) };
+		struct zero_range range = { htobe64(zero->ranges[i].offset),
+					    htobe64(zero->ranges[i].bytes) };
 
 		memcpy(at, &range, sizeof(range));
 	}
@@ -294,8 +303,10 @@ int wire_get_zero(const void *payload, uint32_t bytes, struct wire_zero *zero)
 		struct zero_range range;
 
 		memcpy(&range, at, sizeof(range));
-		zero->ranges[i] = (struct wire_range){ be64toh(range.offset), be64toh(range.bytes) };
-		if (zero->ranges[i].bytes == 0 || zero->ranges[i].offset + zero->ranges[i].bytes < zero->ranges[i].bytes)
+		zero->ranges[i] = (struct wire_range){ be64toh(range.offset),
+						       be64toh(range.bytes) };
+		if (zero->ranges[i].bytes == 0 ||
+		    zero->ranges[i].offset + zero->ranges[i].bytes < zero->ranges[i].bytes)
 			return -EPROTO;
 	}
 	return 0;
@@ -303,7 +314,8 @@ int wire_get_zero(const void *payload, uint32_t bytes, struct wire_zero *zero)
 
 uint32_t wire_put_round(void *buffer, const struct wire_round *round)
 {
-	struct round_fixed fixed = { .round = htobe32(round->round), .fence = htobe64(round->fence) };
+	struct round_fixed fixed = { .round = htobe32(round->round),
+				     .fence = htobe64(round->fence) };
 
 	memcpy(buffer, &fixed, sizeof(fixed));
 	return sizeof(fixed);
@@ -363,8 +375,10 @@ int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair)
 
 uint32_t wire_put_synced(void *buffer, const struct wire_synced *synced)
 {
-	struct synced_fixed fixed = { .round = htobe32(synced->round), .under_way = htobe32(synced->under_way),
-				      .ns = htobe64(synced->ns), .bytes = htobe64(synced->bytes) };
+	struct synced_fixed fixed = { .round = htobe32(synced->round),
+				      .under_way = htobe32(synced->under_way),
+				      .ns = htobe64(synced->ns),
+				      .bytes = htobe64(synced->bytes) };
 
 	memcpy(buffer, &fixed, sizeof(fixed));
 	return sizeof(fixed);
@@ -379,8 +393,8 @@ int wire_get_synced(const void *payload, uint32_t bytes, struct wire_synced *syn
 	memcpy(&fixed, payload, sizeof(fixed));
 	if (be32toh(fixed.under_way) > 1)
 		return -EPROTO;
-	*synced = (struct wire_synced){ be32toh(fixed.round), be32toh(fixed.under_way) == 1, be64toh(fixed.ns),
-					be64toh(fixed.bytes) };
+	*synced = (struct wire_synced){ be32toh(fixed.round), be32toh(fixed.under_way) == 1,
+					be64toh(fixed.ns), be64toh(fixed.bytes) };
 	return 0;
 }
 

@@ -169,7 +169,8 @@ int wire_get_zero(const void *payload, uint32_t bytes, struct wire_zero *zero) G
 uint32_t wire_put_round(void *buffer, const struct wire_round *round);
 int wire_get_round(const void *payload, uint32_t bytes, struct wire_round *round) GW_MUST_CHECK;
 uint32_t wire_put_device_end(void *buffer, const struct wire_device_end *end);
-int wire_get_device_end(const void *payload, uint32_t bytes, struct wire_device_end *end) GW_MUST_CHECK;
+int wire_get_device_end(const void *payload, uint32_t bytes,
+			struct wire_device_end *end) GW_MUST_CHECK;
 /* LOADED and COMMITTED. */
 uint32_t wire_put_pair(void *buffer, const struct wire_pair *pair);
 int wire_get_pair(const void *payload, uint32_t bytes, struct wire_pair *pair) GW_MUST_CHECK;

@@ -49,15 +49,20 @@ struct disk_piece {
 	uint64_t staged;
 };
 
-static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 488 && sizeof(struct disks_base) == 112,
+static_assert(sizeof(struct disks_fixed) == 16 && sizeof(struct disks_image) == 488 &&
+		      sizeof(struct disks_base) == 112,
 	      "no padding");
-static_assert(sizeof(struct disk_end) == 16 && sizeof(struct disk_fixed) == 16 && sizeof(struct disk_piece) == 32, "no padding");
-static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) <= GW_LINK_MESSAGE_BYTES,
+static_assert(sizeof(struct disk_end) == 16 && sizeof(struct disk_fixed) == 16 &&
+		      sizeof(struct disk_piece) == 32,
+	      "no padding");
+static_assert(sizeof(struct disk_fixed) + WIRE_DISK_PIECES * sizeof(struct disk_piece) <=
+		      GW_LINK_MESSAGE_BYTES,
 	      "a full DISK fits into a message");
 
 uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 {
-	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count), htobe32(disks->base_count), 0 };
+	struct disks_fixed fixed = { htobe32(disks->round), htobe32(disks->count),
+				     htobe32(disks->base_count), 0 };
 	char *at = buffer;
 
 	memcpy(at, &fixed, sizeof(fixed));
@@ -73,7 +78,8 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 	}
 	for (unsigned i = 0; i < disks->base_count; i++, at += sizeof(struct disks_base)) {
 		const struct gw_disk_base *from = &disks->bases[i];
-		struct disks_base base = { .bytes = htobe64(from->bytes), .hash = htobe64(from->hash) };
+		struct disks_base base = { .bytes = htobe64(from->bytes),
+					   .hash = htobe64(from->hash) };
 
 		wire_put_text(base.name, from->name, sizeof(base.name));
 		wire_put_text(base.format, from->format, sizeof(base.format));
@@ -82,7 +88,8 @@ uint32_t wire_put_disks(void *buffer, const struct wire_disks *disks)
 	return (uint32_t)(at - (char *)buffer);
 }
 
-static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, struct wire_disks *disks)
+static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each,
+			   struct wire_disks *disks)
 {
 	struct disks_fixed fixed;
 
@@ -93,8 +100,10 @@ static int get_disks_fixed(const void *payload, uint32_t bytes, size_t each, str
 	disks->round = be32toh(fixed.round);
 	disks->count = be32toh(fixed.count);
 	disks->base_count = be32toh(fixed.base_count);
-	if (disks->count < 1 || disks->count > GW_DISK_MAX_IMAGES || disks->base_count > GW_DISK_MAX_IMAGES ||
-	    fixed.reserved != 0 || bytes != sizeof(fixed) + disks->count * each + disks->base_count * sizeof(struct disks_base))
+	if (disks->count < 1 || disks->count > GW_DISK_MAX_IMAGES ||
+	    disks->base_count > GW_DISK_MAX_IMAGES || fixed.reserved != 0 ||
+	    bytes != sizeof(fixed) + disks->count * each +
+			     disks->base_count * sizeof(struct disks_base))
 		return -EPROTO;
 	return 0;
 }
@@ -132,10 +141,13 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		memcpy(disks->images[i].front, image.front, sizeof(image.front));
 		memcpy(disks->images[i].format, image.format, sizeof(image.format));
 		if (!name_is_good(image.name) || !place_is_good(image.place) ||
-		    !wire_text_is_good(image.front, sizeof(image.front)) || !wire_text_is_good(image.format, sizeof(image.format)) || disks->images[i].bytes > INT64_MAX)
+		    !wire_text_is_good(image.front, sizeof(image.front)) ||
+		    !wire_text_is_good(image.format, sizeof(image.format)) ||
+		    disks->images[i].bytes > INT64_MAX)
 			return -EPROTO;
 	}
-	for (unsigned i = 0; rc == 0 && i < disks->base_count; i++, at += sizeof(struct disks_base)) {
+	for (unsigned i = 0; rc == 0 && i < disks->base_count;
+	     i++, at += sizeof(struct disks_base)) {
 		struct gw_disk_base *to = &disks->bases[i];
 		struct disks_base base;
 
@@ -144,7 +156,8 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 		to->hash = be64toh(base.hash);
 		memcpy(to->name, base.name, sizeof(base.name));
 		memcpy(to->format, base.format, sizeof(base.format));
-		if (!name_is_good(base.name) || !wire_text_is_good(base.format, sizeof(base.format)))
+		if (!name_is_good(base.name) ||
+		    !wire_text_is_good(base.format, sizeof(base.format)))
 			return -EPROTO;
 	}
 	return rc;
@@ -152,13 +165,15 @@ int wire_get_disks(const void *payload, uint32_t bytes, struct wire_disks *disks
 
 uint32_t wire_put_disk_end(void *buffer, const struct wire_disks *disks)
 {
-	struct disks_fixed fixed = { .round = htobe32(disks->round), .count = htobe32(disks->count) };
+	struct disks_fixed fixed = { .round = htobe32(disks->round),
+				     .count = htobe32(disks->count) };
 	char *at = buffer;
 
 	memcpy(at, &fixed, sizeof(fixed));
 	at += sizeof(fixed);
 	for (unsigned i = 0; i < disks->count; i++, at += sizeof(struct disk_end)) {
-		struct disk_end end = { .bytes = htobe64(disks->images[i].bytes), .whole = htobe32(disks->images[i].whole) };
+		struct disk_end end = { .bytes = htobe64(disks->images[i].bytes),
+					.whole = htobe32(disks->images[i].whole) };
 
 		memcpy(at, &end, sizeof(end));
 	}
@@ -178,7 +193,8 @@ int wire_get_disk_end(const void *payload, uint32_t bytes, struct wire_disks *di
 		memcpy(&end, at, sizeof(end));
 		disks->images[i].bytes = be64toh(end.bytes);
 		disks->images[i].whole = be32toh(end.whole) == 1;
-		if (disks->images[i].bytes > INT64_MAX || be32toh(end.whole) > 1 || end.reserved != 0)
+		if (disks->images[i].bytes > INT64_MAX || be32toh(end.whole) > 1 ||
+		    end.reserved != 0)
 			return -EPROTO;
 	}
 	return rc;
@@ -229,7 +245,8 @@ int wire_get_disk(const void *payload, uint32_t bytes, struct wire_disk *disk)
 	memcpy(&fixed, at, sizeof(fixed));
 	disk->fence = be64toh(fixed.fence);
 	disk->count = be32toh(fixed.count);
-	if (disk->fence == 0 || fixed.reserved != 0 || disk->count < 1 || disk->count > WIRE_DISK_PIECES ||
+	if (disk->fence == 0 || fixed.reserved != 0 || disk->count < 1 ||
+	    disk->count > WIRE_DISK_PIECES ||
 	    bytes != sizeof(fixed) + disk->count * sizeof(struct disk_piece))
 		return -EPROTO;
 	at += sizeof(fixed);
