@@ -12,8 +12,8 @@
  */
 #include "transport/rdma/cm.h"
 
+#include "transport/rdma/inner.h"
 #include "transport/rdma/rail.h"
-#include "transport/tcp.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -372,7 +372,7 @@ static uint32_t scope_of(const struct rdma *rdma)
 	struct sockaddr_in6 peer = { 0 };
 	socklen_t length = sizeof(peer);
 
-	if (getpeername(((struct tcp *)rdma->inner)->control.fd, (struct sockaddr *)&peer, &length) < 0 || peer.sin6_family != AF_INET6)
+	if (getpeername(rdma_control_fd(rdma), (struct sockaddr *)&peer, &length) < 0 || peer.sin6_family != AF_INET6)
 		return 0;
 	return peer.sin6_scope_id;
 }

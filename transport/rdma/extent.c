@@ -14,7 +14,7 @@
  */
 #include "transport/rdma/extent.h"
 
-#include "transport/tcp.h"
+#include "transport/rdma/inner.h"
 
 #include "base/thread.h"
 
@@ -82,6 +82,21 @@ void extent_table_free(struct extent_table *table)
 {
 	free(table->list);
 	*table = (struct extent_table){ 0 };
+}
+
+int extent_number(struct rdma *rdma, struct extent *extent)
+{
+	if (rdma->number_count == rdma->number_room) {
+		unsigned room = rdma->number_room ? rdma->number_room * 2 : 64;
+		struct extent **more = realloc(rdma->numbers, room * sizeof(struct extent *));
+
+		if (!more)
+			return -ENOMEM;
+		rdma->numbers = more;
+		rdma->number_room = room;
+	}
+	rdma->numbers[rdma->number_count++] = extent;
+	return 0;
 }
 
 /* A file that is in memory alone.  Another would be written back to its disk, all of it, after a mapping was pinned for writing. */
@@ -159,7 +174,7 @@ static void *registrar(void *argument)
 		extent->local_done = true;
 		if (rc < 0)
 			extent->refused = -rc;
-		tcp_wake((struct tcp *)rdma->inner);
+		rdma_wake(rdma);
 	}
 	pthread_mutex_unlock(&rdma->lock);
 	return NULL;

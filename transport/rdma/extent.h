@@ -14,6 +14,9 @@ int extent_insert(struct extent_table *table, struct extent *extent) GW_MUST_CHE
 /* Takes out the extents of a lost rail; they stay allocated.  Link thread. */
 void extent_forget(struct extent_table *table, const struct rail *rail);
 
+/* Appends to rdma->numbers.  Return: 0 or -ENOMEM. */
+int extent_number(struct rdma *rdma, struct extent *extent) GW_MUST_CHECK;
+
 /* Frees the table, not the extents. */
 void extent_table_free(struct extent_table *table);
 

@@ -12,7 +12,7 @@
  */
 #include "transport/rdma/rail.h"
 
-#include "transport/tcp.h"
+#include "transport/rdma/inner.h"
 
 #include "base/thread.h"
 
@@ -156,8 +156,7 @@ void rail_fail(struct rail *rail, const char *format, ...)
 		memcpy(rail->failure, text, sizeof(text));
 	rail->failed = true;
 	pthread_mutex_unlock(&rail->rdma->lock);
-	if (rail->rdma->inner)
-		tcp_wake((struct tcp *)rail->rdma->inner);
+	rdma_wake(rail->rdma);
 }
 
 void rail_kill(struct rail *rail)
@@ -221,9 +220,25 @@ static void *bury(void *argument)
 	return NULL;
 }
 
-void rail_bury(struct rail *rail, struct extent *extents)
+/* What is still being registered for the rail waits for the link's end. */
+void rail_bury(struct rail *rail)
 {
-	rail->buried = extents;
+	struct rdma *rdma = rail->rdma;
+	struct extent *list = NULL;
+
+	pthread_mutex_lock(&rdma->lock);
+	for (unsigned i = 0; i < rdma->number_count; i++) {
+		struct extent *extent = rdma->numbers[i];
+
+		if (extent->rail != rail || !extent->local_done || !extent->mr)
+			continue;
+		extent->next_job = list;
+		list = extent;
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	if (!list)
+		return;
+	rail->buried = list;
 	rail->worker_runs = gw_thread_start(&rail->worker, "godwit-bury", bury, rail) == 0; /* if not: rail_close() does it */
 }
 

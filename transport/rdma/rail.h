@@ -29,10 +29,10 @@ void rail_seal(struct rail *rail);
 void rail_kill(struct rail *rail);
 
 /*
- * Link thread: unpins @extents, a list by next_job of extents of a rail that was killed, in the background;
- * a device that is being pulled waits for that.
+ * Link thread: unpins the extents of a rail that was killed, in the background; a device that is being pulled
+ * waits for that.
  */
-void rail_bury(struct rail *rail, struct extent *extents);
+void rail_bury(struct rail *rail);
 
 /* Frees all that rail_open() made, after rail_kill() and after the extents' memory regions are gone. */
 void rail_close(struct rail *rail);

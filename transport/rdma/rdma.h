@@ -223,34 +223,4 @@ struct rdma {
 	unsigned keyed; /* extents below it had their key sent; @numbers holds them by arrival */
 };
 
-/* source.c */
-int source_put(struct rdma *rdma, uint32_t region, uint64_t offset, uint32_t bytes) GW_MUST_CHECK;
-int source_fence(struct rdma *rdma, uint64_t fence) GW_MUST_CHECK;
-int source_message(struct rdma *rdma, const struct gw_link_event *event) GW_MUST_CHECK;
-/* Does what can be done now.  Return: 0 or -errno. */
-int source_serve(struct rdma *rdma) GW_MUST_CHECK;
-/* Whether a put or a message that was refused may be tried again; says so once. */
-bool source_has_room(struct rdma *rdma);
-
-/* receiver.c */
-int receiver_message(struct rdma *rdma, const struct gw_link_event *event) GW_MUST_CHECK;
-int receiver_serve(struct rdma *rdma) GW_MUST_CHECK;
-/* Return: 1 and *event when a fence is complete, else 0. */
-int receiver_event(struct rdma *rdma, struct gw_link_event *event);
-/* Watcher: takes the marks of a rail's completion queue. */
-void receiver_take_marks(struct rail *rail);
-
-/* rdma.c */
-struct rdma *rdma_new(bool is_source, struct gw_link *inner);
-int rdma_run(struct rdma *rdma) GW_MUST_CHECK; /* starts the threads */
-void rdma_free(struct rdma *rdma);             /* also half-made ones; leaves the inner link alone */
-int rdma_number(struct rdma *rdma, struct extent *extent) GW_MUST_CHECK; /* appends to numbers */
-int rdma_say(struct rdma *rdma, unsigned type, uint32_t bytes) GW_MUST_CHECK; /* what is in out; 1: said, 0: not now, or -errno */
-int rdma_error(struct rdma *rdma, int rc) GW_MUST_CHECK; /* takes over the inner link's error */
-void rdma_bury(struct rdma *rdma, struct rail *rail);
-
-/* watcher.c */
-int watcher_start(struct rdma *rdma) GW_MUST_CHECK;
-void watcher_stop(struct rdma *rdma);
-
 #endif

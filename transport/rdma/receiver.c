@@ -11,74 +11,19 @@
  * nothing can land through it.  A round that waits then waits for the source to say it anew, since what
  * went by the lost rail will be sent again by another way.
  */
-#include "transport/rdma/extent.h"
-#include "transport/rdma/rail.h"
+#include "transport/rdma/receiver.h"
 
-#include "transport/tcp.h"
+#include "transport/rdma/extent.h"
+#include "transport/rdma/inner.h"
+#include "transport/rdma/rail.h"
 
 #include "base/cleanup.h"
 #include "base/log.h"
 
-#include <arpa/inet.h>
-#include <endian.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define REAP 16
-
-/* One mark; under lock.  Return: false when it is not one of this session. */
-static bool take_mark(struct rail *rail, const struct ibv_wc *wc)
-{
-	struct rail_qp *qp = &rail->qps[wc->wr_id >> 32];
-	struct rdma_mark mark;
-	uint32_t number;
-
-	if (wc->opcode == IBV_WC_RECV_RDMA_WITH_IMM) {
-		number = ntohl(wc->imm_data);
-		mark = *rail_board(rail, qp->index, number % MARK_SLOTS);
-	} else {
-		if (wc->byte_len != sizeof(mark))
-			return false;
-		mark = *rail_mark_slot(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
-		number = ntohl(mark.number);
-	}
-	if (number != qp->mark + 1 || ntohl(mark.number) != number || mark.reserved != 0)
-		return false;
-	qp->mark = number;
-	qp->placed_bytes = be64toh(mark.bytes);
-	return true;
-}
-
-void receiver_take_marks(struct rail *rail)
-{
-	struct rdma *rdma = rail->rdma;
-	struct ibv_wc wc[REAP];
-	const char *trouble = NULL;
-	int n;
-
-	while (!trouble && (n = ibv_poll_cq(rail->cq, REAP, wc)) > 0) {
-		pthread_mutex_lock(&rdma->lock);
-		for (int i = 0; i < n && !trouble; i++) {
-			struct rail_qp *qp = &rail->qps[wc[i].wr_id >> 32];
-
-			if (!qp->id)
-				continue; /* being killed */
-			if (wc[i].status != IBV_WC_SUCCESS)
-				trouble = ibv_wc_status_str(wc[i].status);
-			else if (!take_mark(rail, &wc[i]))
-				trouble = "a mark that is not of this session";
-			else if (rail_post_recv(qp, (unsigned)(wc[i].wr_id & 0xFFFFFFFF)) < 0)
-				trouble = "it takes no receive request";
-		}
-		pthread_mutex_unlock(&rdma->lock);
-	}
-	if (trouble)
-		rail_fail(rail, "device %s: %s", rail->device, trouble);
-	else
-		tcp_wake((struct tcp *)rdma->inner);
-}
 
 /* The last mark that all queue pairs of a rail have shown. */
 static uint32_t seen_mark(struct rail *rail)
@@ -131,7 +76,7 @@ static int new_extent(struct rdma *rdma, const struct rdma_register *asked)
 		.end = asked->offset + asked->bytes,
 		.state = EXTENT_PENDING,
 	};
-	rc = rdma_number(rdma, extent);
+	rc = extent_number(rdma, extent);
 	if (rc < 0) {
 		free(extent);
 		return rc;
@@ -190,7 +135,7 @@ static int take_down(struct rdma *rdma, const struct gw_link_event *event)
 	rdma->round_waits = false;
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
 		extent_forget(&rdma->extents[i], rail);
-	rdma_bury(rdma, rail);
+	rail_bury(rail);
 	rail->answer_due = true;
 	return 0;
 }

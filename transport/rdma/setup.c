@@ -15,6 +15,7 @@
 
 #include "transport/rdma/cm.h"
 #include "transport/rdma/rail.h"
+#include "transport/rdma/rails_link.h"
 
 #include "base/clock.h"
 #include "base/log.h"

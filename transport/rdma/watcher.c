@@ -3,18 +3,23 @@
  * One thread that waits for what comes unasked: marks in the receiver's completion queues, the connection
  * manager's word that a peer has gone, a device's word that it is dying.
  */
-#include "transport/rdma/rail.h"
+#include "transport/rdma/watcher.h"
 
-#include "transport/tcp.h"
+#include "transport/rdma/inner.h"
+#include "transport/rdma/rail.h"
 
 #include "base/thread.h"
 
+#include <arpa/inet.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define REAP 16
 
 /* The connection manager's events once a session runs. */
 static void take_cm_event(struct rdma *rdma)
@@ -79,6 +84,58 @@ static void take_async_event(struct rdma *rdma, struct ibv_context *verbs)
 	ibv_ack_async_event(&event);
 }
 
+/* One mark; under lock.  Return: false when it is not one of this session. */
+static bool take_mark(struct rail *rail, const struct ibv_wc *wc)
+{
+	struct rail_qp *qp = &rail->qps[wc->wr_id >> 32];
+	struct rdma_mark mark;
+	uint32_t number;
+
+	if (wc->opcode == IBV_WC_RECV_RDMA_WITH_IMM) {
+		number = ntohl(wc->imm_data);
+		mark = *rail_board(rail, qp->index, number % MARK_SLOTS);
+	} else {
+		if (wc->byte_len != sizeof(mark))
+			return false;
+		mark = *rail_mark_slot(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
+		number = ntohl(mark.number);
+	}
+	if (number != qp->mark + 1 || ntohl(mark.number) != number || mark.reserved != 0)
+		return false;
+	qp->mark = number;
+	qp->placed_bytes = be64toh(mark.bytes);
+	return true;
+}
+
+static void take_marks(struct rail *rail)
+{
+	struct rdma *rdma = rail->rdma;
+	struct ibv_wc wc[REAP];
+	const char *trouble = NULL;
+	int n;
+
+	while (!trouble && (n = ibv_poll_cq(rail->cq, REAP, wc)) > 0) {
+		pthread_mutex_lock(&rdma->lock);
+		for (int i = 0; i < n && !trouble; i++) {
+			struct rail_qp *qp = &rail->qps[wc[i].wr_id >> 32];
+
+			if (!qp->id)
+				continue; /* being killed */
+			if (wc[i].status != IBV_WC_SUCCESS)
+				trouble = ibv_wc_status_str(wc[i].status);
+			else if (!take_mark(rail, &wc[i]))
+				trouble = "a mark that is not of this session";
+			else if (rail_post_recv(qp, (unsigned)(wc[i].wr_id & 0xFFFFFFFF)) < 0)
+				trouble = "it takes no receive request";
+		}
+		pthread_mutex_unlock(&rdma->lock);
+	}
+	if (trouble)
+		rail_fail(rail, "device %s: %s", rail->device, trouble);
+	else
+		rdma_wake(rdma);
+}
+
 static void take_completions(struct rail *rail)
 {
 	struct ibv_cq *cq;
@@ -89,7 +146,7 @@ static void take_completions(struct rail *rail)
 	ibv_ack_cq_events(cq, 1);
 	if (ibv_req_notify_cq(cq, 0) != 0)
 		rail_fail(rail, "device %s: no notification", rail->device);
-	receiver_take_marks(rail);
+	take_marks(rail);
 }
 
 /* What to wait for: stop, the connection manager, and two descriptors a rail that is not lost. */

@@ -20,8 +20,8 @@
  */
 #include "transport/rdma/worker.h"
 
+#include "transport/rdma/inner.h"
 #include "transport/rdma/rail.h"
-#include "transport/tcp.h"
 
 #include "base/clock.h"
 #include "base/thread.h"
@@ -229,7 +229,7 @@ static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 	}
 	pthread_mutex_unlock(&rdma->lock);
 	if (moved)
-		tcp_wake((struct tcp *)rdma->inner);
+		rdma_wake(rdma);
 	return count;
 }
 
@@ -246,7 +246,7 @@ static void note_posted(struct rail *rail, unsigned count, uint64_t bytes)
 	room = rail->rdma->wants_room && rail->queued_bytes <= QUEUE_BYTES / 2;
 	pthread_mutex_unlock(&rail->rdma->lock);
 	if (room)
-		tcp_wake((struct tcp *)rail->rdma->inner);
+		rdma_wake(rail->rdma);
 }
 
 /* Return: how many puts were posted, or -errno. */
@@ -328,7 +328,7 @@ static int post_mark(struct rail *rail)
 	rail->closed_mark = number;
 	rail->wire_bytes += rail->qp_count * sizeof(struct rdma_mark);
 	pthread_mutex_unlock(&rdma->lock);
-	tcp_wake((struct tcp *)rdma->inner);
+	rdma_wake(rdma);
 	return 1;
 }
 

@@ -12,77 +12,26 @@
  * (extent.c), feed the queue pairs (worker.c) and wait for what comes unasked (watcher.c); they meet the link
  * thread under one lock and wake it by the eventfd of the link inside.
  */
-#include "transport/rdma/extent.h"
-#include "transport/rdma/rail.h"
-#include "transport/rdma/worker.h"
+#include "transport/rdma/rails_link.h"
 
-#include "transport/tcp.h"
+#include "transport/rdma/extent.h"
+#include "transport/rdma/inner.h"
+#include "transport/rdma/rail.h"
+#include "transport/rdma/receiver.h"
+#include "transport/rdma/source.h"
+#include "transport/rdma/watcher.h"
+#include "transport/rdma/worker.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 static_assert(RDMA_MAX_RAILS == GW_LINK_MAX_RAILS && RDMA_MAX_QPS == GW_LINK_MAX_QUEUE_PAIRS, "proto.h does not include transport.h");
-
-int rdma_say(struct rdma *rdma, unsigned type, uint32_t bytes)
-{
-	int rc = gw_link_message(rdma->inner, (uint16_t)type, rdma->out, bytes);
-
-	return rc == -EAGAIN ? 0 : rc < 0 ? rc : 1;
-}
-
-int rdma_error(struct rdma *rdma, int rc)
-{
-	if (rc >= 0 || rdma->link.error.code)
-		return rc < 0 ? rdma->link.error.code : rc;
-	if (rdma->inner->error.code)
-		rdma->link.error = rdma->inner->error;
-	else if (rc == -EPROTO)
-		gw_error_set(&rdma->link.error, rc, "%s sent what is not of godwit's RDMA protocol", rdma->link.peer);
-	else
-		gw_error_set(&rdma->link.error, rc, "RDMA: %s", strerror(-rc));
-	return rdma->link.error.code;
-}
-
-int rdma_number(struct rdma *rdma, struct extent *extent)
-{
-	if (rdma->number_count == rdma->number_room) {
-		unsigned room = rdma->number_room ? rdma->number_room * 2 : 64;
-		struct extent **more = realloc(rdma->numbers, room * sizeof(struct extent *));
-
-		if (!more)
-			return -ENOMEM;
-		rdma->numbers = more;
-		rdma->number_room = room;
-	}
-	rdma->numbers[rdma->number_count++] = extent;
-	return 0;
-}
-
-/* Unpins what a killed rail held.  What is still being registered for it waits for the link's end. */
-void rdma_bury(struct rdma *rdma, struct rail *rail)
-{
-	struct extent *list = NULL;
-
-	pthread_mutex_lock(&rdma->lock);
-	for (unsigned i = 0; i < rdma->number_count; i++) {
-		struct extent *extent = rdma->numbers[i];
-
-		if (extent->rail != rail || !extent->local_done || !extent->mr)
-			continue;
-		extent->next_job = list;
-		list = extent;
-	}
-	pthread_mutex_unlock(&rdma->lock);
-	if (list)
-		rail_bury(rail, list);
-}
 
 static int add_region(struct gw_link *link, const struct gw_link_region *region)
 {

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * A put is cut where registered extents begin and end.  What lies in one goes to the ring of its rail.  What
+ * lies in none opens an extent or makes the open one grow, over small gaps too (what they cost in memory at
+ * the receiver is bounded to one part in GAP_SHARE); once it is large enough, or the next put lies elsewhere,
+ * it is closed and registered at both ends, and its puts wait in the ring meanwhile.  So only what is really
+ * sent is ever registered, in pieces that grow with the stream.  Runs too small to be worth it, and all that
+ * is not registered yet when the guest is paused, go by the TCP channels of the link inside.
+ *
+ * Once the guest is paused, the first HURRY_BYTES of a round go by TCP, whose way is shorter by several wake-ups.
+ *
+ * A round is closed when everything put before its fence has been posted or handed to TCP: each rail then
+ * posts a mark, the inner link gets a fence of its own, and the receiver is told which belong to the round.
+ *
+ * Losing a rail.  Whoever notices marks it failed.  The receiver is told to kill it, and until it answers
+ * nothing is put, so that no late write can meet a newer one.  The answer says what it had seen: whole
+ * rounds, and marks; whatever was posted after that is put again, by the other rails or by TCP, and the round
+ * is closed anew.  Within a round the same page may so arrive twice, in any order: both copies were read
+ * after the round began, and what the guest wrote since is in the next round anyway.
+ */
+#include "transport/rdma/source.h"
+
+#include "transport/rdma/extent.h"
+#include "transport/rdma/inner.h"
+#include "transport/rdma/rail.h"
+#include "transport/rdma/worker.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define REPLAYS 256 /* in one go */
+
+int source_fence(struct rdma *rdma, uint64_t fence)
+{
+	int rc = source_close_extent(rdma);
+
+	if (rc < 0)
+		return gw_error_set(&rdma->link.error, rc, "no memory for RDMA's tables");
+	rdma->fence = fence;
+	rdma->fenced_regions |= rdma->put_regions;
+	rdma->closing = 0;
+	rdma->hurry_bytes = 0;
+	for (unsigned i = 0; i < rdma->rail_count; i++)
+		rdma->rails[i].fence_tail = rdma->rails[i].tail;
+	return source_serve(rdma);
+}
+
+/* Everything up to a mark is known to be placed; under lock. */
+static void confirm(struct rail *rail, uint32_t mark)
+{
+	if (mark <= rail->mark_confirmed || mark > rail->mark || rail->mark - mark >= MARK_SLOTS)
+		return;
+	rail->mark_confirmed = mark;
+	rail->confirmed = rail->mark_ring[mark % MARK_SLOTS];
+}
+
+static int take_mark(struct rdma *rdma, const struct gw_link_event *event)
+{
+	unsigned rail;
+	uint32_t mark;
+	int rc = rdma_get_mark(event->payload, event->payload_bytes, &rail, &mark);
+
+	if (rc < 0 || rail >= rdma->rail_count)
+		return -EPROTO;
+	pthread_mutex_lock(&rdma->lock);
+	confirm(&rdma->rails[rail], mark);
+	pthread_mutex_unlock(&rdma->lock);
+	worker_wake(&rdma->rails[rail]);
+	return 0;
+}
+
+/* A ROUND that was sent and not reported is to be said anew, with all that it consisted of. */
+static void void_round(struct rdma *rdma)
+{
+	rdma->closing = 0;
+	if (rdma->fence == 0 || rdma->fence_sent < rdma->fence)
+		return;
+	rdma->fence_sent = rdma->fence - 1;
+	for (unsigned i = 0; i < rdma->rail_count; i++)
+		rdma->rails[i].round_tail = rdma->rails[i].round_tail_before;
+}
+
+/* The receiver has killed a rail: what it had not seen of it goes again. */
+static void bury_rail(struct rdma *rdma, struct rail *rail, const struct rdma_down *answer)
+{
+	bool reported = rdma->fence > 0 && answer->fence >= rdma->fence;
+
+	rail->state = RAIL_DEAD;
+	pthread_mutex_lock(&rdma->lock);
+	confirm(rail, answer->mark);
+	if (reported && rail->fence_tail > rail->confirmed)
+		rail->confirmed = rail->fence_tail;
+	rail->replay = rail->confirmed;
+	rail->replay_end = rail->tail;
+	rail->queued_bytes = 0;
+	pthread_mutex_unlock(&rdma->lock);
+	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
+		extent_forget(&rdma->extents[i], rail);
+	if (rdma->open && rdma->open->rail == rail)
+		source_drop_extent(rdma); /* its entries are in the ring that is put again */
+	if (!reported)
+		void_round(rdma);
+	rail_bury(rail);
+}
+
+static int take_down(struct rdma *rdma, const struct gw_link_event *event)
+{
+	struct rdma_down down;
+	int rc = rdma_get_down(event->payload, event->payload_bytes, &down);
+
+	if (rc < 0 || down.rail >= rdma->rail_count)
+		return -EPROTO;
+	if (!down.answer)
+		rail_fail(&rdma->rails[down.rail], "at the destination: %.150s", down.reason);
+	else if (rdma->rails[down.rail].state != RAIL_FAILING)
+		return -EPROTO;
+	else
+		bury_rail(rdma, &rdma->rails[down.rail], &down);
+	return 0;
+}
+
+int source_message(struct rdma *rdma, const struct gw_link_event *event)
+{
+	switch (event->message_type) {
+	case RDMA_KEYS:
+		return source_take_keys(rdma, event);
+	case RDMA_MARK:
+		return take_mark(rdma, event);
+	case RDMA_DOWN:
+		return take_down(rdma, event);
+	default:
+		return -EPROTO;
+	}
+}
+
+/* Asks the receiver to kill the rails that failed.  Return: 0 or -errno. */
+static int call_down(struct rdma *rdma)
+{
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+		struct rdma_down down = { .rail = (uint16_t)i };
+		bool served;
+		int rc;
+
+		if (!rail->failed || rail->state != RAIL_UP)
+			continue;
+		pthread_mutex_lock(&rdma->lock);
+		served = rdma->hurry && rail->confirmed == rail->tail; /* iWARP: the receiver has sealed it */
+		memcpy(down.reason, rail->failure, sizeof(down.reason));
+		pthread_mutex_unlock(&rdma->lock);
+		rc = rdma_say(rdma, RDMA_DOWN, rdma_put_down(rdma->out, &down));
+		if (rc <= 0)
+			return rc;
+		gw_log(served ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
+		rail->state = RAIL_FAILING;
+		rail_kill(rail);
+	}
+	return 0;
+}
+
+/* Puts again what a lost rail had not delivered.  Return: 1 when all is, 0, or -errno. */
+static int replay(struct rdma *rdma)
+{
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+
+		for (unsigned n = 0; rail->state == RAIL_DEAD && rail->replay < rail->replay_end; n++) {
+			const struct put_entry *entry = &rail->ring[rail->replay % RING_PUTS];
+			int rc = 0;
+
+			if (n == REPLAYS || source_loses_rail(rdma) || !source_has_space(rdma, entry->bytes))
+				return 0;
+			if (entry->bytes > 0)
+				rc = source_queue(rdma, entry->extent->region, entry->offset, entry->bytes);
+			if (rc < 0)
+				return rc;
+			if (++rail->replay == rail->replay_end && rdma->fence > rdma->fence_sent)
+				rc = source_close_extent(rdma);
+			if (rc < 0)
+				return rc;
+		}
+		if (rail->state == RAIL_FAILING)
+			return 0;
+	}
+	return 1;
+}
+
+/* Ends the round once everything has gone.  Return: 0 or -errno. */
+static int close_round(struct rdma *rdma)
+{
+	struct rdma_round round = { .fence = rdma->fence, .inner = rdma->inner_fence + 1 };
+	int rc;
+
+	if (rdma->fence <= rdma->fence_sent || source_loses_rail(rdma))
+		return 0;
+	pthread_mutex_lock(&rdma->lock);
+	if (!rdma->closing) {
+		rdma->closing = ++rdma->marks_asked;
+		for (unsigned i = 0; i < rdma->rail_count; i++)
+			if (rdma->rails[i].tail > rdma->rails[i].round_tail)
+				rdma->rails[i].closing = rdma->closing;
+	}
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		struct rail *rail = &rdma->rails[i];
+
+		if (rail->state != RAIL_UP || rail->tail == rail->round_tail)
+			continue; /* it has no part in this round */
+		if (rail->closed < rdma->closing) {
+			pthread_mutex_unlock(&rdma->lock);
+			worker_wake(rail);
+			return 0;
+		}
+		round.rails |= 1u << i;
+		round.marks[i] = rail->closed_mark;
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	rc = source_drain_backlog(rdma); /* what the rails refused came to it before their marks */
+	if (rc <= 0)
+		return rc;
+	rc = rdma_say(rdma, RDMA_ROUND, rdma_put_round(rdma->out, &round));
+	if (rc <= 0)
+		return rc;
+	rdma->inner_fence++;
+	rdma->fence_sent = rdma->fence;
+	for (unsigned i = 0; i < rdma->rail_count; i++) {
+		rdma->rails[i].round_tail_before = rdma->rails[i].round_tail;
+		rdma->rails[i].round_tail = rdma->rails[i].tail;
+	}
+	return gw_link_fence(rdma->inner, rdma->inner_fence);
+}
+
+int source_serve(struct rdma *rdma)
+{
+	int rc = call_down(rdma), replayed = 0;
+
+	if (rc == 0)
+		rc = replayed = replay(rdma);
+	if (rc >= 0)
+		rc = source_announce(rdma);
+	if (rc == 0)
+		rc = source_settle(rdma);
+	if (rc == 0)
+		rc = source_drain_backlog(rdma);
+	if (rc >= 0)
+		rc = replayed ? close_round(rdma) : 0;
+	return rdma_error(rdma, rc);
+}
