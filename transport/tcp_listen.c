@@ -82,7 +82,7 @@ struct opening {
 	int control; /* the link's, once there is one */
 	int data[GW_LINK_MAX_CHANNELS]; /* owned while there is no link; -1: missing */
 	struct gw_link *link;           /* NULL: not all channels are there */
-	struct rdma *rails;             /* RAILS: being looked for, over the link */
+	struct rails *rails;             /* RAILS: being looked for, over the link */
 };
 
 struct gw_listener {
@@ -227,7 +227,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 	for (unsigned i = 0; i < MAX_CALLERS; i++)
 		listener->callers[i].fd = -1;
 	if (!options->no_rdma) /* loads the drivers of devices: now, not while a source waits */
-		listener->has_rdma = rdma_is_here(&no_rdma);
+		listener->has_rdma = rails_available(&no_rdma);
 	*out = listener;
 	rc = 0;
 
@@ -281,7 +281,7 @@ static void forget_opening(struct gw_listener *listener, struct opening *opening
 static void drop_opening(struct gw_listener *listener, struct opening *opening)
 {
 	if (opening->rails)
-		rdma_offer_drop(opening->rails);
+		rails_offer_drop(opening->rails);
 	if (opening->link) {
 		shutdown(opening->control, SHUT_RDWR); /* closing shall not wait until a stranger has read all */
 		gw_link_close(opening->link);
@@ -493,7 +493,7 @@ static void make_link(struct gw_listener *listener, struct opening *opening)
 		return;
 	rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0 ?
 		     gw_error_set(&error, -errno, "it has no address: %s", strerror(errno)) :
-		     rdma_offer_begin(&opening->rails, opening->link, &listener->options, (struct sockaddr *)&called,
+		     rails_offer_begin(&opening->rails, opening->link, &listener->options, (struct sockaddr *)&called,
 				      listener->wildcard, now_ns() + RAILS_NS, &error);
 	if (rc == 0) {
 		opening->stage = OPENING_RAILS;
@@ -600,7 +600,7 @@ static void serve_opening(struct gw_listener *listener, struct opening *opening)
 	if (opening->stage == OPENING_QUIET && has_spoken(opening))
 		make_link(listener, opening);
 	if (opening->stage == OPENING_RAILS) {
-		rc = rdma_offer_step(opening->rails, &opening->link, &error);
+		rc = rails_offer_step(opening->rails, &opening->link, &error);
 		if (rc == 0)
 			return;
 		opening->rails = NULL; /* it ended, in any case */
@@ -721,7 +721,7 @@ static void watch_all(const struct gw_listener *listener, struct watched *watche
 		if (is_in_dialogue(opening))
 			watch(watched, opening->control);
 		if (opening->stage == OPENING_RAILS)
-			watch(watched, rdma_offer_fd(opening->rails));
+			watch(watched, rails_offer_fd(opening->rails));
 	}
 }
 

@@ -295,7 +295,7 @@ static int join_rails(struct gw_link **link, enum scheme scheme, const char *uri
 {
 	struct gw_link *inner = *link;
 	struct gw_error why = { 0 };
-	int rc = rdma_join(link, inner, options, scheme == SCHEME_RDMA, deadline_ns, &why);
+	int rc = rails_join(link, inner, options, scheme == SCHEME_RDMA, deadline_ns, &why);
 
 	if (rc == 0)
 		return 0;
@@ -319,7 +319,7 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	struct hello hello = new_hello(HELLO_CONTROL, channels);
 	enum scheme scheme = scheme_of(uri);
 	struct gw_error no_rdma = { 0 };
-	bool try_rdma = scheme != SCHEME_TCP && rdma_is_here(&no_rdma);
+	bool try_rdma = scheme != SCHEME_TCP && rails_available(&no_rdma);
 	struct welcome welcome;
 	char peer[64];
 

@@ -50,15 +50,15 @@ struct rdma_event_channel *cm_open(struct gw_error *error)
 	return channel;
 }
 
-static void fill_hello(struct rdma_hello *hello, const struct rail_qp *qp)
+static void fill_hello(struct rails_hello *hello, const struct rail_qp *qp)
 {
-	*hello = (struct rdma_hello){
-		.magic = htonl(RDMA_HELLO_MAGIC),
-		.version = htons(RDMA_HELLO_VERSION),
+	*hello = (struct rails_hello){
+		.magic = htonl(RAILS_HELLO_MAGIC),
+		.version = htons(RAILS_HELLO_VERSION),
 		.rail = htons((uint16_t)qp->rail->index),
 		.qp = htons((uint16_t)qp->index),
 	};
-	memcpy(hello->nonce, qp->rail->rdma->nonce, sizeof(hello->nonce));
+	memcpy(hello->nonce, qp->rail->rails->nonce, sizeof(hello->nonce));
 }
 
 /* A device can be bound to while its link is down; nothing would ever arrive through it. */
@@ -79,8 +79,8 @@ static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
 	return 0;
 }
 
-static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr *address,
-		       struct rdma_rail_offer *offer, struct gw_error *error)
+static int listen_once(struct rails *rails, unsigned index, const struct sockaddr *address,
+		       struct rail_offer *offer, struct gw_error *error)
 {
 	struct sockaddr_storage copy = { 0 };
 	struct rdma_cm_id *id;
@@ -100,7 +100,7 @@ static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr 
 		in->sin_port = 0;
 		memcpy(offer->address, &in->sin_addr, 4);
 	}
-	if (rdma_create_id(rdma->cm, &id, NULL, RDMA_PS_TCP) < 0)
+	if (rdma_create_id(rails->cm, &id, NULL, RDMA_PS_TCP) < 0)
 		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
 	if (rdma_bind_addr(id, (struct sockaddr *)&copy) < 0 || !id->verbs) {
 		rc = errno ? -errno : -ENODEV;
@@ -112,7 +112,7 @@ static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr 
 		rdma_destroy_id(id);
 		return rc;
 	}
-	if (rdma_listen(id, RDMA_MAX_QPS) < 0) {
+	if (rdma_listen(id, RAIL_MAX_QPS) < 0) {
 		rc = gw_error_set(error, -errno, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
 				  strerror(errno));
 		rdma_destroy_id(id);
@@ -120,26 +120,26 @@ static int listen_once(struct rdma *rdma, unsigned index, const struct sockaddr 
 	}
 	offer->port = ntohs(rdma_get_src_port(id));
 	strncpy(offer->device, ibv_get_device_name(id->verbs->device), sizeof(offer->device) - 1);
-	rdma->listeners[index] = id;
+	rails->listeners[index] = id;
 	return 0;
 }
 
-int cm_listen(struct rdma *rdma, unsigned index, const struct sockaddr *address, struct rdma_rail_offer *offer,
+int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *address, struct rail_offer *offer,
 	      struct gw_error *error)
 {
-	int rc = listen_once(rdma, index, address, offer, error);
+	int rc = listen_once(rails, index, address, offer, error);
 
 	for (unsigned again = 0; again < PORT_TRIES && rc == -EADDRINUSE; again++) {
 		gw_error_clear(error);
-		rc = listen_once(rdma, index, address, offer, error);
+		rc = listen_once(rails, index, address, offer, error);
 	}
 	return rc;
 }
 
 /* Whose queue pair calls, by its private data.  Return: it, or NULL for a stranger. */
-static struct rail_qp *caller(struct rdma *rdma, const struct rdma_cm_event *event)
+static struct rail_qp *caller(struct rails *rails, const struct rdma_cm_event *event)
 {
-	struct rdma_hello hello;
+	struct rails_hello hello;
 	unsigned rail, qp;
 
 	if (!event->param.conn.private_data || event->param.conn.private_data_len < sizeof(hello))
@@ -147,11 +147,11 @@ static struct rail_qp *caller(struct rdma *rdma, const struct rdma_cm_event *eve
 	memcpy(&hello, event->param.conn.private_data, sizeof(hello));
 	rail = ntohs(hello.rail);
 	qp = ntohs(hello.qp);
-	if (ntohl(hello.magic) != RDMA_HELLO_MAGIC || ntohs(hello.version) != RDMA_HELLO_VERSION || hello.reserved != 0 ||
-	    memcmp(hello.nonce, rdma->nonce, sizeof(hello.nonce)) != 0 || rail >= rdma->rail_count ||
-	    qp >= RDMA_MAX_QPS || rdma->rails[rail].qps[qp].id || event->listen_id != rdma->listeners[rail])
+	if (ntohl(hello.magic) != RAILS_HELLO_MAGIC || ntohs(hello.version) != RAILS_HELLO_VERSION || hello.reserved != 0 ||
+	    memcmp(hello.nonce, rails->nonce, sizeof(hello.nonce)) != 0 || rail >= rails->rail_count ||
+	    qp >= RAIL_MAX_QPS || rails->rail[rail].qps[qp].id || event->listen_id != rails->listeners[rail])
 		return NULL;
-	return &rdma->rails[rail].qps[qp];
+	return &rails->rail[rail].qps[qp];
 }
 
 static int admit(struct rail_qp *qp, struct rdma_cm_id *id, struct gw_error *error)
@@ -182,18 +182,18 @@ static void turn_away(struct rdma_cm_id *id, struct rail_qp *qp)
 		qp->id = NULL;
 }
 
-void cm_serve(struct rdma *rdma)
+void cm_serve(struct rails *rails)
 {
 	struct rdma_cm_id *unwanted = NULL;
 	struct rdma_cm_event *event;
 	struct gw_error error = { 0 };
 	struct rail_qp *qp;
 
-	if (rdma_get_cm_event(rdma->cm, &event) < 0)
+	if (rdma_get_cm_event(rails->cm, &event) < 0)
 		return;
 	switch (event->event) {
 	case RDMA_CM_EVENT_CONNECT_REQUEST:
-		qp = caller(rdma, event);
+		qp = caller(rails, event);
 		if (qp && admit(qp, event->id, &error) == 0)
 			break;
 		gw_warn("an RDMA connection is turned away: %s", qp ? error.text : "it is not part of this session");
@@ -231,12 +231,12 @@ struct connecting {
 	struct rail *rail;
 	struct sockaddr *to;
 	uint64_t deadline_ns;
-	unsigned missing, tries[RDMA_MAX_QPS];
+	unsigned missing, tries[RAIL_MAX_QPS];
 };
 
 static int resolve_addr(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
 {
-	if (rdma_create_id(c->rail->rdma->cm, &qp->id, qp, RDMA_PS_TCP) < 0) {
+	if (rdma_create_id(c->rail->rails->cm, &qp->id, qp, RDMA_PS_TCP) < 0) {
 		qp->id = NULL;
 		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
 	}
@@ -261,7 +261,7 @@ static int resolve_route(struct connecting *c, struct rail_qp *qp, struct gw_err
 
 static int call(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
 {
-	struct rdma_hello hello;
+	struct rails_hello hello;
 	struct rdma_conn_param param = {
 		.private_data = &hello,
 		.private_data_len = sizeof(hello),
@@ -335,7 +335,7 @@ static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_
 /* Waits for one event, and acts on it.  Return: 0 or -errno with @error set. */
 static int next_event(struct connecting *c, struct gw_error *error)
 {
-	struct rdma_event_channel *channel = c->rail->rdma->cm;
+	struct rdma_event_channel *channel = c->rail->rails->cm;
 	struct pollfd pfd = { .fd = channel->fd, .events = POLLIN };
 	enum rdma_cm_event_type type;
 	struct rdma_cm_event *event;
@@ -367,17 +367,17 @@ static const char *awaited(const struct rail *rail)
 }
 
 /* The interface of link-local addresses, which only this host can know: the one that the control connection takes.  0: none. */
-static uint32_t scope_of(const struct rdma *rdma)
+static uint32_t scope_of(const struct rails *rails)
 {
 	struct sockaddr_in6 peer = { 0 };
 	socklen_t length = sizeof(peer);
 
-	if (getpeername(rdma_control_fd(rdma), (struct sockaddr *)&peer, &length) < 0 || peer.sin6_family != AF_INET6)
+	if (getpeername(rails_control_fd(rails), (struct sockaddr *)&peer, &length) < 0 || peer.sin6_family != AF_INET6)
 		return 0;
 	return peer.sin6_scope_id;
 }
 
-int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
+int cm_connect(struct rail *rail, const struct rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(offer->port) };
 	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons(offer->port) };
@@ -388,7 +388,7 @@ int cm_connect(struct rail *rail, const struct rdma_rail_offer *offer, uint64_t 
 	memcpy(&in.sin_addr, offer->address, 4);
 	memcpy(&in6.sin6_addr, offer->address, 16);
 	if (IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr))
-		in6.sin6_scope_id = scope_of(rail->rdma);
+		in6.sin6_scope_id = scope_of(rail->rails);
 	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++)
 		rc = resolve_addr(&c, &rail->qps[i], error);
 	while (rc == 0 && c.missing > 0)

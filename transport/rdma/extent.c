@@ -84,18 +84,18 @@ void extent_table_free(struct extent_table *table)
 	*table = (struct extent_table){ 0 };
 }
 
-int extent_number(struct rdma *rdma, struct extent *extent)
+int extent_number(struct rails *rails, struct extent *extent)
 {
-	if (rdma->number_count == rdma->number_room) {
-		unsigned room = rdma->number_room ? rdma->number_room * 2 : 64;
-		struct extent **more = realloc(rdma->numbers, room * sizeof(struct extent *));
+	if (rails->number_count == rails->number_room) {
+		unsigned room = rails->number_room ? rails->number_room * 2 : 64;
+		struct extent **more = realloc(rails->numbers, room * sizeof(struct extent *));
 
 		if (!more)
 			return -ENOMEM;
-		rdma->numbers = more;
-		rdma->number_room = room;
+		rails->numbers = more;
+		rails->number_room = room;
 	}
-	rdma->numbers[rdma->number_count++] = extent;
+	rails->numbers[rails->number_count++] = extent;
 	return 0;
 }
 
@@ -109,14 +109,14 @@ static bool is_memory(int fd)
 }
 
 /* Where @region is mapped for registration; with @writable, if need be, anew, writable.  Return: NULL when it cannot be. */
-static char *map_of(struct rdma *rdma, uint16_t id, bool writable)
+static char *map_of(struct rails *rails, uint16_t id, bool writable)
 {
-	const struct gw_link_region *region = &rdma->regions[id];
+	const struct gw_link_region *region = &rails->regions[id];
 	char path[40], *base;
 	int fd;
 
-	pthread_mutex_lock(&rdma->lock);
-	base = rdma->own_map[id];
+	pthread_mutex_lock(&rails->lock);
+	base = rails->own_map[id];
 	if (!base && !writable) {
 		base = region->base;
 	} else if (!base && is_memory(region->fd)) {
@@ -124,31 +124,31 @@ static char *map_of(struct rdma *rdma, uint16_t id, bool writable)
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		base = fd < 0 ? MAP_FAILED : mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		base = base == MAP_FAILED ? NULL : base;
-		rdma->own_map[id] = base;
+		rails->own_map[id] = base;
 		if (fd >= 0)
 			close(fd);
 	}
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	return base;
 }
 
-static int register_here(struct rdma *rdma, struct extent *extent)
+static int register_here(struct rails *rails, struct extent *extent)
 {
-	char *base = map_of(rdma, extent->region, false);
+	char *base = map_of(rails, extent->region, false);
 	size_t bytes = extent->end - extent->first;
 	int access = 0, rc;
 
 	if (extent->rail->failed)
 		return -ENODEV;
-	if (!rdma->is_source)
+	if (!rails->is_source)
 		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING;
 	extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
-	if (!extent->mr && errno == EFAULT && rdma->is_source && (base = map_of(rdma, extent->region, true)))
+	if (!extent->mr && errno == EFAULT && rails->is_source && (base = map_of(rails, extent->region, true)))
 		extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
 	if (extent->mr)
 		return 0;
 	rc = -errno;
-	if (rc == -EFAULT && !rdma->is_source && madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 &&
+	if (rc == -EFAULT && !rails->is_source && madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 &&
 	    errno == EFAULT)
 		rc = -ENOSPC;
 	return rc;
@@ -156,34 +156,34 @@ static int register_here(struct rdma *rdma, struct extent *extent)
 
 static void *registrar(void *argument)
 {
-	struct rdma *rdma = argument;
+	struct rails *rails = argument;
 
-	pthread_mutex_lock(&rdma->lock);
-	while (!rdma->ending) {
-		struct extent *extent = rdma->first_job;
+	pthread_mutex_lock(&rails->lock);
+	while (!rails->ending) {
+		struct extent *extent = rails->first_job;
 		int rc;
 
 		if (!extent) {
-			pthread_cond_wait(&rdma->jobs, &rdma->lock);
+			pthread_cond_wait(&rails->jobs, &rails->lock);
 			continue;
 		}
-		rdma->first_job = extent->next_job;
-		pthread_mutex_unlock(&rdma->lock);
-		rc = register_here(rdma, extent);
-		pthread_mutex_lock(&rdma->lock);
+		rails->first_job = extent->next_job;
+		pthread_mutex_unlock(&rails->lock);
+		rc = register_here(rails, extent);
+		pthread_mutex_lock(&rails->lock);
 		extent->local_done = true;
 		if (rc < 0)
 			extent->refused = -rc;
-		rdma_wake(rdma);
+		rails_wake(rails);
 	}
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	return NULL;
 }
 
-int extent_start(struct rdma *rdma)
+int extent_start(struct rails *rails)
 {
-	for (; rdma->registrar_count < REGISTRARS; rdma->registrar_count++) {
-		int rc = gw_thread_start(&rdma->registrars[rdma->registrar_count], "godwit-register", registrar, rdma);
+	for (; rails->registrar_count < REGISTRARS; rails->registrar_count++) {
+		int rc = gw_thread_start(&rails->registrars[rails->registrar_count], "godwit-register", registrar, rails);
 
 		if (rc < 0)
 			return rc;
@@ -191,25 +191,25 @@ int extent_start(struct rdma *rdma)
 	return 0;
 }
 
-void extent_stop(struct rdma *rdma)
+void extent_stop(struct rails *rails)
 {
-	pthread_mutex_lock(&rdma->lock);
-	rdma->ending = true;
-	pthread_cond_broadcast(&rdma->jobs);
-	pthread_mutex_unlock(&rdma->lock);
-	while (rdma->registrar_count > 0)
-		pthread_join(rdma->registrars[--rdma->registrar_count], NULL);
+	pthread_mutex_lock(&rails->lock);
+	rails->ending = true;
+	pthread_cond_broadcast(&rails->jobs);
+	pthread_mutex_unlock(&rails->lock);
+	while (rails->registrar_count > 0)
+		pthread_join(rails->registrars[--rails->registrar_count], NULL);
 }
 
-void extent_register(struct rdma *rdma, struct extent *extent)
+void extent_register(struct rails *rails, struct extent *extent)
 {
-	pthread_mutex_lock(&rdma->lock);
+	pthread_mutex_lock(&rails->lock);
 	extent->next_job = NULL;
-	if (rdma->first_job)
-		rdma->last_job->next_job = extent;
+	if (rails->first_job)
+		rails->last_job->next_job = extent;
 	else
-		rdma->first_job = extent;
-	rdma->last_job = extent;
-	pthread_cond_signal(&rdma->jobs);
-	pthread_mutex_unlock(&rdma->lock);
+		rails->first_job = extent;
+	rails->last_job = extent;
+	pthread_cond_signal(&rails->jobs);
+	pthread_mutex_unlock(&rails->lock);
 }

@@ -3,7 +3,7 @@
 #ifndef GODWIT_TRANSPORT_RDMA_EXTENT_H
 #define GODWIT_TRANSPORT_RDMA_EXTENT_H
 
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/rails.h"
 
 /* The extent that holds @offset, or else the first one after it; NULL: none.  Link thread. */
 struct extent *extent_at(const struct extent_table *table, uint64_t offset);
@@ -14,17 +14,17 @@ int extent_insert(struct extent_table *table, struct extent *extent) GW_MUST_CHE
 /* Takes out the extents of a lost rail; they stay allocated.  Link thread. */
 void extent_forget(struct extent_table *table, const struct rail *rail);
 
-/* Appends to rdma->numbers.  Return: 0 or -ENOMEM. */
-int extent_number(struct rdma *rdma, struct extent *extent) GW_MUST_CHECK;
+/* Appends to rails->numbers.  Return: 0 or -ENOMEM. */
+int extent_number(struct rails *rails, struct extent *extent) GW_MUST_CHECK;
 
 /* Frees the table, not the extents. */
 void extent_table_free(struct extent_table *table);
 
 /* Starts and ends the registering threads; extent_stop() returns once no registration is under way. */
-int extent_start(struct rdma *rdma) GW_MUST_CHECK;
-void extent_stop(struct rdma *rdma);
+int extent_start(struct rails *rails) GW_MUST_CHECK;
+void extent_stop(struct rails *rails);
 
 /* Has an extent registered at this end: sets local_done, and mr or refused, and wakes the link thread. */
-void extent_register(struct rdma *rdma, struct extent *extent);
+void extent_register(struct rails *rails, struct extent *extent);
 
 #endif

@@ -7,33 +7,33 @@
 #include <errno.h>
 #include <string.h>
 
-int rdma_say(struct rdma *rdma, unsigned type, uint32_t bytes)
+int rails_say(struct rails *rails, unsigned type, uint32_t bytes)
 {
-	int rc = gw_link_message(rdma->inner, (uint16_t)type, rdma->out, bytes);
+	int rc = gw_link_message(rails->inner, (uint16_t)type, rails->out, bytes);
 
 	return rc == -EAGAIN ? 0 : rc < 0 ? rc : 1;
 }
 
-int rdma_error(struct rdma *rdma, int rc)
+int rails_error(struct rails *rails, int rc)
 {
-	if (rc >= 0 || rdma->link.error.code)
-		return rc < 0 ? rdma->link.error.code : rc;
-	if (rdma->inner->error.code)
-		rdma->link.error = rdma->inner->error;
+	if (rc >= 0 || rails->link.error.code)
+		return rc < 0 ? rails->link.error.code : rc;
+	if (rails->inner->error.code)
+		rails->link.error = rails->inner->error;
 	else if (rc == -EPROTO)
-		gw_error_set(&rdma->link.error, rc, "%s sent what is not of godwit's RDMA protocol", rdma->link.peer);
+		gw_error_set(&rails->link.error, rc, "%s sent what is not of godwit's RDMA protocol", rails->link.peer);
 	else
-		gw_error_set(&rdma->link.error, rc, "RDMA: %s", strerror(-rc));
-	return rdma->link.error.code;
+		gw_error_set(&rails->link.error, rc, "RDMA: %s", strerror(-rc));
+	return rails->link.error.code;
 }
 
-void rdma_wake(struct rdma *rdma)
+void rails_wake(struct rails *rails)
 {
-	if (rdma->inner)
-		tcp_wake((struct tcp *)rdma->inner);
+	if (rails->inner)
+		tcp_wake((struct tcp *)rails->inner);
 }
 
-int rdma_control_fd(const struct rdma *rdma)
+int rails_control_fd(const struct rails *rails)
 {
-	return ((const struct tcp *)rdma->inner)->control.fd;
+	return ((const struct tcp *)rails->inner)->control.fd;
 }

@@ -3,15 +3,15 @@
 #ifndef GODWIT_TRANSPORT_RDMA_INNER_H
 #define GODWIT_TRANSPORT_RDMA_INNER_H
 
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/rails.h"
 
-int rdma_say(struct rdma *rdma, unsigned type, uint32_t bytes) GW_MUST_CHECK; /* what is in out; 1: said, 0: not now, or -errno */
-int rdma_error(struct rdma *rdma, int rc) GW_MUST_CHECK; /* takes over the inner link's error */
+int rails_say(struct rails *rails, unsigned type, uint32_t bytes) GW_MUST_CHECK; /* what is in out; 1: said, 0: not now, or -errno */
+int rails_error(struct rails *rails, int rc) GW_MUST_CHECK; /* takes over the inner link's error */
 
 /* Any thread: makes the link thread look. */
-void rdma_wake(struct rdma *rdma);
+void rails_wake(struct rails *rails);
 
 /* The socket of the control channel. */
-int rdma_control_fd(const struct rdma *rdma);
+int rails_control_fd(const struct rails *rails);
 
 #endif

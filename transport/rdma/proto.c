@@ -10,14 +10,14 @@
 
 /* The wire's own types, in network order. */
 struct wire_rails {
-	unsigned char nonce[RDMA_NONCE_BYTES];
+	unsigned char nonce[RAILS_NONCE_BYTES];
 	uint32_t count;
 	struct {
 		uint16_t family, port;
 		unsigned char address[16];
 		char device[16];
-	} rails[RDMA_MAX_RAILS];
-	char reason[RDMA_REASON_BYTES];
+	} rails[RAILS_MAX];
+	char reason[RAILS_REASON_BYTES];
 };
 
 struct wire_go {
@@ -26,8 +26,8 @@ struct wire_go {
 		uint16_t rail, qps;
 		uint32_t board_rkey;
 		uint64_t board_addr;
-	} rails[RDMA_MAX_RAILS];
-	char reason[RDMA_REASON_BYTES];
+	} rails[RAILS_MAX];
+	char reason[RAILS_REASON_BYTES];
 };
 
 struct wire_register {
@@ -48,21 +48,21 @@ struct wire_mark {
 struct wire_round {
 	uint64_t fence, inner;
 	uint32_t rails, reserved;
-	uint32_t marks[RDMA_MAX_RAILS];
+	uint32_t marks[RAILS_MAX];
 };
 
 struct wire_down {
 	uint16_t rail, answer;
 	uint32_t mark;
 	uint64_t fence;
-	char reason[RDMA_REASON_BYTES];
+	char reason[RAILS_REASON_BYTES];
 };
 
-static_assert(sizeof(struct wire_rails) == 20 + 36 * RDMA_MAX_RAILS + RDMA_REASON_BYTES &&
-		      sizeof(struct wire_go) == 8 + 16 * RDMA_MAX_RAILS + RDMA_REASON_BYTES &&
+static_assert(sizeof(struct wire_rails) == 20 + 36 * RAILS_MAX + RAILS_REASON_BYTES &&
+		      sizeof(struct wire_go) == 8 + 16 * RAILS_MAX + RAILS_REASON_BYTES &&
 		      sizeof(struct wire_register) == 24 && sizeof(struct wire_key) == 24 &&
-		      sizeof(struct wire_round) == 24 + 4 * RDMA_MAX_RAILS && sizeof(struct wire_down) == 16 + RDMA_REASON_BYTES &&
-		      sizeof(struct rdma_hello) == 28 && sizeof(struct rdma_mark) == 16,
+		      sizeof(struct wire_round) == 24 + 4 * RAILS_MAX && sizeof(struct wire_down) == 16 + RAILS_REASON_BYTES &&
+		      sizeof(struct rails_hello) == 28 && sizeof(struct rails_mark) == 16,
 	      "packed as they stand");
 
 static bool is_zeros(const void *from, size_t bytes)
@@ -90,50 +90,50 @@ static bool take_text(char *to, const char *from, size_t bytes)
 	return is_zeros(from + length, bytes - length);
 }
 
-uint32_t rdma_put_rails(unsigned char *out, const struct rdma_rails *rails)
+uint32_t rails_encode_offer(unsigned char *out, const struct rails_offer *offer)
 {
-	struct wire_rails wire = { .count = htonl(rails->count) };
+	struct wire_rails wire = { .count = htonl(offer->count) };
 
-	memcpy(wire.nonce, rails->nonce, sizeof(wire.nonce));
-	for (unsigned i = 0; i < rails->count; i++) {
-		wire.rails[i].family = htons(rails->rails[i].family == AF_INET6 ? 6 : 4);
-		wire.rails[i].port = htons(rails->rails[i].port);
-		memcpy(wire.rails[i].address, rails->rails[i].address, 16);
-		put_text(wire.rails[i].device, rails->rails[i].device, 16);
+	memcpy(wire.nonce, offer->nonce, sizeof(wire.nonce));
+	for (unsigned i = 0; i < offer->count; i++) {
+		wire.rails[i].family = htons(offer->rails[i].family == AF_INET6 ? 6 : 4);
+		wire.rails[i].port = htons(offer->rails[i].port);
+		memcpy(wire.rails[i].address, offer->rails[i].address, 16);
+		put_text(wire.rails[i].device, offer->rails[i].device, 16);
 	}
-	put_text(wire.reason, rails->reason, sizeof(wire.reason));
+	put_text(wire.reason, offer->reason, sizeof(wire.reason));
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
 
-int rdma_get_rails(const void *in, uint32_t bytes, struct rdma_rails *rails)
+int rails_decode_offer(const void *in, uint32_t bytes, struct rails_offer *offer)
 {
 	struct wire_rails wire;
 
 	if (bytes != sizeof(wire))
 		return -EPROTO;
 	memcpy(&wire, in, sizeof(wire));
-	memset(rails, 0, sizeof(*rails));
-	memcpy(rails->nonce, wire.nonce, sizeof(wire.nonce));
-	rails->count = ntohl(wire.count);
-	if (rails->count > RDMA_MAX_RAILS ||
-	    !is_zeros(&wire.rails[rails->count], (RDMA_MAX_RAILS - rails->count) * sizeof(wire.rails[0])))
+	memset(offer, 0, sizeof(*offer));
+	memcpy(offer->nonce, wire.nonce, sizeof(wire.nonce));
+	offer->count = ntohl(wire.count);
+	if (offer->count > RAILS_MAX ||
+	    !is_zeros(&wire.rails[offer->count], (RAILS_MAX - offer->count) * sizeof(wire.rails[0])))
 		return -EPROTO;
-	for (unsigned i = 0; i < rails->count; i++) {
+	for (unsigned i = 0; i < offer->count; i++) {
 		unsigned family = ntohs(wire.rails[i].family);
 
 		if (family != 4 && family != 6)
 			return -EPROTO;
-		rails->rails[i].family = family == 6 ? AF_INET6 : AF_INET;
-		rails->rails[i].port = ntohs(wire.rails[i].port);
-		memcpy(rails->rails[i].address, wire.rails[i].address, 16);
-		if (!take_text(rails->rails[i].device, wire.rails[i].device, 16))
+		offer->rails[i].family = family == 6 ? AF_INET6 : AF_INET;
+		offer->rails[i].port = ntohs(wire.rails[i].port);
+		memcpy(offer->rails[i].address, wire.rails[i].address, 16);
+		if (!take_text(offer->rails[i].device, wire.rails[i].device, 16))
 			return -EPROTO;
 	}
-	return take_text(rails->reason, wire.reason, sizeof(wire.reason)) ? 0 : -EPROTO;
+	return take_text(offer->reason, wire.reason, sizeof(wire.reason)) ? 0 : -EPROTO;
 }
 
-uint32_t rdma_put_go(unsigned char *out, const struct rdma_go *go)
+uint32_t rails_encode_go(unsigned char *out, const struct rails_go *go)
 {
 	struct wire_go wire = { .count = htonl(go->count) };
 
@@ -148,7 +148,7 @@ uint32_t rdma_put_go(unsigned char *out, const struct rdma_go *go)
 	return sizeof(wire);
 }
 
-int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go)
+int rails_decode_go(const void *in, uint32_t bytes, struct rails_go *go)
 {
 	struct wire_go wire;
 	uint32_t seen = 0;
@@ -158,17 +158,17 @@ int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go)
 	memcpy(&wire, in, sizeof(wire));
 	memset(go, 0, sizeof(*go));
 	go->count = ntohl(wire.count);
-	if (go->count > RDMA_MAX_RAILS || wire.reserved ||
-	    !is_zeros(&wire.rails[go->count], (RDMA_MAX_RAILS - go->count) * sizeof(wire.rails[0])))
+	if (go->count > RAILS_MAX || wire.reserved ||
+	    !is_zeros(&wire.rails[go->count], (RAILS_MAX - go->count) * sizeof(wire.rails[0])))
 		return -EPROTO;
 	for (unsigned i = 0; i < go->count; i++) {
-		struct rdma_rail_go *rail = &go->rails[i];
+		struct rail_go *rail = &go->rails[i];
 
 		rail->rail = ntohs(wire.rails[i].rail);
 		rail->qps = ntohs(wire.rails[i].qps);
 		rail->board_rkey = ntohl(wire.rails[i].board_rkey);
 		rail->board_addr = be64toh(wire.rails[i].board_addr);
-		if (rail->rail >= RDMA_MAX_RAILS || rail->qps < 1 || rail->qps > RDMA_MAX_QPS ||
+		if (rail->rail >= RAILS_MAX || rail->qps < 1 || rail->qps > RAIL_MAX_QPS ||
 		    seen & (1u << rail->rail))
 			return -EPROTO;
 		seen |= 1u << rail->rail;
@@ -176,9 +176,9 @@ int rdma_get_go(const void *in, uint32_t bytes, struct rdma_go *go)
 	return take_text(go->reason, wire.reason, sizeof(wire.reason)) ? 0 : -EPROTO;
 }
 
-int rdma_get_connected(const void *in, uint32_t bytes, struct rdma_go *go)
+int rails_decode_connected(const void *in, uint32_t bytes, struct rails_go *go)
 {
-	int rc = rdma_get_go(in, bytes, go);
+	int rc = rails_decode_go(in, bytes, go);
 
 	for (unsigned i = 0; rc == 0 && i < go->count; i++)
 		if (go->rails[i].board_rkey || go->rails[i].board_addr)
@@ -186,7 +186,7 @@ int rdma_get_connected(const void *in, uint32_t bytes, struct rdma_go *go)
 	return rc;
 }
 
-uint32_t rdma_put_register(unsigned char *out, const struct rdma_register *list, unsigned count)
+uint32_t rails_encode_register(unsigned char *out, const struct rails_register *list, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct wire_register wire = {
@@ -202,29 +202,29 @@ uint32_t rdma_put_register(unsigned char *out, const struct rdma_register *list,
 	return count * (uint32_t)sizeof(struct wire_register);
 }
 
-int rdma_get_register(const void *in, uint32_t bytes, struct rdma_register *list)
+int rails_decode_register(const void *in, uint32_t bytes, struct rails_register *list)
 {
 	struct wire_register wire;
 	unsigned count = bytes / sizeof(wire);
 
-	if (bytes % sizeof(wire) || count == 0 || count > RDMA_MAX_BATCH)
+	if (bytes % sizeof(wire) || count == 0 || count > RAILS_MAX_BATCH)
 		return -EPROTO;
 	for (unsigned i = 0; i < count; i++) {
 		memcpy(&wire, (const char *)in + i * sizeof(wire), sizeof(wire));
-		list[i] = (struct rdma_register){
+		list[i] = (struct rails_register){
 			.extent = ntohl(wire.extent),
 			.rail = ntohs(wire.rail),
 			.region = ntohs(wire.region),
 			.offset = be64toh(wire.offset),
 			.bytes = be64toh(wire.bytes),
 		};
-		if (list[i].rail >= RDMA_MAX_RAILS || list[i].bytes == 0)
+		if (list[i].rail >= RAILS_MAX || list[i].bytes == 0)
 			return -EPROTO;
 	}
 	return (int)count;
 }
 
-uint32_t rdma_put_keys(unsigned char *out, const struct rdma_key *list, unsigned count)
+uint32_t rails_encode_keys(unsigned char *out, const struct rails_key *list, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct wire_key wire = {
@@ -239,16 +239,16 @@ uint32_t rdma_put_keys(unsigned char *out, const struct rdma_key *list, unsigned
 	return count * (uint32_t)sizeof(struct wire_key);
 }
 
-int rdma_get_keys(const void *in, uint32_t bytes, struct rdma_key *list)
+int rails_decode_keys(const void *in, uint32_t bytes, struct rails_key *list)
 {
 	struct wire_key wire;
 	unsigned count = bytes / sizeof(wire);
 
-	if (bytes % sizeof(wire) || count == 0 || count > RDMA_MAX_BATCH)
+	if (bytes % sizeof(wire) || count == 0 || count > RAILS_MAX_BATCH)
 		return -EPROTO;
 	for (unsigned i = 0; i < count; i++) {
 		memcpy(&wire, (const char *)in + i * sizeof(wire), sizeof(wire));
-		list[i] = (struct rdma_key){
+		list[i] = (struct rails_key){
 			.extent = ntohl(wire.extent),
 			.refused = ntohl(wire.refused),
 			.rkey = ntohl(wire.rkey),
@@ -260,7 +260,7 @@ int rdma_get_keys(const void *in, uint32_t bytes, struct rdma_key *list)
 	return (int)count;
 }
 
-uint32_t rdma_put_mark(unsigned char *out, unsigned rail, uint32_t mark)
+uint32_t rails_encode_mark(unsigned char *out, unsigned rail, uint32_t mark)
 {
 	struct wire_mark wire = { htonl(rail), htonl(mark) };
 
@@ -268,7 +268,7 @@ uint32_t rdma_put_mark(unsigned char *out, unsigned rail, uint32_t mark)
 	return sizeof(wire);
 }
 
-int rdma_get_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark)
+int rails_decode_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark)
 {
 	struct wire_mark wire;
 
@@ -277,33 +277,33 @@ int rdma_get_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark
 	memcpy(&wire, in, sizeof(wire));
 	*rail = ntohl(wire.rail);
 	*mark = ntohl(wire.mark);
-	return *rail < RDMA_MAX_RAILS ? 0 : -EPROTO;
+	return *rail < RAILS_MAX ? 0 : -EPROTO;
 }
 
-uint32_t rdma_put_round(unsigned char *out, const struct rdma_round *round)
+uint32_t rails_encode_round(unsigned char *out, const struct rails_round *round)
 {
 	struct wire_round wire = { htobe64(round->fence), htobe64(round->inner), htonl(round->rails), 0, { 0 } };
 
-	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++)
+	for (unsigned i = 0; i < RAILS_MAX; i++)
 		wire.marks[i] = htonl(round->marks[i]);
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
 
-int rdma_get_round(const void *in, uint32_t bytes, struct rdma_round *round)
+int rails_decode_round(const void *in, uint32_t bytes, struct rails_round *round)
 {
 	struct wire_round wire;
 
 	if (bytes != sizeof(wire))
 		return -EPROTO;
 	memcpy(&wire, in, sizeof(wire));
-	*round = (struct rdma_round){ be64toh(wire.fence), be64toh(wire.inner), ntohl(wire.rails), { 0 } };
-	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++)
+	*round = (struct rails_round){ be64toh(wire.fence), be64toh(wire.inner), ntohl(wire.rails), { 0 } };
+	for (unsigned i = 0; i < RAILS_MAX; i++)
 		round->marks[i] = ntohl(wire.marks[i]);
-	return round->fence == 0 || round->inner == 0 || wire.reserved || round->rails >> RDMA_MAX_RAILS ? -EPROTO : 0;
+	return round->fence == 0 || round->inner == 0 || wire.reserved || round->rails >> RAILS_MAX ? -EPROTO : 0;
 }
 
-uint32_t rdma_put_down(unsigned char *out, const struct rdma_down *down)
+uint32_t rails_encode_down(unsigned char *out, const struct rails_down *down)
 {
 	struct wire_down wire = { htons(down->rail), htons(down->answer), htonl(down->mark), htobe64(down->fence), "" };
 
@@ -312,7 +312,7 @@ uint32_t rdma_put_down(unsigned char *out, const struct rdma_down *down)
 	return sizeof(wire);
 }
 
-int rdma_get_down(const void *in, uint32_t bytes, struct rdma_down *down)
+int rails_decode_down(const void *in, uint32_t bytes, struct rails_down *down)
 {
 	struct wire_down wire;
 
@@ -323,7 +323,7 @@ int rdma_get_down(const void *in, uint32_t bytes, struct rdma_down *down)
 	down->answer = ntohs(wire.answer) != 0;
 	down->mark = ntohl(wire.mark);
 	down->fence = be64toh(wire.fence);
-	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) || down->rail >= RDMA_MAX_RAILS || ntohs(wire.answer) > 1)
+	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) || down->rail >= RAILS_MAX || ntohs(wire.answer) > 1)
 		return -EPROTO;
 	return down->answer || (down->mark == 0 && down->fence == 0) ? 0 : -EPROTO;
 }

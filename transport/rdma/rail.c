@@ -44,9 +44,9 @@ static int numa_node_of(const char *device)
 
 static int open_memory(struct rail *rail)
 {
-	bool source = rail->rdma->is_source;
+	bool source = rail->rails->is_source;
 
-	rail->memory_bytes = source ? rail->qp_count * (STAGE_BYTES + MARK_SLOTS * sizeof(struct rdma_mark)) :
+	rail->memory_bytes = source ? rail->qp_count * (STAGE_BYTES + MARK_SLOTS * sizeof(struct rails_mark)) :
 				      2 * BOARD_BYTES;
 	rail->memory = mmap(NULL, rail->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (rail->memory == MAP_FAILED) {
@@ -60,7 +60,7 @@ static int open_memory(struct rail *rail)
 
 static int register_memory(struct rail *rail)
 {
-	int access = rail->rdma->is_source ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	int access = rail->rails->is_source ? 0 : IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 
 	rail->memory_mr = ibv_reg_mr(rail->pd, rail->memory, rail->memory_bytes, access);
 	return rail->memory_mr ? 0 : -errno;
@@ -68,7 +68,7 @@ static int register_memory(struct rail *rail)
 
 int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *error)
 {
-	unsigned depth = RDMA_MAX_QPS * (rail->rdma->is_source ? QP_SEND_WRS : QP_RECV_WRS);
+	unsigned depth = RAIL_MAX_QPS * (rail->rails->is_source ? QP_SEND_WRS : QP_RECV_WRS);
 	int rc;
 
 	if (rail->verbs && !rail->cq)
@@ -104,7 +104,7 @@ int rail_post_recv(struct rail_qp *qp, unsigned slot)
 	struct rail *rail = qp->rail;
 	struct ibv_sge sge = {
 		.addr = (uintptr_t)rail_mark_slot(rail, qp->index, slot),
-		.length = sizeof(struct rdma_mark),
+		.length = sizeof(struct rails_mark),
 		.lkey = rail->memory_mr->lkey,
 	};
 	struct ibv_recv_wr *bad, wr = { .wr_id = (uint64_t)qp->index << 32 | slot, .sg_list = &sge, .num_sge = 1 };
@@ -118,7 +118,7 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 	struct ibv_qp_init_attr_ex attr = {
 		.send_cq = rail->cq,
 		.recv_cq = rail->cq,
-		.cap = { .max_send_wr = rail->rdma->is_source ? QP_SEND_WRS : 1, .max_recv_wr = QP_RECV_WRS,
+		.cap = { .max_send_wr = rail->rails->is_source ? QP_SEND_WRS : 1, .max_recv_wr = QP_RECV_WRS,
 			 .max_send_sge = 1, .max_recv_sge = 1 },
 		.qp_type = IBV_QPT_RC,
 		.comp_mask = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
@@ -137,7 +137,7 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 			return gw_error_set(error, -errno, "device %s gives no queue pair (number %u of this session): %s: "
 					    "ask for fewer with --queue-pairs", rail->device, qp->index + 1, strerror(errno));
 	}
-	for (unsigned slot = 0; slot < QP_RECV_WRS && !rail->rdma->is_source; slot++)
+	for (unsigned slot = 0; slot < QP_RECV_WRS && !rail->rails->is_source; slot++)
 		if (rail_post_recv(qp, slot) < 0)
 			return gw_error_set(error, -EIO, "device %s takes no receive requests", rail->device);
 	return 0;
@@ -145,18 +145,18 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 
 void rail_fail(struct rail *rail, const char *format, ...)
 {
-	char text[RDMA_REASON_BYTES];
+	char text[RAILS_REASON_BYTES];
 	va_list args;
 
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	pthread_mutex_lock(&rail->rdma->lock);
+	pthread_mutex_lock(&rail->rails->lock);
 	if (!rail->failed)
 		memcpy(rail->failure, text, sizeof(text));
 	rail->failed = true;
-	pthread_mutex_unlock(&rail->rdma->lock);
-	rdma_wake(rail->rdma);
+	pthread_mutex_unlock(&rail->rails->lock);
+	rails_wake(rail->rails);
 }
 
 void rail_kill(struct rail *rail)
@@ -170,15 +170,15 @@ void rail_kill(struct rail *rail)
 		pthread_join(rail->worker, NULL);
 		rail->worker_runs = false;
 	}
-	for (unsigned i = 0; i < RDMA_MAX_QPS; i++) {
+	for (unsigned i = 0; i < RAIL_MAX_QPS; i++) {
 		struct rail_qp *qp = &rail->qps[i];
 		struct rdma_cm_id *id;
 
-		pthread_mutex_lock(&rail->rdma->lock); /* the watcher gives requests back to it */
+		pthread_mutex_lock(&rail->rails->lock); /* the watcher gives requests back to it */
 		id = qp->id;
 		qp->id = NULL;
 		qp->ex = NULL;
-		pthread_mutex_unlock(&rail->rdma->lock);
+		pthread_mutex_unlock(&rail->rails->lock);
 		if (id && id->qp)
 			rdma_destroy_qp(id);
 		if (id)
@@ -188,7 +188,7 @@ void rail_kill(struct rail *rail)
 
 void rail_seal(struct rail *rail)
 {
-	for (unsigned i = 0; i < RDMA_MAX_QPS; i++)
+	for (unsigned i = 0; i < RAIL_MAX_QPS; i++)
 		if (rail->qps[i].id && rail->qps[i].id->qp)
 			rdma_destroy_qp(rail->qps[i].id);
 }
@@ -223,19 +223,19 @@ static void *bury(void *argument)
 /* What is still being registered for the rail waits for the link's end. */
 void rail_bury(struct rail *rail)
 {
-	struct rdma *rdma = rail->rdma;
+	struct rails *rails = rail->rails;
 	struct extent *list = NULL;
 
-	pthread_mutex_lock(&rdma->lock);
-	for (unsigned i = 0; i < rdma->number_count; i++) {
-		struct extent *extent = rdma->numbers[i];
+	pthread_mutex_lock(&rails->lock);
+	for (unsigned i = 0; i < rails->number_count; i++) {
+		struct extent *extent = rails->numbers[i];
 
 		if (extent->rail != rail || !extent->local_done || !extent->mr)
 			continue;
 		extent->next_job = list;
 		list = extent;
 	}
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	if (!list)
 		return;
 	rail->buried = list;

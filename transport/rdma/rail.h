@@ -3,9 +3,9 @@
 #ifndef GODWIT_TRANSPORT_RDMA_RAIL_H
 #define GODWIT_TRANSPORT_RDMA_RAIL_H
 
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/rails.h"
 
-#define BOARD_BYTES (RDMA_MAX_QPS * MARK_SLOTS * sizeof(struct rdma_mark))
+#define BOARD_BYTES (RAIL_MAX_QPS * MARK_SLOTS * sizeof(struct rails_mark))
 
 /* Opens what belongs to the device of @verbs; idempotent.  The source has set rail->qp_count.  Return: 0, or -errno with @error set. */
 int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *error) GW_MUST_CHECK;
@@ -41,17 +41,17 @@ void rail_close(struct rail *rail);
  * Where things stand in rail->memory.  Source: the staging rings, then the mark slots.  Receiver: the boards,
  * then the buffers for marks that are sent.  Each of the latter two has MARK_SLOTS entries a queue pair.
  */
-static inline struct rdma_mark *rail_board(const struct rail *rail, unsigned qp, unsigned slot)
+static inline struct rails_mark *rail_board(const struct rail *rail, unsigned qp, unsigned slot)
 {
-	return (struct rdma_mark *)rail->memory + (size_t)qp * MARK_SLOTS + slot;
+	return (struct rails_mark *)rail->memory + (size_t)qp * MARK_SLOTS + slot;
 }
 
-static inline struct rdma_mark *rail_mark_slot(const struct rail *rail, unsigned qp, unsigned slot)
+static inline struct rails_mark *rail_mark_slot(const struct rail *rail, unsigned qp, unsigned slot)
 {
-	char *marks = (char *)rail->memory + (rail->rdma->is_source ? (size_t)rail->qp_count * STAGE_BYTES :
+	char *marks = (char *)rail->memory + (rail->rails->is_source ? (size_t)rail->qp_count * STAGE_BYTES :
 								      BOARD_BYTES);
 
-	return (struct rdma_mark *)(void *)marks + (size_t)qp * MARK_SLOTS + slot;
+	return (struct rails_mark *)(void *)marks + (size_t)qp * MARK_SLOTS + slot;
 }
 
 static inline char *rail_stage(const struct rail *rail, unsigned qp)

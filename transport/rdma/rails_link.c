@@ -31,84 +31,84 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static_assert(RDMA_MAX_RAILS == GW_LINK_MAX_RAILS && RDMA_MAX_QPS == GW_LINK_MAX_QUEUE_PAIRS, "proto.h does not include transport.h");
+static_assert(RAILS_MAX == GW_LINK_MAX_RAILS && RAIL_MAX_QPS == GW_LINK_MAX_QUEUE_PAIRS, "proto.h does not include transport.h");
 
 static int add_region(struct gw_link *link, const struct gw_link_region *region)
 {
-	struct rdma *rdma = (struct rdma *)link;
-	int rc = gw_link_add_region(rdma->inner, region);
+	struct rails *rails = (struct rails *)link;
+	int rc = gw_link_add_region(rails->inner, region);
 
 	if (rc < 0)
-		return rdma_error(rdma, rc);
-	rdma->regions[region->id] = *region;
-	rdma->refused[region->id].region = (uint16_t)region->id;
+		return rails_error(rails, rc);
+	rails->regions[region->id] = *region;
+	rails->refused[region->id].region = (uint16_t)region->id;
 	/* A mapping of our own: in one under userfaultfd, pinning a hole would wait forever. */
-	if (!rdma->is_source && region->placement != GW_PLACE_MAPPED) {
+	if (!rails->is_source && region->placement != GW_PLACE_MAPPED) {
 		void *map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
 
 		if (map == MAP_FAILED)
 			return gw_error_set(&link->error, -errno, "region %u cannot be mapped for RDMA: %s", region->id,
 					    strerror(errno));
-		if (rdma->own_map[region->id])
-			munmap(rdma->own_map[region->id], region->bytes);
-		rdma->own_map[region->id] = map;
+		if (rails->own_map[region->id])
+			munmap(rails->own_map[region->id], region->bytes);
+		rails->own_map[region->id] = map;
 	}
 	return 0;
 }
 
 static int put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
 {
-	return source_put((struct rdma *)link, region, offset, bytes);
+	return source_put((struct rails *)link, region, offset, bytes);
 }
 
 static int fence(struct gw_link *link, uint64_t number)
 {
-	return source_fence((struct rdma *)link, number);
+	return source_fence((struct rails *)link, number);
 }
 
 static int message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
 {
-	struct rdma *rdma = (struct rdma *)link;
+	struct rails *rails = (struct rails *)link;
 	int rc;
 
-	if (type >= RDMA_TYPES)
+	if (type >= RAILS_MSG_BASE)
 		return -EINVAL;
-	rc = link->error.code ? gw_link_last_message(rdma->inner, type, payload, bytes) :
-				gw_link_message(rdma->inner, type, payload, bytes);
+	rc = link->error.code ? gw_link_last_message(rails->inner, type, payload, bytes) :
+				gw_link_message(rails->inner, type, payload, bytes);
 	if (rc == -EAGAIN) {
-		rdma->wants_room = true;
+		rails->wants_room = true;
 		return rc;
 	}
-	return rdma_error(rdma, rc);
+	return rails_error(rails, rc);
 }
 
 /* Takes one event of the link inside.  Return: 1 when it is for the caller, 0 when not, or -errno. */
-static int take_inner(struct rdma *rdma, const struct gw_link_event *event)
+static int take_inner(struct rails *rails, const struct gw_link_event *event)
 {
 	int rc = 0;
 
 	if (event->type == GW_LINK_MESSAGE) {
-		if (event->message_type < RDMA_TYPES)
+		if (event->message_type < RAILS_MSG_BASE)
 			return 1;
-		rc = rdma->is_source ? source_message(rdma, event) : receiver_message(rdma, event);
+		rc = rails->is_source ? source_message(rails, event) : receiver_message(rails, event);
 	} else if (event->type == GW_LINK_FENCE) {
-		rdma->inner_seen = event->fence;
+		rails->inner_seen = event->fence;
 	} else {
-		rdma->inner_room = true;
+		rails->inner_room = true;
 	}
-	return rdma_error(rdma, rc);
+	return rails_error(rails, rc);
 }
 
 /* What the rails have to say.  Return: 1 and *event, 0, or -errno. */
-static int own_event(struct rdma *rdma, struct gw_link_event *event)
+static int own_event(struct rails *rails, struct gw_link_event *event)
 {
-	int rc = rdma->is_source ? source_serve(rdma) : receiver_serve(rdma);
+	int rc = rails->is_source ? source_serve(rails) : receiver_serve(rails);
 
 	if (rc < 0)
 		return rc;
-	if (!rdma->is_source)
-		return receiver_event(rdma, event);
-	if (!source_has_room(rdma))
+	if (!rails->is_source)
+		return receiver_event(rails, event);
+	if (!source_has_room(rails))
 		return 0;
 	event->type = GW_LINK_ROOM;
 	return 1;
@@ -116,24 +116,24 @@ static int own_event(struct rdma *rdma, struct gw_link_event *event)
 
 static int poll_link(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns)
 {
-	struct rdma *rdma = (struct rdma *)link;
+	struct rails *rails = (struct rails *)link;
 	uint64_t begun = gw_now_ns(&gw_clock_real), left = timeout_ns;
 
 	for (;;) {
 		/* What the peer says comes before what ails our rails: it may be its farewell. */
-		int rc = gw_link_poll(rdma->inner, event, 0);
+		int rc = gw_link_poll(rails->inner, event, 0);
 
 		if (rc == 0)
-			rc = own_event(rdma, event);
-		else if (rc > 0 && (rc = take_inner(rdma, event)) == 0)
+			rc = own_event(rails, event);
+		else if (rc > 0 && (rc = take_inner(rails, event)) == 0)
 			continue; /* there may be more, and we may have something to do now */
 		if (rc != 0 || left == 0)
-			return rdma_error(rdma, rc);
-		rc = gw_link_poll(rdma->inner, event, left);
+			return rails_error(rails, rc);
+		rc = gw_link_poll(rails->inner, event, left);
 		if (rc > 0)
-			rc = take_inner(rdma, event);
+			rc = take_inner(rails, event);
 		if (rc != 0)
-			return rdma_error(rdma, rc);
+			return rails_error(rails, rc);
 		if (timeout_ns != GW_LINK_FOREVER) {
 			uint64_t passed = gw_now_ns(&gw_clock_real) - begun;
 
@@ -144,16 +144,16 @@ static int poll_link(struct gw_link *link, struct gw_link_event *event, uint64_t
 
 static void counters(const struct gw_link *link, struct gw_link_counters *result)
 {
-	struct rdma *rdma = (struct rdma *)(uintptr_t)link;
+	struct rails *rails = (struct rails *)(uintptr_t)link;
 
-	gw_link_counters(rdma->inner, result);
-	GW_LOCK_SCOPE(&rdma->lock);
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		const struct rail *rail = &rdma->rails[i];
+	gw_link_counters(rails->inner, result);
+	GW_LOCK_SCOPE(&rails->lock);
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		const struct rail *rail = &rails->rail[i];
 
 		result->rail_bytes[i] = rail->put_bytes; /* of the source */
 		result->wire_bytes += rail->wire_bytes;
-		for (unsigned q = 0; q < rail->qp_count && !rdma->is_source; q++) {
+		for (unsigned q = 0; q < rail->qp_count && !rails->is_source; q++) {
 			result->rail_bytes[i] += rail->qps[q].placed_bytes;
 			result->wire_bytes += rail->qps[q].placed_bytes;
 		}
@@ -163,8 +163,8 @@ static void counters(const struct gw_link *link, struct gw_link_counters *result
 
 static int next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end)
 {
-	const struct rdma *rdma = (const struct rdma *)link;
-	const struct extent *extent = extent_at(&rdma->extents[region], from);
+	const struct rails *rails = (const struct rails *)link;
+	const struct extent *extent = extent_at(&rails->extents[region], from);
 
 	if (!extent)
 		return 0;
@@ -175,15 +175,15 @@ static int next_pinned(const struct gw_link *link, uint32_t region, uint64_t fro
 
 static void hurry(struct gw_link *link)
 {
-	struct rdma *rdma = (struct rdma *)link;
+	struct rails *rails = (struct rails *)link;
 
-	rdma->hurry = rdma->register_no_more = true;
+	rails->hurry = rails->register_no_more = true;
 }
 
 static void sever(struct gw_link *link, unsigned which)
 {
-	struct rdma *rdma = (struct rdma *)link;
-	struct rail *rail = &rdma->rails[which % (rdma->rail_count ? rdma->rail_count : 1)];
+	struct rails *rails = (struct rails *)link;
+	struct rail *rail = &rails->rail[which % (rails->rail_count ? rails->rail_count : 1)];
 	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
 
 	for (unsigned i = 0; i < rail->qp_count; i++)
@@ -193,39 +193,39 @@ static void sever(struct gw_link *link, unsigned which)
 
 static void seal(struct gw_link *link)
 {
-	struct rdma *rdma = (struct rdma *)link;
+	struct rails *rails = (struct rails *)link;
 
-	watcher_stop(rdma);
-	rdma->sealed = true;
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		rdma->rails[i].failure_told = true;
-		rail_seal(&rdma->rails[i]);
+	watcher_stop(rails);
+	rails->sealed = true;
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		rails->rail[i].failure_told = true;
+		rail_seal(&rails->rail[i]);
 	}
-	gw_link_seal(rdma->inner);
+	gw_link_seal(rails->inner);
 }
 
 static void damage(struct gw_link *link, uint64_t bit)
 {
-	struct gw_link *inner = ((struct rdma *)link)->inner;
+	struct gw_link *inner = ((struct rails *)link)->inner;
 
 	inner->ops->damage(inner, bit);
 }
 
 static void close_link(struct gw_link *link)
 {
-	struct rdma *rdma = (struct rdma *)link;
-	struct gw_link *inner = rdma->inner;
+	struct rails *rails = (struct rails *)link;
+	struct gw_link *inner = rails->inner;
 
-	watcher_stop(rdma);
-	extent_stop(rdma);
-	for (unsigned i = 0; i < rdma->rail_count; i++)
-		rail_kill(&rdma->rails[i]);
+	watcher_stop(rails);
+	extent_stop(rails);
+	for (unsigned i = 0; i < rails->rail_count; i++)
+		rail_kill(&rails->rail[i]);
 	gw_link_close(inner); /* before unpinning, which nobody shall wait for */
-	rdma->inner = NULL;
-	rdma_free(rdma);
+	rails->inner = NULL;
+	rails_free(rails);
 }
 
-static const struct gw_link_ops rdma_ops = {
+static const struct gw_link_ops rails_ops = {
 	.name = "rdma",
 	.add_region = add_region,
 	.put = put,
@@ -241,51 +241,51 @@ static const struct gw_link_ops rdma_ops = {
 	.close = close_link,
 };
 
-struct rdma *rdma_new(bool is_source, struct gw_link *inner)
+struct rails *rails_new(bool is_source, struct gw_link *inner)
 {
-	struct rdma *rdma = calloc(1, sizeof(*rdma));
+	struct rails *rails = calloc(1, sizeof(*rails));
 
-	if (!rdma)
+	if (!rails)
 		return NULL;
-	rdma->link.ops = &rdma_ops;
-	rdma->link.channels = inner->channels;
-	rdma->link.fences_cost = true;
-	memcpy(rdma->link.peer, inner->peer, sizeof(rdma->link.peer));
-	rdma->inner = inner;
-	rdma->is_source = is_source;
-	rdma->watcher_stop = -1;
-	rdma->extent_goal_bytes = EXTENT_FIRST_BYTES;
-	pthread_mutex_init(&rdma->lock, NULL);
-	pthread_cond_init(&rdma->jobs, NULL);
-	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++) {
-		struct rail *rail = &rdma->rails[i];
+	rails->link.ops = &rails_ops;
+	rails->link.channels = inner->channels;
+	rails->link.fences_cost = true;
+	memcpy(rails->link.peer, inner->peer, sizeof(rails->link.peer));
+	rails->inner = inner;
+	rails->is_source = is_source;
+	rails->watcher_stop = -1;
+	rails->extent_goal_bytes = EXTENT_FIRST_BYTES;
+	pthread_mutex_init(&rails->lock, NULL);
+	pthread_cond_init(&rails->jobs, NULL);
+	for (unsigned i = 0; i < RAILS_MAX; i++) {
+		struct rail *rail = &rails->rail[i];
 
-		rail->rdma = rdma;
+		rail->rails = rails;
 		rail->index = i;
 		rail->wake = -1;
-		for (unsigned q = 0; q < RDMA_MAX_QPS; q++) {
+		for (unsigned q = 0; q < RAIL_MAX_QPS; q++) {
 			rail->qps[q].rail = rail;
 			rail->qps[q].index = q;
 		}
 	}
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
-		rdma->refused[i].state = EXTENT_REFUSED;
-	return rdma;
+		rails->refused[i].state = EXTENT_REFUSED;
+	return rails;
 }
 
-int rdma_run(struct rdma *rdma)
+int rails_run(struct rails *rails)
 {
-	int rc = extent_start(rdma);
+	int rc = extent_start(rails);
 
-	if (rdma->is_source) {
-		rdma->backlog.ring = calloc(RING_PUTS, sizeof(*rdma->backlog.ring));
-		if (!rdma->backlog.ring)
+	if (rails->is_source) {
+		rails->backlog.ring = calloc(RING_PUTS, sizeof(*rails->backlog.ring));
+		if (!rails->backlog.ring)
 			rc = -ENOMEM;
 	}
 	if (rc == 0)
-		rc = watcher_start(rdma);
-	for (unsigned i = 0; i < rdma->rail_count && rdma->is_source && rc == 0; i++) {
-		struct rail *rail = &rdma->rails[i];
+		rc = watcher_start(rails);
+	for (unsigned i = 0; i < rails->rail_count && rails->is_source && rc == 0; i++) {
+		struct rail *rail = &rails->rail[i];
 
 		if (rail->state != RAIL_UP)
 			continue;
@@ -295,34 +295,34 @@ int rdma_run(struct rdma *rdma)
 	return rc;
 }
 
-void rdma_free(struct rdma *rdma)
+void rails_free(struct rails *rails)
 {
-	watcher_stop(rdma);
-	extent_stop(rdma);
-	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++)
-		rail_kill(&rdma->rails[i]);
-	if (rdma->open)
-		free(rdma->open);
-	for (unsigned i = 0; i < rdma->number_count; i++) {
-		if (rdma->numbers[i]->mr)
-			ibv_dereg_mr(rdma->numbers[i]->mr);
-		free(rdma->numbers[i]);
+	watcher_stop(rails);
+	extent_stop(rails);
+	for (unsigned i = 0; i < RAILS_MAX; i++)
+		rail_kill(&rails->rail[i]);
+	if (rails->open)
+		free(rails->open);
+	for (unsigned i = 0; i < rails->number_count; i++) {
+		if (rails->numbers[i]->mr)
+			ibv_dereg_mr(rails->numbers[i]->mr);
+		free(rails->numbers[i]);
 	}
-	free(rdma->numbers);
-	for (unsigned i = 0; i < RDMA_MAX_RAILS; i++) {
-		rail_close(&rdma->rails[i]);
-		if (rdma->listeners[i])
-			rdma_destroy_id(rdma->listeners[i]);
+	free(rails->numbers);
+	for (unsigned i = 0; i < RAILS_MAX; i++) {
+		rail_close(&rails->rail[i]);
+		if (rails->listeners[i])
+			rdma_destroy_id(rails->listeners[i]);
 	}
-	if (rdma->cm)
-		rdma_destroy_event_channel(rdma->cm);
+	if (rails->cm)
+		rdma_destroy_event_channel(rails->cm);
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++) {
-		if (rdma->own_map[i])
-			munmap(rdma->own_map[i], rdma->regions[i].bytes);
-		extent_table_free(&rdma->extents[i]);
+		if (rails->own_map[i])
+			munmap(rails->own_map[i], rails->regions[i].bytes);
+		extent_table_free(&rails->extents[i]);
 	}
-	free(rdma->backlog.ring);
-	pthread_cond_destroy(&rdma->jobs);
-	pthread_mutex_destroy(&rdma->lock);
-	free(rdma);
+	free(rails->backlog.ring);
+	pthread_cond_destroy(&rails->jobs);
+	pthread_mutex_destroy(&rails->lock);
+	free(rails);
 }

@@ -3,10 +3,10 @@
 #ifndef GODWIT_TRANSPORT_RDMA_RAILS_LINK_H
 #define GODWIT_TRANSPORT_RDMA_RAILS_LINK_H
 
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/rails.h"
 
-struct rdma *rdma_new(bool is_source, struct gw_link *inner);
-int rdma_run(struct rdma *rdma) GW_MUST_CHECK; /* starts the threads */
-void rdma_free(struct rdma *rdma);             /* also half-made ones; leaves the inner link alone */
+struct rails *rails_new(bool is_source, struct gw_link *inner);
+int rails_run(struct rails *rails) GW_MUST_CHECK; /* starts the threads */
+void rails_free(struct rails *rails);             /* also half-made ones; leaves the inner link alone */
 
 #endif

@@ -11,35 +11,35 @@
 struct sockaddr;
 
 /* Whether this host has an RDMA device and a connection manager; @error says why not. */
-bool rdma_is_here(struct gw_error *error);
+bool rails_available(struct gw_error *error);
 
-struct rdma;
+struct rails;
 
 /*
  * The receiver's half of the dialogue that adds rails to a fresh TCP link.  It never waits for the peer.  @called: the address of
  * ours that the source called; @all: offer every RDMA address of this host.
- * Return: 0 and *rdma, which is to be stepped whenever rdma_offer_fd() or the control connection is readable, and from time to
+ * Return: 0 and *rails, which is to be stepped whenever rails_offer_fd() or the control connection is readable, and from time to
  * time; -ENODEV with @error saying why there are no rails: @inner is as good as before; or another -errno: it is not.
  */
-int rdma_offer_begin(struct rdma **rdma, struct gw_link *inner, const struct gw_link_options *options,
+int rails_offer_begin(struct rails **rails, struct gw_link *inner, const struct gw_link_options *options,
 		     const struct sockaddr *called, bool all, uint64_t deadline_ns, struct gw_error *error) GW_MUST_CHECK;
-int rdma_offer_fd(const struct rdma *rdma);
+int rails_offer_fd(const struct rails *rails);
 
 /*
- * Return: 0: it goes on; 1: the rails stand, and *link has taken the link inside over; or as above.  But for 0 @rdma is gone or
+ * Return: 0: it goes on; 1: the rails stand, and *link has taken the link inside over; or as above.  But for 0 @rails is gone or
  * belongs to *link.
  */
-int rdma_offer_step(struct rdma *rdma, struct gw_link **link, struct gw_error *error) GW_MUST_CHECK;
+int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error *error) GW_MUST_CHECK;
 
 /* Ends the dialogue before its time; leaves the link inside to be closed. */
-void rdma_offer_drop(struct rdma *rdma);
+void rails_offer_drop(struct rails *rails);
 
 /*
  * The source's half.  @required: memory that cannot be registered is an error later on, instead of going by TCP.  On success
  * *link has taken @inner over.  On failure
  * @inner is as good as before, unless its own error is set, and @error says why there are no rails.
  */
-int rdma_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options, bool required,
+int rails_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options, bool required,
 	      uint64_t deadline_ns, struct gw_error *error) GW_MUST_CHECK;
 
 #endif

@@ -16,76 +16,76 @@
 #define GAP_SHARE 32
 
 /* Whether what was pinned may no longer be what the region's mapping shows; see worker.c. */
-bool source_needs_copy(const struct rdma *rdma, uint32_t region)
+bool source_needs_copy(const struct rails *rails, uint32_t region)
 {
-	return !rdma->regions[region].stable && (rdma->fenced_regions & 1ULL << region);
+	return !rails->regions[region].stable && (rails->fenced_regions & 1ULL << region);
 }
 
 /* Points the open extent's entries to "goes by TCP", so that the extent can be used again; under lock. */
-static void refuse_open(struct rdma *rdma)
+static void refuse_open(struct rails *rails)
 {
-	struct extent *open = rdma->open;
+	struct extent *open = rails->open;
 
-	for (uint64_t at = rdma->open_from; at < open->rail->tail; at++) {
+	for (uint64_t at = rails->open_from; at < open->rail->tail; at++) {
 		struct put_entry *entry = &open->rail->ring[at % RING_PUTS];
 
 		if (entry->extent == open)
-			entry->extent = &rdma->refused[open->region];
+			entry->extent = &rails->refused[open->region];
 	}
 }
 
-void source_drop_extent(struct rdma *rdma)
+void source_drop_extent(struct rails *rails)
 {
-	struct rail *rail = rdma->open->rail;
+	struct rail *rail = rails->open->rail;
 
-	pthread_mutex_lock(&rdma->lock);
-	refuse_open(rdma);
-	pthread_mutex_unlock(&rdma->lock);
-	free(rdma->open);
-	rdma->open = NULL;
+	pthread_mutex_lock(&rails->lock);
+	refuse_open(rails);
+	pthread_mutex_unlock(&rails->lock);
+	free(rails->open);
+	rails->open = NULL;
 	worker_wake(rail);
 }
 
 /* Return: 0, or -ENOMEM. */
-int source_close_extent(struct rdma *rdma)
+int source_close_extent(struct rails *rails)
 {
-	struct extent *open = rdma->open;
+	struct extent *open = rails->open;
 	int rc;
 
 	if (!open)
 		return 0;
 	if (open->end - open->first < EXTENT_MIN_BYTES || open->rail->state != RAIL_UP) {
-		source_drop_extent(rdma);
+		source_drop_extent(rails);
 		return 0;
 	}
-	rdma->open = NULL;
-	open->number = rdma->number_count;
-	rc = extent_number(rdma, open);
+	rails->open = NULL;
+	open->number = rails->number_count;
+	rc = extent_number(rails, open);
 	if (rc == 0)
-		rc = extent_insert(&rdma->extents[open->region], open);
+		rc = extent_insert(&rails->extents[open->region], open);
 	if (rc < 0)
 		return rc;
-	pthread_mutex_lock(&rdma->lock);
+	pthread_mutex_lock(&rails->lock);
 	open->state = EXTENT_PENDING;
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	if (!open->local_done)
-		extent_register(rdma, open);
-	if (rdma->extent_goal_bytes < EXTENT_MAX_BYTES)
-		rdma->extent_goal_bytes *= 2;
+		extent_register(rails, open);
+	if (rails->extent_goal_bytes < EXTENT_MAX_BYTES)
+		rails->extent_goal_bytes *= 2;
 	return 0;
 }
 
 /* Whether a stretch can be joined to the open extent; @limit is where the next registered one begins. */
-bool source_joins_extent(const struct rdma *rdma, uint32_t region, uint64_t offset, uint64_t limit)
+bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset, uint64_t limit)
 {
-	const struct extent *open = rdma->open;
+	const struct extent *open = rails->open;
 
 	if (!open || open->region != region || offset < open->end || offset >= limit)
 		return false;
 	return (open->end - open->first - open->data_bytes) + (offset - open->end) <= open->data_bytes / GAP_SHARE;
 }
 
-int source_open_extent(struct rdma *rdma, struct rail *rail, uint32_t region, uint64_t offset)
+int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region, uint64_t offset)
 {
 	struct extent *extent = calloc(1, sizeof(*extent));
 
@@ -97,25 +97,25 @@ int source_open_extent(struct rdma *rdma, struct rail *rail, uint32_t region, ui
 		.first = offset,
 		.end = offset,
 		.state = EXTENT_OPEN,
-		.local_done = source_needs_copy(rdma, region), /* later rounds send copies */
+		.local_done = source_needs_copy(rails, region), /* later rounds send copies */
 	};
-	rdma->open = extent;
-	rdma->open_from = rail->tail;
+	rails->open = extent;
+	rails->open_from = rail->tail;
 	return 0;
 }
 
 /* Asks for the keys of extents that are closed by now.  Return: 0 or -errno. */
-int source_announce(struct rdma *rdma)
+int source_announce(struct rails *rails)
 {
-	while (rdma->announced < rdma->number_count) {
-		struct rdma_register list[RDMA_MAX_BATCH];
+	while (rails->announced < rails->number_count) {
+		struct rails_register list[RAILS_MAX_BATCH];
 		unsigned count = 0;
 		int rc;
 
-		for (unsigned n = rdma->announced; n < rdma->number_count && count < RDMA_MAX_BATCH; n++) {
-			const struct extent *extent = rdma->numbers[n];
+		for (unsigned n = rails->announced; n < rails->number_count && count < RAILS_MAX_BATCH; n++) {
+			const struct extent *extent = rails->numbers[n];
 
-			list[count++] = (struct rdma_register){
+			list[count++] = (struct rails_register){
 				.extent = n,
 				.rail = (uint16_t)extent->rail->index,
 				.region = extent->region,
@@ -123,26 +123,26 @@ int source_announce(struct rdma *rdma)
 				.bytes = extent->end - extent->first,
 			};
 		}
-		rc = rdma_say(rdma, RDMA_REGISTER, rdma_put_register(rdma->out, list, count));
+		rc = rails_say(rails, RAILS_MSG_REGISTER, rails_encode_register(rails->out, list, count));
 		if (rc <= 0)
 			return rc;
-		rdma->announced += count;
+		rails->announced += count;
 	}
 	return 0;
 }
 
-int source_take_keys(struct rdma *rdma, const struct gw_link_event *event)
+int source_take_keys(struct rails *rails, const struct gw_link_event *event)
 {
-	struct rdma_key list[RDMA_MAX_BATCH];
-	int count = rdma_get_keys(event->payload, event->payload_bytes, list);
+	struct rails_key list[RAILS_MAX_BATCH];
+	int count = rails_decode_keys(event->payload, event->payload_bytes, list);
 
-	GW_LOCK_SCOPE(&rdma->lock);
+	GW_LOCK_SCOPE(&rails->lock);
 	for (int i = 0; i < count; i++) {
 		struct extent *extent;
 
-		if (list[i].extent >= rdma->announced || rdma->numbers[list[i].extent]->remote_done)
+		if (list[i].extent >= rails->announced || rails->numbers[list[i].extent]->remote_done)
 			return -EPROTO;
-		extent = rdma->numbers[list[i].extent];
+		extent = rails->numbers[list[i].extent];
 		extent->rkey = list[i].rkey;
 		extent->remote_addr = list[i].addr;
 		extent->remote_done = true;
@@ -169,39 +169,39 @@ static const char *refusal_hint(int code)
 	}
 }
 
-static int refused(struct rdma *rdma, const struct extent *extent)
+static int refused(struct rails *rails, const struct extent *extent)
 {
 	const char *hint = refusal_hint(extent->refused);
 
 	if (extent->rail->failed || extent->refused == ENODEV) /* the rail is lost, there or here */
 		return 0;
-	if (rdma->required)
-		return gw_error_set(&rdma->link.error, -extent->refused, "%llu MiB cannot be registered for RDMA: %s%s",
+	if (rails->required)
+		return gw_error_set(&rails->link.error, -extent->refused, "%llu MiB cannot be registered for RDMA: %s%s",
 				    (unsigned long long)(extent->end - extent->first) >> 20, strerror(extent->refused), hint);
-	if (!rdma->register_no_more)
+	if (!rails->register_no_more)
 		gw_warn("memory cannot be registered for RDMA (%s) and goes by TCP%s", strerror(extent->refused), hint);
-	rdma->register_no_more = true; /* the next would fare no better */
+	rails->register_no_more = true; /* the next would fare no better */
 	return 0;
 }
 
 /* Lets go what is registered at both ends by now.  Return: 0 or -errno. */
-int source_settle(struct rdma *rdma)
+int source_settle(struct rails *rails)
 {
-	for (; rdma->settled < rdma->number_count; rdma->settled++) {
-		struct extent *extent = rdma->numbers[rdma->settled];
+	for (; rails->settled < rails->number_count; rails->settled++) {
+		struct extent *extent = rails->numbers[rails->settled];
 		bool done;
 
-		pthread_mutex_lock(&rdma->lock);
+		pthread_mutex_lock(&rails->lock);
 		done = extent->local_done && extent->remote_done;
 		if (done)
 			extent->state = extent->refused ? EXTENT_REFUSED : EXTENT_READY;
-		pthread_mutex_unlock(&rdma->lock);
+		pthread_mutex_unlock(&rails->lock);
 		if (!done)
 			return 0;
 		if (extent->rail->state == RAIL_UP)
 			worker_wake(extent->rail);
-		if (extent->refused && refused(rdma, extent) < 0)
-			return rdma->link.error.code;
+		if (extent->refused && refused(rails, extent) < 0)
+			return rails->link.error.code;
 	}
 	return 0;
 }

@@ -34,19 +34,19 @@
 
 #define REPLAYS 256 /* in one go */
 
-int source_fence(struct rdma *rdma, uint64_t fence)
+int source_fence(struct rails *rails, uint64_t fence)
 {
-	int rc = source_close_extent(rdma);
+	int rc = source_close_extent(rails);
 
 	if (rc < 0)
-		return gw_error_set(&rdma->link.error, rc, "no memory for RDMA's tables");
-	rdma->fence = fence;
-	rdma->fenced_regions |= rdma->put_regions;
-	rdma->closing = 0;
-	rdma->hurry_bytes = 0;
-	for (unsigned i = 0; i < rdma->rail_count; i++)
-		rdma->rails[i].fence_tail = rdma->rails[i].tail;
-	return source_serve(rdma);
+		return gw_error_set(&rails->link.error, rc, "no memory for RDMA's tables");
+	rails->fence = fence;
+	rails->fenced_regions |= rails->put_regions;
+	rails->closing = 0;
+	rails->hurry_bytes = 0;
+	for (unsigned i = 0; i < rails->rail_count; i++)
+		rails->rail[i].fence_tail = rails->rail[i].tail;
+	return source_serve(rails);
 }
 
 /* Everything up to a mark is known to be placed; under lock. */
@@ -58,101 +58,101 @@ static void confirm(struct rail *rail, uint32_t mark)
 	rail->confirmed = rail->mark_ring[mark % MARK_SLOTS];
 }
 
-static int take_mark(struct rdma *rdma, const struct gw_link_event *event)
+static int take_mark(struct rails *rails, const struct gw_link_event *event)
 {
 	unsigned rail;
 	uint32_t mark;
-	int rc = rdma_get_mark(event->payload, event->payload_bytes, &rail, &mark);
+	int rc = rails_decode_mark(event->payload, event->payload_bytes, &rail, &mark);
 
-	if (rc < 0 || rail >= rdma->rail_count)
+	if (rc < 0 || rail >= rails->rail_count)
 		return -EPROTO;
-	pthread_mutex_lock(&rdma->lock);
-	confirm(&rdma->rails[rail], mark);
-	pthread_mutex_unlock(&rdma->lock);
-	worker_wake(&rdma->rails[rail]);
+	pthread_mutex_lock(&rails->lock);
+	confirm(&rails->rail[rail], mark);
+	pthread_mutex_unlock(&rails->lock);
+	worker_wake(&rails->rail[rail]);
 	return 0;
 }
 
 /* A ROUND that was sent and not reported is to be said anew, with all that it consisted of. */
-static void void_round(struct rdma *rdma)
+static void void_round(struct rails *rails)
 {
-	rdma->closing = 0;
-	if (rdma->fence == 0 || rdma->fence_sent < rdma->fence)
+	rails->closing = 0;
+	if (rails->fence == 0 || rails->fence_sent < rails->fence)
 		return;
-	rdma->fence_sent = rdma->fence - 1;
-	for (unsigned i = 0; i < rdma->rail_count; i++)
-		rdma->rails[i].round_tail = rdma->rails[i].round_tail_before;
+	rails->fence_sent = rails->fence - 1;
+	for (unsigned i = 0; i < rails->rail_count; i++)
+		rails->rail[i].round_tail = rails->rail[i].round_tail_before;
 }
 
 /* The receiver has killed a rail: what it had not seen of it goes again. */
-static void bury_rail(struct rdma *rdma, struct rail *rail, const struct rdma_down *answer)
+static void bury_rail(struct rails *rails, struct rail *rail, const struct rails_down *answer)
 {
-	bool reported = rdma->fence > 0 && answer->fence >= rdma->fence;
+	bool reported = rails->fence > 0 && answer->fence >= rails->fence;
 
 	rail->state = RAIL_DEAD;
-	pthread_mutex_lock(&rdma->lock);
+	pthread_mutex_lock(&rails->lock);
 	confirm(rail, answer->mark);
 	if (reported && rail->fence_tail > rail->confirmed)
 		rail->confirmed = rail->fence_tail;
 	rail->replay = rail->confirmed;
 	rail->replay_end = rail->tail;
 	rail->queued_bytes = 0;
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
-		extent_forget(&rdma->extents[i], rail);
-	if (rdma->open && rdma->open->rail == rail)
-		source_drop_extent(rdma); /* its entries are in the ring that is put again */
+		extent_forget(&rails->extents[i], rail);
+	if (rails->open && rails->open->rail == rail)
+		source_drop_extent(rails); /* its entries are in the ring that is put again */
 	if (!reported)
-		void_round(rdma);
+		void_round(rails);
 	rail_bury(rail);
 }
 
-static int take_down(struct rdma *rdma, const struct gw_link_event *event)
+static int take_down(struct rails *rails, const struct gw_link_event *event)
 {
-	struct rdma_down down;
-	int rc = rdma_get_down(event->payload, event->payload_bytes, &down);
+	struct rails_down down;
+	int rc = rails_decode_down(event->payload, event->payload_bytes, &down);
 
-	if (rc < 0 || down.rail >= rdma->rail_count)
+	if (rc < 0 || down.rail >= rails->rail_count)
 		return -EPROTO;
 	if (!down.answer)
-		rail_fail(&rdma->rails[down.rail], "at the destination: %.150s", down.reason);
-	else if (rdma->rails[down.rail].state != RAIL_FAILING)
+		rail_fail(&rails->rail[down.rail], "at the destination: %.150s", down.reason);
+	else if (rails->rail[down.rail].state != RAIL_FAILING)
 		return -EPROTO;
 	else
-		bury_rail(rdma, &rdma->rails[down.rail], &down);
+		bury_rail(rails, &rails->rail[down.rail], &down);
 	return 0;
 }
 
-int source_message(struct rdma *rdma, const struct gw_link_event *event)
+int source_message(struct rails *rails, const struct gw_link_event *event)
 {
 	switch (event->message_type) {
-	case RDMA_KEYS:
-		return source_take_keys(rdma, event);
-	case RDMA_MARK:
-		return take_mark(rdma, event);
-	case RDMA_DOWN:
-		return take_down(rdma, event);
+	case RAILS_MSG_KEYS:
+		return source_take_keys(rails, event);
+	case RAILS_MSG_MARK:
+		return take_mark(rails, event);
+	case RAILS_MSG_DOWN:
+		return take_down(rails, event);
 	default:
 		return -EPROTO;
 	}
 }
 
 /* Asks the receiver to kill the rails that failed.  Return: 0 or -errno. */
-static int call_down(struct rdma *rdma)
+static int call_down(struct rails *rails)
 {
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		struct rail *rail = &rdma->rails[i];
-		struct rdma_down down = { .rail = (uint16_t)i };
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail *rail = &rails->rail[i];
+		struct rails_down down = { .rail = (uint16_t)i };
 		bool served;
 		int rc;
 
 		if (!rail->failed || rail->state != RAIL_UP)
 			continue;
-		pthread_mutex_lock(&rdma->lock);
-		served = rdma->hurry && rail->confirmed == rail->tail; /* iWARP: the receiver has sealed it */
+		pthread_mutex_lock(&rails->lock);
+		served = rails->hurry && rail->confirmed == rail->tail; /* iWARP: the receiver has sealed it */
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
-		pthread_mutex_unlock(&rdma->lock);
-		rc = rdma_say(rdma, RDMA_DOWN, rdma_put_down(rdma->out, &down));
+		pthread_mutex_unlock(&rails->lock);
+		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
 		if (rc <= 0)
 			return rc;
 		gw_log(served ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
@@ -163,23 +163,23 @@ static int call_down(struct rdma *rdma)
 }
 
 /* Puts again what a lost rail had not delivered.  Return: 1 when all is, 0, or -errno. */
-static int replay(struct rdma *rdma)
+static int replay(struct rails *rails)
 {
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		struct rail *rail = &rdma->rails[i];
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail *rail = &rails->rail[i];
 
 		for (unsigned n = 0; rail->state == RAIL_DEAD && rail->replay < rail->replay_end; n++) {
 			const struct put_entry *entry = &rail->ring[rail->replay % RING_PUTS];
 			int rc = 0;
 
-			if (n == REPLAYS || source_loses_rail(rdma) || !source_has_space(rdma, entry->bytes))
+			if (n == REPLAYS || source_loses_rail(rails) || !source_has_space(rails, entry->bytes))
 				return 0;
 			if (entry->bytes > 0)
-				rc = source_queue(rdma, entry->extent->region, entry->offset, entry->bytes);
+				rc = source_queue(rails, entry->extent->region, entry->offset, entry->bytes);
 			if (rc < 0)
 				return rc;
-			if (++rail->replay == rail->replay_end && rdma->fence > rdma->fence_sent)
-				rc = source_close_extent(rdma);
+			if (++rail->replay == rail->replay_end && rails->fence > rails->fence_sent)
+				rc = source_close_extent(rails);
 			if (rc < 0)
 				return rc;
 		}
@@ -190,62 +190,62 @@ static int replay(struct rdma *rdma)
 }
 
 /* Ends the round once everything has gone.  Return: 0 or -errno. */
-static int close_round(struct rdma *rdma)
+static int close_round(struct rails *rails)
 {
-	struct rdma_round round = { .fence = rdma->fence, .inner = rdma->inner_fence + 1 };
+	struct rails_round round = { .fence = rails->fence, .inner = rails->inner_fence + 1 };
 	int rc;
 
-	if (rdma->fence <= rdma->fence_sent || source_loses_rail(rdma))
+	if (rails->fence <= rails->fence_sent || source_loses_rail(rails))
 		return 0;
-	pthread_mutex_lock(&rdma->lock);
-	if (!rdma->closing) {
-		rdma->closing = ++rdma->marks_asked;
-		for (unsigned i = 0; i < rdma->rail_count; i++)
-			if (rdma->rails[i].tail > rdma->rails[i].round_tail)
-				rdma->rails[i].closing = rdma->closing;
+	pthread_mutex_lock(&rails->lock);
+	if (!rails->closing) {
+		rails->closing = ++rails->marks_asked;
+		for (unsigned i = 0; i < rails->rail_count; i++)
+			if (rails->rail[i].tail > rails->rail[i].round_tail)
+				rails->rail[i].closing = rails->closing;
 	}
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		struct rail *rail = &rdma->rails[i];
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail *rail = &rails->rail[i];
 
 		if (rail->state != RAIL_UP || rail->tail == rail->round_tail)
 			continue; /* it has no part in this round */
-		if (rail->closed < rdma->closing) {
-			pthread_mutex_unlock(&rdma->lock);
+		if (rail->closed < rails->closing) {
+			pthread_mutex_unlock(&rails->lock);
 			worker_wake(rail);
 			return 0;
 		}
 		round.rails |= 1u << i;
 		round.marks[i] = rail->closed_mark;
 	}
-	pthread_mutex_unlock(&rdma->lock);
-	rc = source_drain_backlog(rdma); /* what the rails refused came to it before their marks */
+	pthread_mutex_unlock(&rails->lock);
+	rc = source_drain_backlog(rails); /* what the rails refused came to it before their marks */
 	if (rc <= 0)
 		return rc;
-	rc = rdma_say(rdma, RDMA_ROUND, rdma_put_round(rdma->out, &round));
+	rc = rails_say(rails, RAILS_MSG_ROUND, rails_encode_round(rails->out, &round));
 	if (rc <= 0)
 		return rc;
-	rdma->inner_fence++;
-	rdma->fence_sent = rdma->fence;
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		rdma->rails[i].round_tail_before = rdma->rails[i].round_tail;
-		rdma->rails[i].round_tail = rdma->rails[i].tail;
+	rails->inner_fence++;
+	rails->fence_sent = rails->fence;
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		rails->rail[i].round_tail_before = rails->rail[i].round_tail;
+		rails->rail[i].round_tail = rails->rail[i].tail;
 	}
-	return gw_link_fence(rdma->inner, rdma->inner_fence);
+	return gw_link_fence(rails->inner, rails->inner_fence);
 }
 
-int source_serve(struct rdma *rdma)
+int source_serve(struct rails *rails)
 {
-	int rc = call_down(rdma), replayed = 0;
+	int rc = call_down(rails), replayed = 0;
 
 	if (rc == 0)
-		rc = replayed = replay(rdma);
+		rc = replayed = replay(rails);
 	if (rc >= 0)
-		rc = source_announce(rdma);
+		rc = source_announce(rails);
 	if (rc == 0)
-		rc = source_settle(rdma);
+		rc = source_settle(rails);
 	if (rc == 0)
-		rc = source_drain_backlog(rdma);
+		rc = source_drain_backlog(rails);
 	if (rc >= 0)
-		rc = replayed ? close_round(rdma) : 0;
-	return rdma_error(rdma, rc);
+		rc = replayed ? close_round(rails) : 0;
+	return rails_error(rails, rc);
 }

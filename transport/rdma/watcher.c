@@ -22,13 +22,13 @@
 #define REAP 16
 
 /* The connection manager's events once a session runs. */
-static void take_cm_event(struct rdma *rdma)
+static void take_cm_event(struct rails *rails)
 {
 	struct rdma_cm_event *event;
 	struct rdma_cm_id *id;
 	struct rail_qp *qp;
 
-	if (rdma_get_cm_event(rdma->cm, &event) < 0)
+	if (rdma_get_cm_event(rails->cm, &event) < 0)
 		return;
 	id = event->id;
 	qp = id->context;
@@ -57,15 +57,15 @@ static bool has_qp(struct rail *rail, const struct ibv_qp *qp)
 {
 	bool found = false;
 
-	pthread_mutex_lock(&rail->rdma->lock);
-	for (unsigned i = 0; i < RDMA_MAX_QPS; i++)
+	pthread_mutex_lock(&rail->rails->lock);
+	for (unsigned i = 0; i < RAIL_MAX_QPS; i++)
 		found |= rail->qps[i].id && rail->qps[i].id->qp == qp;
-	pthread_mutex_unlock(&rail->rdma->lock);
+	pthread_mutex_unlock(&rail->rails->lock);
 	return found;
 }
 
 /* Rails of one device share its events. */
-static void take_async_event(struct rdma *rdma, struct ibv_context *verbs)
+static void take_async_event(struct rails *rails, struct ibv_context *verbs)
 {
 	struct ibv_async_event event;
 	bool fatal, of_qp;
@@ -75,8 +75,8 @@ static void take_async_event(struct rdma *rdma, struct ibv_context *verbs)
 	fatal = event.event_type == IBV_EVENT_DEVICE_FATAL;
 	of_qp = event.event_type == IBV_EVENT_QP_FATAL || event.event_type == IBV_EVENT_QP_REQ_ERR ||
 		event.event_type == IBV_EVENT_QP_ACCESS_ERR;
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		struct rail *rail = &rdma->rails[i];
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail *rail = &rails->rail[i];
 
 		if (rail->verbs == verbs && (fatal || (of_qp && has_qp(rail, event.element.qp))))
 			rail_fail(rail, "device %s: %s", rail->device, ibv_event_type_str(event.event_type));
@@ -88,7 +88,7 @@ static void take_async_event(struct rdma *rdma, struct ibv_context *verbs)
 static bool take_mark(struct rail *rail, const struct ibv_wc *wc)
 {
 	struct rail_qp *qp = &rail->qps[wc->wr_id >> 32];
-	struct rdma_mark mark;
+	struct rails_mark mark;
 	uint32_t number;
 
 	if (wc->opcode == IBV_WC_RECV_RDMA_WITH_IMM) {
@@ -109,13 +109,13 @@ static bool take_mark(struct rail *rail, const struct ibv_wc *wc)
 
 static void take_marks(struct rail *rail)
 {
-	struct rdma *rdma = rail->rdma;
+	struct rails *rails = rail->rails;
 	struct ibv_wc wc[REAP];
 	const char *trouble = NULL;
 	int n;
 
 	while (!trouble && (n = ibv_poll_cq(rail->cq, REAP, wc)) > 0) {
-		pthread_mutex_lock(&rdma->lock);
+		pthread_mutex_lock(&rails->lock);
 		for (int i = 0; i < n && !trouble; i++) {
 			struct rail_qp *qp = &rail->qps[wc[i].wr_id >> 32];
 
@@ -128,12 +128,12 @@ static void take_marks(struct rail *rail)
 			else if (rail_post_recv(qp, (unsigned)(wc[i].wr_id & 0xFFFFFFFF)) < 0)
 				trouble = "it takes no receive request";
 		}
-		pthread_mutex_unlock(&rdma->lock);
+		pthread_mutex_unlock(&rails->lock);
 	}
 	if (trouble)
 		rail_fail(rail, "device %s: %s", rail->device, trouble);
 	else
-		rdma_wake(rdma);
+		rails_wake(rails);
 }
 
 static void take_completions(struct rail *rail)
@@ -150,20 +150,20 @@ static void take_completions(struct rail *rail)
 }
 
 /* What to wait for: stop, the connection manager, and two descriptors a rail that is not lost. */
-static unsigned gather(struct rdma *rdma, struct pollfd *fds, struct rail **of)
+static unsigned gather(struct rails *rails, struct pollfd *fds, struct rail **of)
 {
 	unsigned count = 0;
 
-	fds[count++] = (struct pollfd){ .fd = rdma->watcher_stop, .events = POLLIN };
-	fds[count++] = (struct pollfd){ .fd = rdma->cm->fd, .events = POLLIN };
-	for (unsigned i = 0; i < rdma->rail_count; i++) {
-		struct rail *rail = &rdma->rails[i];
+	fds[count++] = (struct pollfd){ .fd = rails->watcher_stop, .events = POLLIN };
+	fds[count++] = (struct pollfd){ .fd = rails->cm->fd, .events = POLLIN };
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail *rail = &rails->rail[i];
 
 		if (!rail->verbs || rail->failed)
 			continue;
 		of[count] = rail;
 		fds[count++] = (struct pollfd){ .fd = rail->verbs->async_fd, .events = POLLIN };
-		if (rdma->is_source)
+		if (rails->is_source)
 			continue;
 		of[count] = rail;
 		fds[count++] = (struct pollfd){ .fd = rail->channel->fd, .events = POLLIN };
@@ -173,56 +173,56 @@ static unsigned gather(struct rdma *rdma, struct pollfd *fds, struct rail **of)
 
 static void *watcher(void *argument)
 {
-	struct rdma *rdma = argument;
-	struct pollfd fds[2 + 2 * RDMA_MAX_RAILS];
-	struct rail *of[2 + 2 * RDMA_MAX_RAILS];
+	struct rails *rails = argument;
+	struct pollfd fds[2 + 2 * RAILS_MAX];
+	struct rail *of[2 + 2 * RAILS_MAX];
 
 	for (;;) {
-		unsigned count = gather(rdma, fds, of);
+		unsigned count = gather(rails, fds, of);
 
 		if (poll(fds, count, -1) < 0 && errno != EINTR)
 			return NULL;
 		if (fds[0].revents)
 			return NULL;
 		if (fds[1].revents)
-			take_cm_event(rdma);
+			take_cm_event(rails);
 		for (unsigned i = 2; i < count; i++) {
 			if (!fds[i].revents || of[i]->failed)
 				continue;
 			if (fds[i].fd == of[i]->verbs->async_fd)
-				take_async_event(rdma, of[i]->verbs);
+				take_async_event(rails, of[i]->verbs);
 			else
 				take_completions(of[i]);
 		}
 	}
 }
 
-int watcher_start(struct rdma *rdma)
+int watcher_start(struct rails *rails)
 {
 	int rc;
 
-	rdma->watcher_stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (rdma->watcher_stop < 0)
+	rails->watcher_stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (rails->watcher_stop < 0)
 		return -errno;
-	for (unsigned i = 0; i < rdma->rail_count; i++)
-		if (rdma->rails[i].verbs)
-			(void)fcntl(rdma->rails[i].verbs->async_fd, F_SETFL, O_NONBLOCK);
-	rc = gw_thread_start(&rdma->watcher, "godwit-watch", watcher, rdma);
-	rdma->watcher_runs = rc == 0;
+	for (unsigned i = 0; i < rails->rail_count; i++)
+		if (rails->rail[i].verbs)
+			(void)fcntl(rails->rail[i].verbs->async_fd, F_SETFL, O_NONBLOCK);
+	rc = gw_thread_start(&rails->watcher, "godwit-watch", watcher, rails);
+	rails->watcher_runs = rc == 0;
 	return rc;
 }
 
-void watcher_stop(struct rdma *rdma)
+void watcher_stop(struct rails *rails)
 {
 	uint64_t one = 1;
 
-	if (rdma->watcher_runs) {
-		if (write(rdma->watcher_stop, &one, sizeof(one)) < 0)
+	if (rails->watcher_runs) {
+		if (write(rails->watcher_stop, &one, sizeof(one)) < 0)
 			one = 0; /* EAGAIN only */
-		pthread_join(rdma->watcher, NULL);
+		pthread_join(rails->watcher, NULL);
 	}
-	rdma->watcher_runs = false;
-	if (rdma->watcher_stop >= 0)
-		close(rdma->watcher_stop);
-	rdma->watcher_stop = -1;
+	rails->watcher_runs = false;
+	if (rails->watcher_stop >= 0)
+		close(rails->watcher_stop);
+	rails->watcher_stop = -1;
 }

@@ -3,9 +3,9 @@
 #ifndef GODWIT_TRANSPORT_RDMA_WATCHER_H
 #define GODWIT_TRANSPORT_RDMA_WATCHER_H
 
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/rails.h"
 
-int watcher_start(struct rdma *rdma) GW_MUST_CHECK;
-void watcher_stop(struct rdma *rdma);
+int watcher_start(struct rails *rails) GW_MUST_CHECK;
+void watcher_stop(struct rails *rails);
 
 #endif

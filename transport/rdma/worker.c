@@ -185,7 +185,7 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 
 		if (!copy)
 			return 0;
-		memcpy(copy, (char *)rail->rdma->regions[extent->region].base + entry->offset, entry->bytes);
+		memcpy(copy, (char *)rail->rails->regions[extent->region].base + entry->offset, entry->bytes);
 		request.local = (uintptr_t)copy;
 		request.lkey = rail->memory_mr->lkey;
 	} else {
@@ -202,16 +202,16 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 /* What stands at the head of the ring and may go.  Those refused move to the backlog of the TCP channels. */
 static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 {
-	struct rdma *rdma = rail->rdma;
+	struct rails *rails = rail->rails;
 	unsigned count = 0;
 	bool moved = false;
 
-	pthread_mutex_lock(&rdma->lock);
+	pthread_mutex_lock(&rails->lock);
 	for (uint64_t at = rail->posted; at < rail->tail && count < BATCH; at++) {
 		struct put_entry *entry = &rail->ring[at % RING_PUTS];
 
 		if (entry->extent->state == EXTENT_REFUSED && count == 0) {
-			struct backlog *backlog = &rdma->backlog;
+			struct backlog *backlog = &rails->backlog;
 
 			if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK) /* the link thread needs some */
 				break;
@@ -227,9 +227,9 @@ static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 			break;
 		batch[count++] = *entry;
 	}
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	if (moved)
-		rdma_wake(rdma);
+		rails_wake(rails);
 	return count;
 }
 
@@ -237,16 +237,16 @@ static void note_posted(struct rail *rail, unsigned count, uint64_t bytes)
 {
 	bool room;
 
-	pthread_mutex_lock(&rail->rdma->lock);
+	pthread_mutex_lock(&rail->rails->lock);
 	rail->posted += count;
 	rail->queued_bytes -= bytes;
 	rail->put_bytes += bytes;
 	rail->wire_bytes += bytes;
 	rail->unmarked_bytes += bytes;
-	room = rail->rdma->wants_room && rail->queued_bytes <= QUEUE_BYTES / 2;
-	pthread_mutex_unlock(&rail->rdma->lock);
+	room = rail->rails->wants_room && rail->queued_bytes <= QUEUE_BYTES / 2;
+	pthread_mutex_unlock(&rail->rails->lock);
 	if (room)
-		rdma_wake(rail->rdma);
+		rails_wake(rail->rails);
 }
 
 /* Return: how many puts were posted, or -errno. */
@@ -286,16 +286,16 @@ static bool mark_is_due(const struct rail *rail, uint64_t now_ns)
 /* Return: 1 when a mark went through every queue pair, 0, or -errno. */
 static int post_mark(struct rail *rail)
 {
-	struct rdma *rdma = rail->rdma;
+	struct rails *rails = rail->rails;
 	uint64_t now = gw_now_ns(&gw_clock_real), closes;
 	uint32_t number;
 
 	for (unsigned i = 0; i < rail->qp_count; i++)
 		if (under_way(&rail->qps[i]) >= QP_SEND_WRS)
 			return 0;
-	pthread_mutex_lock(&rdma->lock);
+	pthread_mutex_lock(&rails->lock);
 	if (!mark_is_due(rail, now)) {
-		pthread_mutex_unlock(&rdma->lock);
+		pthread_mutex_unlock(&rails->lock);
 		return 0;
 	}
 	number = ++rail->mark;
@@ -303,9 +303,9 @@ static int post_mark(struct rail *rail)
 	rail->mark_ring[number % MARK_SLOTS] = rail->marked_posted = rail->posted;
 	rail->marked_ns = now;
 	rail->unmarked_bytes = 0;
-	pthread_mutex_unlock(&rdma->lock);
+	pthread_mutex_unlock(&rails->lock);
 	for (unsigned i = 0; i < rail->qp_count; i++) {
-		struct rdma_mark *slot = rail_mark_slot(rail, i, number % MARK_SLOTS);
+		struct rails_mark *slot = rail_mark_slot(rail, i, number % MARK_SLOTS);
 		struct request request = {
 			.qp = &rail->qps[i],
 			.kind = REQUEST_MARK,
@@ -318,17 +318,17 @@ static int post_mark(struct rail *rail)
 		};
 		int rc;
 
-		*slot = (struct rdma_mark){ htonl(number), 0, htobe64(rail->qps[i].bytes) };
+		*slot = (struct rails_mark){ htonl(number), 0, htobe64(rail->qps[i].bytes) };
 		rc = post_request(&request, true);
 		if (rc < 0)
 			return rc;
 	}
-	pthread_mutex_lock(&rdma->lock);
+	pthread_mutex_lock(&rails->lock);
 	rail->closed = closes;
 	rail->closed_mark = number;
-	rail->wire_bytes += rail->qp_count * sizeof(struct rdma_mark);
-	pthread_mutex_unlock(&rdma->lock);
-	rdma_wake(rdma);
+	rail->wire_bytes += rail->qp_count * sizeof(struct rails_mark);
+	pthread_mutex_unlock(&rails->lock);
+	rails_wake(rails);
 	return 1;
 }
 

@@ -3,7 +3,7 @@
 #ifndef GODWIT_TRANSPORT_RDMA_WORKER_H
 #define GODWIT_TRANSPORT_RDMA_WORKER_H
 
-#include "transport/rdma/rdma.h"
+#include "transport/rdma/rails.h"
 
 /* Starts it; rail_kill() ends it.  Return: 0 or -errno. */
 int worker_start(struct rail *rail) GW_MUST_CHECK;

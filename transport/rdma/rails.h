@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RDMA backend, internal header.  See rdma.c for the theory of operation.
+ * RDMA backend, internal header.  See rails.c for the theory of operation.
  *
- * rdma.c      the link: a TCP link inside, rails beside it; polling and closing
+ * rails.c      the link: a TCP link inside, rails beside it; polling and closing
  * source.c    the source's half: puts, fences, what is known to have arrived, the loss of a rail
  * receiver.c  the receiver's half: registration on demand, marks, rounds
  * extent.c    registered stretches of memory, and the threads that register
@@ -13,8 +13,8 @@
  * setup.c     the dialogue that adds rails to a new link
  * proto.c     messages between the two ends
  */
-#ifndef GODWIT_TRANSPORT_RDMA_RDMA_H
-#define GODWIT_TRANSPORT_RDMA_RDMA_H
+#ifndef GODWIT_TRANSPORT_RDMA_RAILS_H
+#define GODWIT_TRANSPORT_RDMA_RAILS_H
 
 #include "transport/rdma/proto.h"
 #include "transport/transport.h"
@@ -41,7 +41,7 @@
 #define REGISTRARS 2
 #define HURRY_BYTES (2ULL * 1024 * 1024) /* of a round, by TCP while each millisecond counts */
 
-struct rdma;
+struct rails;
 struct rail;
 
 enum extent_state {
@@ -58,10 +58,10 @@ struct extent {
 	struct rail *rail;
 	uint64_t first, end; /* of the region, in bytes; fixed once it is not open */
 	uint64_t data_bytes; /* put in it while it was open */
-	enum extent_state state; /* under rdma->lock */
-	bool local_done, remote_done; /* under rdma->lock */
-	int refused;		/* errno; under rdma->lock */
-	struct ibv_mr *mr;      /* ours; under rdma->lock until ready */
+	enum extent_state state; /* under rails->lock */
+	bool local_done, remote_done; /* under rails->lock */
+	int refused;		/* errno; under rails->lock */
+	struct ibv_mr *mr;      /* ours; under rails->lock until ready */
 	uint32_t rkey;		/* theirs */
 	uint64_t remote_addr;
 	struct extent *next_job;
@@ -102,13 +102,13 @@ struct rail_qp {
 	uint64_t stage_head, stage_tail, stage_signaled;
 	uint64_t stage_end[QP_SEND_WRS]; /* of request n % QP_SEND_WRS: stage_head after it */
 
-	/* Receiver; watcher writes under rdma->lock */
+	/* Receiver; watcher writes under rails->lock */
 	uint32_t mark;
 	uint64_t placed_bytes;
 };
 
 struct rail {
-	struct rdma *rdma;
+	struct rails *rails;
 	unsigned index;
 	char device[64];
 	int numa_node; /* -1: unknown */
@@ -118,7 +118,7 @@ struct rail {
 	struct ibv_comp_channel *channel;
 	struct ibv_cq *cq; /* source: sends; receiver: marks */
 	unsigned qp_count;
-	struct rail_qp qps[RDMA_MAX_QPS];
+	struct rail_qp qps[RAIL_MAX_QPS];
 	void *memory; /* staging and mark slots of the source; boards and mark buffers of the receiver */
 	size_t memory_bytes;
 	struct ibv_mr *memory_mr;
@@ -126,10 +126,10 @@ struct rail {
 	uint64_t board_addr;
 
 	enum rail_state state;              /* link thread only */
-	char failure[RDMA_REASON_BYTES];    /* under rdma->lock: why it is lost; the first reason stays */
+	char failure[RAILS_REASON_BYTES];    /* under rails->lock: why it is lost; the first reason stays */
 	_Atomic bool failed;                /* set once, by whoever notices */
 
-	/* Source; under rdma->lock.  Entry n lives at ring[n % RING_PUTS]: confirmed <= posted <= tail. */
+	/* Source; under rails->lock.  Entry n lives at ring[n % RING_PUTS]: confirmed <= posted <= tail. */
 	struct put_entry *ring;
 	uint64_t confirmed, posted, tail;
 	uint64_t queued_bytes; /* of [posted, tail) */
@@ -167,7 +167,7 @@ struct backlog {
 	uint64_t head, tail;
 };
 
-struct rdma {
+struct rails {
 	struct gw_link link;
 	struct gw_link *inner;
 	bool is_source;
@@ -176,11 +176,11 @@ struct rdma {
 	void *own_map[GW_LINK_MAX_REGIONS]; /* for registration, see add_region() and extent.c; NULL: region->base serves */
 	struct extent_table extents[GW_LINK_MAX_REGIONS]; /* link thread only */
 	unsigned rail_count;
-	struct rail rails[RDMA_MAX_RAILS];
+	struct rail rail[RAILS_MAX];
 	struct rdma_event_channel *cm;
-	struct rdma_cm_id *listeners[RDMA_MAX_RAILS];
+	struct rdma_cm_id *listeners[RAILS_MAX];
 	unsigned char out[GW_LINK_MESSAGE_BYTES];
-	unsigned char nonce[RDMA_NONCE_BYTES];
+	unsigned char nonce[RAILS_NONCE_BYTES];
 
 	pthread_mutex_t lock;
 	pthread_cond_t jobs;
@@ -214,11 +214,11 @@ struct rdma {
 
 	/* Receiver; link thread only */
 	bool connected; /* CONNECTED came: @go */
-	struct rdma_go go;
+	struct rails_go go;
 	uint64_t offer_until_ns; /* for the dialogue of setup.c */
 	bool round_waits;
 	bool sealed; /* no rail takes writes any more */
-	struct rdma_round round;
+	struct rails_round round;
 	uint64_t inner_seen, fence_reported;
 	unsigned keyed; /* extents below it had their key sent; @numbers holds them by arrival */
 };
