@@ -19,7 +19,7 @@ Test(rdma_proto, every_message_arrives_as_it_was_sent)
 	struct rails_round round = { 5, 6, 3, { 1, 2, 3 } }, round_back;
 	struct rails_down down = { 1, true, 9, 10, "gone" }, down_back;
 	unsigned rail;
-	uint32_t mark;
+	uint32_t stamp;
 
 	rails.rails[0] = (struct rail_offer){ AF_INET, 4444, { 10, 0, 0, 1 }, "rxe0" };
 	rails.rails[1] = (struct rail_offer){ AF_INET6, 5555, { 0xfe, 0x80 }, "mlx5_0" };
@@ -33,12 +33,12 @@ Test(rdma_proto, every_message_arrives_as_it_was_sent)
 	cr_assert_eq(rails_decode_keys(out, rails_encode_keys(out, keys, 1), keys_back), 1);
 	cr_assert(keys_back[0].extent == 7 && keys_back[0].refused == 12 && keys_back[0].rkey == 0x55 &&
 		  keys_back[0].addr == 0x7f0000000000);
-	cr_assert_eq(rails_decode_mark(out, rails_encode_mark(out, 4, 99), &rail, &mark), 0);
-	cr_assert(rail == 4 && mark == 99);
+	cr_assert_eq(rails_decode_stamp(out, rails_encode_stamp(out, 4, 99), &rail, &stamp), 0);
+	cr_assert(rail == 4 && stamp == 99);
 	cr_assert_eq(rails_decode_round(out, rails_encode_round(out, &round), &round_back), 0);
-	cr_assert(round_back.fence == 5 && round_back.inner == 6 && round_back.rails == 3 && round_back.marks[2] == 3);
+	cr_assert(round_back.fence == 5 && round_back.inner == 6 && round_back.rails == 3 && round_back.stamps[2] == 3);
 	cr_assert_eq(rails_decode_down(out, rails_encode_down(out, &down), &down_back), 0);
-	cr_assert(down_back.rail == 1 && down_back.answer && down_back.mark == 9 && down_back.fence == 10 &&
+	cr_assert(down_back.rail == 1 && down_back.answer && down_back.stamp == 9 && down_back.fence == 10 &&
 		  strcmp(down_back.reason, "gone") == 0);
 }
 
@@ -109,7 +109,7 @@ Test(rdma_proto, reserved_bytes_are_zero)
 	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO, "no fence");
 	round = (struct rails_round){ 5, 0, 3, { 1, 2 } };
 	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO, "no fence of the data connections");
-	for (unsigned i = 4; i < 16; i++) { /* the last mark and fence are of an answer */
+	for (unsigned i = 4; i < 16; i++) { /* the last stamp and fence are of an answer */
 		n = rails_encode_down(out, &down);
 		out[i] = 1;
 		cr_expect_eq(rails_decode_down(out, n, &down), -EPROTO, "DOWN, byte %u", i);
@@ -129,7 +129,7 @@ Test(rdma_proto, noise_breaks_nothing)
 	struct rails_round round;
 	struct rails_down down;
 	unsigned rail;
-	uint32_t mark;
+	uint32_t stamp;
 
 	srand(11);
 	for (unsigned n = 0; n < 20000; n++) {
@@ -142,7 +142,7 @@ Test(rdma_proto, noise_breaks_nothing)
 		(void)!rails_decode_go(exact, bytes, &go);
 		(void)!rails_decode_register(exact, bytes, regs);
 		(void)!rails_decode_keys(exact, bytes, keys);
-		(void)!rails_decode_mark(exact, bytes, &rail, &mark);
+		(void)!rails_decode_stamp(exact, bytes, &rail, &stamp);
 		(void)!rails_decode_round(exact, bytes, &round);
 		(void)!rails_decode_down(exact, bytes, &down);
 		free(exact);

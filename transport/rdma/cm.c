@@ -205,7 +205,7 @@ void cm_serve(struct rails *rails)
 
 		qp = event->id->context;
 		qp->established = true;
-		/* Never needed, as marks wait for credit; should it be, not the default of 655 ms. */
+		/* Never needed, as stamps wait for credit; should it be, not the default of 655 ms. */
 		(void)!ibv_modify_qp(event->id->qp, &attr, IBV_QP_MIN_RNR_TIMER);
 		break;
 	}

@@ -41,19 +41,19 @@ struct wire_key {
 	uint64_t addr;
 };
 
-struct wire_mark {
-	uint32_t rail, mark;
+struct wire_stamp {
+	uint32_t rail, stamp;
 };
 
 struct wire_round {
 	uint64_t fence, inner;
 	uint32_t rails, reserved;
-	uint32_t marks[RAILS_MAX];
+	uint32_t stamps[RAILS_MAX];
 };
 
 struct wire_down {
 	uint16_t rail, answer;
-	uint32_t mark;
+	uint32_t stamp;
 	uint64_t fence;
 	char reason[RAILS_REASON_BYTES];
 };
@@ -62,7 +62,7 @@ static_assert(sizeof(struct wire_rails) == 20 + 36 * RAILS_MAX + RAILS_REASON_BY
 		      sizeof(struct wire_go) == 8 + 16 * RAILS_MAX + RAILS_REASON_BYTES &&
 		      sizeof(struct wire_register) == 24 && sizeof(struct wire_key) == 24 &&
 		      sizeof(struct wire_round) == 24 + 4 * RAILS_MAX && sizeof(struct wire_down) == 16 + RAILS_REASON_BYTES &&
-		      sizeof(struct rails_hello) == 28 && sizeof(struct rails_mark) == 16,
+		      sizeof(struct rails_hello) == 28 && sizeof(struct rails_stamp) == 16,
 	      "packed as they stand");
 
 static bool is_zeros(const void *from, size_t bytes)
@@ -260,23 +260,23 @@ int rails_decode_keys(const void *in, uint32_t bytes, struct rails_key *list)
 	return (int)count;
 }
 
-uint32_t rails_encode_mark(unsigned char *out, unsigned rail, uint32_t mark)
+uint32_t rails_encode_stamp(unsigned char *out, unsigned rail, uint32_t stamp)
 {
-	struct wire_mark wire = { htonl(rail), htonl(mark) };
+	struct wire_stamp wire = { htonl(rail), htonl(stamp) };
 
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
 
-int rails_decode_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark)
+int rails_decode_stamp(const void *in, uint32_t bytes, unsigned *rail, uint32_t *stamp)
 {
-	struct wire_mark wire;
+	struct wire_stamp wire;
 
 	if (bytes != sizeof(wire))
 		return -EPROTO;
 	memcpy(&wire, in, sizeof(wire));
 	*rail = ntohl(wire.rail);
-	*mark = ntohl(wire.mark);
+	*stamp = ntohl(wire.stamp);
 	return *rail < RAILS_MAX ? 0 : -EPROTO;
 }
 
@@ -285,7 +285,7 @@ uint32_t rails_encode_round(unsigned char *out, const struct rails_round *round)
 	struct wire_round wire = { htobe64(round->fence), htobe64(round->inner), htonl(round->rails), 0, { 0 } };
 
 	for (unsigned i = 0; i < RAILS_MAX; i++)
-		wire.marks[i] = htonl(round->marks[i]);
+		wire.stamps[i] = htonl(round->stamps[i]);
 	memcpy(out, &wire, sizeof(wire));
 	return sizeof(wire);
 }
@@ -299,13 +299,13 @@ int rails_decode_round(const void *in, uint32_t bytes, struct rails_round *round
 	memcpy(&wire, in, sizeof(wire));
 	*round = (struct rails_round){ be64toh(wire.fence), be64toh(wire.inner), ntohl(wire.rails), { 0 } };
 	for (unsigned i = 0; i < RAILS_MAX; i++)
-		round->marks[i] = ntohl(wire.marks[i]);
+		round->stamps[i] = ntohl(wire.stamps[i]);
 	return round->fence == 0 || round->inner == 0 || wire.reserved || round->rails >> RAILS_MAX ? -EPROTO : 0;
 }
 
 uint32_t rails_encode_down(unsigned char *out, const struct rails_down *down)
 {
-	struct wire_down wire = { htons(down->rail), htons(down->answer), htonl(down->mark), htobe64(down->fence), "" };
+	struct wire_down wire = { htons(down->rail), htons(down->answer), htonl(down->stamp), htobe64(down->fence), "" };
 
 	put_text(wire.reason, down->reason, sizeof(wire.reason));
 	memcpy(out, &wire, sizeof(wire));
@@ -321,9 +321,9 @@ int rails_decode_down(const void *in, uint32_t bytes, struct rails_down *down)
 	memcpy(&wire, in, sizeof(wire));
 	down->rail = ntohs(wire.rail);
 	down->answer = ntohs(wire.answer) != 0;
-	down->mark = ntohl(wire.mark);
+	down->stamp = ntohl(wire.stamp);
 	down->fence = be64toh(wire.fence);
 	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) || down->rail >= RAILS_MAX || ntohs(wire.answer) > 1)
 		return -EPROTO;
-	return down->answer || (down->mark == 0 && down->fence == 0) ? 0 : -EPROTO;
+	return down->answer || (down->stamp == 0 && down->fence == 0) ? 0 : -EPROTO;
 }

@@ -25,7 +25,7 @@ enum rails_message {
 	RAILS_MSG_GO,        /* receiver: the same, with its boards; puts may begin */
 	RAILS_MSG_REGISTER,  /* source: make these extents writable */
 	RAILS_MSG_KEYS,      /* receiver: their keys */
-	RAILS_MSG_MARK,      /* receiver: a mark was seen on every queue pair of a rail */
+	RAILS_MSG_STAMP,      /* receiver: a stamp was seen on every queue pair of a rail */
 	RAILS_MSG_ROUND,     /* source: what a fence consists of */
 	RAILS_MSG_DOWN,      /* either: a rail is lost; the receiver's answer: nothing can land through it any more */
 };
@@ -46,7 +46,7 @@ struct rails_offer {
 
 struct rail_go {
 	uint16_t rail, qps;
-	uint32_t board_rkey; /* of GO: where the marks of this rail's queue pairs are written */
+	uint32_t board_rkey; /* of GO: where the stamps of this rail's queue pairs are written */
 	uint64_t board_addr;
 };
 
@@ -73,25 +73,25 @@ struct rails_round {
 	uint64_t fence;
 	uint64_t inner;     /* the fence of the TCP channels that belongs to it */
 	uint32_t rails;     /* bit mask: these carry a part of the round */
-	uint32_t marks[RAILS_MAX]; /* the mark of each that stands behind its part */
+	uint32_t stamps[RAILS_MAX]; /* the stamp of each that stands behind its part */
 };
 
 struct rails_down {
 	uint16_t rail;
 	bool answer;
-	uint32_t mark;  /* of an answer: the last mark and the last fence that were seen */
+	uint32_t stamp;  /* of an answer: the last stamp and the last fence that were seen */
 	uint64_t fence;
 	char reason[RAILS_REASON_BYTES];
 };
 
-/* What a queue pair presents when it connects, and what a mark carries: in place, in network order. */
+/* What a queue pair presents when it connects, and what a stamp carries: in place, in network order. */
 struct rails_hello {
 	uint32_t magic;
 	uint16_t version, rail, qp, reserved;
 	unsigned char nonce[RAILS_NONCE_BYTES];
 };
 
-struct rails_mark {
+struct rails_stamp {
 	uint32_t number, reserved;
 	uint64_t bytes; /* written through this queue pair so far */
 };
@@ -104,7 +104,7 @@ uint32_t rails_encode_offer(unsigned char *out, const struct rails_offer *offer)
 uint32_t rails_encode_go(unsigned char *out, const struct rails_go *go);
 uint32_t rails_encode_register(unsigned char *out, const struct rails_register *list, unsigned count);
 uint32_t rails_encode_keys(unsigned char *out, const struct rails_key *list, unsigned count);
-uint32_t rails_encode_mark(unsigned char *out, unsigned rail, uint32_t mark);
+uint32_t rails_encode_stamp(unsigned char *out, unsigned rail, uint32_t stamp);
 uint32_t rails_encode_round(unsigned char *out, const struct rails_round *round);
 uint32_t rails_encode_down(unsigned char *out, const struct rails_down *down);
 
@@ -114,7 +114,7 @@ int rails_decode_go(const void *in, uint32_t bytes, struct rails_go *go) GW_MUST
 int rails_decode_connected(const void *in, uint32_t bytes, struct rails_go *go) GW_MUST_CHECK; /* a GO without boards */
 int rails_decode_register(const void *in, uint32_t bytes, struct rails_register *list) GW_MUST_CHECK;
 int rails_decode_keys(const void *in, uint32_t bytes, struct rails_key *list) GW_MUST_CHECK;
-int rails_decode_mark(const void *in, uint32_t bytes, unsigned *rail, uint32_t *mark) GW_MUST_CHECK;
+int rails_decode_stamp(const void *in, uint32_t bytes, unsigned *rail, uint32_t *stamp) GW_MUST_CHECK;
 int rails_decode_round(const void *in, uint32_t bytes, struct rails_round *round) GW_MUST_CHECK;
 int rails_decode_down(const void *in, uint32_t bytes, struct rails_down *down) GW_MUST_CHECK;
 

@@ -3,8 +3,8 @@
  * Theory of operation
  *
  * A rail is what one device gives: a protection domain, a completion queue with its channel, some queue
- * pairs, and a little registered memory of our own: at the source a staging ring and mark slots for each
- * queue pair, at the receiver a board where its marks are written and buffers for marks that are sent.
+ * pairs, and a little registered memory of our own: at the source a staging ring and stamp buffers for each
+ * queue pair, at the receiver a board where its stamps are written and buffers for stamps that are sent.
  *
  * A rail ends in two steps.  rail_kill() destroys the queue pairs: a memory key is good only through queue
  * pairs of its protection domain, so from then on no write of the peer can land, however late it comes.
@@ -46,7 +46,7 @@ static int open_memory(struct rail *rail)
 {
 	bool source = rail->rails->is_source;
 
-	rail->memory_bytes = source ? rail->qp_count * (STAGE_BYTES + MARK_SLOTS * sizeof(struct rails_mark)) :
+	rail->memory_bytes = source ? rail->qp_count * (STAGE_BYTES + STAMPS_KEPT * sizeof(struct rails_stamp)) :
 				      2 * BOARD_BYTES;
 	rail->memory = mmap(NULL, rail->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (rail->memory == MAP_FAILED) {
@@ -99,15 +99,15 @@ int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *err
 	return rc < 0 ? gw_error_set(error, rc, "device %s: %s", rail->device, strerror(-rc)) : 0;
 }
 
-int rail_post_recv(struct rail_qp *qp, unsigned slot)
+int rail_post_recv(struct rail_qp *qp, unsigned index)
 {
 	struct rail *rail = qp->rail;
 	struct ibv_sge sge = {
-		.addr = (uintptr_t)rail_mark_slot(rail, qp->index, slot),
-		.length = sizeof(struct rails_mark),
+		.addr = (uintptr_t)rail_stamp_buffer(rail, qp->index, index),
+		.length = sizeof(struct rails_stamp),
 		.lkey = rail->memory_mr->lkey,
 	};
-	struct ibv_recv_wr *bad, wr = { .wr_id = (uint64_t)qp->index << 32 | slot, .sg_list = &sge, .num_sge = 1 };
+	struct ibv_recv_wr *bad, wr = { .wr_id = (uint64_t)qp->index << 32 | index, .sg_list = &sge, .num_sge = 1 };
 
 	return -ibv_post_recv(qp->id->qp, &wr, &bad);
 }
@@ -137,8 +137,8 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 			return gw_error_set(error, -errno, "device %s gives no queue pair (number %u of this session): %s: "
 					    "ask for fewer with --queue-pairs", rail->device, qp->index + 1, strerror(errno));
 	}
-	for (unsigned slot = 0; slot < QP_RECV_WRS && !rail->rails->is_source; slot++)
-		if (rail_post_recv(qp, slot) < 0)
+	for (unsigned index = 0; index < QP_RECV_WRS && !rail->rails->is_source; index++)
+		if (rail_post_recv(qp, index) < 0)
 			return gw_error_set(error, -EIO, "device %s takes no receive requests", rail->device);
 	return 0;
 }

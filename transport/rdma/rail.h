@@ -5,7 +5,7 @@
 
 #include "transport/rdma/rails.h"
 
-#define BOARD_BYTES (RAIL_MAX_QPS * MARK_SLOTS * sizeof(struct rails_mark))
+#define BOARD_BYTES (RAIL_MAX_QPS * STAMPS_KEPT * sizeof(struct rails_stamp))
 
 /* Opens what belongs to the device of @verbs; idempotent.  The source has set rail->qp_count.  Return: 0, or -errno with @error set. */
 int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *error) GW_MUST_CHECK;
@@ -13,8 +13,8 @@ int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *err
 /* Gives qp->id its queue pair; at the receiver with its receive requests posted.  Return as rail_open(). */
 int rail_create_qp(struct rail_qp *qp, struct gw_error *error) GW_MUST_CHECK;
 
-/* Receiver: gives a mark's request back to the queue pair. */
-int rail_post_recv(struct rail_qp *qp, unsigned slot) GW_MUST_CHECK;
+/* Receiver: gives a stamp's request back to the queue pair. */
+int rail_post_recv(struct rail_qp *qp, unsigned index) GW_MUST_CHECK;
 
 /* Any thread: notes why the rail is lost and wakes the link thread.  The first reason stays. */
 void rail_fail(struct rail *rail, const char *format, ...) GW_PRINTF(2, 3);
@@ -38,20 +38,20 @@ void rail_bury(struct rail *rail);
 void rail_close(struct rail *rail);
 
 /*
- * Where things stand in rail->memory.  Source: the staging rings, then the mark slots.  Receiver: the boards,
- * then the buffers for marks that are sent.  Each of the latter two has MARK_SLOTS entries a queue pair.
+ * Where things stand in rail->memory.  Source: the staging rings, then the stamp buffers.  Receiver: the boards,
+ * then the buffers for stamps that are sent.  Each of the latter two has STAMPS_KEPT entries a queue pair.
  */
-static inline struct rails_mark *rail_board(const struct rail *rail, unsigned qp, unsigned slot)
+static inline struct rails_stamp *rail_board(const struct rail *rail, unsigned qp, unsigned index)
 {
-	return (struct rails_mark *)rail->memory + (size_t)qp * MARK_SLOTS + slot;
+	return (struct rails_stamp *)rail->memory + (size_t)qp * STAMPS_KEPT + index;
 }
 
-static inline struct rails_mark *rail_mark_slot(const struct rail *rail, unsigned qp, unsigned slot)
+static inline struct rails_stamp *rail_stamp_buffer(const struct rail *rail, unsigned qp, unsigned index)
 {
-	char *marks = (char *)rail->memory + (rail->rails->is_source ? (size_t)rail->qp_count * STAGE_BYTES :
+	char *stamps = (char *)rail->memory + (rail->rails->is_source ? (size_t)rail->qp_count * STAGE_BYTES :
 								      BOARD_BYTES);
 
-	return (struct rails_mark *)(void *)marks + (size_t)qp * MARK_SLOTS + slot;
+	return (struct rails_stamp *)(void *)stamps + (size_t)qp * STAMPS_KEPT + index;
 }
 
 static inline char *rail_stage(const struct rail *rail, unsigned qp)

@@ -4,11 +4,11 @@
  *
  * rails.c      the link: a TCP link inside, rails beside it; polling and closing
  * source.c    the source's half: puts, fences, what is known to have arrived, the loss of a rail
- * receiver.c  the receiver's half: registration on demand, marks, rounds
+ * receiver.c  the receiver's half: registration on demand, stamps, rounds
  * extent.c    registered stretches of memory, and the threads that register
  * rail.c      a rail's resources, and what ends them
- * worker.c    the source's thread for each rail: posts writes and marks, reaps completions
- * watcher.c   a thread that hears of marks, disconnections and dying devices
+ * worker.c    the source's thread for each rail: posts writes and stamps, reaps completions
+ * watcher.c   a thread that hears of stamps, disconnections and dying devices
  * cm.c        finding devices, connecting and accepting queue pairs
  * setup.c     the dialogue that adds rails to a new link
  * proto.c     messages between the two ends
@@ -26,9 +26,9 @@
 
 #define RAIL_DEFAULT_QPS 4
 #define QP_SEND_WRS 128
-#define QP_RECV_WRS 16   /* marks that may be on their way to a queue pair: more than MARKS_OUT */
-#define MARKS_OUT 8      /* credits: marks sent and not yet confirmed */
-#define MARK_SLOTS 16
+#define QP_RECV_WRS 16   /* stamps that may be on their way to a queue pair: more than STAMPS_OUT */
+#define STAMPS_OUT 8      /* credits: stamps sent and not yet confirmed */
+#define STAMPS_KEPT 16
 #define STAGE_BYTES (1024u * 1024)       /* a queue pair: copies of what later rounds send */
 #define STAGE_PUT_BYTES (256u * 1024)    /* the largest of them */
 #define STAGE_SIGNAL_BYTES (512u * 1024) /* with that unsignaled, waste at the end and a put: always fits */
@@ -103,7 +103,7 @@ struct rail_qp {
 	uint64_t stage_end[QP_SEND_WRS]; /* of request n % QP_SEND_WRS: stage_head after it */
 
 	/* Receiver; watcher writes under rails->lock */
-	uint32_t mark;
+	uint32_t stamp;
 	uint64_t placed_bytes;
 };
 
@@ -116,10 +116,10 @@ struct rail {
 	struct ibv_context *verbs;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
-	struct ibv_cq *cq; /* source: sends; receiver: marks */
+	struct ibv_cq *cq; /* source: sends; receiver: stamps */
 	unsigned qp_count;
 	struct rail_qp qps[RAIL_MAX_QPS];
-	void *memory; /* staging and mark slots of the source; boards and mark buffers of the receiver */
+	void *memory; /* staging and stamp buffers of the source; boards and stamp buffers of the receiver */
 	size_t memory_bytes;
 	struct ibv_mr *memory_mr;
 	uint32_t board_rkey; /* source: the receiver's */
@@ -135,14 +135,14 @@ struct rail {
 	uint64_t queued_bytes; /* of [posted, tail) */
 	uint64_t given_bytes;  /* of all entries ever */
 	uint64_t put_bytes, wire_bytes;
-	uint64_t closing, closed; /* the last mark asked for to close a round, and the last one posted */
-	uint32_t closed_mark;
+	uint64_t closing, closed; /* the last stamp asked for to close a round, and the last one posted */
+	uint32_t closed_stamp;
 	uint64_t fence_tail;      /* tail when the last fence was asked for */
 	uint64_t round_tail;      /* tail when the last ROUND was sent: what comes after is of the next */
 	uint64_t round_tail_before; /* and at the one before, should that ROUND be void */
-	uint32_t mark, mark_confirmed;
-	uint64_t mark_ring[MARK_SLOTS]; /* posted when mark n % MARK_SLOTS went */
-	uint64_t marked_posted, marked_ns, unmarked_bytes;
+	uint32_t stamp, stamp_confirmed;
+	uint64_t stamp_ring[STAMPS_KEPT]; /* posted when stamp n % STAMPS_KEPT went */
+	uint64_t stamped_posted, stamped_ns, unstamped_bytes;
 	int wake;                       /* eventfd of the worker */
 	pthread_t worker;
 	bool worker_runs; /* link thread only */
@@ -151,7 +151,7 @@ struct rail {
 	struct extent *buried;
 
 	/* Receiver; link thread only */
-	uint32_t mark_told;
+	uint32_t stamp_told;
 	bool failure_told, answer_due;
 };
 
@@ -200,7 +200,7 @@ struct rails {
 	bool required;         /* rdma: was asked for; memory that cannot be registered is an error */
 	uint64_t fence, fence_sent; /* asked for, and handed to the receiver as a ROUND */
 	uint64_t inner_fence;
-	uint64_t marks_asked;  /* counts the marks asked for to close rounds */
+	uint64_t stamps_asked;  /* counts the stamps asked for to close rounds */
 	uint64_t closing;      /* the one asked for to close this round; 0: none yet */
 	struct extent *open;
 	uint64_t open_from;    /* its first entry in its rail's ring */

@@ -3,9 +3,9 @@
  * Theory of operation
  *
  * The receiver registers what the source asks for and says under which key; then its processor has nothing
- * to do with the bytes.  It hears of them by marks.  A fence is reported when the source's ROUND has come,
+ * to do with the bytes.  It hears of them by stamps.  A fence is reported when the source's ROUND has come,
  * the fence that belongs to it was seen on the TCP channels, and on each rail it names all queue pairs have
- * shown the mark it names.
+ * shown the stamp it names.
  *
  * When the source calls a rail down, its queue pairs are destroyed before the answer goes: after the answer
  * nothing can land through it.  A round that waits then waits for the source to say it anew, since what
@@ -25,15 +25,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The last mark that all queue pairs of a rail have shown. */
-static uint32_t seen_mark(struct rail *rail)
+/* The last stamp that all queue pairs of a rail have shown. */
+static uint32_t seen_stamp(struct rail *rail)
 {
 	uint32_t seen = UINT32_MAX;
 
 	GW_LOCK_SCOPE(&rail->rails->lock);
 	for (unsigned i = 0; i < rail->qp_count; i++)
-		if (rail->qps[i].mark < seen)
-			seen = rail->qps[i].mark;
+		if (rail->qps[i].stamp < seen)
+			seen = rail->qps[i].stamp;
 	return seen == UINT32_MAX ? 0 : seen;
 }
 
@@ -150,7 +150,7 @@ static int tell_answers(struct rails *rails)
 
 		if (!rail->answer_due)
 			continue;
-		down.mark = seen_mark(rail);
+		down.stamp = seen_stamp(rail);
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
 		if (rc <= 0)
 			return rc;
@@ -203,19 +203,19 @@ static int tell_keys(struct rails *rails)
 	return 0;
 }
 
-static int tell_marks(struct rails *rails)
+static int tell_stamps(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
-		uint32_t seen = seen_mark(rail);
+		uint32_t seen = seen_stamp(rail);
 		int rc;
 
-		if (rail->state != RAIL_UP || seen <= rail->mark_told)
+		if (rail->state != RAIL_UP || seen <= rail->stamp_told)
 			continue;
-		rc = rails_say(rails, RAILS_MSG_MARK, rails_encode_mark(rails->out, i, seen));
+		rc = rails_say(rails, RAILS_MSG_STAMP, rails_encode_stamp(rails->out, i, seen));
 		if (rc <= 0)
 			return rc;
-		rail->mark_told = seen;
+		rail->stamp_told = seen;
 	}
 	return 0;
 }
@@ -250,7 +250,7 @@ int receiver_serve(struct rails *rails)
 	if (rc == 0)
 		rc = tell_keys(rails);
 	if (rc == 0)
-		rc = tell_marks(rails);
+		rc = tell_stamps(rails);
 	return rails_error(rails, rc);
 }
 
@@ -260,7 +260,7 @@ int receiver_event(struct rails *rails, struct gw_link_event *event)
 		return 0;
 	for (unsigned i = 0; i < rails->rail_count; i++)
 		if (rails->round.rails & (1u << i) &&
-		    (rails->rail[i].state != RAIL_UP || seen_mark(&rails->rail[i]) < rails->round.marks[i]))
+		    (rails->rail[i].state != RAIL_UP || seen_stamp(&rails->rail[i]) < rails->round.stamps[i]))
 			return 0;
 	rails->round_waits = false;
 	rails->fence_reported = rails->round.fence;

@@ -6,7 +6,7 @@
  *
  *   RAILS      the receiver listens on each of its RDMA addresses and says where; or why it cannot
  *   CONNECTED  the source says which it could connect, with how many queue pairs; or why none
- *   GO         the receiver, having seen those come up, says where their marks are to be written
+ *   GO         the receiver, having seen those come up, says where their stamps are to be written
  *
  * Whatever goes wrong up to there ends with the TCP link as it was, and one line that says why; unless the two
  * ends can no longer know of each other what they use: then the link fails.

@@ -12,11 +12,11 @@
  * Once the guest is paused, the first HURRY_BYTES of a round go by TCP, whose way is shorter by several wake-ups.
  *
  * A round is closed when everything put before its fence has been posted or handed to TCP: each rail then
- * posts a mark, the inner link gets a fence of its own, and the receiver is told which belong to the round.
+ * posts a stamp, the inner link gets a fence of its own, and the receiver is told which belong to the round.
  *
  * Losing a rail.  Whoever notices marks it failed.  The receiver is told to kill it, and until it answers
  * nothing is put, so that no late write can meet a newer one.  The answer says what it had seen: whole
- * rounds, and marks; whatever was posted after that is put again, by the other rails or by TCP, and the round
+ * rounds, and stamps; whatever was posted after that is put again, by the other rails or by TCP, and the round
  * is closed anew.  Within a round the same page may so arrive twice, in any order: both copies were read
  * after the round began, and what the guest wrote since is in the next round anyway.
  */
@@ -49,25 +49,25 @@ int source_fence(struct rails *rails, uint64_t fence)
 	return source_serve(rails);
 }
 
-/* Everything up to a mark is known to be placed; under lock. */
-static void confirm(struct rail *rail, uint32_t mark)
+/* Everything up to a stamp is known to be placed; under lock. */
+static void confirm(struct rail *rail, uint32_t stamp)
 {
-	if (mark <= rail->mark_confirmed || mark > rail->mark || rail->mark - mark >= MARK_SLOTS)
+	if (stamp <= rail->stamp_confirmed || stamp > rail->stamp || rail->stamp - stamp >= STAMPS_KEPT)
 		return;
-	rail->mark_confirmed = mark;
-	rail->confirmed = rail->mark_ring[mark % MARK_SLOTS];
+	rail->stamp_confirmed = stamp;
+	rail->confirmed = rail->stamp_ring[stamp % STAMPS_KEPT];
 }
 
-static int take_mark(struct rails *rails, const struct gw_link_event *event)
+static int take_stamp(struct rails *rails, const struct gw_link_event *event)
 {
 	unsigned rail;
-	uint32_t mark;
-	int rc = rails_decode_mark(event->payload, event->payload_bytes, &rail, &mark);
+	uint32_t stamp;
+	int rc = rails_decode_stamp(event->payload, event->payload_bytes, &rail, &stamp);
 
 	if (rc < 0 || rail >= rails->rail_count)
 		return -EPROTO;
 	pthread_mutex_lock(&rails->lock);
-	confirm(&rails->rail[rail], mark);
+	confirm(&rails->rail[rail], stamp);
 	pthread_mutex_unlock(&rails->lock);
 	worker_wake(&rails->rail[rail]);
 	return 0;
@@ -91,7 +91,7 @@ static void bury_rail(struct rails *rails, struct rail *rail, const struct rails
 
 	rail->state = RAIL_DEAD;
 	pthread_mutex_lock(&rails->lock);
-	confirm(rail, answer->mark);
+	confirm(rail, answer->stamp);
 	if (reported && rail->fence_tail > rail->confirmed)
 		rail->confirmed = rail->fence_tail;
 	rail->replay = rail->confirmed;
@@ -128,8 +128,8 @@ int source_message(struct rails *rails, const struct gw_link_event *event)
 	switch (event->message_type) {
 	case RAILS_MSG_KEYS:
 		return source_take_keys(rails, event);
-	case RAILS_MSG_MARK:
-		return take_mark(rails, event);
+	case RAILS_MSG_STAMP:
+		return take_stamp(rails, event);
 	case RAILS_MSG_DOWN:
 		return take_down(rails, event);
 	default:
@@ -199,7 +199,7 @@ static int close_round(struct rails *rails)
 		return 0;
 	pthread_mutex_lock(&rails->lock);
 	if (!rails->closing) {
-		rails->closing = ++rails->marks_asked;
+		rails->closing = ++rails->stamps_asked;
 		for (unsigned i = 0; i < rails->rail_count; i++)
 			if (rails->rail[i].tail > rails->rail[i].round_tail)
 				rails->rail[i].closing = rails->closing;
@@ -215,10 +215,10 @@ static int close_round(struct rails *rails)
 			return 0;
 		}
 		round.rails |= 1u << i;
-		round.marks[i] = rail->closed_mark;
+		round.stamps[i] = rail->closed_stamp;
 	}
 	pthread_mutex_unlock(&rails->lock);
-	rc = source_drain_backlog(rails); /* what the rails refused came to it before their marks */
+	rc = source_drain_backlog(rails); /* what the rails refused came to it before their stamps */
 	if (rc <= 0)
 		return rc;
 	rc = rails_say(rails, RAILS_MSG_ROUND, rails_encode_round(rails->out, &round));

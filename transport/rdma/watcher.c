@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One thread that waits for what comes unasked: marks in the receiver's completion queues, the connection
+ * One thread that waits for what comes unasked: stamps in the receiver's completion queues, the connection
  * manager's word that a peer has gone, a device's word that it is dying.
  */
 #include "transport/rdma/watcher.h"
@@ -84,30 +84,30 @@ static void take_async_event(struct rails *rails, struct ibv_context *verbs)
 	ibv_ack_async_event(&event);
 }
 
-/* One mark; under lock.  Return: false when it is not one of this session. */
-static bool take_mark(struct rail *rail, const struct ibv_wc *wc)
+/* One stamp; under lock.  Return: false when it is not one of this session. */
+static bool take_stamp(struct rail *rail, const struct ibv_wc *wc)
 {
 	struct rail_qp *qp = &rail->qps[wc->wr_id >> 32];
-	struct rails_mark mark;
+	struct rails_stamp stamp;
 	uint32_t number;
 
 	if (wc->opcode == IBV_WC_RECV_RDMA_WITH_IMM) {
 		number = ntohl(wc->imm_data);
-		mark = *rail_board(rail, qp->index, number % MARK_SLOTS);
+		stamp = *rail_board(rail, qp->index, number % STAMPS_KEPT);
 	} else {
-		if (wc->byte_len != sizeof(mark))
+		if (wc->byte_len != sizeof(stamp))
 			return false;
-		mark = *rail_mark_slot(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
-		number = ntohl(mark.number);
+		stamp = *rail_stamp_buffer(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
+		number = ntohl(stamp.number);
 	}
-	if (number != qp->mark + 1 || ntohl(mark.number) != number || mark.reserved != 0)
+	if (number != qp->stamp + 1 || ntohl(stamp.number) != number || stamp.reserved != 0)
 		return false;
-	qp->mark = number;
-	qp->placed_bytes = be64toh(mark.bytes);
+	qp->stamp = number;
+	qp->placed_bytes = be64toh(stamp.bytes);
 	return true;
 }
 
-static void take_marks(struct rail *rail)
+static void take_stamps(struct rail *rail)
 {
 	struct rails *rails = rail->rails;
 	struct ibv_wc wc[REAP];
@@ -123,8 +123,8 @@ static void take_marks(struct rail *rail)
 				continue; /* being killed */
 			if (wc[i].status != IBV_WC_SUCCESS)
 				trouble = ibv_wc_status_str(wc[i].status);
-			else if (!take_mark(rail, &wc[i]))
-				trouble = "a mark that is not of this session";
+			else if (!take_stamp(rail, &wc[i]))
+				trouble = "a stamp that is not of this session";
 			else if (rail_post_recv(qp, (unsigned)(wc[i].wr_id & 0xFFFFFFFF)) < 0)
 				trouble = "it takes no receive request";
 		}
@@ -146,7 +146,7 @@ static void take_completions(struct rail *rail)
 	ibv_ack_cq_events(cq, 1);
 	if (ibv_req_notify_cq(cq, 0) != 0)
 		rail_fail(rail, "device %s: no notification", rail->device);
-	take_marks(rail);
+	take_stamps(rail);
 }
 
 /* What to wait for: stop, the connection manager, and two descriptors a rail that is not lost. */

@@ -7,11 +7,11 @@
  * SIGNAL_EVERY asks for a completion, and the last of a batch; completions are reaped in batches, and only
  * when there is nothing to post does the thread sleep, on the completion channel and its eventfd.
  *
- * Marks.  From time to time, and to close a round, a mark goes through every queue pair: its counters, written
+ * Stamps.  From time to time, and to close a round, a stamp goes through every queue pair: its counters, written
  * to the receiver's board with immediate data, or, where the provider has none, sent.  Requests of a queue
- * pair are executed in order, so a mark that was seen on all of them says that everything before it is
- * placed; then the ring forgets what came before.  A mark takes a receive request at the other end; no more
- * than MARKS_OUT are ever under way, fewer than there are requests: the receiver is never not ready.
+ * pair are executed in order, so a stamp that was seen on all of them says that everything before it is
+ * placed; then the ring forgets what came before.  A stamp takes a receive request at the other end; no more
+ * than STAMPS_OUT are ever under way, fewer than there are requests: the receiver is never not ready.
  *
  * Later rounds send copies.  A page that the guest gave back and took anew is another page; what was pinned
  * for the first round is the old one, and writing from it would send stale bytes.  So from the first fence on
@@ -38,9 +38,9 @@
 #define SIGNAL_EVERY 16
 #define BATCH 32
 #define REAP 16
-#define MARK_EVERY_BYTES (128ULL * 1024 * 1024)
-#define MARK_EVERY_PUTS (RING_PUTS / 8)
-#define MARK_EVERY_NS GW_NS_PER_S
+#define STAMP_EVERY_BYTES (128ULL * 1024 * 1024)
+#define STAMP_EVERY_PUTS (RING_PUTS / 8)
+#define STAMP_EVERY_NS GW_NS_PER_S
 #define IDLE_MS 200
 #define STALL_NS (5 * GW_NS_PER_S)
 
@@ -48,8 +48,8 @@ struct request {
 	struct rail_qp *qp;
 	uint64_t local, remote;
 	uint32_t bytes, lkey, rkey;
-	enum { REQUEST_WRITE, REQUEST_MARK } kind;
-	uint32_t mark;
+	enum { REQUEST_WRITE, REQUEST_STAMP } kind;
+	uint32_t stamp;
 };
 
 static unsigned under_way(const struct rail_qp *qp)
@@ -62,7 +62,7 @@ static int post(const struct request *request, bool signaled)
 {
 	struct rail_qp *qp = request->qp;
 	uint64_t wr_id = (uint64_t)qp->index << 56 | (qp->posted + 1);
-	bool with_imm = request->kind == REQUEST_MARK && qp->rail->immediate;
+	bool with_imm = request->kind == REQUEST_STAMP && qp->rail->immediate;
 	struct ibv_sge sge = { request->local, request->bytes, request->lkey };
 	struct ibv_send_wr *bad, wr = {
 		.wr_id = wr_id,
@@ -76,8 +76,8 @@ static int post(const struct request *request, bool signaled)
 	if (!qp->ex) {
 		if (with_imm) {
 			wr.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
-			wr.imm_data = htonl(request->mark);
-		} else if (request->kind == REQUEST_MARK) {
+			wr.imm_data = htonl(request->stamp);
+		} else if (request->kind == REQUEST_STAMP) {
 			wr.opcode = IBV_WR_SEND;
 		}
 		return -ibv_post_send(qp->id->qp, &wr, &bad);
@@ -86,8 +86,8 @@ static int post(const struct request *request, bool signaled)
 	qp->ex->wr_id = wr_id;
 	qp->ex->wr_flags = wr.send_flags;
 	if (with_imm)
-		ibv_wr_rdma_write_imm(qp->ex, request->rkey, request->remote, htonl(request->mark));
-	else if (request->kind == REQUEST_MARK)
+		ibv_wr_rdma_write_imm(qp->ex, request->rkey, request->remote, htonl(request->stamp));
+	else if (request->kind == REQUEST_STAMP)
 		ibv_wr_send(qp->ex);
 	else
 		ibv_wr_rdma_write(qp->ex, request->rkey, request->remote);
@@ -155,7 +155,7 @@ static char *stage(struct rail_qp *qp, uint32_t bytes)
 	return rail_stage(qp->rail, qp->index) + at;
 }
 
-/* The queue pair with the least under way, or NULL when all are full; one place is kept for a mark. */
+/* The queue pair with the least under way, or NULL when all are full; one place is kept for a stamp. */
 static struct rail_qp *free_qp(struct rail *rail)
 {
 	struct rail_qp *best = NULL;
@@ -242,7 +242,7 @@ static void note_posted(struct rail *rail, unsigned count, uint64_t bytes)
 	rail->queued_bytes -= bytes;
 	rail->put_bytes += bytes;
 	rail->wire_bytes += bytes;
-	rail->unmarked_bytes += bytes;
+	rail->unstamped_bytes += bytes;
 	room = rail->rails->wants_room && rail->queued_bytes <= QUEUE_BYTES / 2;
 	pthread_mutex_unlock(&rail->rails->lock);
 	if (room)
@@ -268,23 +268,23 @@ static int post_puts(struct rail *rail)
 	return rc < 0 ? rc : (int)done;
 }
 
-/* Whether a mark is due and may go; under lock. */
-static bool mark_is_due(const struct rail *rail, uint64_t now_ns)
+/* Whether a stamp is due and may go; under lock. */
+static bool stamp_is_due(const struct rail *rail, uint64_t now_ns)
 {
-	uint32_t out = rail->mark - rail->mark_confirmed;
-	bool unmarked = rail->posted > rail->marked_posted;
+	uint32_t out = rail->stamp - rail->stamp_confirmed;
+	bool unstamped = rail->posted > rail->stamped_posted;
 
-	if (out >= MARKS_OUT)
+	if (out >= STAMPS_OUT)
 		return false;
 	if (rail->closing > rail->closed && rail->posted == rail->tail)
 		return true;
-	return unmarked && out < MARKS_OUT / 2 &&
-	       (rail->unmarked_bytes >= MARK_EVERY_BYTES || rail->posted - rail->marked_posted >= MARK_EVERY_PUTS ||
-		now_ns - rail->marked_ns >= MARK_EVERY_NS);
+	return unstamped && out < STAMPS_OUT / 2 &&
+	       (rail->unstamped_bytes >= STAMP_EVERY_BYTES || rail->posted - rail->stamped_posted >= STAMP_EVERY_PUTS ||
+		now_ns - rail->stamped_ns >= STAMP_EVERY_NS);
 }
 
-/* Return: 1 when a mark went through every queue pair, 0, or -errno. */
-static int post_mark(struct rail *rail)
+/* Return: 1 when a stamp went through every queue pair, 0, or -errno. */
+static int post_stamp(struct rail *rail)
 {
 	struct rails *rails = rail->rails;
 	uint64_t now = gw_now_ns(&gw_clock_real), closes;
@@ -294,39 +294,39 @@ static int post_mark(struct rail *rail)
 		if (under_way(&rail->qps[i]) >= QP_SEND_WRS)
 			return 0;
 	pthread_mutex_lock(&rails->lock);
-	if (!mark_is_due(rail, now)) {
+	if (!stamp_is_due(rail, now)) {
 		pthread_mutex_unlock(&rails->lock);
 		return 0;
 	}
-	number = ++rail->mark;
+	number = ++rail->stamp;
 	closes = rail->posted == rail->tail ? rail->closing : rail->closed;
-	rail->mark_ring[number % MARK_SLOTS] = rail->marked_posted = rail->posted;
-	rail->marked_ns = now;
-	rail->unmarked_bytes = 0;
+	rail->stamp_ring[number % STAMPS_KEPT] = rail->stamped_posted = rail->posted;
+	rail->stamped_ns = now;
+	rail->unstamped_bytes = 0;
 	pthread_mutex_unlock(&rails->lock);
 	for (unsigned i = 0; i < rail->qp_count; i++) {
-		struct rails_mark *slot = rail_mark_slot(rail, i, number % MARK_SLOTS);
+		struct rails_stamp *buffer = rail_stamp_buffer(rail, i, number % STAMPS_KEPT);
 		struct request request = {
 			.qp = &rail->qps[i],
-			.kind = REQUEST_MARK,
-			.local = (uintptr_t)slot,
-			.remote = rail->board_addr + (i * MARK_SLOTS + number % MARK_SLOTS) * sizeof(*slot),
-			.bytes = sizeof(*slot),
+			.kind = REQUEST_STAMP,
+			.local = (uintptr_t)buffer,
+			.remote = rail->board_addr + (i * STAMPS_KEPT + number % STAMPS_KEPT) * sizeof(*buffer),
+			.bytes = sizeof(*buffer),
 			.lkey = rail->memory_mr->lkey,
 			.rkey = rail->board_rkey,
-			.mark = number,
+			.stamp = number,
 		};
 		int rc;
 
-		*slot = (struct rails_mark){ htonl(number), 0, htobe64(rail->qps[i].bytes) };
+		*buffer = (struct rails_stamp){ htonl(number), 0, htobe64(rail->qps[i].bytes) };
 		rc = post_request(&request, true);
 		if (rc < 0)
 			return rc;
 	}
 	pthread_mutex_lock(&rails->lock);
 	rail->closed = closes;
-	rail->closed_mark = number;
-	rail->wire_bytes += rail->qp_count * sizeof(struct rails_mark);
+	rail->closed_stamp = number;
+	rail->wire_bytes += rail->qp_count * sizeof(struct rails_stamp);
 	pthread_mutex_unlock(&rails->lock);
 	rails_wake(rails);
 	return 1;
@@ -374,22 +374,22 @@ static void *worker(void *argument)
 	if (rail->numa_node >= 0 && numa_available() >= 0)
 		numa_run_on_node(rail->numa_node);
 	while (!rail->stop && !rail->failed) {
-		int reaped = reap(rail), posted, marked;
+		int reaped = reap(rail), posted, stamped;
 
 		if (reaped < 0)
 			break;
 		watch_for_stall(rail, reaped > 0, &progress_ns);
 		posted = post_puts(rail);
-		marked = posted < 0 ? posted : post_mark(rail);
-		if (posted < 0 || marked < 0)
+		stamped = posted < 0 ? posted : post_stamp(rail);
+		if (posted < 0 || stamped < 0)
 			break;
-		if (reaped + posted + marked > 0)
+		if (reaped + posted + stamped > 0)
 			continue;
 		/* Nothing to do: ask to be told, look once more, sleep. */
 		rail->asleep = true;
 		if (ibv_req_notify_cq(rail->cq, 0) != 0)
 			rail_fail(rail, "device %s: no notification", rail->device);
-		if (reap(rail) == 0 && post_puts(rail) == 0 && post_mark(rail) == 0)
+		if (reap(rail) == 0 && post_puts(rail) == 0 && post_stamp(rail) == 0)
 			rest(rail);
 		rail->asleep = false;
 	}
