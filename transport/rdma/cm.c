@@ -120,7 +120,7 @@ static int listen_once(struct rails *rails, unsigned index, const struct sockadd
 	}
 	offer->port = ntohs(rdma_get_src_port(id));
 	strncpy(offer->device, ibv_get_device_name(id->verbs->device), sizeof(offer->device) - 1);
-	rails->listeners[index] = id;
+	rails->receiver.listeners[index] = id;
 	return 0;
 }
 
@@ -149,7 +149,7 @@ static struct rail_qp *caller(struct rails *rails, const struct rdma_cm_event *e
 	qp = ntohs(hello.qp);
 	if (ntohl(hello.magic) != RAILS_HELLO_MAGIC || ntohs(hello.version) != RAILS_HELLO_VERSION || hello.reserved != 0 ||
 	    memcmp(hello.nonce, rails->nonce, sizeof(hello.nonce)) != 0 || rail >= rails->rail_count ||
-	    qp >= RAIL_MAX_QPS || rails->rail[rail].qps[qp].id || event->listen_id != rails->listeners[rail])
+	    qp >= RAIL_MAX_QPS || rails->rail[rail].qps[qp].id || event->listen_id != rails->receiver.listeners[rail])
 		return NULL;
 	return &rails->rail[rail].qps[qp];
 }

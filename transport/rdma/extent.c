@@ -86,16 +86,16 @@ void extent_table_free(struct extent_table *table)
 
 int extent_number(struct rails *rails, struct extent *extent)
 {
-	if (rails->number_count == rails->number_room) {
-		unsigned room = rails->number_room ? rails->number_room * 2 : 64;
-		struct extent **more = realloc(rails->numbers, room * sizeof(struct extent *));
+	if (rails->numbered.count == rails->numbered.room) {
+		unsigned room = rails->numbered.room ? rails->numbered.room * 2 : 64;
+		struct extent **more = realloc(rails->numbered.list, room * sizeof(struct extent *));
 
 		if (!more)
 			return -ENOMEM;
-		rails->numbers = more;
-		rails->number_room = room;
+		rails->numbered.list = more;
+		rails->numbered.room = room;
 	}
-	rails->numbers[rails->number_count++] = extent;
+	rails->numbered.list[rails->numbered.count++] = extent;
 	return 0;
 }
 
@@ -159,15 +159,15 @@ static void *registrar(void *argument)
 	struct rails *rails = argument;
 
 	pthread_mutex_lock(&rails->lock);
-	while (!rails->ending) {
-		struct extent *extent = rails->first_job;
+	while (!rails->registrars.ending) {
+		struct extent *extent = rails->registrars.first;
 		int rc;
 
 		if (!extent) {
-			pthread_cond_wait(&rails->jobs, &rails->lock);
+			pthread_cond_wait(&rails->registrars.jobs, &rails->lock);
 			continue;
 		}
-		rails->first_job = extent->next_job;
+		rails->registrars.first = extent->next_job;
 		pthread_mutex_unlock(&rails->lock);
 		rc = register_here(rails, extent);
 		pthread_mutex_lock(&rails->lock);
@@ -182,8 +182,8 @@ static void *registrar(void *argument)
 
 int extent_start(struct rails *rails)
 {
-	for (; rails->registrar_count < REGISTRARS; rails->registrar_count++) {
-		int rc = gw_thread_start(&rails->registrars[rails->registrar_count], "godwit-register", registrar, rails);
+	for (; rails->registrars.count < REGISTRARS; rails->registrars.count++) {
+		int rc = gw_thread_start(&rails->registrars.ids[rails->registrars.count], "godwit-register", registrar, rails);
 
 		if (rc < 0)
 			return rc;
@@ -194,22 +194,22 @@ int extent_start(struct rails *rails)
 void extent_stop(struct rails *rails)
 {
 	pthread_mutex_lock(&rails->lock);
-	rails->ending = true;
-	pthread_cond_broadcast(&rails->jobs);
+	rails->registrars.ending = true;
+	pthread_cond_broadcast(&rails->registrars.jobs);
 	pthread_mutex_unlock(&rails->lock);
-	while (rails->registrar_count > 0)
-		pthread_join(rails->registrars[--rails->registrar_count], NULL);
+	while (rails->registrars.count > 0)
+		pthread_join(rails->registrars.ids[--rails->registrars.count], NULL);
 }
 
 void extent_register(struct rails *rails, struct extent *extent)
 {
 	pthread_mutex_lock(&rails->lock);
 	extent->next_job = NULL;
-	if (rails->first_job)
-		rails->last_job->next_job = extent;
+	if (rails->registrars.first)
+		rails->registrars.last->next_job = extent;
 	else
-		rails->first_job = extent;
-	rails->last_job = extent;
-	pthread_cond_signal(&rails->jobs);
+		rails->registrars.first = extent;
+	rails->registrars.last = extent;
+	pthread_cond_signal(&rails->registrars.jobs);
 	pthread_mutex_unlock(&rails->lock);
 }

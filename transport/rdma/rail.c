@@ -161,14 +161,14 @@ void rail_fail(struct rail *rail, const char *format, ...)
 
 void rail_kill(struct rail *rail)
 {
-	if (rail->worker_runs) {
+	if (rail->thread.runs) {
 		uint64_t one = 1;
 
-		rail->stop = true;
-		if (rail->wake >= 0 && write(rail->wake, &one, sizeof(one)) < 0)
+		rail->thread.stop = true;
+		if (rail->thread.wake >= 0 && write(rail->thread.wake, &one, sizeof(one)) < 0)
 			(void)one; /* EAGAIN only: it is awake already */
-		pthread_join(rail->worker, NULL);
-		rail->worker_runs = false;
+		pthread_join(rail->thread.id, NULL);
+		rail->thread.runs = false;
 	}
 	for (unsigned i = 0; i < RAIL_MAX_QPS; i++) {
 		struct rail_qp *qp = &rail->qps[i];
@@ -213,7 +213,7 @@ static void *bury(void *argument)
 {
 	struct rail *rail = argument;
 
-	for (struct extent *extent = rail->buried; extent; extent = extent->next_job) {
+	for (struct extent *extent = rail->thread.unpins; extent; extent = extent->next_job) {
 		ibv_dereg_mr(extent->mr);
 		extent->mr = NULL;
 	}
@@ -227,8 +227,8 @@ void rail_bury(struct rail *rail)
 	struct extent *list = NULL;
 
 	pthread_mutex_lock(&rails->lock);
-	for (unsigned i = 0; i < rails->number_count; i++) {
-		struct extent *extent = rails->numbers[i];
+	for (unsigned i = 0; i < rails->numbered.count; i++) {
+		struct extent *extent = rails->numbered.list[i];
 
 		if (extent->rail != rail || !extent->local_done || !extent->mr)
 			continue;
@@ -238,8 +238,8 @@ void rail_bury(struct rail *rail)
 	pthread_mutex_unlock(&rails->lock);
 	if (!list)
 		return;
-	rail->buried = list;
-	rail->worker_runs = gw_thread_start(&rail->worker, "godwit-bury", bury, rail) == 0; /* if not: rail_close() does it */
+	rail->thread.unpins = list;
+	rail->thread.runs = gw_thread_start(&rail->thread.id, "godwit-bury", bury, rail) == 0; /* if not: rail_close() does it */
 }
 
 void rail_close(struct rail *rail)
@@ -248,10 +248,10 @@ void rail_close(struct rail *rail)
 	free_resources(rail);
 	if (rail->memory)
 		munmap(rail->memory, rail->memory_bytes);
-	if (rail->wake >= 0)
-		close(rail->wake);
-	free(rail->ring);
+	if (rail->thread.wake >= 0)
+		close(rail->thread.wake);
+	free(rail->source.ring);
 	rail->memory = NULL;
-	rail->wake = -1;
-	rail->ring = NULL;
+	rail->thread.wake = -1;
+	rail->source.ring = NULL;
 }

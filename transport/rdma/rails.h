@@ -45,30 +45,39 @@ struct rails;
 struct rail;
 
 enum extent_state {
-	EXTENT_OPEN,    /* puts are being gathered; nothing is registered */
-	EXTENT_PENDING, /* being registered at either end */
+	EXTENT_OPEN,    /* it still grows with each put; nothing is registered */
+	EXTENT_PENDING, /* at least one end has not registered it yet */
 	EXTENT_READY,
-	EXTENT_REFUSED, /* too small, or registration failed at either end: goes by TCP */
+	EXTENT_REFUSED, /* too small, or one end could not register it: its puts go by TCP */
 };
 
-/* A stretch of a region that is, or will be, registered on one rail.  Lives as long as the link. */
+/*
+ * A stretch of a region that is, or will be, registered for one rail.  It lives until the link is freed.
+ * The link thread owns the range and the remote key; once the state is EXTENT_READY nothing changes any more.
+ */
 struct extent {
-	uint32_t number;
+	uint32_t number; /* the source's number for it, which both ends use */
 	uint16_t region;
 	struct rail *rail;
-	uint64_t first, end; /* of the region, in bytes; fixed once it is not open */
-	uint64_t data_bytes; /* put in it while it was open */
-	enum extent_state state; /* under rails->lock */
+	uint64_t first, end;          /* bytes of the region; fixed once the extent is not open */
+	uint64_t data_bytes;          /* put while it was open; the rest are bridged gaps */
+	enum extent_state state;      /* under rails->lock */
 	bool local_done, remote_done; /* under rails->lock */
-	int refused;		/* errno; under rails->lock */
-	struct ibv_mr *mr;      /* ours; under rails->lock until ready */
-	uint32_t rkey;		/* theirs */
+	int refused;                  /* under rails->lock; 0, or the errno of the registration */
+	struct ibv_mr *mr;            /* of this end; the registrar's until local_done */
+	uint32_t rkey;                /* source: the receiver's key and address */
 	uint64_t remote_addr;
-	struct extent *next_job;
+	struct extent *next_job; /* in the queue of the registrars, or in rail->thread.unpins */
 };
 
-/* Sorted by offset, none overlapping. */
+/* The registered extents of one region, sorted by offset, without overlap. */
 struct extent_table {
+	struct extent **list;
+	unsigned count, room;
+};
+
+/* All extents by number (source) or by arrival (receiver).  It owns them. */
+struct extent_list {
 	struct extent **list;
 	unsigned count, room;
 };
@@ -76,83 +85,108 @@ struct extent_table {
 struct put_entry {
 	struct extent *extent;
 	uint64_t offset;
-	uint32_t bytes;
-	bool staged; /* copied before it is sent: see source.c */
+	uint32_t bytes; /* 0: went by TCP */
+	bool staged;    /* to be copied into the staging ring first; see worker.c */
 };
 
 enum rail_state {
 	RAIL_UP,
-	RAIL_FAILING, /* source: the receiver was asked to kill it */
+	RAIL_FAILING, /* source: the receiver was asked to kill it, and has not answered */
 	RAIL_DEAD,
+};
+
+/* Source; worker only. */
+struct qp_sending {
+	uint64_t posted, completed; /* work requests */
+	uint64_t signaled;          /* the last that asked for a completion */
+	unsigned unsignaled;        /* requests since then */
+	uint64_t bytes;             /* of puts, posted so far */
+	uint64_t stage_head, stage_tail, stage_signaled; /* bytes of the staging ring */
+	uint64_t stage_end[QP_SEND_WRS]; /* stage_head after request n, at n % QP_SEND_WRS */
+};
+
+/* Receiver; the watcher writes under rails->lock. */
+struct qp_receiving {
+	uint32_t stamp;        /* the last one that arrived */
+	uint64_t placed_bytes; /* as that stamp says */
 };
 
 struct rail_qp {
 	struct rail *rail;
 	unsigned index;
-	struct rdma_cm_id *id;
-	struct ibv_qp_ex *ex; /* NULL: the provider has no ibv_wr_*; ibv_post_send() then */
-	unsigned step; /* source, while connecting: in the table of cm.c */
+	struct rdma_cm_id *id; /* NULL once killed; written under rails->lock while the watcher runs */
+	struct ibv_qp_ex *ex;  /* NULL: the provider has no ibv_wr_*(), and ibv_post_send() serves */
+	unsigned step;         /* source, while connecting: index into the table of cm.c */
 	bool established;
+	struct qp_sending sending;
+	struct qp_receiving receiving;
+};
 
-	/* Source; worker only */
-	uint64_t posted, completed; /* work requests */
-	uint64_t signaled;          /* the last that asked for a completion */
-	unsigned unsignaled;
-	uint64_t bytes;             /* written so far */
-	uint64_t stage_head, stage_tail, stage_signaled;
-	uint64_t stage_end[QP_SEND_WRS]; /* of request n % QP_SEND_WRS: stage_head after it */
+/* Source; under rails->lock.  Stamps are counted from 1; 0: none. */
+struct rail_stamps {
+	uint32_t sent, confirmed;
+	uint64_t posted_at[STAMPS_KEPT]; /* the cursor "posted" when stamp n went, at n % STAMPS_KEPT */
+	uint64_t last_posted, last_ns;   /* the cursor and the time when the last one went */
+	uint64_t bytes_since;            /* of puts, posted since then */
+	uint64_t closing, closed;        /* the last request to close a round with a stamp; the last one served */
+	uint32_t closed_by;              /* the stamp that served it */
+};
 
-	/* Receiver; watcher writes under rails->lock */
-	uint32_t stamp;
-	uint64_t placed_bytes;
+/* Source.  Under rails->lock, except replay and replay_end.  source_rounds.c has a drawing of the cursors. */
+struct rail_source {
+	struct put_entry *ring; /* entry n lives at ring[n % RING_PUTS] */
+	uint64_t confirmed, posted, tail;
+	uint64_t fence_tail;        /* the tail when the last fence was asked for */
+	uint64_t round_tail;        /* the tail when the last ROUND was sent: later entries belong to the next */
+	uint64_t round_tail_before; /* the tail at the ROUND before that one, in case the last is void */
+	uint64_t replay, replay_end; /* link thread: entries of a dead rail that are still to be put again */
+	uint64_t queued_bytes; /* of [posted, tail) */
+	uint64_t given_bytes;  /* of all entries ever */
+	uint64_t put_bytes, wire_bytes;
+	struct rail_stamps stamps;
+};
+
+/* Receiver; link thread only. */
+struct rail_receiver {
+	uint32_t stamp_told; /* the last one that the source was told of */
+	bool failure_told;
+	bool answer_due; /* the rail was killed, and the source does not know yet */
+};
+
+/* The thread of a rail: the source's worker, and after the rail was killed the one that unpins its extents. */
+struct rail_thread {
+	pthread_t id;
+	bool runs; /* link thread only */
+	int wake;  /* eventfd of the worker; -1: none */
+	_Atomic bool stop, asleep;
+	struct extent *unpins; /* list by next_job; that thread's while it runs */
 };
 
 struct rail {
+	/* Set up once, before the threads start */
 	struct rails *rails;
 	unsigned index;
 	char device[64];
-	int numa_node; /* -1: unknown */
-	bool immediate;
+	int numa_node;  /* -1: unknown */
+	bool immediate; /* writes can carry immediate data */
 	struct ibv_context *verbs;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
 	struct ibv_cq *cq; /* source: sends; receiver: stamps */
 	unsigned qp_count;
 	struct rail_qp qps[RAIL_MAX_QPS];
-	void *memory; /* staging and stamp buffers of the source; boards and stamp buffers of the receiver */
+	void *memory; /* see rail_board() */
 	size_t memory_bytes;
 	struct ibv_mr *memory_mr;
 	uint32_t board_rkey; /* source: the receiver's */
 	uint64_t board_addr;
 
-	enum rail_state state;              /* link thread only */
-	char failure[RAILS_REASON_BYTES];    /* under rails->lock: why it is lost; the first reason stays */
-	_Atomic bool failed;                /* set once, by whoever notices */
-
-	/* Source; under rails->lock.  Entry n lives at ring[n % RING_PUTS]: confirmed <= posted <= tail. */
-	struct put_entry *ring;
-	uint64_t confirmed, posted, tail;
-	uint64_t queued_bytes; /* of [posted, tail) */
-	uint64_t given_bytes;  /* of all entries ever */
-	uint64_t put_bytes, wire_bytes;
-	uint64_t closing, closed; /* the last stamp asked for to close a round, and the last one posted */
-	uint32_t closed_stamp;
-	uint64_t fence_tail;      /* tail when the last fence was asked for */
-	uint64_t round_tail;      /* tail when the last ROUND was sent: what comes after is of the next */
-	uint64_t round_tail_before; /* and at the one before, should that ROUND be void */
-	uint32_t stamp, stamp_confirmed;
-	uint64_t stamp_ring[STAMPS_KEPT]; /* posted when stamp n % STAMPS_KEPT went */
-	uint64_t stamped_posted, stamped_ns, unstamped_bytes;
-	int wake;                       /* eventfd of the worker */
-	pthread_t worker;
-	bool worker_runs; /* link thread only */
-	_Atomic bool stop, asleep;
-	uint64_t replay, replay_end; /* link thread only: entries of a dead rail that are put again */
-	struct extent *buried;
-
-	/* Receiver; link thread only */
-	uint32_t stamp_told;
-	bool failure_told, answer_due;
+	enum rail_state state;            /* link thread only */
+	_Atomic bool failed;              /* set once, by the thread that notices */
+	char failure[RAILS_REASON_BYTES]; /* under rails->lock: the first reason */
+	struct rail_thread thread;
+	struct rail_source source;
+	struct rail_receiver receiver;
 };
 
 struct backlog_entry {
@@ -161,66 +195,93 @@ struct backlog_entry {
 	uint64_t offset;
 };
 
-/* Puts on their way to the TCP channels. */
+/* Puts on their way to the TCP channels; under rails->lock. */
 struct backlog {
-	struct backlog_entry *ring;
+	struct backlog_entry *ring; /* of RING_PUTS */
 	uint64_t head, tail;
 };
 
+/* The threads that register extents; see extent.c. */
+struct registrars {
+	pthread_cond_t jobs;
+	struct extent *first, *last; /* under rails->lock: a queue by next_job */
+	bool ending;                 /* under rails->lock */
+	pthread_t ids[REGISTRARS];
+	unsigned count; /* link thread only */
+};
+
+struct watcher {
+	pthread_t id;
+	bool runs; /* link thread only */
+	int stop;  /* eventfd; -1: none */
+};
+
+/* Source; link thread only, except where it says otherwise. */
+struct rails_source {
+	/* Puts */
+	uint64_t put_regions, fenced_regions; /* a bit each: puts were made of it; and a fence followed them */
+	_Atomic bool wants_room;              /* a caller was told -EAGAIN; workers read it */
+	bool inner_room;                      /* the TCP link said GW_LINK_ROOM */
+	bool hurry;                           /* the guest is paused; see source_puts.c */
+	uint64_t hurry_bytes;                 /* of this round that went by TCP for that reason */
+	struct backlog backlog;
+
+	/* Extents */
+	bool register_no_more; /* in a hurry, or since memory was refused */
+	bool required;         /* "rdma:" was asked for: memory that cannot be registered is an error */
+	struct extent *open;   /* owned; NULL: none */
+	uint64_t open_from;    /* its first entry in the ring of its rail */
+	uint64_t extent_goal_bytes;
+	struct extent refused[GW_LINK_MAX_REGIONS]; /* stands for "by TCP" in the rings */
+	unsigned announced;                         /* extents below it were sent in a REGISTER */
+	unsigned settled;                           /* extents below it are not pending */
+
+	/* Rounds */
+	uint64_t fence, fence_sent; /* the last asked for, and the last that a ROUND told the receiver */
+	uint64_t inner_fence;       /* of the TCP link */
+	uint64_t stamps_asked;      /* counts the requests to close a round with stamps */
+	uint64_t closing;           /* the request for this round; 0: none yet */
+};
+
+/* Receiver; link thread only. */
+struct rails_receiver {
+	/* The dialogue of setup.c */
+	struct rdma_cm_id *listeners[RAILS_MAX];
+	uint64_t offer_until_ns;
+	bool connected; /* CONNECTED came, and @go holds it */
+	struct rails_go go;
+
+	bool sealed;      /* no rail takes writes any more */
+	bool round_waits; /* @round has come, and its fence is not reported */
+	struct rails_round round;
+	uint64_t inner_seen, fence_reported; /* the last fence of the TCP link; of this link */
+	unsigned keyed;                      /* extents below it had their key sent */
+};
+
+/* An RDMA link. */
 struct rails {
 	struct gw_link link;
-	struct gw_link *inner;
+	struct gw_link *inner; /* the TCP link; owned once setup.c has handed this link out */
 	bool is_source;
-	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
-	uint64_t put_regions, fenced_regions; /* source, a bit each: something was put of it, before a fence */
-	void *own_map[GW_LINK_MAX_REGIONS]; /* for registration, see add_region() and extent.c; NULL: region->base serves */
-	struct extent_table extents[GW_LINK_MAX_REGIONS]; /* link thread only */
 	unsigned rail_count;
 	struct rail rail[RAILS_MAX];
 	struct rdma_event_channel *cm;
-	struct rdma_cm_id *listeners[RAILS_MAX];
-	unsigned char out[GW_LINK_MESSAGE_BYTES];
 	unsigned char nonce[RAILS_NONCE_BYTES];
+	pthread_mutex_t lock; /* the only lock here */
 
-	pthread_mutex_t lock;
-	pthread_cond_t jobs;
-	struct extent *first_job, *last_job; /* under lock */
-	bool ending;                         /* under lock */
-	pthread_t registrars[REGISTRARS], watcher;
-	unsigned registrar_count; /* link thread only */
-	bool watcher_runs;
-	int watcher_stop; /* eventfd */
+	/* The link thread writes it before the first put of a region; workers and registrars read it. */
+	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 
-	/* Source; link thread only, but for backlog, which is under lock */
-	_Atomic bool wants_room; /* workers look at it */
-	bool inner_room;
-	bool hurry;            /* the guest is paused: nothing is registered, little goes by the shorter way, TCP */
-	uint64_t hurry_bytes;  /* of this round that went so */
-	bool register_no_more; /* for that, or since memory was refused */
-	bool required;         /* rdma: was asked for; memory that cannot be registered is an error */
-	uint64_t fence, fence_sent; /* asked for, and handed to the receiver as a ROUND */
-	uint64_t inner_fence;
-	uint64_t stamps_asked;  /* counts the stamps asked for to close rounds */
-	uint64_t closing;      /* the one asked for to close this round; 0: none yet */
-	struct extent *open;
-	uint64_t open_from;    /* its first entry in its rail's ring */
-	uint64_t extent_goal_bytes;
-	struct extent refused[GW_LINK_MAX_REGIONS]; /* of what goes by TCP */
-	struct extent **numbers; /* by extent->number */
-	unsigned number_count, number_room;
-	unsigned announced;      /* extents below it were sent in a REGISTER */
-	unsigned settled;        /* extents below it are not pending */
-	struct backlog backlog;
+	/* Link thread only */
+	struct extent_table extents[GW_LINK_MAX_REGIONS];
+	struct extent_list numbered;
+	unsigned char out[GW_LINK_MESSAGE_BYTES]; /* for encoding */
 
-	/* Receiver; link thread only */
-	bool connected; /* CONNECTED came: @go */
-	struct rails_go go;
-	uint64_t offer_until_ns; /* for the dialogue of setup.c */
-	bool round_waits;
-	bool sealed; /* no rail takes writes any more */
-	struct rails_round round;
-	uint64_t inner_seen, fence_reported;
-	unsigned keyed; /* extents below it had their key sent; @numbers holds them by arrival */
+	void *own_map[GW_LINK_MAX_REGIONS]; /* for registration, owned; NULL: region->base serves.  See extent.c */
+	struct registrars registrars;
+	struct watcher watcher;
+	struct rails_source source;
+	struct rails_receiver receiver;
 };
 
 #endif

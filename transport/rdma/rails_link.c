@@ -41,7 +41,7 @@ static int add_region(struct gw_link *link, const struct gw_link_region *region)
 	if (rc < 0)
 		return rails_error(rails, rc);
 	rails->regions[region->id] = *region;
-	rails->refused[region->id].region = (uint16_t)region->id;
+	rails->source.refused[region->id].region = (uint16_t)region->id;
 	/* A mapping of our own: in one under userfaultfd, pinning a hole would wait forever. */
 	if (!rails->is_source && region->placement != GW_PLACE_MAPPED) {
 		void *map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
@@ -76,7 +76,7 @@ static int message(struct gw_link *link, uint16_t type, const void *payload, uin
 	rc = link->error.code ? gw_link_last_message(rails->inner, type, payload, bytes) :
 				gw_link_message(rails->inner, type, payload, bytes);
 	if (rc == -EAGAIN) {
-		rails->wants_room = true;
+		rails->source.wants_room = true;
 		return rc;
 	}
 	return rails_error(rails, rc);
@@ -92,9 +92,9 @@ static int take_inner(struct rails *rails, const struct gw_link_event *event)
 			return 1;
 		rc = rails->is_source ? source_message(rails, event) : receiver_message(rails, event);
 	} else if (event->type == GW_LINK_FENCE) {
-		rails->inner_seen = event->fence;
+		rails->receiver.inner_seen = event->fence;
 	} else {
-		rails->inner_room = true;
+		rails->source.inner_room = true;
 	}
 	return rails_error(rails, rc);
 }
@@ -151,11 +151,11 @@ static void counters(const struct gw_link *link, struct gw_link_counters *result
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		const struct rail *rail = &rails->rail[i];
 
-		result->rail_bytes[i] = rail->put_bytes; /* of the source */
-		result->wire_bytes += rail->wire_bytes;
+		result->rail_bytes[i] = rail->source.put_bytes; /* of the source */
+		result->wire_bytes += rail->source.wire_bytes;
 		for (unsigned q = 0; q < rail->qp_count && !rails->is_source; q++) {
-			result->rail_bytes[i] += rail->qps[q].placed_bytes;
-			result->wire_bytes += rail->qps[q].placed_bytes;
+			result->rail_bytes[i] += rail->qps[q].receiving.placed_bytes;
+			result->wire_bytes += rail->qps[q].receiving.placed_bytes;
 		}
 		result->put_bytes += result->rail_bytes[i];
 	}
@@ -177,7 +177,7 @@ static void hurry(struct gw_link *link)
 {
 	struct rails *rails = (struct rails *)link;
 
-	rails->hurry = rails->register_no_more = true;
+	rails->source.hurry = rails->source.register_no_more = true;
 }
 
 static void sever(struct gw_link *link, unsigned which)
@@ -196,9 +196,9 @@ static void seal(struct gw_link *link)
 	struct rails *rails = (struct rails *)link;
 
 	watcher_stop(rails);
-	rails->sealed = true;
+	rails->receiver.sealed = true;
 	for (unsigned i = 0; i < rails->rail_count; i++) {
-		rails->rail[i].failure_told = true;
+		rails->rail[i].receiver.failure_told = true;
 		rail_seal(&rails->rail[i]);
 	}
 	gw_link_seal(rails->inner);
@@ -253,23 +253,23 @@ struct rails *rails_new(bool is_source, struct gw_link *inner)
 	memcpy(rails->link.peer, inner->peer, sizeof(rails->link.peer));
 	rails->inner = inner;
 	rails->is_source = is_source;
-	rails->watcher_stop = -1;
-	rails->extent_goal_bytes = EXTENT_FIRST_BYTES;
+	rails->watcher.stop = -1;
+	rails->source.extent_goal_bytes = EXTENT_FIRST_BYTES;
 	pthread_mutex_init(&rails->lock, NULL);
-	pthread_cond_init(&rails->jobs, NULL);
+	pthread_cond_init(&rails->registrars.jobs, NULL);
 	for (unsigned i = 0; i < RAILS_MAX; i++) {
 		struct rail *rail = &rails->rail[i];
 
 		rail->rails = rails;
 		rail->index = i;
-		rail->wake = -1;
+		rail->thread.wake = -1;
 		for (unsigned q = 0; q < RAIL_MAX_QPS; q++) {
 			rail->qps[q].rail = rail;
 			rail->qps[q].index = q;
 		}
 	}
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
-		rails->refused[i].state = EXTENT_REFUSED;
+		rails->source.refused[i].state = EXTENT_REFUSED;
 	return rails;
 }
 
@@ -278,8 +278,8 @@ int rails_run(struct rails *rails)
 	int rc = extent_start(rails);
 
 	if (rails->is_source) {
-		rails->backlog.ring = calloc(RING_PUTS, sizeof(*rails->backlog.ring));
-		if (!rails->backlog.ring)
+		rails->source.backlog.ring = calloc(RING_PUTS, sizeof(*rails->source.backlog.ring));
+		if (!rails->source.backlog.ring)
 			rc = -ENOMEM;
 	}
 	if (rc == 0)
@@ -289,8 +289,8 @@ int rails_run(struct rails *rails)
 
 		if (rail->state != RAIL_UP)
 			continue;
-		rail->ring = calloc(RING_PUTS, sizeof(*rail->ring));
-		rc = rail->ring ? worker_start(rail) : -ENOMEM;
+		rail->source.ring = calloc(RING_PUTS, sizeof(*rail->source.ring));
+		rc = rail->source.ring ? worker_start(rail) : -ENOMEM;
 	}
 	return rc;
 }
@@ -301,18 +301,18 @@ void rails_free(struct rails *rails)
 	extent_stop(rails);
 	for (unsigned i = 0; i < RAILS_MAX; i++)
 		rail_kill(&rails->rail[i]);
-	if (rails->open)
-		free(rails->open);
-	for (unsigned i = 0; i < rails->number_count; i++) {
-		if (rails->numbers[i]->mr)
-			ibv_dereg_mr(rails->numbers[i]->mr);
-		free(rails->numbers[i]);
+	if (rails->source.open)
+		free(rails->source.open);
+	for (unsigned i = 0; i < rails->numbered.count; i++) {
+		if (rails->numbered.list[i]->mr)
+			ibv_dereg_mr(rails->numbered.list[i]->mr);
+		free(rails->numbered.list[i]);
 	}
-	free(rails->numbers);
+	free(rails->numbered.list);
 	for (unsigned i = 0; i < RAILS_MAX; i++) {
 		rail_close(&rails->rail[i]);
-		if (rails->listeners[i])
-			rdma_destroy_id(rails->listeners[i]);
+		if (rails->receiver.listeners[i])
+			rdma_destroy_id(rails->receiver.listeners[i]);
 	}
 	if (rails->cm)
 		rdma_destroy_event_channel(rails->cm);
@@ -321,8 +321,8 @@ void rails_free(struct rails *rails)
 			munmap(rails->own_map[i], rails->regions[i].bytes);
 		extent_table_free(&rails->extents[i]);
 	}
-	free(rails->backlog.ring);
-	pthread_cond_destroy(&rails->jobs);
+	free(rails->source.backlog.ring);
+	pthread_cond_destroy(&rails->registrars.jobs);
 	pthread_mutex_destroy(&rails->lock);
 	free(rails);
 }

@@ -32,8 +32,8 @@ static uint32_t seen_stamp(struct rail *rail)
 
 	GW_LOCK_SCOPE(&rail->rails->lock);
 	for (unsigned i = 0; i < rail->qp_count; i++)
-		if (rail->qps[i].stamp < seen)
-			seen = rail->qps[i].stamp;
+		if (rail->qps[i].receiving.stamp < seen)
+			seen = rail->qps[i].receiving.stamp;
 	return seen == UINT32_MAX ? 0 : seen;
 }
 
@@ -60,7 +60,7 @@ static int new_extent(struct rails *rails, const struct rails_register *asked)
 		return -EPROTO;
 	region = &rails->regions[asked->region];
 	if (asked->offset > region->bytes || asked->bytes > region->bytes - asked->offset ||
-	    asked->bytes < EXTENT_MIN_BYTES || rails->number_count >= most_extents(rails))
+	    asked->bytes < EXTENT_MIN_BYTES || rails->numbered.count >= most_extents(rails))
 		return -EPROTO;
 	near = extent_at(&rails->extents[asked->region], asked->offset);
 	if (near && near->first < asked->offset + asked->bytes)
@@ -108,11 +108,11 @@ static int take_round(struct rails *rails, const struct gw_link_event *event)
 	struct rails_round round;
 	int rc = rails_decode_round(event->payload, event->payload_bytes, &round);
 
-	if (rc < 0 || round.fence <= (rails->round_waits ? rails->round.fence : rails->fence_reported) ||
-	    round.inner <= rails->round.inner || round.rails >> rails->rail_count)
+	if (rc < 0 || round.fence <= (rails->receiver.round_waits ? rails->receiver.round.fence : rails->receiver.fence_reported) ||
+	    round.inner <= rails->receiver.round.inner || round.rails >> rails->rail_count)
 		return -EPROTO;
-	rails->round = round;
-	rails->round_waits = true;
+	rails->receiver.round = round;
+	rails->receiver.round_waits = true;
 	return 0;
 }
 
@@ -127,16 +127,16 @@ static int take_down(struct rails *rails, const struct gw_link_event *event)
 	rail = &rails->rail[down.rail];
 	if (rail->state != RAIL_UP)
 		return -EPROTO;
-	gw_log(rails->sealed ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
+	gw_log(rails->receiver.sealed ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
 	rail->failed = true;
-	rail->failure_told = true;
+	rail->receiver.failure_told = true;
 	rail_kill(rail);
 	rail->state = RAIL_DEAD;
-	rails->round_waits = false;
+	rails->receiver.round_waits = false;
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
 		extent_forget(&rails->extents[i], rail);
 	rail_bury(rail);
-	rail->answer_due = true;
+	rail->receiver.answer_due = true;
 	return 0;
 }
 
@@ -145,16 +145,16 @@ static int tell_answers(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
-		struct rails_down down = { .rail = (uint16_t)i, .answer = true, .fence = rails->fence_reported };
+		struct rails_down down = { .rail = (uint16_t)i, .answer = true, .fence = rails->receiver.fence_reported };
 		int rc;
 
-		if (!rail->answer_due)
+		if (!rail->receiver.answer_due)
 			continue;
 		down.stamp = seen_stamp(rail);
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
 		if (rc <= 0)
 			return rc;
-		rail->answer_due = false;
+		rail->receiver.answer_due = false;
 	}
 	return 0;
 }
@@ -177,11 +177,11 @@ int receiver_message(struct rails *rails, const struct gw_link_event *event)
 static int tell_keys(struct rails *rails)
 {
 	struct rails_key list[RAILS_MAX_BATCH];
-	unsigned count = 0, last = rails->keyed;
+	unsigned count = 0, last = rails->receiver.keyed;
 
 	pthread_mutex_lock(&rails->lock);
-	for (; last < rails->number_count && count < RAILS_MAX_BATCH && rails->numbers[last]->local_done; last++) {
-		const struct extent *extent = rails->numbers[last];
+	for (; last < rails->numbered.count && count < RAILS_MAX_BATCH && rails->numbered.list[last]->local_done; last++) {
+		const struct extent *extent = rails->numbered.list[last];
 		/* On a rail that is being buried the memory region may be gone already. */
 		int refused = extent->refused ? extent->refused : extent->rail->state == RAIL_UP ? 0 : ENODEV;
 
@@ -199,7 +199,7 @@ static int tell_keys(struct rails *rails)
 		if (rc <= 0)
 			return rc;
 	}
-	rails->keyed = last;
+	rails->receiver.keyed = last;
 	return 0;
 }
 
@@ -210,12 +210,12 @@ static int tell_stamps(struct rails *rails)
 		uint32_t seen = seen_stamp(rail);
 		int rc;
 
-		if (rail->state != RAIL_UP || seen <= rail->stamp_told)
+		if (rail->state != RAIL_UP || seen <= rail->receiver.stamp_told)
 			continue;
 		rc = rails_say(rails, RAILS_MSG_STAMP, rails_encode_stamp(rails->out, i, seen));
 		if (rc <= 0)
 			return rc;
-		rail->stamp_told = seen;
+		rail->receiver.stamp_told = seen;
 	}
 	return 0;
 }
@@ -228,7 +228,7 @@ static int tell_failures(struct rails *rails)
 		struct rails_down down = { .rail = (uint16_t)i };
 		int rc;
 
-		if (!rail->failed || rail->failure_told || rail->state != RAIL_UP)
+		if (!rail->failed || rail->receiver.failure_told || rail->state != RAIL_UP)
 			continue;
 		pthread_mutex_lock(&rails->lock);
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
@@ -236,7 +236,7 @@ static int tell_failures(struct rails *rails)
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
 		if (rc <= 0)
 			return rc;
-		rail->failure_told = true;
+		rail->receiver.failure_told = true;
 	}
 	return 0;
 }
@@ -256,15 +256,15 @@ int receiver_serve(struct rails *rails)
 
 int receiver_event(struct rails *rails, struct gw_link_event *event)
 {
-	if (!rails->round_waits || rails->inner_seen < rails->round.inner)
+	if (!rails->receiver.round_waits || rails->receiver.inner_seen < rails->receiver.round.inner)
 		return 0;
 	for (unsigned i = 0; i < rails->rail_count; i++)
-		if (rails->round.rails & (1u << i) &&
-		    (rails->rail[i].state != RAIL_UP || seen_stamp(&rails->rail[i]) < rails->round.stamps[i]))
+		if (rails->receiver.round.rails & (1u << i) &&
+		    (rails->rail[i].state != RAIL_UP || seen_stamp(&rails->rail[i]) < rails->receiver.round.stamps[i]))
 			return 0;
-	rails->round_waits = false;
-	rails->fence_reported = rails->round.fence;
+	rails->receiver.round_waits = false;
+	rails->receiver.fence_reported = rails->receiver.round.fence;
 	event->type = GW_LINK_FENCE;
-	event->fence = rails->round.fence;
+	event->fence = rails->receiver.round.fence;
 	return 1;
 }

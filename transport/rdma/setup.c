@@ -63,8 +63,8 @@ static void try_rail(struct rails *rails, struct rails_offer *offers, const stru
 	for (unsigned i = 0; i < offers->count; i++) {
 		if (strcmp(offers->rails[i].device, offer->device) != 0)
 			continue;
-		rdma_destroy_id(rails->listeners[offers->count]);
-		rails->listeners[offers->count] = NULL;
+		rdma_destroy_id(rails->receiver.listeners[offers->count]);
+		rails->receiver.listeners[offers->count] = NULL;
 		return;
 	}
 	offers->count++;
@@ -200,18 +200,18 @@ static int take_connected(struct rails *rails, struct gw_error *error)
 		return 0;
 	if (event.message_type != RAILS_MSG_CONNECTED)
 		return gw_error_set(error, -EPROTO, "%s speaks out of turn", rails->link.peer);
-	if (rails_decode_connected(event.payload, event.payload_bytes, &rails->go) < 0)
+	if (rails_decode_connected(event.payload, event.payload_bytes, &rails->receiver.go) < 0)
 		return gw_error_set(error, -EPROTO, "%s sent a CONNECTED that cannot be read", rails->link.peer);
-	if (rails->go.count == 0)
-		return gw_error_set(error, -ENODEV, "%s", rails->go.reason);
-	rails->connected = true;
+	if (rails->receiver.go.count == 0)
+		return gw_error_set(error, -ENODEV, "%s", rails->receiver.go.reason);
+	rails->receiver.connected = true;
 	return 0;
 }
 
 /* Receiver: the queue pairs are up, or @rc says why they are not.  Return: 0, -ENODEV: no rails after all, or another -errno. */
 static int say_go(struct rails *rails, int rc, struct gw_error *error)
 {
-	struct rails_go *go = &rails->go;
+	struct rails_go *go = &rails->receiver.go;
 
 	if (rc == 0) {
 		keep_rails(rails, go);
@@ -331,7 +331,7 @@ int rails_offer_begin(struct rails **out, struct gw_link *inner, const struct gw
 
 	if (!rails)
 		return gw_error_set(error, -ENOMEM, "no memory for RDMA");
-	rails->offer_until_ns = deadline_ns;
+	rails->receiver.offer_until_ns = deadline_ns;
 	rc = offer(rails, options, called, all, error);
 	if (rc < 0)
 		return give_up(rails, rc, error);
@@ -347,25 +347,25 @@ int rails_offer_fd(const struct rails *rails)
 int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error *error)
 {
 	struct pollfd pfd = { .fd = rails->cm->fd, .events = POLLIN };
-	bool late = gw_now_ns(&gw_clock_real) >= rails->offer_until_ns;
+	bool late = gw_now_ns(&gw_clock_real) >= rails->receiver.offer_until_ns;
 	int rc = 0;
 
 	for (unsigned n = 0; n < CM_EVENTS && poll(&pfd, 1, 0) > 0; n++) /* queue pairs call in great haste, and only then comes their message */
 		cm_serve(rails);
-	if (!rails->connected) {
+	if (!rails->receiver.connected) {
 		rc = take_connected(rails, error);
-		if (rc == 0 && rails->connected)
-			rc = judge_connected(rails, &rails->go, error);
-		if (rc == 0 && !rails->connected && late)
+		if (rc == 0 && rails->receiver.connected)
+			rc = judge_connected(rails, &rails->receiver.go, error);
+		if (rc == 0 && !rails->receiver.connected && late)
 			rc = gw_error_set(error, -ETIMEDOUT, "%s does not answer", rails->link.peer);
-		if (rc < 0 && rails->connected)
+		if (rc < 0 && rails->receiver.connected)
 			rc = say_go(rails, rc, error);
 		if (rc < 0)
 			return give_up(rails, rc, error);
-		if (!rails->connected)
+		if (!rails->receiver.connected)
 			return 0;
 	}
-	if (!is_established(rails, &rails->go)) {
+	if (!is_established(rails, &rails->receiver.go)) {
 		if (!late)
 			return 0;
 		rc = gw_error_set(error, -ETIMEDOUT, "a queue pair from %s did not come up", rails->link.peer);
@@ -391,7 +391,7 @@ int rails_join(struct gw_link **link, struct gw_link *inner, const struct gw_lin
 
 	if (!rails)
 		return gw_error_set(error, -ENOMEM, "no memory for RDMA");
-	rails->required = required;
+	rails->source.required = required;
 	rc = join(rails, options, deadline_ns, error);
 	if (rc < 0)
 		return give_up(rails, rc, error);

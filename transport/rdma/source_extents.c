@@ -18,38 +18,38 @@
 /* Whether what was pinned may no longer be what the region's mapping shows; see worker.c. */
 bool source_needs_copy(const struct rails *rails, uint32_t region)
 {
-	return !rails->regions[region].stable && (rails->fenced_regions & 1ULL << region);
+	return !rails->regions[region].stable && (rails->source.fenced_regions & 1ULL << region);
 }
 
 /* Points the open extent's entries to "goes by TCP", so that the extent can be used again; under lock. */
 static void refuse_open(struct rails *rails)
 {
-	struct extent *open = rails->open;
+	struct extent *open = rails->source.open;
 
-	for (uint64_t at = rails->open_from; at < open->rail->tail; at++) {
-		struct put_entry *entry = &open->rail->ring[at % RING_PUTS];
+	for (uint64_t at = rails->source.open_from; at < open->rail->source.tail; at++) {
+		struct put_entry *entry = &open->rail->source.ring[at % RING_PUTS];
 
 		if (entry->extent == open)
-			entry->extent = &rails->refused[open->region];
+			entry->extent = &rails->source.refused[open->region];
 	}
 }
 
 void source_drop_extent(struct rails *rails)
 {
-	struct rail *rail = rails->open->rail;
+	struct rail *rail = rails->source.open->rail;
 
 	pthread_mutex_lock(&rails->lock);
 	refuse_open(rails);
 	pthread_mutex_unlock(&rails->lock);
-	free(rails->open);
-	rails->open = NULL;
+	free(rails->source.open);
+	rails->source.open = NULL;
 	worker_wake(rail);
 }
 
 /* Return: 0, or -ENOMEM. */
 int source_close_extent(struct rails *rails)
 {
-	struct extent *open = rails->open;
+	struct extent *open = rails->source.open;
 	int rc;
 
 	if (!open)
@@ -58,8 +58,8 @@ int source_close_extent(struct rails *rails)
 		source_drop_extent(rails);
 		return 0;
 	}
-	rails->open = NULL;
-	open->number = rails->number_count;
+	rails->source.open = NULL;
+	open->number = rails->numbered.count;
 	rc = extent_number(rails, open);
 	if (rc == 0)
 		rc = extent_insert(&rails->extents[open->region], open);
@@ -70,15 +70,15 @@ int source_close_extent(struct rails *rails)
 	pthread_mutex_unlock(&rails->lock);
 	if (!open->local_done)
 		extent_register(rails, open);
-	if (rails->extent_goal_bytes < EXTENT_MAX_BYTES)
-		rails->extent_goal_bytes *= 2;
+	if (rails->source.extent_goal_bytes < EXTENT_MAX_BYTES)
+		rails->source.extent_goal_bytes *= 2;
 	return 0;
 }
 
 /* Whether a stretch can be joined to the open extent; @limit is where the next registered one begins. */
 bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset, uint64_t limit)
 {
-	const struct extent *open = rails->open;
+	const struct extent *open = rails->source.open;
 
 	if (!open || open->region != region || offset < open->end || offset >= limit)
 		return false;
@@ -99,21 +99,21 @@ int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region, 
 		.state = EXTENT_OPEN,
 		.local_done = source_needs_copy(rails, region), /* later rounds send copies */
 	};
-	rails->open = extent;
-	rails->open_from = rail->tail;
+	rails->source.open = extent;
+	rails->source.open_from = rail->source.tail;
 	return 0;
 }
 
 /* Asks for the keys of extents that are closed by now.  Return: 0 or -errno. */
 int source_announce(struct rails *rails)
 {
-	while (rails->announced < rails->number_count) {
+	while (rails->source.announced < rails->numbered.count) {
 		struct rails_register list[RAILS_MAX_BATCH];
 		unsigned count = 0;
 		int rc;
 
-		for (unsigned n = rails->announced; n < rails->number_count && count < RAILS_MAX_BATCH; n++) {
-			const struct extent *extent = rails->numbers[n];
+		for (unsigned n = rails->source.announced; n < rails->numbered.count && count < RAILS_MAX_BATCH; n++) {
+			const struct extent *extent = rails->numbered.list[n];
 
 			list[count++] = (struct rails_register){
 				.extent = n,
@@ -126,7 +126,7 @@ int source_announce(struct rails *rails)
 		rc = rails_say(rails, RAILS_MSG_REGISTER, rails_encode_register(rails->out, list, count));
 		if (rc <= 0)
 			return rc;
-		rails->announced += count;
+		rails->source.announced += count;
 	}
 	return 0;
 }
@@ -140,9 +140,9 @@ int source_take_keys(struct rails *rails, const struct gw_link_event *event)
 	for (int i = 0; i < count; i++) {
 		struct extent *extent;
 
-		if (list[i].extent >= rails->announced || rails->numbers[list[i].extent]->remote_done)
+		if (list[i].extent >= rails->source.announced || rails->numbered.list[list[i].extent]->remote_done)
 			return -EPROTO;
-		extent = rails->numbers[list[i].extent];
+		extent = rails->numbered.list[list[i].extent];
 		extent->rkey = list[i].rkey;
 		extent->remote_addr = list[i].addr;
 		extent->remote_done = true;
@@ -175,20 +175,20 @@ static int refused(struct rails *rails, const struct extent *extent)
 
 	if (extent->rail->failed || extent->refused == ENODEV) /* the rail is lost, there or here */
 		return 0;
-	if (rails->required)
+	if (rails->source.required)
 		return gw_error_set(&rails->link.error, -extent->refused, "%llu MiB cannot be registered for RDMA: %s%s",
 				    (unsigned long long)(extent->end - extent->first) >> 20, strerror(extent->refused), hint);
-	if (!rails->register_no_more)
+	if (!rails->source.register_no_more)
 		gw_warn("memory cannot be registered for RDMA (%s) and goes by TCP%s", strerror(extent->refused), hint);
-	rails->register_no_more = true; /* the next would fare no better */
+	rails->source.register_no_more = true; /* the next would fare no better */
 	return 0;
 }
 
 /* Lets go what is registered at both ends by now.  Return: 0 or -errno. */
 int source_settle(struct rails *rails)
 {
-	for (; rails->settled < rails->number_count; rails->settled++) {
-		struct extent *extent = rails->numbers[rails->settled];
+	for (; rails->source.settled < rails->numbered.count; rails->source.settled++) {
+		struct extent *extent = rails->numbered.list[rails->source.settled];
 		bool done;
 
 		pthread_mutex_lock(&rails->lock);

@@ -29,8 +29,8 @@ static struct rail *best_rail(struct rails *rails)
 
 		if (rail->state != RAIL_UP)
 			continue;
-		if (!best || rail->queued_bytes < best->queued_bytes ||
-		    (rail->queued_bytes == best->queued_bytes && rail->given_bytes < best->given_bytes))
+		if (!best || rail->source.queued_bytes < best->source.queued_bytes ||
+		    (rail->source.queued_bytes == best->source.queued_bytes && rail->source.given_bytes < best->source.given_bytes))
 			best = rail;
 	}
 	return best;
@@ -40,13 +40,13 @@ static struct rail *best_rail(struct rails *rails)
 bool source_has_space(struct rails *rails, uint32_t bytes)
 {
 	GW_LOCK_SCOPE(&rails->lock);
-	if (rails->backlog.tail - rails->backlog.head > RING_PUTS / 2)
+	if (rails->source.backlog.tail - rails->source.backlog.head > RING_PUTS / 2)
 		return false;
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		const struct rail *rail = &rails->rail[i];
 
-		if (rail->state == RAIL_UP && (rail->tail - rail->confirmed + RING_SLACK > RING_PUTS ||
-					       rail->queued_bytes + bytes > QUEUE_BYTES))
+		if (rail->state == RAIL_UP && (rail->source.tail - rail->source.confirmed + RING_SLACK > RING_PUTS ||
+					       rail->source.queued_bytes + bytes > QUEUE_BYTES))
 			return false;
 	}
 	return true;
@@ -57,14 +57,14 @@ static void enqueue(struct rails *rails, struct extent *extent, uint64_t offset,
 	struct rail *rail = extent->rail;
 
 	pthread_mutex_lock(&rails->lock);
-	rail->ring[rail->tail++ % RING_PUTS] = (struct put_entry){
+	rail->source.ring[rail->source.tail++ % RING_PUTS] = (struct put_entry){
 		.extent = extent,
 		.offset = offset,
 		.bytes = bytes,
 		.staged = source_needs_copy(rails, extent->region),
 	};
-	rail->queued_bytes += bytes;
-	rail->given_bytes += bytes;
+	rail->source.queued_bytes += bytes;
+	rail->source.given_bytes += bytes;
 	pthread_mutex_unlock(&rails->lock);
 	worker_wake(rail);
 }
@@ -72,7 +72,7 @@ static void enqueue(struct rails *rails, struct extent *extent, uint64_t offset,
 static void to_backlog(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes)
 {
 	GW_LOCK_SCOPE(&rails->lock);
-	rails->backlog.ring[rails->backlog.tail++ % RING_PUTS] = (struct backlog_entry){ region, bytes, offset };
+	rails->source.backlog.ring[rails->source.backlog.tail++ % RING_PUTS] = (struct backlog_entry){ region, bytes, offset };
 }
 
 /* A stretch that is registered nowhere and ends before @limit. */
@@ -80,13 +80,13 @@ static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint
 {
 	int rc = 0;
 
-	if (rails->register_no_more || !best_rail(rails)) {
+	if (rails->source.register_no_more || !best_rail(rails)) {
 		to_backlog(rails, region, offset, bytes);
 		return 0;
 	}
 	/* The extents between the open one and this stretch: there are none if none begins before it. */
-	if (rails->open && rails->open->region == region) {
-		const struct extent *next = extent_at(&rails->extents[region], rails->open->end);
+	if (rails->source.open && rails->source.open->region == region) {
+		const struct extent *next = extent_at(&rails->extents[region], rails->source.open->end);
 
 		if (next && next->first < limit)
 			limit = next->first;
@@ -98,10 +98,10 @@ static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint
 	}
 	if (rc < 0)
 		return rc;
-	rails->open->end = offset + bytes;
-	rails->open->data_bytes += bytes;
-	enqueue(rails, rails->open, offset, bytes);
-	return rails->open->end - rails->open->first >= rails->extent_goal_bytes ? source_close_extent(rails) : 0;
+	rails->source.open->end = offset + bytes;
+	rails->source.open->data_bytes += bytes;
+	enqueue(rails, rails->source.open, offset, bytes);
+	return rails->source.open->end - rails->source.open->first >= rails->source.extent_goal_bytes ? source_close_extent(rails) : 0;
 }
 
 /* Puts, wherever it has to go.  Return: 0 or -errno. */
@@ -110,7 +110,7 @@ int source_queue(struct rails *rails, uint32_t region, uint64_t offset, uint32_t
 	int rc = 0;
 
 	while (bytes > 0 && rc == 0) {
-		struct extent *extent = extent_at(&rails->extents[region], offset), *open = rails->open;
+		struct extent *extent = extent_at(&rails->extents[region], offset), *open = rails->source.open;
 		uint64_t limit = extent ? extent->first : UINT64_MAX;
 		uint32_t piece = source_needs_copy(rails, region) && bytes > STAGE_PUT_BYTES ? STAGE_PUT_BYTES : bytes;
 
@@ -146,33 +146,33 @@ int source_put(struct rails *rails, uint32_t region, uint64_t offset, uint32_t b
 	    bytes > rails->regions[region].bytes - offset)
 		return -EINVAL;
 	if (source_loses_rail(rails) || !source_has_space(rails, bytes)) {
-		rails->wants_room = true;
+		rails->source.wants_room = true;
 		return -EAGAIN;
 	}
-	if (rails->hurry && rails->hurry_bytes + bytes <= HURRY_BYTES) {
-		rails->hurry_bytes += bytes;
+	if (rails->source.hurry && rails->source.hurry_bytes + bytes <= HURRY_BYTES) {
+		rails->source.hurry_bytes += bytes;
 		to_backlog(rails, region, offset, bytes);
 		return 0;
 	}
-	rails->put_regions |= 1ULL << region;
+	rails->source.put_regions |= 1ULL << region;
 	rc = source_queue(rails, region, offset, bytes);
 	return rc < 0 ? gw_error_set(&rails->link.error, rc, "no memory for RDMA's tables") : 0;
 }
 
 bool source_has_room(struct rails *rails)
 {
-	if (!rails->wants_room || source_loses_rail(rails))
+	if (!rails->source.wants_room || source_loses_rail(rails))
 		return false;
 	pthread_mutex_lock(&rails->lock);
-	for (unsigned i = 0; i < rails->rail_count && !rails->inner_room; i++)
-		if (rails->rail[i].state == RAIL_UP && rails->rail[i].queued_bytes > QUEUE_BYTES / 2) {
+	for (unsigned i = 0; i < rails->rail_count && !rails->source.inner_room; i++)
+		if (rails->rail[i].state == RAIL_UP && rails->rail[i].source.queued_bytes > QUEUE_BYTES / 2) {
 			pthread_mutex_unlock(&rails->lock);
 			return false;
 		}
 	pthread_mutex_unlock(&rails->lock);
-	if (!rails->inner_room && !source_has_space(rails, GW_LINK_PUT_BYTES))
+	if (!rails->source.inner_room && !source_has_space(rails, GW_LINK_PUT_BYTES))
 		return false;
-	rails->wants_room = rails->inner_room = false;
+	rails->source.wants_room = rails->source.inner_room = false;
 	return true;
 }
 
@@ -185,17 +185,17 @@ int source_drain_backlog(struct rails *rails)
 		int rc;
 
 		pthread_mutex_lock(&rails->lock);
-		if (rails->backlog.head == rails->backlog.tail) {
+		if (rails->source.backlog.head == rails->source.backlog.tail) {
 			pthread_mutex_unlock(&rails->lock);
 			return 1;
 		}
-		entry = rails->backlog.ring[rails->backlog.head % RING_PUTS];
+		entry = rails->source.backlog.ring[rails->source.backlog.head % RING_PUTS];
 		pthread_mutex_unlock(&rails->lock);
 		rc = gw_link_put(rails->inner, entry.region, entry.offset, entry.bytes);
 		if (rc < 0)
 			return rc == -EAGAIN ? 0 : rc;
 		pthread_mutex_lock(&rails->lock);
-		half_empty = ++rails->backlog.head + RING_PUTS / 2 == rails->backlog.tail;
+		half_empty = ++rails->source.backlog.head + RING_PUTS / 2 == rails->source.backlog.tail;
 		pthread_mutex_unlock(&rails->lock);
 		for (unsigned i = 0; i < rails->rail_count && half_empty; i++)
 			if (rails->rail[i].state == RAIL_UP)

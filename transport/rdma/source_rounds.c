@@ -40,22 +40,22 @@ int source_fence(struct rails *rails, uint64_t fence)
 
 	if (rc < 0)
 		return gw_error_set(&rails->link.error, rc, "no memory for RDMA's tables");
-	rails->fence = fence;
-	rails->fenced_regions |= rails->put_regions;
-	rails->closing = 0;
-	rails->hurry_bytes = 0;
+	rails->source.fence = fence;
+	rails->source.fenced_regions |= rails->source.put_regions;
+	rails->source.closing = 0;
+	rails->source.hurry_bytes = 0;
 	for (unsigned i = 0; i < rails->rail_count; i++)
-		rails->rail[i].fence_tail = rails->rail[i].tail;
+		rails->rail[i].source.fence_tail = rails->rail[i].source.tail;
 	return source_serve(rails);
 }
 
 /* Everything up to a stamp is known to be placed; under lock. */
 static void confirm(struct rail *rail, uint32_t stamp)
 {
-	if (stamp <= rail->stamp_confirmed || stamp > rail->stamp || rail->stamp - stamp >= STAMPS_KEPT)
+	if (stamp <= rail->source.stamps.confirmed || stamp > rail->source.stamps.sent || rail->source.stamps.sent - stamp >= STAMPS_KEPT)
 		return;
-	rail->stamp_confirmed = stamp;
-	rail->confirmed = rail->stamp_ring[stamp % STAMPS_KEPT];
+	rail->source.stamps.confirmed = stamp;
+	rail->source.confirmed = rail->source.stamps.posted_at[stamp % STAMPS_KEPT];
 }
 
 static int take_stamp(struct rails *rails, const struct gw_link_event *event)
@@ -76,31 +76,31 @@ static int take_stamp(struct rails *rails, const struct gw_link_event *event)
 /* A ROUND that was sent and not reported is to be said anew, with all that it consisted of. */
 static void void_round(struct rails *rails)
 {
-	rails->closing = 0;
-	if (rails->fence == 0 || rails->fence_sent < rails->fence)
+	rails->source.closing = 0;
+	if (rails->source.fence == 0 || rails->source.fence_sent < rails->source.fence)
 		return;
-	rails->fence_sent = rails->fence - 1;
+	rails->source.fence_sent = rails->source.fence - 1;
 	for (unsigned i = 0; i < rails->rail_count; i++)
-		rails->rail[i].round_tail = rails->rail[i].round_tail_before;
+		rails->rail[i].source.round_tail = rails->rail[i].source.round_tail_before;
 }
 
 /* The receiver has killed a rail: what it had not seen of it goes again. */
 static void bury_rail(struct rails *rails, struct rail *rail, const struct rails_down *answer)
 {
-	bool reported = rails->fence > 0 && answer->fence >= rails->fence;
+	bool reported = rails->source.fence > 0 && answer->fence >= rails->source.fence;
 
 	rail->state = RAIL_DEAD;
 	pthread_mutex_lock(&rails->lock);
 	confirm(rail, answer->stamp);
-	if (reported && rail->fence_tail > rail->confirmed)
-		rail->confirmed = rail->fence_tail;
-	rail->replay = rail->confirmed;
-	rail->replay_end = rail->tail;
-	rail->queued_bytes = 0;
+	if (reported && rail->source.fence_tail > rail->source.confirmed)
+		rail->source.confirmed = rail->source.fence_tail;
+	rail->source.replay = rail->source.confirmed;
+	rail->source.replay_end = rail->source.tail;
+	rail->source.queued_bytes = 0;
 	pthread_mutex_unlock(&rails->lock);
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
 		extent_forget(&rails->extents[i], rail);
-	if (rails->open && rails->open->rail == rail)
+	if (rails->source.open && rails->source.open->rail == rail)
 		source_drop_extent(rails); /* its entries are in the ring that is put again */
 	if (!reported)
 		void_round(rails);
@@ -149,7 +149,7 @@ static int call_down(struct rails *rails)
 		if (!rail->failed || rail->state != RAIL_UP)
 			continue;
 		pthread_mutex_lock(&rails->lock);
-		served = rails->hurry && rail->confirmed == rail->tail; /* iWARP: the receiver has sealed it */
+		served = rails->source.hurry && rail->source.confirmed == rail->source.tail; /* iWARP: the receiver has sealed it */
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
 		pthread_mutex_unlock(&rails->lock);
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
@@ -168,8 +168,8 @@ static int replay(struct rails *rails)
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
 
-		for (unsigned n = 0; rail->state == RAIL_DEAD && rail->replay < rail->replay_end; n++) {
-			const struct put_entry *entry = &rail->ring[rail->replay % RING_PUTS];
+		for (unsigned n = 0; rail->state == RAIL_DEAD && rail->source.replay < rail->source.replay_end; n++) {
+			const struct put_entry *entry = &rail->source.ring[rail->source.replay % RING_PUTS];
 			int rc = 0;
 
 			if (n == REPLAYS || source_loses_rail(rails) || !source_has_space(rails, entry->bytes))
@@ -178,7 +178,7 @@ static int replay(struct rails *rails)
 				rc = source_queue(rails, entry->extent->region, entry->offset, entry->bytes);
 			if (rc < 0)
 				return rc;
-			if (++rail->replay == rail->replay_end && rails->fence > rails->fence_sent)
+			if (++rail->source.replay == rail->source.replay_end && rails->source.fence > rails->source.fence_sent)
 				rc = source_close_extent(rails);
 			if (rc < 0)
 				return rc;
@@ -192,30 +192,30 @@ static int replay(struct rails *rails)
 /* Ends the round once everything has gone.  Return: 0 or -errno. */
 static int close_round(struct rails *rails)
 {
-	struct rails_round round = { .fence = rails->fence, .inner = rails->inner_fence + 1 };
+	struct rails_round round = { .fence = rails->source.fence, .inner = rails->source.inner_fence + 1 };
 	int rc;
 
-	if (rails->fence <= rails->fence_sent || source_loses_rail(rails))
+	if (rails->source.fence <= rails->source.fence_sent || source_loses_rail(rails))
 		return 0;
 	pthread_mutex_lock(&rails->lock);
-	if (!rails->closing) {
-		rails->closing = ++rails->stamps_asked;
+	if (!rails->source.closing) {
+		rails->source.closing = ++rails->source.stamps_asked;
 		for (unsigned i = 0; i < rails->rail_count; i++)
-			if (rails->rail[i].tail > rails->rail[i].round_tail)
-				rails->rail[i].closing = rails->closing;
+			if (rails->rail[i].source.tail > rails->rail[i].source.round_tail)
+				rails->rail[i].source.stamps.closing = rails->source.closing;
 	}
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
 
-		if (rail->state != RAIL_UP || rail->tail == rail->round_tail)
+		if (rail->state != RAIL_UP || rail->source.tail == rail->source.round_tail)
 			continue; /* it has no part in this round */
-		if (rail->closed < rails->closing) {
+		if (rail->source.stamps.closed < rails->source.closing) {
 			pthread_mutex_unlock(&rails->lock);
 			worker_wake(rail);
 			return 0;
 		}
 		round.rails |= 1u << i;
-		round.stamps[i] = rail->closed_stamp;
+		round.stamps[i] = rail->source.stamps.closed_by;
 	}
 	pthread_mutex_unlock(&rails->lock);
 	rc = source_drain_backlog(rails); /* what the rails refused came to it before their stamps */
@@ -224,13 +224,13 @@ static int close_round(struct rails *rails)
 	rc = rails_say(rails, RAILS_MSG_ROUND, rails_encode_round(rails->out, &round));
 	if (rc <= 0)
 		return rc;
-	rails->inner_fence++;
-	rails->fence_sent = rails->fence;
+	rails->source.inner_fence++;
+	rails->source.fence_sent = rails->source.fence;
 	for (unsigned i = 0; i < rails->rail_count; i++) {
-		rails->rail[i].round_tail_before = rails->rail[i].round_tail;
-		rails->rail[i].round_tail = rails->rail[i].tail;
+		rails->rail[i].source.round_tail_before = rails->rail[i].source.round_tail;
+		rails->rail[i].source.round_tail = rails->rail[i].source.tail;
 	}
-	return gw_link_fence(rails->inner, rails->inner_fence);
+	return gw_link_fence(rails->inner, rails->source.inner_fence);
 }
 
 int source_serve(struct rails *rails)

@@ -100,10 +100,10 @@ static bool take_stamp(struct rail *rail, const struct ibv_wc *wc)
 		stamp = *rail_stamp_buffer(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
 		number = ntohl(stamp.number);
 	}
-	if (number != qp->stamp + 1 || ntohl(stamp.number) != number || stamp.reserved != 0)
+	if (number != qp->receiving.stamp + 1 || ntohl(stamp.number) != number || stamp.reserved != 0)
 		return false;
-	qp->stamp = number;
-	qp->placed_bytes = be64toh(stamp.bytes);
+	qp->receiving.stamp = number;
+	qp->receiving.placed_bytes = be64toh(stamp.bytes);
 	return true;
 }
 
@@ -154,7 +154,7 @@ static unsigned gather(struct rails *rails, struct pollfd *fds, struct rail **of
 {
 	unsigned count = 0;
 
-	fds[count++] = (struct pollfd){ .fd = rails->watcher_stop, .events = POLLIN };
+	fds[count++] = (struct pollfd){ .fd = rails->watcher.stop, .events = POLLIN };
 	fds[count++] = (struct pollfd){ .fd = rails->cm->fd, .events = POLLIN };
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
@@ -201,14 +201,14 @@ int watcher_start(struct rails *rails)
 {
 	int rc;
 
-	rails->watcher_stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (rails->watcher_stop < 0)
+	rails->watcher.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (rails->watcher.stop < 0)
 		return -errno;
 	for (unsigned i = 0; i < rails->rail_count; i++)
 		if (rails->rail[i].verbs)
 			(void)fcntl(rails->rail[i].verbs->async_fd, F_SETFL, O_NONBLOCK);
-	rc = gw_thread_start(&rails->watcher, "godwit-watch", watcher, rails);
-	rails->watcher_runs = rc == 0;
+	rc = gw_thread_start(&rails->watcher.id, "godwit-watch", watcher, rails);
+	rails->watcher.runs = rc == 0;
 	return rc;
 }
 
@@ -216,13 +216,13 @@ void watcher_stop(struct rails *rails)
 {
 	uint64_t one = 1;
 
-	if (rails->watcher_runs) {
-		if (write(rails->watcher_stop, &one, sizeof(one)) < 0)
+	if (rails->watcher.runs) {
+		if (write(rails->watcher.stop, &one, sizeof(one)) < 0)
 			one = 0; /* EAGAIN only */
-		pthread_join(rails->watcher, NULL);
+		pthread_join(rails->watcher.id, NULL);
 	}
-	rails->watcher_runs = false;
-	if (rails->watcher_stop >= 0)
-		close(rails->watcher_stop);
-	rails->watcher_stop = -1;
+	rails->watcher.runs = false;
+	if (rails->watcher.stop >= 0)
+		close(rails->watcher.stop);
+	rails->watcher.stop = -1;
 }

@@ -54,14 +54,14 @@ struct request {
 
 static unsigned under_way(const struct rail_qp *qp)
 {
-	return (unsigned)(qp->posted - qp->completed);
+	return (unsigned)(qp->sending.posted - qp->sending.completed);
 }
 
 /* Posts one request.  Return: 0 or -errno. */
 static int post(const struct request *request, bool signaled)
 {
 	struct rail_qp *qp = request->qp;
-	uint64_t wr_id = (uint64_t)qp->index << 56 | (qp->posted + 1);
+	uint64_t wr_id = (uint64_t)qp->index << 56 | (qp->sending.posted + 1);
 	bool with_imm = request->kind == REQUEST_STAMP && qp->rail->immediate;
 	struct ibv_sge sge = { request->local, request->bytes, request->lkey };
 	struct ibv_send_wr *bad, wr = {
@@ -99,20 +99,20 @@ static int post_request(const struct request *request, bool last)
 {
 	struct rail_qp *qp = request->qp;
 	/* A full staging ring must have something on its way that will empty it. */
-	bool signaled = last || qp->unsignaled + 1 >= SIGNAL_EVERY ||
-			qp->stage_head - qp->stage_signaled >= STAGE_SIGNAL_BYTES;
+	bool signaled = last || qp->sending.unsignaled + 1 >= SIGNAL_EVERY ||
+			qp->sending.stage_head - qp->sending.stage_signaled >= STAGE_SIGNAL_BYTES;
 	int rc = post(request, signaled);
 
 	if (rc < 0) {
 		rail_fail(qp->rail, "device %s takes no request: %s", qp->rail->device, strerror(-rc));
 		return rc;
 	}
-	qp->stage_end[qp->posted % QP_SEND_WRS] = qp->stage_head;
-	qp->posted++;
-	qp->unsignaled = signaled ? 0 : qp->unsignaled + 1;
+	qp->sending.stage_end[qp->sending.posted % QP_SEND_WRS] = qp->sending.stage_head;
+	qp->sending.posted++;
+	qp->sending.unsignaled = signaled ? 0 : qp->sending.unsignaled + 1;
 	if (signaled) {
-		qp->stage_signaled = qp->stage_head;
-		qp->signaled = qp->posted;
+		qp->sending.stage_signaled = qp->sending.stage_head;
+		qp->sending.signaled = qp->sending.posted;
 	}
 	return 0;
 }
@@ -134,8 +134,8 @@ static int reap(struct rail *rail)
 			rail_fail(rail, "device %s: %s", rail->device, ibv_wc_status_str(wc[i].status));
 			return -EIO;
 		}
-		qp->completed = wc[i].wr_id & ~(0xFFULL << 56);
-		qp->stage_tail = qp->stage_end[(qp->completed - 1) % QP_SEND_WRS];
+		qp->sending.completed = wc[i].wr_id & ~(0xFFULL << 56);
+		qp->sending.stage_tail = qp->sending.stage_end[(qp->sending.completed - 1) % QP_SEND_WRS];
 	}
 	return n;
 }
@@ -143,15 +143,15 @@ static int reap(struct rail *rail)
 /* Room for @bytes in a queue pair's staging ring.  Return: where, or NULL. */
 static char *stage(struct rail_qp *qp, uint32_t bytes)
 {
-	uint64_t at = qp->stage_head % STAGE_BYTES, head = qp->stage_head;
+	uint64_t at = qp->sending.stage_head % STAGE_BYTES, head = qp->sending.stage_head;
 
 	if (at + bytes > STAGE_BYTES) { /* does not fit before the end: begin anew */
 		head += STAGE_BYTES - at;
 		at = 0;
 	}
-	if (head + bytes - qp->stage_tail > STAGE_BYTES)
+	if (head + bytes - qp->sending.stage_tail > STAGE_BYTES)
 		return NULL;
-	qp->stage_head = head + bytes;
+	qp->sending.stage_head = head + bytes;
 	return rail_stage(qp->rail, qp->index) + at;
 }
 
@@ -195,7 +195,7 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 	rc = post_request(&request, last);
 	if (rc < 0)
 		return rc;
-	request.qp->bytes += entry->bytes;
+	request.qp->sending.bytes += entry->bytes;
 	return 1;
 }
 
@@ -207,19 +207,19 @@ static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 	bool moved = false;
 
 	pthread_mutex_lock(&rails->lock);
-	for (uint64_t at = rail->posted; at < rail->tail && count < BATCH; at++) {
-		struct put_entry *entry = &rail->ring[at % RING_PUTS];
+	for (uint64_t at = rail->source.posted; at < rail->source.tail && count < BATCH; at++) {
+		struct put_entry *entry = &rail->source.ring[at % RING_PUTS];
 
 		if (entry->extent->state == EXTENT_REFUSED && count == 0) {
-			struct backlog *backlog = &rails->backlog;
+			struct backlog *backlog = &rails->source.backlog;
 
 			if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK) /* the link thread needs some */
 				break;
 			backlog->ring[backlog->tail++ % RING_PUTS] =
 				(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
-			rail->queued_bytes -= entry->bytes;
+			rail->source.queued_bytes -= entry->bytes;
 			entry->bytes = 0; /* nothing to send again from here */
-			rail->posted++;
+			rail->source.posted++;
 			moved = true;
 			continue;
 		}
@@ -238,12 +238,12 @@ static void note_posted(struct rail *rail, unsigned count, uint64_t bytes)
 	bool room;
 
 	pthread_mutex_lock(&rail->rails->lock);
-	rail->posted += count;
-	rail->queued_bytes -= bytes;
-	rail->put_bytes += bytes;
-	rail->wire_bytes += bytes;
-	rail->unstamped_bytes += bytes;
-	room = rail->rails->wants_room && rail->queued_bytes <= QUEUE_BYTES / 2;
+	rail->source.posted += count;
+	rail->source.queued_bytes -= bytes;
+	rail->source.put_bytes += bytes;
+	rail->source.wire_bytes += bytes;
+	rail->source.stamps.bytes_since += bytes;
+	room = rail->rails->source.wants_room && rail->source.queued_bytes <= QUEUE_BYTES / 2;
 	pthread_mutex_unlock(&rail->rails->lock);
 	if (room)
 		rails_wake(rail->rails);
@@ -271,16 +271,16 @@ static int post_puts(struct rail *rail)
 /* Whether a stamp is due and may go; under lock. */
 static bool stamp_is_due(const struct rail *rail, uint64_t now_ns)
 {
-	uint32_t out = rail->stamp - rail->stamp_confirmed;
-	bool unstamped = rail->posted > rail->stamped_posted;
+	uint32_t out = rail->source.stamps.sent - rail->source.stamps.confirmed;
+	bool unstamped = rail->source.posted > rail->source.stamps.last_posted;
 
 	if (out >= STAMPS_OUT)
 		return false;
-	if (rail->closing > rail->closed && rail->posted == rail->tail)
+	if (rail->source.stamps.closing > rail->source.stamps.closed && rail->source.posted == rail->source.tail)
 		return true;
 	return unstamped && out < STAMPS_OUT / 2 &&
-	       (rail->unstamped_bytes >= STAMP_EVERY_BYTES || rail->posted - rail->stamped_posted >= STAMP_EVERY_PUTS ||
-		now_ns - rail->stamped_ns >= STAMP_EVERY_NS);
+	       (rail->source.stamps.bytes_since >= STAMP_EVERY_BYTES || rail->source.posted - rail->source.stamps.last_posted >= STAMP_EVERY_PUTS ||
+		now_ns - rail->source.stamps.last_ns >= STAMP_EVERY_NS);
 }
 
 /* Return: 1 when a stamp went through every queue pair, 0, or -errno. */
@@ -298,11 +298,11 @@ static int post_stamp(struct rail *rail)
 		pthread_mutex_unlock(&rails->lock);
 		return 0;
 	}
-	number = ++rail->stamp;
-	closes = rail->posted == rail->tail ? rail->closing : rail->closed;
-	rail->stamp_ring[number % STAMPS_KEPT] = rail->stamped_posted = rail->posted;
-	rail->stamped_ns = now;
-	rail->unstamped_bytes = 0;
+	number = ++rail->source.stamps.sent;
+	closes = rail->source.posted == rail->source.tail ? rail->source.stamps.closing : rail->source.stamps.closed;
+	rail->source.stamps.posted_at[number % STAMPS_KEPT] = rail->source.stamps.last_posted = rail->source.posted;
+	rail->source.stamps.last_ns = now;
+	rail->source.stamps.bytes_since = 0;
 	pthread_mutex_unlock(&rails->lock);
 	for (unsigned i = 0; i < rail->qp_count; i++) {
 		struct rails_stamp *buffer = rail_stamp_buffer(rail, i, number % STAMPS_KEPT);
@@ -318,15 +318,15 @@ static int post_stamp(struct rail *rail)
 		};
 		int rc;
 
-		*buffer = (struct rails_stamp){ htonl(number), 0, htobe64(rail->qps[i].bytes) };
+		*buffer = (struct rails_stamp){ htonl(number), 0, htobe64(rail->qps[i].sending.bytes) };
 		rc = post_request(&request, true);
 		if (rc < 0)
 			return rc;
 	}
 	pthread_mutex_lock(&rails->lock);
-	rail->closed = closes;
-	rail->closed_stamp = number;
-	rail->wire_bytes += rail->qp_count * sizeof(struct rails_stamp);
+	rail->source.stamps.closed = closes;
+	rail->source.stamps.closed_by = number;
+	rail->source.wire_bytes += rail->qp_count * sizeof(struct rails_stamp);
 	pthread_mutex_unlock(&rails->lock);
 	rails_wake(rails);
 	return 1;
@@ -342,7 +342,7 @@ static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_n
 	bool waiting = false;
 
 	for (unsigned i = 0; i < rail->qp_count; i++)
-		waiting |= rail->qps[i].signaled > rail->qps[i].completed;
+		waiting |= rail->qps[i].sending.signaled > rail->qps[i].sending.completed;
 	if (reaped || !waiting)
 		*progress_ns = now;
 	else if (now - *progress_ns > STALL_NS)
@@ -353,14 +353,14 @@ static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_n
 /* Sleeps until something completes or somebody calls. */
 static void rest(struct rail *rail)
 {
-	struct pollfd fds[2] = { { .fd = rail->channel->fd, .events = POLLIN }, { .fd = rail->wake, .events = POLLIN } };
+	struct pollfd fds[2] = { { .fd = rail->channel->fd, .events = POLLIN }, { .fd = rail->thread.wake, .events = POLLIN } };
 	struct ibv_cq *cq;
 	uint64_t count;
 	void *context;
 
-	if (rail->stop || poll(fds, 2, IDLE_MS) <= 0)
+	if (rail->thread.stop || poll(fds, 2, IDLE_MS) <= 0)
 		return;
-	if (fds[1].revents && read(rail->wake, &count, sizeof(count)) < 0)
+	if (fds[1].revents && read(rail->thread.wake, &count, sizeof(count)) < 0)
 		count = 0; /* EAGAIN only */
 	if (fds[0].revents && ibv_get_cq_event(rail->channel, &cq, &context) == 0)
 		ibv_ack_cq_events(cq, 1);
@@ -373,7 +373,7 @@ static void *worker(void *argument)
 
 	if (rail->numa_node >= 0 && numa_available() >= 0)
 		numa_run_on_node(rail->numa_node);
-	while (!rail->stop && !rail->failed) {
+	while (!rail->thread.stop && !rail->failed) {
 		int reaped = reap(rail), posted, stamped;
 
 		if (reaped < 0)
@@ -386,12 +386,12 @@ static void *worker(void *argument)
 		if (reaped + posted + stamped > 0)
 			continue;
 		/* Nothing to do: ask to be told, look once more, sleep. */
-		rail->asleep = true;
+		rail->thread.asleep = true;
 		if (ibv_req_notify_cq(rail->cq, 0) != 0)
 			rail_fail(rail, "device %s: no notification", rail->device);
 		if (reap(rail) == 0 && post_puts(rail) == 0 && post_stamp(rail) == 0)
 			rest(rail);
-		rail->asleep = false;
+		rail->thread.asleep = false;
 	}
 	return NULL;
 }
@@ -400,11 +400,11 @@ int worker_start(struct rail *rail)
 {
 	int rc;
 
-	rail->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (rail->wake < 0)
+	rail->thread.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (rail->thread.wake < 0)
 		return -errno;
-	rc = gw_thread_start(&rail->worker, "godwit-rail", worker, rail);
-	rail->worker_runs = rc == 0;
+	rc = gw_thread_start(&rail->thread.id, "godwit-rail", worker, rail);
+	rail->thread.runs = rc == 0;
 	return rc;
 }
 
@@ -412,6 +412,6 @@ void worker_wake(struct rail *rail)
 {
 	uint64_t one = 1;
 
-	if (rail->asleep && write(rail->wake, &one, sizeof(one)) < 0)
+	if (rail->thread.asleep && write(rail->thread.wake, &one, sizeof(one)) < 0)
 		one = 0; /* EAGAIN only: it is awake */
 }
