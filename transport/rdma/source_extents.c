@@ -1,5 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's extents: opened and grown by puts, closed, registered at both ends, or refused. */
+/*
+ * Theory of operation
+ *
+ * An extent is a stretch of a region that both ends register.  The first put of it opens it, on the rail with the
+ * least to do, and each put behind its end makes it grow.  It may grow over gaps up to one part in GAP_SHARE,
+ * which bounds the memory that gaps cost at the receiver.  It is closed once it is large enough, once a put
+ * lies elsewhere, or at a fence.  Then both ends register it, while its puts wait in the ring of its rail.
+ *
+ * Thus nothing is registered but memory that is sent.  The goal begins small, so that sending begins early,
+ * and doubles up to EXTENT_MAX_BYTES.  An extent below EXTENT_MIN_BYTES is not worth a registration: its puts go by TCP.
+ *
+ * A closed extent has a number.  REGISTER tells the receiver of it, KEYS brings the receiver's key, and a registrar
+ * (extent.c) registers it at this end.  When both are done, source_settle() sets it ready or refused.
+ */
 #include "transport/rdma/source.h"
 
 #include "transport/rdma/extent.h"
@@ -13,21 +26,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GAP_SHARE 32
+#define GAP_SHARE 32 /* bytes put for each byte of bridged gaps, at least */
 
-/* Whether what was pinned may no longer be what the region's mapping shows; see worker.c. */
 bool source_needs_copy(const struct rails *rails, uint32_t region)
 {
 	return !rails->regions[region].stable && (rails->source.fenced_regions & 1ULL << region);
 }
 
-/* Points the open extent's entries to "goes by TCP", so that the extent can be used again; under lock. */
+/* Points the ring's entries of the open extent to the refused one, so that it can be freed; under lock. */
 static void refuse_open(struct rails *rails)
 {
 	struct extent *open = rails->source.open;
+	struct rail_source *s = &open->rail->source;
 
-	for (uint64_t at = rails->source.open_from; at < open->rail->source.tail; at++) {
-		struct put_entry *entry = &open->rail->source.ring[at % RING_PUTS];
+	for (uint64_t at = rails->source.open_from; at < s->tail; at++) {
+		struct put_entry *entry = &s->ring[at % RING_PUTS];
 
 		if (entry->extent == open)
 			entry->extent = &rails->source.refused[open->region];
@@ -46,7 +59,6 @@ void source_drop_extent(struct rails *rails)
 	worker_wake(rail);
 }
 
-/* Return: 0, or -ENOMEM. */
 int source_close_extent(struct rails *rails)
 {
 	struct extent *open = rails->source.open;
@@ -75,14 +87,15 @@ int source_close_extent(struct rails *rails)
 	return 0;
 }
 
-/* Whether a stretch can be joined to the open extent; @limit is where the next registered one begins. */
 bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset, uint64_t limit)
 {
 	const struct extent *open = rails->source.open;
+	uint64_t gaps;
 
 	if (!open || open->region != region || offset < open->end || offset >= limit)
 		return false;
-	return (open->end - open->first - open->data_bytes) + (offset - open->end) <= open->data_bytes / GAP_SHARE;
+	gaps = (open->end - open->first - open->data_bytes) + (offset - open->end);
+	return gaps <= open->data_bytes / GAP_SHARE;
 }
 
 int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region, uint64_t offset)
@@ -97,26 +110,28 @@ int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region, 
 		.first = offset,
 		.end = offset,
 		.state = EXTENT_OPEN,
-		.local_done = source_needs_copy(rails, region), /* later rounds send copies */
+		/* Copies are sent from the staging ring, which is registered already. */
+		.local_done = source_needs_copy(rails, region),
 	};
 	rails->source.open = extent;
 	rails->source.open_from = rail->source.tail;
 	return 0;
 }
 
-/* Asks for the keys of extents that are closed by now.  Return: 0 or -errno. */
 int source_announce(struct rails *rails)
 {
-	while (rails->source.announced < rails->numbered.count) {
+	const struct extent_list *all = &rails->numbered;
+
+	while (rails->source.announced < all->count) {
 		struct rails_register list[RAILS_MAX_BATCH];
-		unsigned count = 0;
+		unsigned count = 0, next = rails->source.announced;
 		int rc;
 
-		for (unsigned n = rails->source.announced; n < rails->numbered.count && count < RAILS_MAX_BATCH; n++) {
-			const struct extent *extent = rails->numbered.list[n];
+		for (; next < all->count && count < RAILS_MAX_BATCH; next++) {
+			const struct extent *extent = all->list[next];
 
 			list[count++] = (struct rails_register){
-				.extent = n,
+				.extent = next,
 				.rail = (uint16_t)extent->rail->index,
 				.region = extent->region,
 				.offset = extent->first,
@@ -126,13 +141,14 @@ int source_announce(struct rails *rails)
 		rc = rails_say(rails, RAILS_MSG_REGISTER, rails_encode_register(rails->out, list, count));
 		if (rc <= 0)
 			return rc;
-		rails->source.announced += count;
+		rails->source.announced = next;
 	}
 	return 0;
 }
 
 int source_take_keys(struct rails *rails, const struct gw_link_event *event)
 {
+	const struct extent_list *all = &rails->numbered;
 	struct rails_key list[RAILS_MAX_BATCH];
 	int count = rails_decode_keys(event->payload, event->payload_bytes, list);
 
@@ -140,9 +156,9 @@ int source_take_keys(struct rails *rails, const struct gw_link_event *event)
 	for (int i = 0; i < count; i++) {
 		struct extent *extent;
 
-		if (list[i].extent >= rails->source.announced || rails->numbered.list[list[i].extent]->remote_done)
+		if (list[i].extent >= rails->source.announced || all->list[list[i].extent]->remote_done)
 			return -EPROTO;
-		extent = rails->numbered.list[list[i].extent];
+		extent = all->list[list[i].extent];
 		extent->rkey = list[i].rkey;
 		extent->remote_addr = list[i].addr;
 		extent->remote_done = true;
@@ -152,15 +168,16 @@ int source_take_keys(struct rails *rails, const struct gw_link_event *event)
 	return count < 0 ? count : 0;
 }
 
-/* What to do about memory that cannot be registered. */
+/* The advice for the user whose memory cannot be registered. */
 static const char *refusal_hint(int code)
 {
 	switch (code) {
 	case ENOMEM:
-		return ": raise the limit on locked memory at both ends (ulimit -l unlimited, or LimitMEMLOCK=infinity for "
-		       "a service)";
+		return ": raise the limit on locked memory at both ends (ulimit -l unlimited, or "
+		       "LimitMEMLOCK=infinity for a service)";
 	case ENOSPC:
-		return ": no memory left for the guest's RAM at the destination: enlarge /dev/shm or the pool of huge pages";
+		return ": no memory left for the guest's RAM at the destination: enlarge /dev/shm or the pool of "
+		       "huge pages";
 	case EFAULT:
 	case EOPNOTSUPP:
 		return ": RAM in a file on a disk cannot be pinned; /dev/shm and hugetlbfs can";
@@ -169,22 +186,23 @@ static const char *refusal_hint(int code)
 	}
 }
 
+/* Return: 0: its puts go by TCP, or the rail is being lost; or -errno with the link's error set. */
 static int refused(struct rails *rails, const struct extent *extent)
 {
-	const char *hint = refusal_hint(extent->refused);
+	const char *why = strerror(extent->refused), *hint = refusal_hint(extent->refused);
+	unsigned long long mib = (extent->end - extent->first) >> 20;
 
-	if (extent->rail->failed || extent->refused == ENODEV) /* the rail is lost, there or here */
+	if (extent->rail->failed || extent->refused == ENODEV) /* one end has lost the rail */
 		return 0;
 	if (rails->source.required)
-		return gw_error_set(&rails->link.error, -extent->refused, "%llu MiB cannot be registered for RDMA: %s%s",
-				    (unsigned long long)(extent->end - extent->first) >> 20, strerror(extent->refused), hint);
+		return gw_error_set(&rails->link.error, -extent->refused,
+				    "%llu MiB cannot be registered for RDMA: %s%s", mib, why, hint);
 	if (!rails->source.register_no_more)
-		gw_warn("memory cannot be registered for RDMA (%s) and goes by TCP%s", strerror(extent->refused), hint);
-	rails->source.register_no_more = true; /* the next would fare no better */
+		gw_warn("memory cannot be registered for RDMA (%s) and goes by TCP%s", why, hint);
+	rails->source.register_no_more = true; /* the next attempt would fail too */
 	return 0;
 }
 
-/* Lets go what is registered at both ends by now.  Return: 0 or -errno. */
 int source_settle(struct rails *rails)
 {
 	for (; rails->source.settled < rails->numbered.count; rails->source.settled++) {

@@ -1,5 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's puts: cut at the borders of extents, they go to a rail's ring or to the TCP channels. */
+/*
+ * Theory of operation
+ *
+ * A put is cut at the borders of extents.  A piece inside an extent goes to the ring of the extent's rail.  A
+ * piece outside all extents joins the open extent or opens a new one (source_extents.c), and goes to the ring of
+ * its rail too.  There it waits until both ends have registered the extent.
+ *
+ * Other pieces go by TCP.  The link thread and the workers append them to the backlog; the link thread alone hands
+ * the backlog to the TCP link.  These pieces are:
+ *   - those of a refused extent, which is too small or could not be registered;
+ *   - those outside all extents once nothing is registered any more, or once no rail is left;
+ *   - the first HURRY_BYTES of each round once the guest is paused: TCP needs several wake-ups fewer.
+ *
+ * Memory and bytes in flight are bounded.  A put is refused with -EAGAIN while a ring or the backlog is nearly full,
+ * and while a rail is being lost (source_rounds.c).
+ */
 #include "transport/rdma/source.h"
 
 #include "transport/rdma/extent.h"
@@ -18,7 +33,13 @@ bool source_loses_rail(const struct rails *rails)
 	return false;
 }
 
-/* The live rail with the least to do, among idle ones the one that did least; or NULL. */
+static bool is_less_loaded(const struct rail_source *one, const struct rail_source *other)
+{
+	return one->queued_bytes < other->queued_bytes ||
+	       (one->queued_bytes == other->queued_bytes && one->given_bytes < other->given_bytes);
+}
+
+/* Return: the live rail with the fewest bytes queued, and of equal ones the one given the least; or NULL. */
 static struct rail *best_rail(struct rails *rails)
 {
 	struct rail *best = NULL;
@@ -29,24 +50,24 @@ static struct rail *best_rail(struct rails *rails)
 
 		if (rail->state != RAIL_UP)
 			continue;
-		if (!best || rail->source.queued_bytes < best->source.queued_bytes ||
-		    (rail->source.queued_bytes == best->source.queued_bytes && rail->source.given_bytes < best->source.given_bytes))
+		if (!best || is_less_loaded(&rail->source, &best->source))
 			best = rail;
 	}
 	return best;
 }
 
-/* Whether any ring can take one more put, however it is cut. */
 bool source_has_space(struct rails *rails, uint32_t bytes)
 {
+	const struct backlog *backlog = &rails->source.backlog;
+
 	GW_LOCK_SCOPE(&rails->lock);
-	if (rails->source.backlog.tail - rails->source.backlog.head > RING_PUTS / 2)
+	if (backlog->tail - backlog->head > RING_PUTS / 2)
 		return false;
 	for (unsigned i = 0; i < rails->rail_count; i++) {
-		const struct rail *rail = &rails->rail[i];
+		const struct rail_source *s = &rails->rail[i].source;
 
-		if (rail->state == RAIL_UP && (rail->source.tail - rail->source.confirmed + RING_SLACK > RING_PUTS ||
-					       rail->source.queued_bytes + bytes > QUEUE_BYTES))
+		if (rails->rail[i].state == RAIL_UP && (s->tail - s->confirmed + RING_SLACK > RING_PUTS ||
+							s->queued_bytes + bytes > QUEUE_BYTES))
 			return false;
 	}
 	return true;
@@ -54,39 +75,42 @@ bool source_has_space(struct rails *rails, uint32_t bytes)
 
 static void enqueue(struct rails *rails, struct extent *extent, uint64_t offset, uint32_t bytes)
 {
-	struct rail *rail = extent->rail;
+	struct rail_source *s = &extent->rail->source;
 
 	pthread_mutex_lock(&rails->lock);
-	rail->source.ring[rail->source.tail++ % RING_PUTS] = (struct put_entry){
+	s->ring[s->tail++ % RING_PUTS] = (struct put_entry){
 		.extent = extent,
 		.offset = offset,
 		.bytes = bytes,
 		.staged = source_needs_copy(rails, extent->region),
 	};
-	rail->source.queued_bytes += bytes;
-	rail->source.given_bytes += bytes;
+	s->queued_bytes += bytes;
+	s->given_bytes += bytes;
 	pthread_mutex_unlock(&rails->lock);
-	worker_wake(rail);
+	worker_wake(extent->rail);
 }
 
 static void to_backlog(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes)
 {
+	struct backlog *backlog = &rails->source.backlog;
+
 	GW_LOCK_SCOPE(&rails->lock);
-	rails->source.backlog.ring[rails->source.backlog.tail++ % RING_PUTS] = (struct backlog_entry){ region, bytes, offset };
+	backlog->ring[backlog->tail++ % RING_PUTS] = (struct backlog_entry){ region, bytes, offset };
 }
 
-/* A stretch that is registered nowhere and ends before @limit. */
+/* Queues a piece outside all extents.  @limit: where the next extent begins; the piece ends before it. */
 static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes, uint64_t limit)
 {
+	struct rails_source *s = &rails->source;
 	int rc = 0;
 
-	if (rails->source.register_no_more || !best_rail(rails)) {
+	if (s->register_no_more || !best_rail(rails)) {
 		to_backlog(rails, region, offset, bytes);
 		return 0;
 	}
-	/* The extents between the open one and this stretch: there are none if none begins before it. */
-	if (rails->source.open && rails->source.open->region == region) {
-		const struct extent *next = extent_at(&rails->extents[region], rails->source.open->end);
+	/* The open extent may not grow over another one that lies between it and this piece. */
+	if (s->open && s->open->region == region) {
+		const struct extent *next = extent_at(&rails->extents[region], s->open->end);
 
 		if (next && next->first < limit)
 			limit = next->first;
@@ -98,13 +122,12 @@ static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint
 	}
 	if (rc < 0)
 		return rc;
-	rails->source.open->end = offset + bytes;
-	rails->source.open->data_bytes += bytes;
-	enqueue(rails, rails->source.open, offset, bytes);
-	return rails->source.open->end - rails->source.open->first >= rails->source.extent_goal_bytes ? source_close_extent(rails) : 0;
+	s->open->end = offset + bytes;
+	s->open->data_bytes += bytes;
+	enqueue(rails, s->open, offset, bytes);
+	return s->open->end - s->open->first >= s->extent_goal_bytes ? source_close_extent(rails) : 0;
 }
 
-/* Puts, wherever it has to go.  Return: 0 or -errno. */
 int source_queue(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes)
 {
 	int rc = 0;
@@ -112,7 +135,8 @@ int source_queue(struct rails *rails, uint32_t region, uint64_t offset, uint32_t
 	while (bytes > 0 && rc == 0) {
 		struct extent *extent = extent_at(&rails->extents[region], offset), *open = rails->source.open;
 		uint64_t limit = extent ? extent->first : UINT64_MAX;
-		uint32_t piece = source_needs_copy(rails, region) && bytes > STAGE_PUT_BYTES ? STAGE_PUT_BYTES : bytes;
+		bool staged = source_needs_copy(rails, region) && bytes > STAGE_PUT_BYTES;
+		uint32_t piece = staged ? STAGE_PUT_BYTES : bytes;
 
 		if (extent && extent->first <= offset) {
 			if (extent->end - offset < piece)
@@ -164,11 +188,14 @@ bool source_has_room(struct rails *rails)
 	if (!rails->source.wants_room || source_loses_rail(rails))
 		return false;
 	pthread_mutex_lock(&rails->lock);
-	for (unsigned i = 0; i < rails->rail_count && !rails->source.inner_room; i++)
-		if (rails->rail[i].state == RAIL_UP && rails->rail[i].source.queued_bytes > QUEUE_BYTES / 2) {
+	for (unsigned i = 0; i < rails->rail_count && !rails->source.inner_room; i++) {
+		const struct rail *rail = &rails->rail[i];
+
+		if (rail->state == RAIL_UP && rail->source.queued_bytes > QUEUE_BYTES / 2) {
 			pthread_mutex_unlock(&rails->lock);
 			return false;
 		}
+	}
 	pthread_mutex_unlock(&rails->lock);
 	if (!rails->source.inner_room && !source_has_space(rails, GW_LINK_PUT_BYTES))
 		return false;
@@ -176,27 +203,29 @@ bool source_has_room(struct rails *rails)
 	return true;
 }
 
-/* Return: 1 when the TCP channels have all of it, 0, or -errno. */
 int source_drain_backlog(struct rails *rails)
 {
+	struct backlog *backlog = &rails->source.backlog;
+
 	for (;;) {
 		struct backlog_entry entry;
 		bool half_empty;
 		int rc;
 
 		pthread_mutex_lock(&rails->lock);
-		if (rails->source.backlog.head == rails->source.backlog.tail) {
+		if (backlog->head == backlog->tail) {
 			pthread_mutex_unlock(&rails->lock);
 			return 1;
 		}
-		entry = rails->source.backlog.ring[rails->source.backlog.head % RING_PUTS];
+		entry = backlog->ring[backlog->head % RING_PUTS];
 		pthread_mutex_unlock(&rails->lock);
 		rc = gw_link_put(rails->inner, entry.region, entry.offset, entry.bytes);
 		if (rc < 0)
 			return rc == -EAGAIN ? 0 : rc;
 		pthread_mutex_lock(&rails->lock);
-		half_empty = ++rails->source.backlog.head + RING_PUTS / 2 == rails->source.backlog.tail;
+		half_empty = ++backlog->head + RING_PUTS / 2 == backlog->tail;
 		pthread_mutex_unlock(&rails->lock);
+		/* A worker stops moving refused puts here while the backlog is nearly full. */
 		for (unsigned i = 0; i < rails->rail_count && half_empty; i++)
 			if (rails->rail[i].state == RAIL_UP)
 				worker_wake(&rails->rail[i]);

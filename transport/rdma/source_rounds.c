@@ -2,23 +2,41 @@
 /*
  * Theory of operation
  *
- * A put is cut where registered extents begin and end.  What lies in one goes to the ring of its rail.  What
- * lies in none opens an extent or makes the open one grow, over small gaps too (what they cost in memory at
- * the receiver is bounded to one part in GAP_SHARE); once it is large enough, or the next put lies elsewhere,
- * it is closed and registered at both ends, and its puts wait in the ring meanwhile.  So only what is really
- * sent is ever registered, in pieces that grow with the stream.  Runs too small to be worth it, and all that
- * is not registered yet when the guest is paused, go by the TCP channels of the link inside.
+ * A round is the puts before a fence.  It is closed when each of them has been posted or handed to TCP.  Each rail
+ * with a part in it then posts a stamp (worker.c), the TCP link gets a fence of its own, and ROUND tells the receiver
+ * which stamps and which fence belong together.
  *
- * Once the guest is paused, the first HURRY_BYTES of a round go by TCP, whose way is shorter by several wake-ups.
+ * Losing a rail.  The thread that notices calls rail_fail().  The link thread asks the receiver to
+ * kill the rail (DOWN), and kills it at this end.  Until the receiver answers, no put is taken, so that no late write can
+ * overwrite a newer one.  The answer names the last stamp and the last fence that the receiver saw.
+ * Each entry that they do not cover is put again, by another rail or by TCP, and the round is closed anew.
+ * Within a round the same page may thus arrive twice, in any order.  Both copies were read after the round
+ * began, and later stores of the guest belong to the next round.
  *
- * A round is closed when everything put before its fence has been posted or handed to TCP: each rail then
- * posts a stamp, the inner link gets a fence of its own, and the receiver is told which belong to the round.
+ * The cursors of a rail.  Its ring holds entries in the order of their puts.  Six cursors lie in it:
  *
- * Losing a rail.  Whoever notices marks it failed.  The receiver is told to kill it, and until it answers
- * nothing is put, so that no late write can meet a newer one.  The answer says what it had seen: whole
- * rounds, and stamps; whatever was posted after that is put again, by the other rails or by TCP, and the round
- * is closed anew.  Within a round the same page may so arrive twice, in any order: both copies were read
- * after the round began, and what the guest wrote since is in the next round anyway.
+ *     confirmed             posted              tail
+ *         |                    |                  |
+ *   ------+--------------------+------------------+-------> entries, by number
+ *   placed| posted, not known  | waits for its    | free
+ *         | to be placed       | extent or worker |
+ *
+ *     round_tail_before     round_tail        fence_tail
+ *         |                    |                  |
+ *   ------+--------------------+------------------+-------> the same entries
+ *    older| the last round of  | the round that   | puts after the fence: only
+ *   rounds| which ROUND told   | is being closed  | replays of a lost rail
+ *
+ *   confirmed <= posted <= tail and round_tail_before <= round_tail <= tail.  The upper three and the lower three
+ *   are independent.  Sending ROUND moves round_tail to tail, and round_tail_before to the old round_tail.
+ *
+ * When the receiver answers that a rail is dead:
+ *   confirmed          moves to the posted of the stamp that the answer names.  If the answer also names the last
+ *                      fence, it moves to fence_tail: that round is complete.
+ *   [confirmed, tail)  becomes [replay, replay_end).  These entries are put again, at the tail of other rails.
+ *   round_tail         returns to round_tail_before, on every rail, unless the receiver reported the last
+ *                      fence.  The ROUND that was sent is void, and the new one names all rails of the round again.
+ *   posted, tail and fence_tail of the dead rail are not used any more.
  */
 #include "transport/rdma/source.h"
 
@@ -27,35 +45,39 @@
 #include "transport/rdma/rail.h"
 #include "transport/rdma/worker.h"
 
+#include "base/cleanup.h"
 #include "base/log.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define REPLAYS 256 /* in one go */
+#define REPLAYS 256 /* of a rail in one call of source_serve(): the link thread has messages to read too */
 
 int source_fence(struct rails *rails, uint64_t fence)
 {
+	struct rails_source *s = &rails->source;
 	int rc = source_close_extent(rails);
 
 	if (rc < 0)
 		return gw_error_set(&rails->link.error, rc, "no memory for RDMA's tables");
-	rails->source.fence = fence;
-	rails->source.fenced_regions |= rails->source.put_regions;
-	rails->source.closing = 0;
-	rails->source.hurry_bytes = 0;
+	s->fence = fence;
+	s->fenced_regions |= s->put_regions;
+	s->closing = 0;
+	s->hurry_bytes = 0;
 	for (unsigned i = 0; i < rails->rail_count; i++)
 		rails->rail[i].source.fence_tail = rails->rail[i].source.tail;
 	return source_serve(rails);
 }
 
-/* Everything up to a stamp is known to be placed; under lock. */
+/* Notes that the entries before a stamp are placed.  A stamp that is too old or not sent counts for nothing.  Under lock. */
 static void confirm(struct rail *rail, uint32_t stamp)
 {
-	if (stamp <= rail->source.stamps.confirmed || stamp > rail->source.stamps.sent || rail->source.stamps.sent - stamp >= STAMPS_KEPT)
+	struct rail_stamps *stamps = &rail->source.stamps;
+
+	if (stamp <= stamps->confirmed || stamp > stamps->sent || stamps->sent - stamp >= STAMPS_KEPT)
 		return;
-	rail->source.stamps.confirmed = stamp;
-	rail->source.confirmed = rail->source.stamps.posted_at[stamp % STAMPS_KEPT];
+	stamps->confirmed = stamp;
+	rail->source.confirmed = stamps->posted_at[stamp % STAMPS_KEPT];
 }
 
 static int take_stamp(struct rails *rails, const struct gw_link_event *event)
@@ -73,35 +95,38 @@ static int take_stamp(struct rails *rails, const struct gw_link_event *event)
 	return 0;
 }
 
-/* A ROUND that was sent and not reported is to be said anew, with all that it consisted of. */
+/* Has the open round closed anew, even if its ROUND was sent: the receiver drops it when a rail goes down. */
 static void void_round(struct rails *rails)
 {
-	rails->source.closing = 0;
-	if (rails->source.fence == 0 || rails->source.fence_sent < rails->source.fence)
+	struct rails_source *s = &rails->source;
+
+	s->closing = 0;
+	if (s->fence == 0 || s->fence_sent < s->fence)
 		return;
-	rails->source.fence_sent = rails->source.fence - 1;
+	s->fence_sent = s->fence - 1;
 	for (unsigned i = 0; i < rails->rail_count; i++)
 		rails->rail[i].source.round_tail = rails->rail[i].source.round_tail_before;
 }
 
-/* The receiver has killed a rail: what it had not seen of it goes again. */
+/* The receiver has killed a rail: moves the cursors, see above. */
 static void bury_rail(struct rails *rails, struct rail *rail, const struct rails_down *answer)
 {
 	bool reported = rails->source.fence > 0 && answer->fence >= rails->source.fence;
+	struct rail_source *s = &rail->source;
 
 	rail->state = RAIL_DEAD;
 	pthread_mutex_lock(&rails->lock);
 	confirm(rail, answer->stamp);
-	if (reported && rail->source.fence_tail > rail->source.confirmed)
-		rail->source.confirmed = rail->source.fence_tail;
-	rail->source.replay = rail->source.confirmed;
-	rail->source.replay_end = rail->source.tail;
-	rail->source.queued_bytes = 0;
+	if (reported && s->fence_tail > s->confirmed)
+		s->confirmed = s->fence_tail;
+	s->replay = s->confirmed;
+	s->replay_end = s->tail;
+	s->queued_bytes = 0;
 	pthread_mutex_unlock(&rails->lock);
 	for (unsigned i = 0; i < GW_LINK_MAX_REGIONS; i++)
 		extent_forget(&rails->extents[i], rail);
 	if (rails->source.open && rails->source.open->rail == rail)
-		source_drop_extent(rails); /* its entries are in the ring that is put again */
+		source_drop_extent(rails); /* its puts are entries of this ring, and go again */
 	if (!reported)
 		void_round(rails);
 	rail_bury(rail);
@@ -137,7 +162,7 @@ int source_message(struct rails *rails, const struct gw_link_event *event)
 	}
 }
 
-/* Asks the receiver to kill the rails that failed.  Return: 0 or -errno. */
+/* Asks the receiver to kill the rails that failed, and kills them here.  Return: 0 or -errno. */
 static int call_down(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
@@ -149,7 +174,8 @@ static int call_down(struct rails *rails)
 		if (!rail->failed || rail->state != RAIL_UP)
 			continue;
 		pthread_mutex_lock(&rails->lock);
-		served = rails->source.hurry && rail->source.confirmed == rail->source.tail; /* iWARP: the receiver has sealed it */
+		/* Expected, not a loss: over iWARP a receiver that seals its rails disconnects. */
+		served = rails->source.hurry && rail->source.confirmed == rail->source.tail;
 		memcpy(down.reason, rail->failure, sizeof(down.reason));
 		pthread_mutex_unlock(&rails->lock);
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
@@ -162,14 +188,15 @@ static int call_down(struct rails *rails)
 	return 0;
 }
 
-/* Puts again what a lost rail had not delivered.  Return: 1 when all is, 0, or -errno. */
+/* Puts the entries again that lost rails have not delivered.  Return: 1 when none is left, 0, or -errno. */
 static int replay(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
+		struct rail_source *s = &rail->source;
 
-		for (unsigned n = 0; rail->state == RAIL_DEAD && rail->source.replay < rail->source.replay_end; n++) {
-			const struct put_entry *entry = &rail->source.ring[rail->source.replay % RING_PUTS];
+		for (unsigned n = 0; rail->state == RAIL_DEAD && s->replay < s->replay_end; n++) {
+			const struct put_entry *entry = &s->ring[s->replay % RING_PUTS];
 			int rc = 0;
 
 			if (n == REPLAYS || source_loses_rail(rails) || !source_has_space(rails, entry->bytes))
@@ -178,7 +205,7 @@ static int replay(struct rails *rails)
 				rc = source_queue(rails, entry->extent->region, entry->offset, entry->bytes);
 			if (rc < 0)
 				return rc;
-			if (++rail->source.replay == rail->source.replay_end && rails->source.fence > rails->source.fence_sent)
+			if (++s->replay == s->replay_end && rails->source.fence > rails->source.fence_sent)
 				rc = source_close_extent(rails);
 			if (rc < 0)
 				return rc;
@@ -189,48 +216,70 @@ static int replay(struct rails *rails)
 	return 1;
 }
 
-/* Ends the round once everything has gone.  Return: 0 or -errno. */
-static int close_round(struct rails *rails)
+/* Asks each rail with a part in the round for a stamp that closes it, once; under lock. */
+static void ask_for_stamps(struct rails *rails)
 {
-	struct rails_round round = { .fence = rails->source.fence, .inner = rails->source.inner_fence + 1 };
-	int rc;
+	struct rails_source *s = &rails->source;
 
-	if (rails->source.fence <= rails->source.fence_sent || source_loses_rail(rails))
-		return 0;
-	pthread_mutex_lock(&rails->lock);
-	if (!rails->source.closing) {
-		rails->source.closing = ++rails->source.stamps_asked;
-		for (unsigned i = 0; i < rails->rail_count; i++)
-			if (rails->rail[i].source.tail > rails->rail[i].source.round_tail)
-				rails->rail[i].source.stamps.closing = rails->source.closing;
+	if (s->closing)
+		return;
+	s->closing = ++s->stamps_asked;
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail_source *rail = &rails->rail[i].source;
+
+		if (rail->tail > rail->round_tail)
+			rail->stamps.closing = s->closing;
 	}
+}
+
+/* Notes the stamps that close the round.  Return: NULL, or a rail that has not posted its stamp. */
+static struct rail *gather_stamps(struct rails *rails, struct rails_round *round)
+{
+	GW_LOCK_SCOPE(&rails->lock);
+	ask_for_stamps(rails);
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
 
 		if (rail->state != RAIL_UP || rail->source.tail == rail->source.round_tail)
 			continue; /* it has no part in this round */
-		if (rail->source.stamps.closed < rails->source.closing) {
-			pthread_mutex_unlock(&rails->lock);
-			worker_wake(rail);
-			return 0;
-		}
-		round.rails |= 1u << i;
-		round.stamps[i] = rail->source.stamps.closed_by;
+		if (rail->source.stamps.closed < rails->source.closing)
+			return rail;
+		round->rails |= 1u << i;
+		round->stamps[i] = rail->source.stamps.closed_by;
 	}
-	pthread_mutex_unlock(&rails->lock);
-	rc = source_drain_backlog(rails); /* what the rails refused came to it before their stamps */
+	return NULL;
+}
+
+/* Sends ROUND once each put of the round has been posted or handed to TCP.  Return: 0 or -errno. */
+static int close_round(struct rails *rails)
+{
+	struct rails_source *s = &rails->source;
+	struct rails_round round = { .fence = s->fence, .inner = s->inner_fence + 1 };
+	struct rail *slow;
+	int rc;
+
+	if (s->fence <= s->fence_sent || source_loses_rail(rails))
+		return 0;
+	slow = gather_stamps(rails, &round);
+	if (slow) {
+		worker_wake(slow);
+		return 0;
+	}
+	rc = source_drain_backlog(rails); /* a rail moves refused puts there before it posts its stamp */
 	if (rc <= 0)
 		return rc;
 	rc = rails_say(rails, RAILS_MSG_ROUND, rails_encode_round(rails->out, &round));
 	if (rc <= 0)
 		return rc;
-	rails->source.inner_fence++;
-	rails->source.fence_sent = rails->source.fence;
+	s->inner_fence++;
+	s->fence_sent = s->fence;
 	for (unsigned i = 0; i < rails->rail_count; i++) {
-		rails->rail[i].source.round_tail_before = rails->rail[i].source.round_tail;
-		rails->rail[i].source.round_tail = rails->rail[i].source.tail;
+		struct rail_source *rail = &rails->rail[i].source;
+
+		rail->round_tail_before = rail->round_tail;
+		rail->round_tail = rail->tail;
 	}
-	return gw_link_fence(rails->inner, rails->source.inner_fence);
+	return gw_link_fence(rails->inner, s->inner_fence);
 }
 
 int source_serve(struct rails *rails)
