@@ -2,13 +2,13 @@
 /*
  * Theory of operation
  *
- * The receiver listens on an address of each device, on a port that the connection manager chooses and that
- * the source learns through the control channel.  (Not the port of the control channel: over iWARP the
- * connection manager's ports are TCP ports of the host.)  The source connects the queue pairs of a rail all
- * at once; each goes through the steps of a table, and presents magic, version, the session's nonce, its rail
- * and its number as private data.  Who presents anything else is rejected.
+ * The receiver listens on an address of each device.  librdmacm chooses the port, and the source
+ * learns it by the control channel.  The port of the control channel does not serve: over iWARP,
+ * ports of librdmacm are TCP ports of the host.  The source connects the queue pairs of a rail all
+ * at once, each by the steps of a table.  A queue pair presents magic, version, the session's
+ * nonce, its rail and its number as private data.  The receiver rejects all other callers.
  *
- * Retries are finite: a peer that is gone shows as a completion with an error, after about 2 s.
+ * Retries are finite: of a peer that is gone, a request completes with an error after about 2 s.
  */
 #include "transport/rdma/cm.h"
 
@@ -26,9 +26,9 @@
 #include <string.h>
 
 #define RETRIES 7
-#define ACK_TIMEOUT 16   /* 4.096 us * 2^16 = 0.27 s, times RETRIES */
-#define PORT_TRIES 8     /* over iWARP a port that the connection manager picks may be taken by a TCP socket */
-#define MIN_RNR_TIMER 12 /* 0.64 ms; 0 would be 655 ms */
+#define ACK_TIMEOUT 16   /* 4.096 us * 2^16 = 0.27 s for each of RETRIES */
+#define PORT_TRIES 8     /* over iWARP the port that librdmacm picks may belong to a TCP socket */
+#define MIN_RNR_TIMER 12 /* 0.64 ms; the default, 0, is 655 ms */
 
 struct rdma_event_channel *cm_open(struct gw_error *error)
 {
@@ -39,7 +39,8 @@ struct rdma_event_channel *cm_open(struct gw_error *error)
 	if (devices)
 		ibv_free_device_list(devices);
 	if (count == 0) {
-		gw_error_set(error, -ENODEV, "no RDMA device (for software RDMA: rdma link add rxe0 type rxe netdev DEV)");
+		gw_error_set(error, -ENODEV, "no RDMA device (for software RDMA: "
+				     "rdma link add rxe0 type rxe netdev DEV)");
 		return NULL;
 	}
 	channel = rdma_create_event_channel();
@@ -61,7 +62,10 @@ static void fill_hello(struct rails_hello *hello, const struct rail_qp *qp)
 	memcpy(hello->nonce, qp->rail->rails->nonce, sizeof(hello->nonce));
 }
 
-/* A device can be bound to while its link is down; nothing would ever arrive through it. */
+/*
+ * Refuses a port that is down, which librdmacm binds to all the same.  Return: 0, or -errno with
+ * @error set.
+ */
 static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
 {
 	const char *device = ibv_get_device_name(id->verbs->device);
@@ -79,6 +83,7 @@ static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
 	return 0;
 }
 
+/* As cm_listen(), but -EADDRINUSE is worth another try. */
 static int listen_once(struct rails *rails, unsigned index, const struct sockaddr *address,
 		       struct rail_offer *offer, struct gw_error *error)
 {
@@ -86,17 +91,18 @@ static int listen_once(struct rails *rails, unsigned index, const struct sockadd
 	struct rdma_cm_id *id;
 	int rc;
 
-	memcpy(&copy, address, address->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));
 	memset(offer, 0, sizeof(*offer));
 	offer->family = address->sa_family;
 	if (address->sa_family == AF_INET6) {
 		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&copy;
 
+		memcpy(in6, address, sizeof(*in6));
 		in6->sin6_port = 0;
 		memcpy(offer->address, &in6->sin6_addr, 16);
 	} else {
 		struct sockaddr_in *in = (struct sockaddr_in *)&copy;
 
+		memcpy(in, address, sizeof(*in));
 		in->sin_port = 0;
 		memcpy(offer->address, &in->sin_addr, 4);
 	}
@@ -105,7 +111,8 @@ static int listen_once(struct rails *rails, unsigned index, const struct sockadd
 	if (rdma_bind_addr(id, (struct sockaddr *)&copy) < 0 || !id->verbs) {
 		rc = errno ? -errno : -ENODEV;
 		rdma_destroy_id(id);
-		return gw_error_set(error, rc, "no RDMA device has this address: listen on one that 'godwit probe' shows");
+		return gw_error_set(error, rc,
+				    "no RDMA device has this address: listen on one that 'godwit probe' shows");
 	}
 	rc = check_port(id, error);
 	if (rc < 0) {
@@ -136,24 +143,31 @@ int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *addres
 	return rc;
 }
 
-/* Whose queue pair calls, by its private data.  Return: it, or NULL for a stranger. */
+/*
+ * Return: the queue pair that calls, by its private data; NULL for a caller that is not part of
+ * this session.
+ */
 static struct rail_qp *caller(struct rails *rails, const struct rdma_cm_event *event)
 {
+	const struct rdma_conn_param *param = &event->param.conn;
 	struct rails_hello hello;
 	unsigned rail, qp;
 
-	if (!event->param.conn.private_data || event->param.conn.private_data_len < sizeof(hello))
+	if (!param->private_data || param->private_data_len < sizeof(hello))
 		return NULL;
-	memcpy(&hello, event->param.conn.private_data, sizeof(hello));
+	memcpy(&hello, param->private_data, sizeof(hello));
 	rail = ntohs(hello.rail);
 	qp = ntohs(hello.qp);
-	if (ntohl(hello.magic) != RAILS_HELLO_MAGIC || ntohs(hello.version) != RAILS_HELLO_VERSION || hello.reserved != 0 ||
-	    memcmp(hello.nonce, rails->nonce, sizeof(hello.nonce)) != 0 || rail >= rails->rail_count ||
-	    qp >= RAIL_MAX_QPS || rails->rail[rail].qps[qp].id || event->listen_id != rails->receiver.listeners[rail])
+	if (ntohl(hello.magic) != RAILS_HELLO_MAGIC || ntohs(hello.version) != RAILS_HELLO_VERSION ||
+	    hello.reserved != 0 || memcmp(hello.nonce, rails->nonce, sizeof(hello.nonce)) != 0)
+		return NULL;
+	if (rail >= rails->rail_count || qp >= RAIL_MAX_QPS || rails->rail[rail].qps[qp].id ||
+	    event->listen_id != rails->receiver.listeners[rail])
 		return NULL;
 	return &rails->rail[rail].qps[qp];
 }
 
+/* Creates the queue pair of a caller, and accepts.  Return: 0, or -errno with @error set. */
 static int admit(struct rail_qp *qp, struct rdma_cm_id *id, struct gw_error *error)
 {
 	struct rdma_conn_param param = { .retry_count = RETRIES, .rnr_retry_count = RETRIES - 1 };
@@ -196,7 +210,8 @@ void cm_serve(struct rails *rails)
 		qp = caller(rails, event);
 		if (qp && admit(qp, event->id, &error) == 0)
 			break;
-		gw_warn("an RDMA connection is turned away: %s", qp ? error.text : "it is not part of this session");
+		gw_warn("an RDMA connection is turned away: %s",
+			qp ? error.text : "it is not part of this session");
 		turn_away(event->id, qp);
 		unwanted = event->id;
 		break;
@@ -205,7 +220,10 @@ void cm_serve(struct rails *rails)
 
 		qp = event->id->context;
 		qp->established = true;
-		/* Never needed, as stamps wait for credit; should it be, not the default of 655 ms. */
+		/*
+		 * Credits of stamps keep the receiver ready.  If it is not after all, 655 ms would
+		 * be too long.
+		 */
 		(void)!ibv_modify_qp(event->id->qp, &attr, IBV_QP_MIN_RNR_TIMER);
 		break;
 	}
@@ -225,13 +243,18 @@ void cm_serve(struct rails *rails)
 		rdma_destroy_id(unwanted);
 }
 
-/* --- the source's half ----------------------------------------------------------------------------------- */
+/*
+ * --- the source's half
+ * -----------------------------------------------------------------------------------
+ */
 
+/* A rail that is being connected. */
 struct connecting {
 	struct rail *rail;
 	struct sockaddr *to;
 	uint64_t deadline_ns;
-	unsigned missing, tries[RAIL_MAX_QPS];
+	unsigned missing; /* queue pairs that are not established */
+	unsigned tries[RAIL_MAX_QPS];
 };
 
 static int resolve_addr(struct connecting *c, struct rail_qp *qp, struct gw_error *error)
@@ -252,8 +275,9 @@ static int resolve_route(struct connecting *c, struct rail_qp *qp, struct gw_err
 
 	if (rc < 0)
 		return rc;
-	/* An older kernel has no such option; its own time-out serves. */
-	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout, sizeof(ack_timeout));
+	/* An older kernel without this option uses a time-out of its own. */
+	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout,
+			      sizeof(ack_timeout));
 	if (rdma_resolve_route(qp->id, gw_left_ms(c->deadline_ns)) < 0)
 		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
 	return 0;
@@ -288,7 +312,10 @@ static int connected(struct connecting *c, struct rail_qp *qp, struct gw_error *
 	return 0;
 }
 
-/* What a queue pair does next once an event has come; any other event ends it. */
+/*
+ * The steps of a queue pair: the event that it waits for, and the function that the event calls.
+ * Another event ends it.
+ */
 static const struct step {
 	enum rdma_cm_event_type event;
 	const char *awaiting;
@@ -299,7 +326,7 @@ static const struct step {
 	{ RDMA_CM_EVENT_ESTABLISHED, "connecting", connected },
 };
 
-/* Undoes what a queue pair has done, so that it can begin anew. */
+/* Undoes all steps of a queue pair, so that it can begin anew. */
 static void drop_qp(struct rail_qp *qp)
 {
 	if (qp->id->qp)
@@ -310,7 +337,10 @@ static void drop_qp(struct rail_qp *qp)
 	qp->step = 0;
 }
 
-/* Takes an event of a queue pair that is being connected, and does what comes next.  Return: 0 or -errno with @error set. */
+/*
+ * Takes an event of a queue pair that is being connected, and takes its next step.  Return: 0, or
+ * -errno with @error set.
+ */
 static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_type type, int status,
 		   struct gw_error *error)
 {
@@ -321,7 +351,8 @@ static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_
 		qp->step++;
 		rc = step->next(c, qp, error);
 	} else {
-		rc = gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s", step->awaiting, rdma_event_str(type));
+		rc = gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s", step->awaiting,
+				  rdma_event_str(type));
 		if (c->rail->device[0])
 			gw_error_prefix(error, "device %s", c->rail->device);
 	}
@@ -332,7 +363,7 @@ static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_
 	return resolve_addr(c, qp, error);
 }
 
-/* Waits for one event, and acts on it.  Return: 0 or -errno with @error set. */
+/* Waits for one event, and acts on it.  Return: 0, or -errno with @error set. */
 static int next_event(struct connecting *c, struct gw_error *error)
 {
 	struct rdma_event_channel *channel = c->rail->rails->cm;
@@ -347,7 +378,7 @@ static int next_event(struct connecting *c, struct gw_error *error)
 	qp = event->id->context;
 	type = event->event;
 	status = event->status;
-	rdma_ack_cm_event(event); /* before its queue pair is dropped: that waits for it */
+	rdma_ack_cm_event(event); /* first: rdma_destroy_id() waits for it */
 	if (qp->rail == c->rail && !qp->established)
 		return advance(c, qp, type, status, error);
 	if (type == RDMA_CM_EVENT_DISCONNECTED || type == RDMA_CM_EVENT_DEVICE_REMOVAL)
@@ -355,7 +386,7 @@ static int next_event(struct connecting *c, struct gw_error *error)
 	return 0;
 }
 
-/* What the slowest queue pair waits for. */
+/* Return: the step at which the slowest queue pair waits. */
 static const char *awaited(const struct rail *rail)
 {
 	unsigned least = sizeof(steps) / sizeof(steps[0]) - 1;
@@ -366,15 +397,18 @@ static const char *awaited(const struct rail *rail)
 	return steps[least].awaiting;
 }
 
-/* The interface of link-local addresses, which only this host can know: the one that the control connection takes.  0: none. */
+/*
+ * Return: the scope id for link-local addresses, which is that of the control connection; 0: none.
+ * No peer can know it.
+ */
 static uint32_t scope_of(const struct rails *rails)
 {
 	struct sockaddr_in6 peer = { 0 };
 	socklen_t length = sizeof(peer);
 
-	if (getpeername(rails_control_fd(rails), (struct sockaddr *)&peer, &length) < 0 || peer.sin6_family != AF_INET6)
+	if (getpeername(rails_control_fd(rails), (struct sockaddr *)&peer, &length) < 0)
 		return 0;
-	return peer.sin6_scope_id;
+	return peer.sin6_family == AF_INET6 ? peer.sin6_scope_id : 0;
 }
 
 int cm_connect(struct rail *rail, const struct rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
@@ -392,7 +426,9 @@ int cm_connect(struct rail *rail, const struct rail_offer *offer, uint64_t deadl
 	for (unsigned i = 0; i < rail->qp_count && rc == 0; i++)
 		rc = resolve_addr(&c, &rail->qps[i], error);
 	while (rc == 0 && c.missing > 0)
-		rc = gw_left_ms(deadline_ns) > 0 ? next_event(&c, error) :
-						   gw_error_set(error, -ETIMEDOUT, "no answer while %s", awaited(rail));
+		if (gw_left_ms(deadline_ns) > 0)
+			rc = next_event(&c, error);
+		else
+			rc = gw_error_set(error, -ETIMEDOUT, "no answer while %s", awaited(rail));
 	return rc;
 }

@@ -2,19 +2,23 @@
 /*
  * Theory of operation
  *
- * Registration pins pages and is slow (some 60 ms a GiB), so threads of their own do it, several at a time,
- * while what is registered already is being sent.
+ * Registration pins pages and is slow, some 60 ms per GiB.  So registrars, threads of their own, do
+ * it several extents at a time, while others are being sent.
  *
- * The source's registration asks for no right to write: pages are pinned as they are and not marked dirty.  Linux before
- * 6.2, Debian 12's, pins for writing all the same and says EFAULT of a shared mapping that is for reading; such a kernel gets
- * a writable mapping of the file, which nobody writes through.
- * The receiver's is for remote writes, with relaxed ordering where the platform has it, since these are bulk
- * bytes that nobody polls.  It allocates the pages too: populating them first costs a second walk.  Only
- * when it fails are they populated, to hear why: of a full file system ibv_reg_mr() says EFAULT.
+ * Source.  The registration asks for no right to write: pages are pinned as they are and not marked
+ * dirty.  Linux before 6.2 (Debian 12) pins for writing all the same, and answers EFAULT for a
+ * shared mapping that is read-only.  There the registrar makes a writable mapping of the file,
+ * through which nothing is written.
+ *
+ * Receiver.  The registration is for remote writes.  It asks for relaxed ordering
+ * (IBV_ACCESS_RELAXED_ORDERING), since no one polls these bytes.  It allocates the pages too; to
+ * populate them before would walk them twice. When ibv_reg_mr(3) answers EFAULT the pages are
+ * populated after all, to learn whether the file system is full.
  */
 #include "transport/rdma/extent.h"
 
 #include "transport/rdma/inner.h"
+#include "transport/rdma/rails.h"
 
 #include "base/thread.h"
 
@@ -99,7 +103,10 @@ int extent_number(struct rails *rails, struct extent *extent)
 	return 0;
 }
 
-/* A file that is in memory alone.  Another would be written back to its disk, all of it, after a mapping was pinned for writing. */
+/*
+ * Return: whether a file has no disk behind it.  Pages pinned for writing are dirty, and would all
+ * be written to that disk.
+ */
 static bool is_memory(int fd)
 {
 	struct statfs fs;
@@ -108,7 +115,10 @@ static bool is_memory(int fd)
 	       ((unsigned long)fs.f_type == TMPFS_MAGIC || (unsigned long)fs.f_type == HUGETLBFS_MAGIC);
 }
 
-/* Where @region is mapped for registration; with @writable, if need be, anew, writable.  Return: NULL when it cannot be. */
+/*
+ * Return: the mapping of a region for registration, or NULL.  @writable: of a read-only one, a new
+ * writable mapping.
+ */
 static char *map_of(struct rails *rails, uint16_t id, bool writable)
 {
 	const struct gw_link_region *region = &rails->regions[id];
@@ -120,7 +130,7 @@ static char *map_of(struct rails *rails, uint16_t id, bool writable)
 	if (!base && !writable) {
 		base = region->base;
 	} else if (!base && is_memory(region->fd)) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", region->fd); /* ours may be open for reading alone */
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", region->fd); /* region->fd may be read-only */
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		base = fd < 0 ? MAP_FAILED : mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		base = base == MAP_FAILED ? NULL : base;
@@ -132,6 +142,7 @@ static char *map_of(struct rails *rails, uint16_t id, bool writable)
 	return base;
 }
 
+/* Registers an extent at this end.  Return: 0 and extent->mr, or -errno. */
 static int register_here(struct rails *rails, struct extent *extent)
 {
 	char *base = map_of(rails, extent->region, false);

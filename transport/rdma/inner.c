@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How the other files speak to the TCP link inside an RDMA link. */
+/* The way to the TCP link inside an RDMA link. */
 #include "transport/rdma/inner.h"
 
 #include "transport/tcp.h"
@@ -21,7 +21,8 @@ int rails_error(struct rails *rails, int rc)
 	if (rails->inner->error.code)
 		rails->link.error = rails->inner->error;
 	else if (rc == -EPROTO)
-		gw_error_set(&rails->link.error, rc, "%s sent what is not of godwit's RDMA protocol", rails->link.peer);
+		gw_error_set(&rails->link.error, rc, "%s sent a message that breaks godwit's RDMA protocol",
+			     rails->link.peer);
 	else
 		gw_error_set(&rails->link.error, rc, "RDMA: %s", strerror(-rc));
 	return rails->link.error.code;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What RDMA devices this host has, for people: 'godwit probe'. */
+/* Lists the RDMA devices of this host, for 'godwit probe'. */
 #include "transport/rdma/cm.h"
 
 #include <arpa/inet.h>
@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* One line of a file in sysfs; "" when there is none. */
+/* Reads the first line of a file in sysfs; "" when there is none. */
 static void read_line(const char *device, const char *file, char *line, size_t bytes)
 {
 	char path[256];
@@ -29,7 +29,7 @@ static const char *state_name(enum ibv_port_state state)
 	return state == IBV_PORT_ACTIVE ? "active" : state == IBV_PORT_DOWN ? "down" : "not ready";
 }
 
-/* The addresses of the device's network interface. */
+/* Adds the addresses of the device's network interface. */
 static void find_addresses(struct gw_rdma_device *device)
 {
 	struct ifaddrs *list = NULL;
@@ -46,13 +46,15 @@ static void find_addresses(struct gw_rdma_device *device)
 			address = &((const struct sockaddr_in *)(const void *)a->ifa_addr)->sin_addr;
 		else if (a->ifa_addr->sa_family == AF_INET6)
 			address = &((const struct sockaddr_in6 *)(const void *)a->ifa_addr)->sin6_addr;
-		if (address && inet_ntop(a->ifa_addr->sa_family, address, device->addresses[device->address_count],
+		if (address && inet_ntop(a->ifa_addr->sa_family, address,
+					 device->addresses[device->address_count],
 					 sizeof(device->addresses[0])))
 			device->address_count++;
 	}
 	freeifaddrs(list);
 }
 
+/* Fills in all but the name, as far as the device and sysfs tell. */
 static void describe(struct gw_rdma_device *device, struct ibv_context *verbs)
 {
 	struct ibv_device_attr attr;
@@ -68,14 +70,15 @@ static void describe(struct gw_rdma_device *device, struct ibv_context *verbs)
 		snprintf(device->state, sizeof(device->state), "%s", state_name(port.state));
 		device->path_mtu = 128u << port.active_mtu;
 		for (int i = 0; i < port.gid_tbl_len && i < 256; i++)
-			if (ibv_query_gid(verbs, 1, i, &gid) == 0 && (gid.global.subnet_prefix || gid.global.interface_id))
+			if (ibv_query_gid(verbs, 1, i, &gid) == 0 &&
+			    (gid.global.subnet_prefix || gid.global.interface_id))
 				device->gids++;
 	}
 	read_line(device->name, "device/numa_node", line, sizeof(line));
 	if (line[0])
 		sscanf(line, "%d", &device->numa_node);
 	read_line(device->name, "ports/1/gid_attrs/ndevs/0", device->netdev, sizeof(device->netdev));
-	if (!device->netdev[0]) /* rxe's and siw's own word for it */
+	if (!device->netdev[0]) /* rxe and siw tell the interface here */
 		read_line(device->name, "parent", device->netdev, sizeof(device->netdev));
 	find_addresses(device);
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Encodes and decodes the messages of an RDMA link. */
 #include "transport/rdma/proto.h"
 
 #include <arpa/inet.h>
@@ -8,7 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* The wire's own types, in network order. */
+/* The layouts on the wire; in network order. */
 struct wire_rails {
 	unsigned char nonce[RAILS_NONCE_BYTES];
 	uint32_t count;
@@ -63,7 +64,7 @@ static_assert(sizeof(struct wire_rails) == 20 + 36 * RAILS_MAX + RAILS_REASON_BY
 		      sizeof(struct wire_register) == 24 && sizeof(struct wire_key) == 24 &&
 		      sizeof(struct wire_round) == 24 + 4 * RAILS_MAX && sizeof(struct wire_down) == 16 + RAILS_REASON_BYTES &&
 		      sizeof(struct rails_hello) == 28 && sizeof(struct rails_stamp) == 16,
-	      "packed as they stand");
+	      "no padding");
 
 static bool is_zeros(const void *from, size_t bytes)
 {
@@ -73,13 +74,16 @@ static bool is_zeros(const void *from, size_t bytes)
 	return true;
 }
 
-/* Fills a field that is all zeros. */
+/* Copies a text into a field that is all zeros. */
 static void put_text(char *to, const char *from, size_t bytes)
 {
 	memcpy(to, from, strnlen(from, bytes - 1));
 }
 
-/* Copies text that came from a peer, with nothing in it that a terminal would act on.  Return: whether it is ended and padded. */
+/*
+ * Copies a text of a peer, without control characters.  Return: whether it is ended and padded with
+ * zeros.
+ */
 static bool take_text(char *to, const char *from, size_t bytes)
 {
 	size_t length = strnlen(from, bytes - 1);

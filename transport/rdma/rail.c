@@ -2,13 +2,15 @@
 /*
  * Theory of operation
  *
- * A rail is what one device gives: a protection domain, a completion queue with its channel, some queue
- * pairs, and a little registered memory of our own: at the source a staging ring and stamp buffers for each
- * queue pair, at the receiver a board where its stamps are written and buffers for stamps that are sent.
+ * A rail is the resources of one device: a protection domain, a completion queue with its channel,
+ * queue pairs, and a little registered memory of this process.  The source keeps a staging ring and
+ * buffers for stamps there, for each queue pair.  The receiver keeps a board, where stamps are
+ * written, and buffers for stamps that are sent.
  *
- * A rail ends in two steps.  rail_kill() destroys the queue pairs: a memory key is good only through queue
- * pairs of its protection domain, so from then on no write of the peer can land, however late it comes.
- * rail_close() gives back the rest; unpinning much memory takes long, and nobody waits for it.
+ * A rail ends in two steps.  rail_kill() destroys the queue pairs.  A memory key is valid only
+ * through queue pairs of its protection domain, so no write of the peer can land from then on,
+ * however late it comes. rail_close() frees the rest.  To unpin much memory takes long, and no one
+ * waits for it.
  */
 #include "transport/rdma/rail.h"
 
@@ -35,7 +37,7 @@ static int numa_node_of(const char *device)
 	snprintf(path, sizeof(path), "/sys/class/infiniband/%.60s/device/numa_node", device);
 	file = fopen(path, "re");
 	if (!file)
-		return -1; /* a software device has none */
+		return -1; /* such as for a software device */
 	if (fscanf(file, "%d", &node) != 1)
 		node = -1;
 	fclose(file);
@@ -44,11 +46,11 @@ static int numa_node_of(const char *device)
 
 static int open_memory(struct rail *rail)
 {
-	bool source = rail->rails->is_source;
-
-	rail->memory_bytes = source ? rail->qp_count * (STAGE_BYTES + STAMPS_KEPT * sizeof(struct rails_stamp)) :
-				      2 * BOARD_BYTES;
-	rail->memory = mmap(NULL, rail->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	rail->memory_bytes = 2 * BOARD_BYTES;
+	if (rail->rails->is_source)
+		rail->memory_bytes = rail->qp_count * (STAGE_BYTES + STAMPS_KEPT * sizeof(struct rails_stamp));
+	rail->memory = mmap(NULL, rail->memory_bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (rail->memory == MAP_FAILED) {
 		rail->memory = NULL;
 		return -ENOMEM;
@@ -94,8 +96,10 @@ int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *err
 	if (rc == 0 && fcntl(rail->channel->fd, F_SETFL, O_NONBLOCK) < 0)
 		rc = -errno;
 	if (rc == -ENOMEM)
-		return gw_error_set(error, rc, "device %s: no memory could be registered: raise the limit on locked memory "
-					       "(ulimit -l unlimited, or LimitMEMLOCK=infinity for a service)", rail->device);
+		return gw_error_set(error, rc,
+				    "device %s: no memory could be registered: raise the limit on locked memory "
+				    "(ulimit -l unlimited, or LimitMEMLOCK=infinity for a service)",
+				    rail->device);
 	return rc < 0 ? gw_error_set(error, rc, "device %s: %s", rail->device, strerror(-rc)) : 0;
 }
 
@@ -118,8 +122,10 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 	struct ibv_qp_init_attr_ex attr = {
 		.send_cq = rail->cq,
 		.recv_cq = rail->cq,
-		.cap = { .max_send_wr = rail->rails->is_source ? QP_SEND_WRS : 1, .max_recv_wr = QP_RECV_WRS,
-			 .max_send_sge = 1, .max_recv_sge = 1 },
+		.cap.max_send_wr = rail->rails->is_source ? QP_SEND_WRS : 1,
+		.cap.max_recv_wr = QP_RECV_WRS,
+		.cap.max_send_sge = 1,
+		.cap.max_recv_sge = 1,
 		.qp_type = IBV_QPT_RC,
 		.comp_mask = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
 		.pd = rail->pd,
@@ -134,8 +140,10 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 		attr.comp_mask = IBV_QP_INIT_ATTR_PD;
 		attr.send_ops_flags = 0;
 		if (rdma_create_qp_ex(qp->id, &attr) != 0)
-			return gw_error_set(error, -errno, "device %s gives no queue pair (number %u of this session): %s: "
-					    "ask for fewer with --queue-pairs", rail->device, qp->index + 1, strerror(errno));
+			return gw_error_set(error, -errno,
+					    "device %s gives no queue pair (number %u of this session): %s: "
+					    "ask for fewer with --queue-pairs",
+					    rail->device, qp->index + 1, strerror(errno));
 	}
 	for (unsigned index = 0; index < QP_RECV_WRS && !rail->rails->is_source; index++)
 		if (rail_post_recv(qp, index) < 0)
@@ -166,7 +174,7 @@ void rail_kill(struct rail *rail)
 
 		rail->thread.stop = true;
 		if (rail->thread.wake >= 0 && write(rail->thread.wake, &one, sizeof(one)) < 0)
-			(void)one; /* EAGAIN only: it is awake already */
+			(void)one; /* only EAGAIN: it is awake already */
 		pthread_join(rail->thread.id, NULL);
 		rail->thread.runs = false;
 	}
@@ -174,7 +182,7 @@ void rail_kill(struct rail *rail)
 		struct rail_qp *qp = &rail->qps[i];
 		struct rdma_cm_id *id;
 
-		pthread_mutex_lock(&rail->rails->lock); /* the watcher gives requests back to it */
+		pthread_mutex_lock(&rail->rails->lock); /* the watcher posts receive requests to it */
 		id = qp->id;
 		qp->id = NULL;
 		qp->ex = NULL;
@@ -220,7 +228,7 @@ static void *bury(void *argument)
 	return NULL;
 }
 
-/* What is still being registered for the rail waits for the link's end. */
+/* Extents that a registrar has not finished are unpinned by rails_free(). */
 void rail_bury(struct rail *rail)
 {
 	struct rails *rails = rail->rails;
@@ -239,7 +247,8 @@ void rail_bury(struct rail *rail)
 	if (!list)
 		return;
 	rail->thread.unpins = list;
-	rail->thread.runs = gw_thread_start(&rail->thread.id, "godwit-bury", bury, rail) == 0; /* if not: rail_close() does it */
+	/* Without a thread, rails_free() unpins them. */
+	rail->thread.runs = gw_thread_start(&rail->thread.id, "godwit-bury", bury, rail) == 0;
 }
 
 void rail_close(struct rail *rail)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A rail: one device's protection domain, completion queue and queue pairs.  Internal to transport/rdma. */
+/*
+ * The resources of a rail.  Link thread, except where it says otherwise.  Internal to
+ * transport/rdma.
+ */
 #ifndef GODWIT_TRANSPORT_RDMA_RAIL_H
 #define GODWIT_TRANSPORT_RDMA_RAIL_H
 
@@ -7,39 +10,59 @@
 
 #define BOARD_BYTES (RAIL_MAX_QPS * STAMPS_KEPT * sizeof(struct rails_stamp))
 
-/* Opens what belongs to the device of @verbs; idempotent.  The source has set rail->qp_count.  Return: 0, or -errno with @error set. */
+/*
+ * Creates the resources on the device of @verbs, or checks that they are of that device.  The
+ * source has set rail->qp_count before.
+ * Return: 0, or -errno with @error set.  rail_close() frees them in either case.
+ */
 int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *error) GW_MUST_CHECK;
 
-/* Gives qp->id its queue pair; at the receiver with its receive requests posted.  Return as rail_open(). */
+/*
+ * Gives qp->id its queue pair, at the receiver with its receive requests posted.  Return: 0, or
+ * -errno with @error set.
+ */
 int rail_create_qp(struct rail_qp *qp, struct gw_error *error) GW_MUST_CHECK;
 
-/* Receiver: gives a stamp's request back to the queue pair. */
+/*
+ * Receiver: posts a receive request for a stamp, with buffer number @index.  Under rails->lock
+ * while the watcher runs.  Return: 0 or -errno.
+ */
 int rail_post_recv(struct rail_qp *qp, unsigned index) GW_MUST_CHECK;
 
-/* Any thread: notes why the rail is lost and wakes the link thread.  The first reason stays. */
+/*
+ * Notes that and why the rail is lost, and wakes the link thread.  The first reason stays.  Any
+ * thread, without rails->lock.
+ */
 void rail_fail(struct rail *rail, const char *format, ...) GW_PRINTF(2, 3);
 
 /*
- * Receiver, after watcher_stop(): destroys the queue pairs, which waits for writes that are landing; a queue pair in its
- * error state may still finish one.  The connections stay, so InfiniBand's source hears nothing of it.
+ * Receiver: destroys the queue pairs, after watcher_stop().  That waits for writes that are
+ * landing; a queue pair in its error state may still finish one.  The connections stay, so that
+ * over InfiniBand the source notices nothing.
  */
 void rail_seal(struct rail *rail);
 
-/* Link thread: ends the queue pairs; from its return on nothing arrives or leaves through them. */
+/*
+ * Ends the rail's thread and the queue pairs.  Nothing arrives or leaves through them from then on.
+ */
 void rail_kill(struct rail *rail);
 
 /*
- * Link thread: unpins the extents of a rail that was killed, in the background; a device that is being pulled
- * waits for that.
+ * Unpins the extents of a rail that was killed, in a thread of its own, which rail_close() joins.
+ * A device that is being removed waits until its memory is unpinned.
  */
 void rail_bury(struct rail *rail);
 
-/* Frees all that rail_open() made, after rail_kill() and after the extents' memory regions are gone. */
+/*
+ * Frees all that rail_open() made, and kills the rail before.  The extents' memory regions must be
+ * gone.
+ */
 void rail_close(struct rail *rail);
 
 /*
- * Where things stand in rail->memory.  Source: the staging rings, then the stamp buffers.  Receiver: the boards,
- * then the buffers for stamps that are sent.  Each of the latter two has STAMPS_KEPT entries a queue pair.
+ * The layout of rail->memory.  Source: a staging ring for each queue pair, then the buffers of
+ * stamps.  Receiver: the board, then the buffers of stamps that are sent.  Boards and buffers have
+ * STAMPS_KEPT entries for each queue pair.
  */
 static inline struct rails_stamp *rail_board(const struct rail *rail, unsigned qp, unsigned index)
 {
@@ -48,8 +71,8 @@ static inline struct rails_stamp *rail_board(const struct rail *rail, unsigned q
 
 static inline struct rails_stamp *rail_stamp_buffer(const struct rail *rail, unsigned qp, unsigned index)
 {
-	char *stamps = (char *)rail->memory + (rail->rails->is_source ? (size_t)rail->qp_count * STAGE_BYTES :
-								      BOARD_BYTES);
+	size_t before = rail->rails->is_source ? (size_t)rail->qp_count * STAGE_BYTES : BOARD_BYTES;
+	char *stamps = (char *)rail->memory + before;
 
 	return (struct rails_stamp *)(void *)stamps + (size_t)qp * STAMPS_KEPT + index;
 }

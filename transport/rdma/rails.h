@@ -1,21 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RDMA backend, internal header.  See rails.c for the theory of operation.
+ * RDMA backend: the structures that its files share.  rails_link.c has the theory of operation.
  *
- * rails.c      the link: a TCP link inside, rails beside it; polling and closing
- * source.c    the source's half: puts, fences, what is known to have arrived, the loss of a rail
- * receiver.c  the receiver's half: registration on demand, stamps, rounds
- * extent.c    registered stretches of memory, and the threads that register
- * rail.c      a rail's resources, and what ends them
- * worker.c    the source's thread for each rail: posts writes and stamps, reaps completions
- * watcher.c   a thread that hears of stamps, disconnections and dying devices
- * cm.c        finding devices, connecting and accepting queue pairs
- * setup.c     the dialogue that adds rails to a new link
- * proto.c     messages between the two ends
+ * rails_link.c      the link, made, polled and ended: a TCP link inside, rails beside it
+ * inner.c           the way to the TCP link inside
+ * source_puts.c     source: cuts puts and queues the pieces
+ * source_extents.c  source: opens and closes extents, and has both ends register them
+ * source_rounds.c   source: fences, confirmation, the loss of a rail
+ * receiver.c        receiver: registration on demand, keys, fences
+ * extent.c          tables of extents, and the threads that register them
+ * rail.c            the resources of a rail, and how it ends
+ * worker.c          the source's thread for each rail: posts writes and stamps, reaps completions
+ * watcher.c         the thread that waits for stamps, disconnections and dying devices
+ * cm.c              connects and accepts queue pairs by librdmacm
+ * setup.c           the dialogue that adds rails to a new TCP link
+ * proto.c           encodes and decodes the messages between the two ends
+ * probe.c           lists the devices of this host
+ *
+ * Names of ours begin with rail_ (one rail) or rails_ (the link); rdma_ belongs to librdmacm, ibv_
+ * to libibverbs.
  */
 #ifndef GODWIT_TRANSPORT_RDMA_RAILS_H
 #define GODWIT_TRANSPORT_RDMA_RAILS_H
 
+#include "transport/rdma/extent.h"
 #include "transport/rdma/proto.h"
 #include "transport/transport.h"
 
@@ -25,73 +33,43 @@
 #include <stdatomic.h>
 
 #define RAIL_DEFAULT_QPS 4
-#define QP_SEND_WRS 128
-#define QP_RECV_WRS 16   /* stamps that may be on their way to a queue pair: more than STAMPS_OUT */
-#define STAMPS_OUT 8      /* credits: stamps sent and not yet confirmed */
-#define STAMPS_KEPT 16
-#define STAGE_BYTES (1024u * 1024)       /* a queue pair: copies of what later rounds send */
-#define STAGE_PUT_BYTES (256u * 1024)    /* the largest of them */
-#define STAGE_SIGNAL_BYTES (512u * 1024) /* with that unsignaled, waste at the end and a put: always fits */
-#define RING_PUTS 65536u /* a rail: puts that wait or are not known to have arrived */
-#define RING_SLACK 512u  /* one put can become so many entries, at most */
-#define QUEUE_BYTES (256ULL * 1024 * 1024)
-#define EXTENT_MAX_BYTES (64ULL * 1024 * 1024)
-#define EXTENT_FIRST_BYTES (4ULL * 1024 * 1024)
-#define EXTENT_MIN_BYTES (64ULL * 1024) /* less is not worth a registration: it goes by TCP */
-#define REGISTRARS 2
-#define HURRY_BYTES (2ULL * 1024 * 1024) /* of a round, by TCP while each millisecond counts */
-
-struct rails;
-struct rail;
-
-enum extent_state {
-	EXTENT_OPEN,    /* it still grows with each put; nothing is registered */
-	EXTENT_PENDING, /* at least one end has not registered it yet */
-	EXTENT_READY,
-	EXTENT_REFUSED, /* too small, or one end could not register it: its puts go by TCP */
-};
 
 /*
- * A stretch of a region that is, or will be, registered for one rail.  It lives until the link is freed.
- * The link thread owns the range and the remote key; once the state is EXTENT_READY nothing changes any more.
+ * Stamps: a rail never has more under way than a queue pair has receive requests, so the receiver
+ * is always ready.
  */
-struct extent {
-	uint32_t number; /* the source's number for it, which both ends use */
-	uint16_t region;
-	struct rail *rail;
-	uint64_t first, end;          /* bytes of the region; fixed once the extent is not open */
-	uint64_t data_bytes;          /* put while it was open; the rest are bridged gaps */
-	enum extent_state state;      /* under rails->lock */
-	bool local_done, remote_done; /* under rails->lock */
-	int refused;                  /* under rails->lock; 0, or the errno of the registration */
-	struct ibv_mr *mr;            /* of this end; the registrar's until local_done */
-	uint32_t rkey;                /* source: the receiver's key and address */
-	uint64_t remote_addr;
-	struct extent *next_job; /* in the queue of the registrars, or in rail->thread.unpins */
-};
+#define QP_SEND_WRS 128
+#define QP_RECV_WRS 16
+#define STAMPS_OUT 8
+#define STAMPS_KEPT 16
 
-/* The registered extents of one region, sorted by offset, without overlap. */
-struct extent_table {
-	struct extent **list;
-	unsigned count, room;
-};
+/*
+ * The staging ring of a queue pair, for copies of puts.  A request asks for a completion once
+ * STAGE_SIGNAL_BYTES have gone without one.  These bytes, the waste at the ring's end and one more
+ * put always fit.
+ */
+#define STAGE_BYTES (1024u * 1024)
+#define STAGE_PUT_BYTES (256u * 1024) /* the largest copy */
+#define STAGE_SIGNAL_BYTES (512u * 1024)
 
-/* All extents by number (source) or by arrival (receiver).  It owns them. */
-struct extent_list {
-	struct extent **list;
-	unsigned count, room;
-};
+/* The ring of a rail: puts that wait, or that are not known to be placed. */
+#define RING_PUTS 65536u
+#define RING_SLACK 512u /* the most entries that one put can become */
+#define QUEUE_BYTES (256ULL * 1024 * 1024)
+
+#define REGISTRARS 2
+#define HURRY_BYTES (2ULL * 1024 * 1024) /* of each round, by TCP while the guest is paused */
 
 struct put_entry {
 	struct extent *extent;
 	uint64_t offset;
 	uint32_t bytes; /* 0: went by TCP */
-	bool staged;    /* to be copied into the staging ring first; see worker.c */
+	bool staged;    /* the worker copies it into the staging ring first; see worker.c */
 };
 
 enum rail_state {
 	RAIL_UP,
-	RAIL_FAILING, /* source: the receiver was asked to kill it, and has not answered */
+	RAIL_FAILING, /* source: the receiver was asked to kill it and has not answered */
 	RAIL_DEAD,
 };
 
@@ -132,7 +110,10 @@ struct rail_stamps {
 	uint32_t closed_by;              /* the stamp that served it */
 };
 
-/* Source.  Under rails->lock, except replay and replay_end.  source_rounds.c has a drawing of the cursors. */
+/*
+ * Source.  Under rails->lock, except replay and replay_end.  source_rounds.c has a drawing of the
+ * cursors.
+ */
 struct rail_source {
 	struct put_entry *ring; /* entry n lives at ring[n % RING_PUTS] */
 	uint64_t confirmed, posted, tail;
@@ -153,7 +134,10 @@ struct rail_receiver {
 	bool answer_due; /* the rail was killed, and the source does not know yet */
 };
 
-/* The thread of a rail: the source's worker, and after the rail was killed the one that unpins its extents. */
+/*
+ * The thread of a rail: the source's worker, and after the rail was killed the one that unpins its
+ * extents.
+ */
 struct rail_thread {
 	pthread_t id;
 	bool runs; /* link thread only */
@@ -269,7 +253,10 @@ struct rails {
 	unsigned char nonce[RAILS_NONCE_BYTES];
 	pthread_mutex_t lock; /* the only lock here */
 
-	/* The link thread writes it before the first put of a region; workers and registrars read it. */
+	/*
+	 * The link thread writes it before the first put of a region; workers and registrars read
+	 * it.
+	 */
 	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 
 	/* Link thread only */

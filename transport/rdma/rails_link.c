@@ -2,15 +2,21 @@
 /*
  * Theory of operation
  *
- * An RDMA link is a TCP link with rails beside it.  The TCP link inside carries all messages, and the puts
- * that are too small, too late or not allowed to be registered; it is also what remains when every rail is
- * lost, so that a session never dies of RDMA.  A rail is a device and its queue pairs: the source writes
- * from its registered memory into the receiver's, and no processor at the receiver takes part.
+ * An RDMA link is a TCP link with rails beside it.  A rail is a device at each end and its queue
+ * pairs.  The source writes from its registered memory into the receiver's by RDMA WRITE, without
+ * work for a processor at the receiver.
  *
- * The two ends speak of rails in messages of their own (proto.h), which the poll below takes out of the
- * stream.  All tables and all messages belong to the link thread; threads of their own register memory
- * (extent.c), feed the queue pairs (worker.c) and wait for what comes unasked (watcher.c); they meet the link
- * thread under one lock and wake it by the eventfd of the link inside.
+ * The TCP link inside carries all messages.  It also carries puts that are not worth a
+ * registration, that come too late for one, or whose memory cannot be registered.  When all rails
+ * are lost it carries everything, so a session does not die of RDMA.
+ *
+ * The two ends speak of rails in messages of their own (proto.h), which take_inner() takes out of
+ * the stream.
+ *
+ * Threads.  The link thread, which calls the gw_link_ functions, owns all tables and sends all
+ * messages.  Registrars register memory (extent.c), workers feed the queue pairs of the source
+ * (worker.c), and the watcher waits for events that no one asked for (watcher.c).  They share state
+ * with the link thread under rails->lock, and wake it by rails_wake().
  */
 #include "transport/rdma/rails_link.h"
 
@@ -31,7 +37,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static_assert(RAILS_MAX == GW_LINK_MAX_RAILS && RAIL_MAX_QPS == GW_LINK_MAX_QUEUE_PAIRS, "proto.h does not include transport.h");
+/* proto.h does not include transport.h. */
+static_assert(RAILS_MAX == GW_LINK_MAX_RAILS, "one limit of rails");
+static_assert(RAIL_MAX_QPS == GW_LINK_MAX_QUEUE_PAIRS, "one limit of queue pairs");
 
 static int add_region(struct gw_link *link, const struct gw_link_region *region)
 {
@@ -42,13 +50,16 @@ static int add_region(struct gw_link *link, const struct gw_link_region *region)
 		return rails_error(rails, rc);
 	rails->regions[region->id] = *region;
 	rails->source.refused[region->id].region = (uint16_t)region->id;
-	/* A mapping of our own: in one under userfaultfd, pinning a hole would wait forever. */
+	/*
+	 * Registration needs a mapping without userfaultfd: pinning a hole under userfaultfd would
+	 * wait forever.
+	 */
 	if (!rails->is_source && region->placement != GW_PLACE_MAPPED) {
 		void *map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
 
 		if (map == MAP_FAILED)
-			return gw_error_set(&link->error, -errno, "region %u cannot be mapped for RDMA: %s", region->id,
-					    strerror(errno));
+			return gw_error_set(&link->error, -errno, "region %u cannot be mapped for RDMA: %s",
+					    region->id, strerror(errno));
 		if (rails->own_map[region->id])
 			munmap(rails->own_map[region->id], region->bytes);
 		rails->own_map[region->id] = map;
@@ -82,7 +93,10 @@ static int message(struct gw_link *link, uint16_t type, const void *payload, uin
 	return rails_error(rails, rc);
 }
 
-/* Takes one event of the link inside.  Return: 1 when it is for the caller, 0 when not, or -errno. */
+/*
+ * Takes one event of the link inside.  Return: 1 when it is for the engine, 0 when it is not, or
+ * -errno.
+ */
 static int take_inner(struct rails *rails, const struct gw_link_event *event)
 {
 	int rc = 0;
@@ -99,7 +113,7 @@ static int take_inner(struct rails *rails, const struct gw_link_event *event)
 	return rails_error(rails, rc);
 }
 
-/* What the rails have to say.  Return: 1 and *event, 0, or -errno. */
+/* Serves the rails.  Return: 1 and *event, 0, or -errno. */
 static int own_event(struct rails *rails, struct gw_link_event *event)
 {
 	int rc = rails->is_source ? source_serve(rails) : receiver_serve(rails);
@@ -120,13 +134,15 @@ static int poll_link(struct gw_link *link, struct gw_link_event *event, uint64_t
 	uint64_t begun = gw_now_ns(&gw_clock_real), left = timeout_ns;
 
 	for (;;) {
-		/* What the peer says comes before what ails our rails: it may be its farewell. */
+		/*
+		 * Messages first: the peer's last one explains errors of the rails that follow it.
+		 */
 		int rc = gw_link_poll(rails->inner, event, 0);
 
 		if (rc == 0)
 			rc = own_event(rails, event);
 		else if (rc > 0 && (rc = take_inner(rails, event)) == 0)
-			continue; /* there may be more, and we may have something to do now */
+			continue; /* there may be more events, and work for the rails */
 		if (rc != 0 || left == 0)
 			return rails_error(rails, rc);
 		rc = gw_link_poll(rails->inner, event, left);
@@ -151,7 +167,7 @@ static void counters(const struct gw_link *link, struct gw_link_counters *result
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		const struct rail *rail = &rails->rail[i];
 
-		result->rail_bytes[i] = rail->source.put_bytes; /* of the source */
+		result->rail_bytes[i] = rail->source.put_bytes; /* 0 at the receiver */
 		result->wire_bytes += rail->source.wire_bytes;
 		for (unsigned q = 0; q < rail->qp_count && !rails->is_source; q++) {
 			result->rail_bytes[i] += rail->qps[q].receiving.placed_bytes;
@@ -220,7 +236,7 @@ static void close_link(struct gw_link *link)
 	extent_stop(rails);
 	for (unsigned i = 0; i < rails->rail_count; i++)
 		rail_kill(&rails->rail[i]);
-	gw_link_close(inner); /* before unpinning, which nobody shall wait for */
+	gw_link_close(inner); /* before memory is unpinned: the peer need not wait for that */
 	rails->inner = NULL;
 	rails_free(rails);
 }
@@ -301,8 +317,7 @@ void rails_free(struct rails *rails)
 	extent_stop(rails);
 	for (unsigned i = 0; i < RAILS_MAX; i++)
 		rail_kill(&rails->rail[i]);
-	if (rails->source.open)
-		free(rails->source.open);
+	free(rails->source.open);
 	for (unsigned i = 0; i < rails->numbered.count; i++) {
 		if (rails->numbered.list[i]->mr)
 			ibv_dereg_mr(rails->numbered.list[i]->mr);

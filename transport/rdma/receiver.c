@@ -2,14 +2,14 @@
 /*
  * Theory of operation
  *
- * The receiver registers what the source asks for and says under which key; then its processor has nothing
- * to do with the bytes.  It hears of them by stamps.  A fence is reported when the source's ROUND has come,
- * the fence that belongs to it was seen on the TCP channels, and on each rail it names all queue pairs have
- * shown the stamp it names.
+ * The receiver registers the extents that the source asks for, and sends their keys.  The bytes
+ * then arrive without its processor.  Stamps tell it of them (worker.c); the watcher takes them.  A
+ * fence is reported when three things have come: the source's ROUND, the fence of the TCP channels
+ * that it names, and on each rail that it names the named stamp, on all queue pairs.
  *
- * When the source calls a rail down, its queue pairs are destroyed before the answer goes: after the answer
- * nothing can land through it.  A round that waits then waits for the source to say it anew, since what
- * went by the lost rail will be sent again by another way.
+ * When the source calls a rail down, the receiver destroys the queue pairs before it answers.
+ * After the answer nothing can land through the rail.  A ROUND that waits is dropped then: the
+ * source puts again the entries that the rail had not delivered, and sends another ROUND.
  */
 #include "transport/rdma/receiver.h"
 
@@ -25,7 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The last stamp that all queue pairs of a rail have shown. */
+/* Return: the last stamp that arrived on all queue pairs of a rail. */
 static uint32_t seen_stamp(struct rail *rail)
 {
 	uint32_t seen = UINT32_MAX;
@@ -37,7 +37,10 @@ static uint32_t seen_stamp(struct rail *rail)
 	return seen == UINT32_MAX ? 0 : seen;
 }
 
-/* More no source of ours asks for: each is of EXTENT_MIN_BYTES at least, and goes once to each rail. */
+/*
+ * Return: the most extents that a peer may ask for.  Each has EXTENT_MIN_BYTES at least, and goes
+ * to each rail at most once.
+ */
 static unsigned most_extents(const struct rails *rails)
 {
 	uint64_t bytes = 0;
@@ -48,7 +51,10 @@ static unsigned most_extents(const struct rails *rails)
 	return bytes < UINT32_MAX ? (unsigned)bytes : UINT32_MAX;
 }
 
-/* Return: 0 and an extent in the table, or -errno; -EPROTO for what no source of ours asks. */
+/*
+ * Takes an extent of a REGISTER, and queues it for registration.  Return: 0; -EPROTO: out of
+ * bounds; or -ENOMEM.
+ */
 static int new_extent(struct rails *rails, const struct rails_register *asked)
 {
 	const struct gw_link_region *region;
@@ -105,14 +111,15 @@ static int take_register(struct rails *rails, const struct gw_link_event *event)
 
 static int take_round(struct rails *rails, const struct gw_link_event *event)
 {
+	struct rails_receiver *r = &rails->receiver;
 	struct rails_round round;
 	int rc = rails_decode_round(event->payload, event->payload_bytes, &round);
 
-	if (rc < 0 || round.fence <= (rails->receiver.round_waits ? rails->receiver.round.fence : rails->receiver.fence_reported) ||
-	    round.inner <= rails->receiver.round.inner || round.rails >> rails->rail_count)
+	if (rc < 0 || round.fence <= (r->round_waits ? r->round.fence : r->fence_reported) ||
+	    round.inner <= r->round.inner || round.rails >> rails->rail_count)
 		return -EPROTO;
-	rails->receiver.round = round;
-	rails->receiver.round_waits = true;
+	r->round = round;
+	r->round_waits = true;
 	return 0;
 }
 
@@ -127,7 +134,8 @@ static int take_down(struct rails *rails, const struct gw_link_event *event)
 	rail = &rails->rail[down.rail];
 	if (rail->state != RAIL_UP)
 		return -EPROTO;
-	gw_log(rails->receiver.sealed ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
+	gw_log(rails->receiver.sealed ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s",
+	       rail->device, down.reason);
 	rail->failed = true;
 	rail->receiver.failure_told = true;
 	rail_kill(rail);
@@ -140,17 +148,18 @@ static int take_down(struct rails *rails, const struct gw_link_event *event)
 	return 0;
 }
 
-/* The rails that were called down are dead: what had been seen of them.  Return: 0 or -errno. */
+/* Answers DOWN for rails that are killed by now.  Return: 0 or -errno. */
 static int tell_answers(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
-		struct rails_down down = { .rail = (uint16_t)i, .answer = true, .fence = rails->receiver.fence_reported };
+		struct rails_down down = { .rail = (uint16_t)i, .answer = true };
 		int rc;
 
 		if (!rail->receiver.answer_due)
 			continue;
 		down.stamp = seen_stamp(rail);
+		down.fence = rails->receiver.fence_reported;
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
 		if (rc <= 0)
 			return rc;
@@ -173,18 +182,21 @@ int receiver_message(struct rails *rails, const struct gw_link_event *event)
 	}
 }
 
-/* Sends the keys of what is registered by now.  Return: 0 or -errno. */
+/* Sends the keys of extents, in the order of their REGISTERs.  Return: 0 or -errno. */
 static int tell_keys(struct rails *rails)
 {
+	const struct extent_list *all = &rails->numbered;
 	struct rails_key list[RAILS_MAX_BATCH];
 	unsigned count = 0, last = rails->receiver.keyed;
 
 	pthread_mutex_lock(&rails->lock);
-	for (; last < rails->numbered.count && count < RAILS_MAX_BATCH && rails->numbered.list[last]->local_done; last++) {
-		const struct extent *extent = rails->numbered.list[last];
-		/* On a rail that is being buried the memory region may be gone already. */
-		int refused = extent->refused ? extent->refused : extent->rail->state == RAIL_UP ? 0 : ENODEV;
+	for (; last < all->count && count < RAILS_MAX_BATCH && all->list[last]->local_done; last++) {
+		const struct extent *extent = all->list[last];
+		int refused = extent->refused;
 
+		/* Of a dead rail, rail_bury() may have freed the memory region. */
+		if (!refused && extent->rail->state != RAIL_UP)
+			refused = ENODEV;
 		list[count++] = (struct rails_key){
 			.extent = extent->number,
 			.refused = (uint32_t)refused,
@@ -203,6 +215,7 @@ static int tell_keys(struct rails *rails)
 	return 0;
 }
 
+/* Tells the source of stamps that arrived.  Return: 0 or -errno. */
 static int tell_stamps(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
@@ -220,7 +233,10 @@ static int tell_stamps(struct rails *rails)
 	return 0;
 }
 
-/* A rail that broke at this end: the source decides, and calls it down. */
+/*
+ * Tells the source of rails that failed at this end, for it to call them down.  Return: 0 or
+ * -errno.
+ */
 static int tell_failures(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {
@@ -243,7 +259,7 @@ static int tell_failures(struct rails *rails)
 
 int receiver_serve(struct rails *rails)
 {
-	int rc = tell_failures(rails); /* before the keys that were refused for it */
+	int rc = tell_failures(rails); /* before tell_keys(), which refuses keys for that reason */
 
 	if (rc == 0)
 		rc = tell_answers(rails);
@@ -256,15 +272,20 @@ int receiver_serve(struct rails *rails)
 
 int receiver_event(struct rails *rails, struct gw_link_event *event)
 {
-	if (!rails->receiver.round_waits || rails->receiver.inner_seen < rails->receiver.round.inner)
+	struct rails_receiver *r = &rails->receiver;
+
+	if (!r->round_waits || r->inner_seen < r->round.inner)
 		return 0;
-	for (unsigned i = 0; i < rails->rail_count; i++)
-		if (rails->receiver.round.rails & (1u << i) &&
-		    (rails->rail[i].state != RAIL_UP || seen_stamp(&rails->rail[i]) < rails->receiver.round.stamps[i]))
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		struct rail *rail = &rails->rail[i];
+
+		if (r->round.rails & (1u << i) &&
+		    (rail->state != RAIL_UP || seen_stamp(rail) < r->round.stamps[i]))
 			return 0;
-	rails->receiver.round_waits = false;
-	rails->receiver.fence_reported = rails->receiver.round.fence;
+	}
+	r->round_waits = false;
+	r->fence_reported = r->round.fence;
 	event->type = GW_LINK_FENCE;
-	event->fence = rails->receiver.round.fence;
+	event->fence = r->round.fence;
 	return 1;
 }

@@ -2,14 +2,14 @@
 /*
  * Theory of operation
  *
- * Once a TCP link stands and both ends want RDMA, they look for rails, in three messages:
+ * Once a TCP link stands and both ends want RDMA, three messages set up the rails:
  *
- *   RAILS      the receiver listens on each of its RDMA addresses and says where; or why it cannot
- *   CONNECTED  the source says which it could connect, with how many queue pairs; or why none
- *   GO         the receiver, having seen those come up, says where their stamps are to be written
+ *   RAILS      The receiver listens on its RDMA addresses and sends them, or the reason why there are none.
+ *   CONNECTED  The source sends which rails it connected, with how many queue pairs, or why none.
+ *   GO         The receiver has seen these queue pairs come up, and sends where their stamps are written.
  *
- * Whatever goes wrong up to there ends with the TCP link as it was, and one line that says why; unless the two
- * ends can no longer know of each other what they use: then the link fails.
+ * A failure on the way leaves the TCP link as it was, with one line that says why.  When the two
+ * ends cannot know of each other whether they use rails, the TCP link fails too.
  */
 #include "transport/rdma/setup.h"
 
@@ -32,9 +32,12 @@
 #include <sys/random.h>
 
 #define CONNECT_NS (5 * GW_NS_PER_S)
-#define CM_EVENTS 64 /* at a time */
+#define CM_EVENTS 64 /* in one step */
 
-/* Source: the next message of the dialogue; others are a peer's fault.  Return: 0 or -errno with @error set. */
+/*
+ * Source: waits for the next message of the dialogue; another type is an error.  Return: 0, or
+ * -errno with @error set.
+ */
 static int await(struct rails *rails, unsigned type, struct gw_link_event *event, uint64_t deadline_ns,
 		 struct gw_error *error)
 {
@@ -46,15 +49,20 @@ static int await(struct rails *rails, unsigned type, struct gw_link_event *event
 		rc = gw_link_poll(rails->inner, event, 10 * GW_NS_PER_MS);
 		if (rc < 0)
 			return gw_error_set(error, rc, "%s", rails->inner->error.text);
-		if (rc > 0 && event->type == GW_LINK_MESSAGE)
-			return event->message_type == type ?
-				       0 :
-				       gw_error_set(error, -EPROTO, "%s speaks out of turn", rails->link.peer);
+		if (rc == 0 || event->type != GW_LINK_MESSAGE)
+			continue;
+		if (event->message_type != type)
+			return gw_error_set(error, -EPROTO, "%s sent a message out of turn", rails->link.peer);
+		return 0;
 	}
 }
 
-/* Listens on one more address, if a device has it and is not among the rails yet. */
-static void try_rail(struct rails *rails, struct rails_offer *offers, const struct sockaddr *address, struct gw_error *error)
+/*
+ * Adds the device of an address to the offer, and listens there.  It does nothing if the device is
+ * in the offer already.
+ */
+static void try_rail(struct rails *rails, struct rails_offer *offers, const struct sockaddr *address,
+		     struct gw_error *error)
 {
 	struct rail_offer *offer = &offers->rails[offers->count];
 
@@ -70,7 +78,21 @@ static void try_rail(struct rails *rails, struct rails_offer *offers, const stru
 	offers->count++;
 }
 
-/* The addresses to offer: the one the source called; those asked for; all, when it listens on all. */
+/* Return: whether an address of this host can be offered to a peer. */
+static bool is_usable(const struct ifaddrs *a)
+{
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a->ifa_addr;
+
+	if (!a->ifa_addr || !(a->ifa_flags & IFF_UP) || a->ifa_flags & IFF_LOOPBACK)
+		return false;
+	return a->ifa_addr->sa_family == AF_INET ||
+	       (a->ifa_addr->sa_family == AF_INET6 && !IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr));
+}
+
+/*
+ * Fills the offer: the address that the source called, those of the options, and with @all those of
+ * this host.
+ */
 static void find_rails(struct rails *rails, struct rails_offer *offers, const struct gw_link_options *options,
 		       const struct sockaddr *called, bool all, struct gw_error *error)
 {
@@ -81,7 +103,7 @@ static void find_rails(struct rails *rails, struct rails_offer *offers, const st
 		struct addrinfo hints = { .ai_flags = AI_NUMERICHOST }, *info = NULL;
 
 		if (getaddrinfo(options->rails[i], NULL, &hints, &info) != 0) {
-			gw_warn("rail '%s' is no address of this host", options->rails[i]);
+			gw_warn("rail '%s' is not an address: give the address of an RDMA device of this host", options->rails[i]);
 			continue;
 		}
 		try_rail(rails, offers, info->ai_addr, error);
@@ -90,33 +112,33 @@ static void find_rails(struct rails *rails, struct rails_offer *offers, const st
 	if (!all || getifaddrs(&list) < 0)
 		return;
 	for (const struct ifaddrs *a = list; a; a = a->ifa_next) {
-		bool usable = a->ifa_addr && (a->ifa_flags & IFF_UP) && !(a->ifa_flags & IFF_LOOPBACK) &&
-			      (a->ifa_addr->sa_family == AF_INET ||
-			       (a->ifa_addr->sa_family == AF_INET6 &&
-				!IN6_IS_ADDR_LINKLOCAL(&((struct sockaddr_in6 *)(void *)a->ifa_addr)->sin6_addr)));
 		struct gw_error ignored = { 0 };
 
-		if (usable)
+		if (is_usable(a))
 			try_rail(rails, offers, a->ifa_addr, &ignored);
 	}
 	freeifaddrs(list);
 }
 
-/* Whether the source connected what it says.  Return: 0 or -EPROTO with @error set. */
+/*
+ * Checks CONNECTED against the queue pairs that connected.  Return: 0, or -EPROTO with @error set.
+ */
 static int judge_connected(const struct rails *rails, const struct rails_go *go, struct gw_error *error)
 {
 	for (unsigned i = 0; i < go->count; i++) {
 		const struct rail_go *want = &go->rails[i];
 
 		if (want->rail >= rails->rail_count)
-			return gw_error_set(error, -EPROTO, "%s connected a rail that was not offered", rails->link.peer);
+			return gw_error_set(error, -EPROTO, "%s connected a rail that was not offered",
+					    rails->link.peer);
 		if (want->qps < rails->rail[want->rail].qp_count)
-			return gw_error_set(error, -EPROTO, "%s connected more queue pairs than it says", rails->link.peer);
+			return gw_error_set(error, -EPROTO, "%s connected more queue pairs than it says",
+					    rails->link.peer);
 	}
 	return 0;
 }
 
-/* Whether every queue pair that the source says it connected has come up here too. */
+/* Return: whether each queue pair that CONNECTED names has come up at this end too. */
 static bool is_established(const struct rails *rails, const struct rails_go *go)
 {
 	for (unsigned i = 0; i < go->count; i++)
@@ -126,6 +148,7 @@ static bool is_established(const struct rails *rails, const struct rails_go *go)
 	return true;
 }
 
+/* Writes the link's note: its rails. */
 static void describe(struct rails *rails)
 {
 	char text[sizeof(rails->link.note)] = "";
@@ -135,13 +158,13 @@ static void describe(struct rails *rails)
 		size_t used = strlen(text);
 
 		if (rail->state == RAIL_UP)
-			snprintf(text + used, sizeof(text) - used, "%s%s (%u queue pairs)", used ? ", " : "RDMA by ",
-				 rail->device, rail->qp_count);
+			snprintf(text + used, sizeof(text) - used, "%s%s (%u queue pairs)",
+				 used ? ", " : "RDMA by ", rail->device, rail->qp_count);
 	}
 	memcpy(rails->link.note, text, sizeof(text));
 }
 
-/* Drops what was set up of rails that are not used. */
+/* Closes the rails that GO does not name. */
 static void keep_rails(struct rails *rails, const struct rails_go *go)
 {
 	for (unsigned r = 0; r < rails->rail_count; r++) {
@@ -158,7 +181,7 @@ static void keep_rails(struct rails *rails, const struct rails_go *go)
 	}
 }
 
-/* Says a message of the dialogue. */
+/* Sends a message of the dialogue.  Return: 0, or -errno with @error set. */
 static int say(struct rails *rails, unsigned type, uint32_t bytes, struct gw_error *error)
 {
 	int rc = gw_link_message(rails->inner, (uint16_t)type, rails->out, bytes);
@@ -166,7 +189,7 @@ static int say(struct rails *rails, unsigned type, uint32_t bytes, struct gw_err
 	return rc < 0 ? gw_error_set(error, rc, "%s: %s", rails->link.peer, strerror(-rc)) : 0;
 }
 
-/* Receiver: says which rails it offers.  Return: 0; -ENODEV: none; or another -errno. */
+/* Receiver: sends RAILS.  Return: 0; -ENODEV: no rails; or another -errno; with @error set. */
 static int offer(struct rails *rails, const struct gw_link_options *options, const struct sockaddr *called, bool all,
 		 struct gw_error *error)
 {
@@ -188,7 +211,7 @@ static int offer(struct rails *rails, const struct gw_link_options *options, con
 	return rc < 0 ? rc : offers.count == 0 ? -ENODEV : 0;
 }
 
-/* Receiver: takes CONNECTED, if it has come.  Return: 0 or -errno. */
+/* Receiver: takes CONNECTED, if it has come.  Return: 0, or -errno with @error set. */
 static int take_connected(struct rails *rails, struct gw_error *error)
 {
 	struct gw_link_event event;
@@ -199,7 +222,7 @@ static int take_connected(struct rails *rails, struct gw_error *error)
 	if (rc == 0 || event.type != GW_LINK_MESSAGE)
 		return 0;
 	if (event.message_type != RAILS_MSG_CONNECTED)
-		return gw_error_set(error, -EPROTO, "%s speaks out of turn", rails->link.peer);
+		return gw_error_set(error, -EPROTO, "%s sent a message out of turn", rails->link.peer);
 	if (rails_decode_connected(event.payload, event.payload_bytes, &rails->receiver.go) < 0)
 		return gw_error_set(error, -EPROTO, "%s sent a CONNECTED that cannot be read", rails->link.peer);
 	if (rails->receiver.go.count == 0)
@@ -208,7 +231,11 @@ static int take_connected(struct rails *rails, struct gw_error *error)
 	return 0;
 }
 
-/* Receiver: the queue pairs are up, or @rc says why they are not.  Return: 0, -ENODEV: no rails after all, or another -errno. */
+/*
+ * Receiver: sends GO.  @rc: 0, or the reason why there are no rails after all, with its text in
+ * @error.
+ * Return: 0; -ENODEV: no rails; or another -errno.
+ */
 static int say_go(struct rails *rails, int rc, struct gw_error *error)
 {
 	struct rails_go *go = &rails->receiver.go;
@@ -235,24 +262,27 @@ static int say_go(struct rails *rails, int rc, struct gw_error *error)
 	return rc < 0 ? -ENODEV : 0;
 }
 
-/* Connects what can be connected of the offer. */
+/* Source: connects the rails of the offer, and fills @go with those that it could connect. */
 static void connect_rails(struct rails *rails, const struct rails_offer *offers, const struct gw_link_options *options,
 			  struct rails_go *go, uint64_t end_ns, struct gw_error *error)
 {
 	rails->rail_count = offers->count;
 	for (unsigned i = 0; i < offers->count; i++) {
 		struct rail *rail = &rails->rail[i];
-		uint64_t now = gw_now_ns(&gw_clock_real), left = end_ns > now ? (end_ns - now) / 2 : 0;
+		uint64_t now = gw_now_ns(&gw_clock_real);
+		uint64_t left = end_ns > now ? (end_ns - now) / 2 : 0; /* the rest is for other rails and GO */
 		uint64_t deadline_ns = now + (left < CONNECT_NS ? left : CONNECT_NS);
 		struct gw_error why = { 0 };
 
 		rail->qp_count = options->queue_pairs ? options->queue_pairs : RAIL_DEFAULT_QPS;
 		if (rails->cm && cm_connect(rail, &offers->rails[i], deadline_ns, &why) == 0) {
-			go->rails[go->count++] = (struct rail_go){ .rail = (uint16_t)i, .qps = (uint16_t)rail->qp_count };
+			go->rails[go->count].rail = (uint16_t)i;
+			go->rails[go->count++].qps = (uint16_t)rail->qp_count;
 			continue;
 		}
 		if (why.code) {
-			gw_warn("no RDMA to device %s of the destination: %s", offers->rails[i].device, why.text);
+			gw_warn("no RDMA to device %s of the destination: %s", offers->rails[i].device,
+				why.text);
 			*error = why;
 		}
 		rail_close(rail);
@@ -264,8 +294,35 @@ static void connect_rails(struct rails *rails, const struct rails_offer *offers,
 		gw_error_clear(error);
 }
 
-/* The source's half of the dialogue. */
-static int join(struct rails *rails, const struct gw_link_options *options, uint64_t deadline_ns, struct gw_error *error)
+/* Source: takes GO, and keeps the rails that it names.  Return: 0, or -errno with @error set. */
+static int take_go(struct rails *rails, struct rails_go *go, const struct gw_link_event *event,
+		   struct gw_error *error)
+{
+	if (rails_decode_go(event->payload, event->payload_bytes, go) < 0)
+		return gw_error_set(error, -EPROTO, "%s sent a GO that cannot be read", rails->link.peer);
+	if (go->count == 0)
+		return gw_error_set(error, -ENODEV, "%s", go->reason);
+	for (unsigned i = 0; i < go->count; i++) {
+		const struct rail_go *theirs = &go->rails[i];
+		struct rail *rail = &rails->rail[theirs->rail];
+
+		if (theirs->rail >= rails->rail_count || rail->state != RAIL_UP ||
+		    rail->qp_count != theirs->qps)
+			return gw_error_set(error, -EPROTO, "%s sent a GO for other rails",
+					    rails->link.peer);
+		rail->board_rkey = theirs->board_rkey;
+		rail->board_addr = theirs->board_addr;
+	}
+	keep_rails(rails, go);
+	return 0;
+}
+
+/*
+ * The source's half of the dialogue.  Return: 0; -ENODEV: no rails; or another -errno; with @error
+ * set.
+ */
+static int join(struct rails *rails, const struct gw_link_options *options, uint64_t deadline_ns,
+		struct gw_error *error)
 {
 	struct rails_offer offers;
 	struct gw_link_event event;
@@ -275,9 +332,11 @@ static int join(struct rails *rails, const struct gw_link_options *options, uint
 	if (rc < 0)
 		return rc;
 	if (rails_decode_offer(event.payload, event.payload_bytes, &offers) < 0)
-		return gw_error_set(error, -EPROTO, "%s sent an offer of RDMA that cannot be read", rails->link.peer);
+		return gw_error_set(error, -EPROTO, "%s sent an offer of RDMA that cannot be read",
+				    rails->link.peer);
 	if (offers.count == 0)
-		return gw_error_set(error, -ENODEV, "%s", offers.reason[0] ? offers.reason : "the destination offers none");
+		return gw_error_set(error, -ENODEV, "%s",
+				    offers.reason[0] ? offers.reason : "the destination offers none");
 	memcpy(rails->nonce, offers.nonce, sizeof(rails->nonce));
 	rails->cm = cm_open(error);
 	connect_rails(rails, &offers, options, &go, deadline_ns, error);
@@ -285,27 +344,19 @@ static int join(struct rails *rails, const struct gw_link_options *options, uint
 	if (rc < 0 || go.count == 0)
 		return rc < 0 ? rc : -ENODEV;
 	rc = await(rails, RAILS_MSG_GO, &event, deadline_ns, error);
-	if (rc == 0 && rails_decode_go(event.payload, event.payload_bytes, &go) < 0)
-		rc = gw_error_set(error, -EPROTO, "%s sent a GO that cannot be read", rails->link.peer);
-	if (rc == 0 && go.count == 0)
-		rc = gw_error_set(error, -ENODEV, "%s", go.reason);
-	for (unsigned i = 0; i < go.count && rc == 0; i++) {
-		struct rail *rail = &rails->rail[go.rails[i].rail];
-
-		if (go.rails[i].rail >= rails->rail_count || rail->state != RAIL_UP || rail->qp_count != go.rails[i].qps)
-			rc = gw_error_set(error, -EPROTO, "%s sent a GO for other rails", rails->link.peer);
-		rail->board_rkey = go.rails[i].board_rkey;
-		rail->board_addr = go.rails[i].board_addr;
-	}
+	if (rc == 0)
+		rc = take_go(rails, &go, &event, error);
 	if (rc < 0)
 		return rc;
-	keep_rails(rails, &go);
 	if (rails_run(rails) < 0)
-		return gw_error_set(error, -EPROTO, "RDMA threads cannot be started"); /* too late for TCP alone */
+		return gw_error_set(error, -EPROTO, "RDMA threads cannot be started"); /* and the receiver counts on them */
 	return 0;
 }
 
-/* After a failure: -ENODEV leaves the link inside as it was, which both ends know; after any other it is done. */
+/*
+ * Ends a dialogue that failed.  Both ends know of -ENODEV, and the inner link goes on; any other
+ * @rc fails it too.  Return: @rc.
+ */
 static int give_up(struct rails *rails, int rc, const struct gw_error *error)
 {
 	if (rc != -ENODEV && !rails->inner->error.code)
@@ -350,7 +401,8 @@ int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error
 	bool late = gw_now_ns(&gw_clock_real) >= rails->receiver.offer_until_ns;
 	int rc = 0;
 
-	for (unsigned n = 0; n < CM_EVENTS && poll(&pfd, 1, 0) > 0; n++) /* queue pairs call in great haste, and only then comes their message */
+	/* Queue pairs first: the source sends CONNECTED after they have called. */
+	for (unsigned n = 0; n < CM_EVENTS && poll(&pfd, 1, 0) > 0; n++)
 		cm_serve(rails);
 	if (!rails->receiver.connected) {
 		rc = take_connected(rails, error);

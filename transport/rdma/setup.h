@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What tcp_open.c and tcp_listen.c need of RDMA: adding rails to a link that stands.  No verbs header here, so that the rest of
- * transport does not see any.
+ * Adds rails to a TCP link that stands, for the rest of transport/.  No header of libibverbs or
+ * librdmacm is included here, so that these stay inside transport/rdma/.  All functions belong to
+ * the thread of the link.
  */
 #ifndef GODWIT_TRANSPORT_RDMA_SETUP_H
 #define GODWIT_TRANSPORT_RDMA_SETUP_H
@@ -10,36 +11,51 @@
 
 struct sockaddr;
 
-/* Whether this host has an RDMA device and a connection manager; @error says why not. */
+/*
+ * Return: whether this host has an RDMA device and a connection manager; if not, @error says how to
+ * get them.
+ */
 bool rails_available(struct gw_error *error);
 
+/* An RDMA link, or one that is being set up. */
 struct rails;
 
 /*
- * The receiver's half of the dialogue that adds rails to a fresh TCP link.  It never waits for the peer.  @called: the address of
- * ours that the source called; @all: offer every RDMA address of this host.
- * Return: 0 and *rails, which is to be stepped whenever rails_offer_fd() or the control connection is readable, and from time to
- * time; -ENODEV with @error saying why there are no rails: @inner is as good as before; or another -errno: it is not.
+ * Receiver: begins the dialogue that adds rails to a fresh TCP link, and sends the offer.  Never
+ * waits for the peer.
+ * @called: the address of this host that the source called.  @all: offer every RDMA address of this
+ * host. @inner stays the caller's until rails_offer_step() returns 1.
+ *
+ * Return: 0 and *rails.  Call rails_offer_step() when rails_offer_fd() or the control connection is
+ * readable, and once @deadline_ns has passed.
+ * Return: -ENODEV: there are no rails, @error says why, and @inner can be used as before.
+ * Return: another -errno, with @error set: @inner has failed.
  */
 int rails_offer_begin(struct rails **rails, struct gw_link *inner, const struct gw_link_options *options,
-		     const struct sockaddr *called, bool all, uint64_t deadline_ns, struct gw_error *error) GW_MUST_CHECK;
+		      const struct sockaddr *called, bool all, uint64_t deadline_ns,
+		      struct gw_error *error) GW_MUST_CHECK;
+
+/* Return: a descriptor that is readable when a queue pair calls.  It belongs to @rails. */
 int rails_offer_fd(const struct rails *rails);
 
 /*
- * Return: 0: it goes on; 1: the rails stand, and *link has taken the link inside over; or as above.  But for 0 @rails is gone or
- * belongs to *link.
+ * Receiver: goes on with the dialogue, without waiting.
+ * Return: 0: it is not over.  1: the rails stand, and *link owns @rails and the inner link.
+ * -ENODEV or another -errno as rails_offer_begin(), with @rails freed.
  */
 int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error *error) GW_MUST_CHECK;
 
-/* Ends the dialogue before its time; leaves the link inside to be closed. */
+/* Ends a dialogue that is not over, and frees @rails.  The caller closes the inner link. */
 void rails_offer_drop(struct rails *rails);
 
 /*
- * The source's half.  @required: memory that cannot be registered is an error later on, instead of going by TCP.  On success
- * *link has taken @inner over.  On failure
- * @inner is as good as before, unless its own error is set, and @error says why there are no rails.
+ * Source: takes its half of the dialogue; blocks until it is over or @deadline_ns has passed.
+ * @required: memory that cannot be registered later is an error, instead of going by TCP.
+ *
+ * Return: 0: *link owns @inner.  Or -errno, with the reason in @error; @inner stays the caller's,
+ * and it can be used as before unless its own error is set.
  */
-int rails_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options, bool required,
-	      uint64_t deadline_ns, struct gw_error *error) GW_MUST_CHECK;
+int rails_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options,
+	       bool required, uint64_t deadline_ns, struct gw_error *error) GW_MUST_CHECK;
 
 #endif

@@ -2,16 +2,19 @@
 /*
  * Theory of operation
  *
- * An extent is a stretch of a region that both ends register.  The first put of it opens it, on the rail with the
- * least to do, and each put behind its end makes it grow.  It may grow over gaps up to one part in GAP_SHARE,
- * which bounds the memory that gaps cost at the receiver.  It is closed once it is large enough, once a put
- * lies elsewhere, or at a fence.  Then both ends register it, while its puts wait in the ring of its rail.
+ * An extent is a stretch of a region that both ends register.  The first put of it opens it, on the
+ * rail with the least to do, and each put behind its end makes it grow.  It may grow over gaps up
+ * to one part in GAP_SHARE, which bounds the memory that gaps cost at the receiver.  It is closed
+ * once it is large enough, once a put lies elsewhere, or at a fence.  Then both ends register it,
+ * while its puts wait in the ring of its rail.
  *
- * Thus nothing is registered but memory that is sent.  The goal begins small, so that sending begins early,
- * and doubles up to EXTENT_MAX_BYTES.  An extent below EXTENT_MIN_BYTES is not worth a registration: its puts go by TCP.
+ * Thus nothing is registered but memory that is sent.  The goal begins small, so that sending
+ * begins early, and doubles up to EXTENT_MAX_BYTES.  An extent below EXTENT_MIN_BYTES is not worth
+ * a registration: its puts go by TCP.
  *
- * A closed extent has a number.  REGISTER tells the receiver of it, KEYS brings the receiver's key, and a registrar
- * (extent.c) registers it at this end.  When both are done, source_settle() sets it ready or refused.
+ * A closed extent has a number.  REGISTER tells the receiver of it, KEYS brings the receiver's key,
+ * and a registrar (extent.c) registers it at this end.  When both are done, source_settle() sets it
+ * ready or refused.
  */
 #include "transport/rdma/source.h"
 
@@ -33,7 +36,10 @@ bool source_needs_copy(const struct rails *rails, uint32_t region)
 	return !rails->regions[region].stable && (rails->source.fenced_regions & 1ULL << region);
 }
 
-/* Points the ring's entries of the open extent to the refused one, so that it can be freed; under lock. */
+/*
+ * Points the ring's entries of the open extent to the refused one, so that it can be freed; under
+ * lock.
+ */
 static void refuse_open(struct rails *rails)
 {
 	struct extent *open = rails->source.open;

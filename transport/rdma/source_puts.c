@@ -2,18 +2,19 @@
 /*
  * Theory of operation
  *
- * A put is cut at the borders of extents.  A piece inside an extent goes to the ring of the extent's rail.  A
- * piece outside all extents joins the open extent or opens a new one (source_extents.c), and goes to the ring of
- * its rail too.  There it waits until both ends have registered the extent.
+ * A put is cut at the borders of extents.  A piece inside an extent goes to the ring of the
+ * extent's rail.  A piece outside all extents joins the open extent or opens a new one
+ * (source_extents.c), and goes to the ring of its rail too.  There it waits until both ends have
+ * registered the extent.
  *
- * Other pieces go by TCP.  The link thread and the workers append them to the backlog; the link thread alone hands
- * the backlog to the TCP link.  These pieces are:
+ * Other pieces go by TCP.  The link thread and the workers append them to the backlog; the link
+ * thread alone hands the backlog to the TCP link.  These pieces are:
  *   - those of a refused extent, which is too small or could not be registered;
  *   - those outside all extents once nothing is registered any more, or once no rail is left;
  *   - the first HURRY_BYTES of each round once the guest is paused: TCP needs several wake-ups fewer.
  *
- * Memory and bytes in flight are bounded.  A put is refused with -EAGAIN while a ring or the backlog is nearly full,
- * and while a rail is being lost (source_rounds.c).
+ * Memory and bytes in flight are bounded.  A put is refused with -EAGAIN while a ring or the
+ * backlog is nearly full, and while a rail is being lost (source_rounds.c).
  */
 #include "transport/rdma/source.h"
 
@@ -39,7 +40,10 @@ static bool is_less_loaded(const struct rail_source *one, const struct rail_sour
 	       (one->queued_bytes == other->queued_bytes && one->given_bytes < other->given_bytes);
 }
 
-/* Return: the live rail with the fewest bytes queued, and of equal ones the one given the least; or NULL. */
+/*
+ * Return: the live rail with the fewest bytes queued, and of equal ones the one given the least; or
+ * NULL.
+ */
 static struct rail *best_rail(struct rails *rails)
 {
 	struct rail *best = NULL;
@@ -98,7 +102,10 @@ static void to_backlog(struct rails *rails, uint32_t region, uint64_t offset, ui
 	backlog->ring[backlog->tail++ % RING_PUTS] = (struct backlog_entry){ region, bytes, offset };
 }
 
-/* Queues a piece outside all extents.  @limit: where the next extent begins; the piece ends before it. */
+/*
+ * Queues a piece outside all extents.  @limit: where the next extent begins; the piece ends before
+ * it.
+ */
 static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes, uint64_t limit)
 {
 	struct rails_source *s = &rails->source;

@@ -2,18 +2,20 @@
 /*
  * Theory of operation
  *
- * A round is the puts before a fence.  It is closed when each of them has been posted or handed to TCP.  Each rail
- * with a part in it then posts a stamp (worker.c), the TCP link gets a fence of its own, and ROUND tells the receiver
- * which stamps and which fence belong together.
+ * A round is the puts before a fence.  It is closed when each of them has been posted or handed to
+ * TCP.  Each rail with a part in it then posts a stamp (worker.c), the TCP link gets a fence of its
+ * own, and ROUND tells the receiver which stamps and which fence belong together.
  *
  * Losing a rail.  The thread that notices calls rail_fail().  The link thread asks the receiver to
- * kill the rail (DOWN), and kills it at this end.  Until the receiver answers, no put is taken, so that no late write can
- * overwrite a newer one.  The answer names the last stamp and the last fence that the receiver saw.
- * Each entry that they do not cover is put again, by another rail or by TCP, and the round is closed anew.
- * Within a round the same page may thus arrive twice, in any order.  Both copies were read after the round
- * began, and later stores of the guest belong to the next round.
+ * kill the rail (DOWN), and kills it at this end.  Until the receiver answers, no put is taken, so
+ * that no late write can overwrite a newer one.  The answer names the last stamp and the last fence
+ * that the receiver saw. Each entry that they do not cover is put again, by another rail or by TCP,
+ * and the round is closed anew. Within a round the same page may thus arrive twice, in any order.
+ * Both copies were read after the round began, and later stores of the guest belong to the next
+ * round.
  *
- * The cursors of a rail.  Its ring holds entries in the order of their puts.  Six cursors lie in it:
+ * The cursors of a rail.  Its ring holds entries in the order of their puts.  Six cursors lie in
+ * it:
  *
  *     confirmed             posted              tail
  *         |                    |                  |
@@ -69,7 +71,10 @@ int source_fence(struct rails *rails, uint64_t fence)
 	return source_serve(rails);
 }
 
-/* Notes that the entries before a stamp are placed.  A stamp that is too old or not sent counts for nothing.  Under lock. */
+/*
+ * Notes that the entries before a stamp are placed.  A stamp that is too old or not sent counts for
+ * nothing.  Under lock.
+ */
 static void confirm(struct rail *rail, uint32_t stamp)
 {
 	struct rail_stamps *stamps = &rail->source.stamps;
@@ -95,7 +100,10 @@ static int take_stamp(struct rails *rails, const struct gw_link_event *event)
 	return 0;
 }
 
-/* Has the open round closed anew, even if its ROUND was sent: the receiver drops it when a rail goes down. */
+/*
+ * Has the open round closed anew, even if its ROUND was sent: the receiver drops it when a rail
+ * goes down.
+ */
 static void void_round(struct rails *rails)
 {
 	struct rails_source *s = &rails->source;
@@ -188,7 +196,10 @@ static int call_down(struct rails *rails)
 	return 0;
 }
 
-/* Puts the entries again that lost rails have not delivered.  Return: 1 when none is left, 0, or -errno. */
+/*
+ * Puts the entries again that lost rails have not delivered.  Return: 1 when none is left, 0, or
+ * -errno.
+ */
 static int replay(struct rails *rails)
 {
 	for (unsigned i = 0; i < rails->rail_count; i++) {

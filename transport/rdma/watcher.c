@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One thread that waits for what comes unasked: stamps in the receiver's completion queues, the connection
- * manager's word that a peer has gone, a device's word that it is dying.
+ * The thread that waits for events that no one asked for: stamps in the receiver's completion
+ * queues, disconnections (librdmacm), and asynchronous events of the devices
+ * (ibv_get_async_event(3)).
  */
 #include "transport/rdma/watcher.h"
 
@@ -21,7 +22,7 @@
 
 #define REAP 16
 
-/* The connection manager's events once a session runs. */
+/* Takes an event of librdmacm; the link is set up, so no connection is expected any more. */
 static void take_cm_event(struct rails *rails)
 {
 	struct rdma_cm_event *event;
@@ -42,7 +43,7 @@ static void take_cm_event(struct rails *rails)
 		if (qp)
 			rail_fail(qp->rail, "device %s was removed", qp->rail->device);
 		break;
-	case RDMA_CM_EVENT_CONNECT_REQUEST: /* nobody is waited for any more; destroying the id rejects it */
+	case RDMA_CM_EVENT_CONNECT_REQUEST: /* rejected by destroying its id */
 		rdma_ack_cm_event(event);
 		rdma_destroy_id(id);
 		return;
@@ -52,7 +53,7 @@ static void take_cm_event(struct rails *rails)
 	rdma_ack_cm_event(event);
 }
 
-/* Whether a queue pair is one of the rail's. */
+/* Return: whether a queue pair belongs to the rail. */
 static bool has_qp(struct rail *rail, const struct ibv_qp *qp)
 {
 	bool found = false;
@@ -64,7 +65,7 @@ static bool has_qp(struct rail *rail, const struct ibv_qp *qp)
 	return found;
 }
 
-/* Rails of one device share its events. */
+/* Takes an event of a device, for all rails that share the device. */
 static void take_async_event(struct rails *rails, struct ibv_context *verbs)
 {
 	struct ibv_async_event event;
@@ -84,7 +85,7 @@ static void take_async_event(struct rails *rails, struct ibv_context *verbs)
 	ibv_ack_async_event(&event);
 }
 
-/* One stamp; under lock.  Return: false when it is not one of this session. */
+/* Takes one stamp; under lock.  Return: false when it is not the next one of this session. */
 static bool take_stamp(struct rail *rail, const struct ibv_wc *wc)
 {
 	struct rail_qp *qp = &rail->qps[wc->wr_id >> 32];
@@ -107,6 +108,10 @@ static bool take_stamp(struct rail *rail, const struct ibv_wc *wc)
 	return true;
 }
 
+/*
+ * Takes the stamps in the completion queue, and gives their receive requests back to the queue
+ * pairs.
+ */
 static void take_stamps(struct rail *rail)
 {
 	struct rails *rails = rail->rails;
@@ -120,11 +125,11 @@ static void take_stamps(struct rail *rail)
 			struct rail_qp *qp = &rail->qps[wc[i].wr_id >> 32];
 
 			if (!qp->id)
-				continue; /* being killed */
+				continue; /* rail_kill() has it */
 			if (wc[i].status != IBV_WC_SUCCESS)
 				trouble = ibv_wc_status_str(wc[i].status);
 			else if (!take_stamp(rail, &wc[i]))
-				trouble = "a stamp that is not of this session";
+				trouble = "a stamp that is not part of this session came";
 			else if (rail_post_recv(qp, (unsigned)(wc[i].wr_id & 0xFFFFFFFF)) < 0)
 				trouble = "it takes no receive request";
 		}
@@ -145,11 +150,14 @@ static void take_completions(struct rail *rail)
 		return;
 	ibv_ack_cq_events(cq, 1);
 	if (ibv_req_notify_cq(cq, 0) != 0)
-		rail_fail(rail, "device %s: no notification", rail->device);
+		rail_fail(rail, "device %s gives no notification of completions", rail->device);
 	take_stamps(rail);
 }
 
-/* What to wait for: stop, the connection manager, and two descriptors a rail that is not lost. */
+/*
+ * Fills @fds: first "stop" and librdmacm, then the descriptors of live rails, with the rail of each
+ * in @of.  Return: how many.
+ */
 static unsigned gather(struct rails *rails, struct pollfd *fds, struct rail **of)
 {
 	unsigned count = 0;

@@ -2,21 +2,24 @@
 /*
  * Theory of operation
  *
- * The source has one thread a rail.  It takes puts from the rail's ring in order, as soon as their memory is
- * registered at both ends, and writes each to the queue pair with the least under way.  One request in
- * SIGNAL_EVERY asks for a completion, and the last of a batch; completions are reaped in batches, and only
- * when there is nothing to post does the thread sleep, on the completion channel and its eventfd.
+ * The source has one worker, a thread, for each rail.  It takes entries from the rail's ring in
+ * order, once both ends have registered their extents, and posts each to the queue pair with the
+ * fewest requests under way.  One request in SIGNAL_EVERY asks for a completion, and the last of a
+ * batch does.  Completions are reaped in batches.  With nothing to post and nothing to reap, the
+ * worker sleeps on the completion channel and on its eventfd.
  *
- * Stamps.  From time to time, and to close a round, a stamp goes through every queue pair: its counters, written
- * to the receiver's board with immediate data, or, where the provider has none, sent.  Requests of a queue
- * pair are executed in order, so a stamp that was seen on all of them says that everything before it is
- * placed; then the ring forgets what came before.  A stamp takes a receive request at the other end; no more
- * than STAMPS_OUT are ever under way, fewer than there are requests: the receiver is never not ready.
+ * Stamps.  From time to time, and to close a round, a stamp goes through every queue pair: its
+ * number and the queue pair's byte count.  It is written to the receiver's board with immediate
+ * data, or sent where the device has no immediate data.  The requests of a queue pair are executed
+ * in order.  So a stamp that was seen on all queue pairs of a rail proves that every entry posted
+ * before it is placed, and the ring can drop these entries.  A stamp consumes a receive request of
+ * the peer.  At most STAMPS_OUT are under way, fewer than there are requests, so the receiver is
+ * always ready.
  *
- * Later rounds send copies.  A page that the guest gave back and took anew is another page; what was pinned
- * for the first round is the old one, and writing from it would send stale bytes.  So from the first fence on
- * that follows a put of a region its bytes are copied, through the mapping, to a staging ring that is registered
- * for good.  A region that is said to be stable needs none of that.
+ * Copies.  A guest may give a page back and take another one in its place.  The extent has the old
+ * page pinned, and a write from it would send stale bytes.  So once a fence has followed the puts
+ * of a region, its later puts are copied through the mapping into the staging ring, which is
+ * registered for good.  A region that is declared stable needs no copies.
  */
 #include "transport/rdma/worker.h"
 
@@ -35,13 +38,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define SIGNAL_EVERY 16
+#define SIGNAL_EVERY 16 /* requests */
 #define BATCH 32
 #define REAP 16
 #define STAMP_EVERY_BYTES (128ULL * 1024 * 1024)
 #define STAMP_EVERY_PUTS (RING_PUTS / 8)
 #define STAMP_EVERY_NS GW_NS_PER_S
-#define IDLE_MS 200
+#define IDLE_MS 200 /* to look whether a stamp is due, or a rail has stalled */
 #define STALL_NS (5 * GW_NS_PER_S)
 
 struct request {
@@ -57,7 +60,10 @@ static unsigned under_way(const struct rail_qp *qp)
 	return (unsigned)(qp->sending.posted - qp->sending.completed);
 }
 
-/* Posts one request.  Return: 0 or -errno. */
+/*
+ * Posts one request by ibv_wr_start(3), or by ibv_post_send(3) where the provider has no other.
+ * Return: 0 or -errno.
+ */
 static int post(const struct request *request, bool signaled)
 {
 	struct rail_qp *qp = request->qp;
@@ -95,29 +101,34 @@ static int post(const struct request *request, bool signaled)
 	return -ibv_wr_complete(qp->ex);
 }
 
+/*
+ * Posts one request and counts it.  @last: of its batch.  Return: 0, or -errno when the rail is
+ * lost.
+ */
 static int post_request(const struct request *request, bool last)
 {
 	struct rail_qp *qp = request->qp;
-	/* A full staging ring must have something on its way that will empty it. */
-	bool signaled = last || qp->sending.unsignaled + 1 >= SIGNAL_EVERY ||
-			qp->sending.stage_head - qp->sending.stage_signaled >= STAGE_SIGNAL_BYTES;
+	struct qp_sending *s = &qp->sending;
+	/* A full staging ring must have a completion on its way that will empty it. */
+	bool signaled = last || s->unsignaled + 1 >= SIGNAL_EVERY ||
+			s->stage_head - s->stage_signaled >= STAGE_SIGNAL_BYTES;
 	int rc = post(request, signaled);
 
 	if (rc < 0) {
 		rail_fail(qp->rail, "device %s takes no request: %s", qp->rail->device, strerror(-rc));
 		return rc;
 	}
-	qp->sending.stage_end[qp->sending.posted % QP_SEND_WRS] = qp->sending.stage_head;
-	qp->sending.posted++;
-	qp->sending.unsignaled = signaled ? 0 : qp->sending.unsignaled + 1;
+	s->stage_end[s->posted % QP_SEND_WRS] = s->stage_head;
+	s->posted++;
+	s->unsignaled = signaled ? 0 : s->unsignaled + 1;
 	if (signaled) {
-		qp->sending.stage_signaled = qp->sending.stage_head;
-		qp->sending.signaled = qp->sending.posted;
+		s->stage_signaled = s->stage_head;
+		s->signaled = s->posted;
 	}
 	return 0;
 }
 
-/* Takes what has completed.  Return: how many, or -errno when the rail is lost. */
+/* Takes a batch of completions.  Return: how many, or -errno when the rail is lost. */
 static int reap(struct rail *rail)
 {
 	struct ibv_wc wc[REAP];
@@ -128,41 +139,51 @@ static int reap(struct rail *rail)
 		return -EIO;
 	}
 	for (int i = 0; i < n; i++) {
-		struct rail_qp *qp = &rail->qps[wc[i].wr_id >> 56];
+		struct qp_sending *s = &rail->qps[wc[i].wr_id >> 56].sending;
 
 		if (wc[i].status != IBV_WC_SUCCESS) {
 			rail_fail(rail, "device %s: %s", rail->device, ibv_wc_status_str(wc[i].status));
 			return -EIO;
 		}
-		qp->sending.completed = wc[i].wr_id & ~(0xFFULL << 56);
-		qp->sending.stage_tail = qp->sending.stage_end[(qp->sending.completed - 1) % QP_SEND_WRS];
+		s->completed = wc[i].wr_id & ~(0xFFULL << 56);
+		s->stage_tail = s->stage_end[(s->completed - 1) % QP_SEND_WRS];
 	}
 	return n;
 }
 
-/* Room for @bytes in a queue pair's staging ring.  Return: where, or NULL. */
+/*
+ * Reserves @bytes of a queue pair's staging ring.  Return: their address, or NULL while the ring is
+ * full.
+ */
 static char *stage(struct rail_qp *qp, uint32_t bytes)
 {
-	uint64_t at = qp->sending.stage_head % STAGE_BYTES, head = qp->sending.stage_head;
+	struct qp_sending *s = &qp->sending;
+	uint64_t at = s->stage_head % STAGE_BYTES, head = s->stage_head;
 
-	if (at + bytes > STAGE_BYTES) { /* does not fit before the end: begin anew */
+	if (at + bytes > STAGE_BYTES) { /* it does not fit before the end: waste these bytes */
 		head += STAGE_BYTES - at;
 		at = 0;
 	}
-	if (head + bytes - qp->sending.stage_tail > STAGE_BYTES)
+	if (head + bytes - s->stage_tail > STAGE_BYTES)
 		return NULL;
-	qp->sending.stage_head = head + bytes;
+	s->stage_head = head + bytes;
 	return rail_stage(qp->rail, qp->index) + at;
 }
 
-/* The queue pair with the least under way, or NULL when all are full; one place is kept for a stamp. */
+/*
+ * Return: the queue pair with the fewest requests under way, or NULL when all are full; each keeps
+ * room for a stamp.
+ */
 static struct rail_qp *free_qp(struct rail *rail)
 {
 	struct rail_qp *best = NULL;
 
-	for (unsigned i = 0; i < rail->qp_count; i++)
-		if (under_way(&rail->qps[i]) < QP_SEND_WRS - 1 && (!best || under_way(&rail->qps[i]) < under_way(best)))
-			best = &rail->qps[i];
+	for (unsigned i = 0; i < rail->qp_count; i++) {
+		struct rail_qp *qp = &rail->qps[i];
+
+		if (under_way(qp) < QP_SEND_WRS - 1 && (!best || under_way(qp) < under_way(best)))
+			best = qp;
+	}
 	return best;
 }
 
@@ -199,27 +220,38 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 	return 1;
 }
 
-/* What stands at the head of the ring and may go.  Those refused move to the backlog of the TCP channels. */
+/* Moves a refused entry to the backlog; under lock.  Return: false when the backlog is full. */
+static bool to_backlog(struct rail *rail, struct put_entry *entry)
+{
+	struct backlog *backlog = &rail->rails->source.backlog;
+
+	if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK) /* the rest is for the link thread */
+		return false;
+	backlog->ring[backlog->tail++ % RING_PUTS] =
+		(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
+	rail->source.queued_bytes -= entry->bytes;
+	entry->bytes = 0; /* a loss of the rail does not put it again */
+	rail->source.posted++;
+	return true;
+}
+
+/*
+ * Copies the entries at the head of the ring that may be posted, and moves refused ones to the
+ * backlog.  Return: how many it copied.
+ */
 static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 {
-	struct rails *rails = rail->rails;
+	struct rail_source *s = &rail->source;
 	unsigned count = 0;
 	bool moved = false;
 
-	pthread_mutex_lock(&rails->lock);
-	for (uint64_t at = rail->source.posted; at < rail->source.tail && count < BATCH; at++) {
-		struct put_entry *entry = &rail->source.ring[at % RING_PUTS];
+	pthread_mutex_lock(&rail->rails->lock);
+	for (uint64_t at = s->posted; at < s->tail && count < BATCH; at++) {
+		struct put_entry *entry = &s->ring[at % RING_PUTS];
 
 		if (entry->extent->state == EXTENT_REFUSED && count == 0) {
-			struct backlog *backlog = &rails->source.backlog;
-
-			if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK) /* the link thread needs some */
+			if (!to_backlog(rail, entry))
 				break;
-			backlog->ring[backlog->tail++ % RING_PUTS] =
-				(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
-			rail->source.queued_bytes -= entry->bytes;
-			entry->bytes = 0; /* nothing to send again from here */
-			rail->source.posted++;
 			moved = true;
 			continue;
 		}
@@ -227,29 +259,31 @@ static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 			break;
 		batch[count++] = *entry;
 	}
-	pthread_mutex_unlock(&rails->lock);
+	pthread_mutex_unlock(&rail->rails->lock);
 	if (moved)
-		rails_wake(rails);
+		rails_wake(rail->rails);
 	return count;
 }
 
+/* Moves the cursor over posted entries, and tells the link thread when there is room again. */
 static void note_posted(struct rail *rail, unsigned count, uint64_t bytes)
 {
+	struct rail_source *s = &rail->source;
 	bool room;
 
 	pthread_mutex_lock(&rail->rails->lock);
-	rail->source.posted += count;
-	rail->source.queued_bytes -= bytes;
-	rail->source.put_bytes += bytes;
-	rail->source.wire_bytes += bytes;
-	rail->source.stamps.bytes_since += bytes;
-	room = rail->rails->source.wants_room && rail->source.queued_bytes <= QUEUE_BYTES / 2;
+	s->posted += count;
+	s->queued_bytes -= bytes;
+	s->put_bytes += bytes;
+	s->wire_bytes += bytes;
+	s->stamps.bytes_since += bytes;
+	room = rail->rails->source.wants_room && s->queued_bytes <= QUEUE_BYTES / 2;
 	pthread_mutex_unlock(&rail->rails->lock);
 	if (room)
 		rails_wake(rail->rails);
 }
 
-/* Return: how many puts were posted, or -errno. */
+/* Return: how many puts were posted, or -errno when the rail is lost. */
 static int post_puts(struct rail *rail)
 {
 	struct put_entry batch[BATCH];
@@ -268,73 +302,99 @@ static int post_puts(struct rail *rail)
 	return rc < 0 ? rc : (int)done;
 }
 
-/* Whether a stamp is due and may go; under lock. */
-static bool stamp_is_due(const struct rail *rail, uint64_t now_ns)
+/* Return: whether a stamp is due and may go; under lock. */
+static bool stamp_is_due(const struct rail_source *s, uint64_t now_ns)
 {
-	uint32_t out = rail->source.stamps.sent - rail->source.stamps.confirmed;
-	bool unstamped = rail->source.posted > rail->source.stamps.last_posted;
+	const struct rail_stamps *stamps = &s->stamps;
+	uint32_t out = stamps->sent - stamps->confirmed;
 
 	if (out >= STAMPS_OUT)
 		return false;
-	if (rail->source.stamps.closing > rail->source.stamps.closed && rail->source.posted == rail->source.tail)
+	if (stamps->closing > stamps->closed && s->posted == s->tail)
 		return true;
-	return unstamped && out < STAMPS_OUT / 2 &&
-	       (rail->source.stamps.bytes_since >= STAMP_EVERY_BYTES || rail->source.posted - rail->source.stamps.last_posted >= STAMP_EVERY_PUTS ||
-		now_ns - rail->source.stamps.last_ns >= STAMP_EVERY_NS);
+	return s->posted > stamps->last_posted && out < STAMPS_OUT / 2 &&
+	       (stamps->bytes_since >= STAMP_EVERY_BYTES ||
+		s->posted - stamps->last_posted >= STAMP_EVERY_PUTS ||
+		now_ns - stamps->last_ns >= STAMP_EVERY_NS);
 }
 
-/* Return: 1 when a stamp went through every queue pair, 0, or -errno. */
+/*
+ * Counts one more stamp; under lock.  Return: its number, with the request that it serves in
+ * *closes; 0: none may go now.
+ */
+static uint32_t next_stamp(struct rail_source *s, uint64_t now_ns, uint64_t *closes)
+{
+	struct rail_stamps *stamps = &s->stamps;
+
+	if (!stamp_is_due(s, now_ns))
+		return 0;
+	*closes = s->posted == s->tail ? stamps->closing : stamps->closed;
+	stamps->sent++;
+	stamps->posted_at[stamps->sent % STAMPS_KEPT] = stamps->last_posted = s->posted;
+	stamps->last_ns = now_ns;
+	stamps->bytes_since = 0;
+	return stamps->sent;
+}
+
+/* Posts a stamp to one queue pair.  Return: 0, or -errno when the rail is lost. */
+static int post_stamp_to(struct rail_qp *qp, uint32_t number)
+{
+	struct rail *rail = qp->rail;
+	unsigned entry = number % STAMPS_KEPT;
+	struct rails_stamp *buffer = rail_stamp_buffer(rail, qp->index, entry);
+	struct request request = {
+		.qp = qp,
+		.kind = REQUEST_STAMP,
+		.local = (uintptr_t)buffer,
+		.remote = rail->board_addr + (qp->index * STAMPS_KEPT + entry) * sizeof(*buffer),
+		.bytes = sizeof(*buffer),
+		.lkey = rail->memory_mr->lkey,
+		.rkey = rail->board_rkey,
+		.stamp = number,
+	};
+
+	*buffer = (struct rails_stamp){ htonl(number), 0, htobe64(qp->sending.bytes) };
+	return post_request(&request, true);
+}
+
+/*
+ * Return: 1 when a stamp went through every queue pair; 0 when none may go now; or -errno when the
+ * rail is lost.
+ */
 static int post_stamp(struct rail *rail)
 {
 	struct rails *rails = rail->rails;
-	uint64_t now = gw_now_ns(&gw_clock_real), closes;
+	struct rail_source *s = &rail->source;
+	uint64_t now_ns = gw_now_ns(&gw_clock_real), closes;
 	uint32_t number;
 
 	for (unsigned i = 0; i < rail->qp_count; i++)
 		if (under_way(&rail->qps[i]) >= QP_SEND_WRS)
 			return 0;
 	pthread_mutex_lock(&rails->lock);
-	if (!stamp_is_due(rail, now)) {
-		pthread_mutex_unlock(&rails->lock);
-		return 0;
-	}
-	number = ++rail->source.stamps.sent;
-	closes = rail->source.posted == rail->source.tail ? rail->source.stamps.closing : rail->source.stamps.closed;
-	rail->source.stamps.posted_at[number % STAMPS_KEPT] = rail->source.stamps.last_posted = rail->source.posted;
-	rail->source.stamps.last_ns = now;
-	rail->source.stamps.bytes_since = 0;
+	number = next_stamp(s, now_ns, &closes);
 	pthread_mutex_unlock(&rails->lock);
+	if (number == 0)
+		return 0;
 	for (unsigned i = 0; i < rail->qp_count; i++) {
-		struct rails_stamp *buffer = rail_stamp_buffer(rail, i, number % STAMPS_KEPT);
-		struct request request = {
-			.qp = &rail->qps[i],
-			.kind = REQUEST_STAMP,
-			.local = (uintptr_t)buffer,
-			.remote = rail->board_addr + (i * STAMPS_KEPT + number % STAMPS_KEPT) * sizeof(*buffer),
-			.bytes = sizeof(*buffer),
-			.lkey = rail->memory_mr->lkey,
-			.rkey = rail->board_rkey,
-			.stamp = number,
-		};
-		int rc;
+		int rc = post_stamp_to(&rail->qps[i], number);
 
-		*buffer = (struct rails_stamp){ htonl(number), 0, htobe64(rail->qps[i].sending.bytes) };
-		rc = post_request(&request, true);
 		if (rc < 0)
 			return rc;
 	}
 	pthread_mutex_lock(&rails->lock);
-	rail->source.stamps.closed = closes;
-	rail->source.stamps.closed_by = number;
-	rail->source.wire_bytes += rail->qp_count * sizeof(struct rails_stamp);
+	s->stamps.closed = closes;
+	s->stamps.closed_by = number;
+	s->wire_bytes += rail->qp_count * sizeof(struct rails_stamp);
 	pthread_mutex_unlock(&rails->lock);
 	rails_wake(rails);
 	return 1;
 }
 
 /*
- * A rail whose requests complete neither well nor badly is lost too: software devices retry without end while
- * their link is down.  @progress_ns: when something last completed, or nothing was under way.
+ * Fails a rail whose requests do not complete.  Software devices retry without end while their
+ * network interface is down.
+ * @progress_ns: the last time when a request completed or none was under way.
  */
 static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_ns)
 {
@@ -350,7 +410,7 @@ static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_n
 			  (unsigned long long)(STALL_NS / GW_NS_PER_S));
 }
 
-/* Sleeps until something completes or somebody calls. */
+/* Sleeps until a request completes or worker_wake() is called. */
 static void rest(struct rail *rail)
 {
 	struct pollfd fds[2] = { { .fd = rail->channel->fd, .events = POLLIN }, { .fd = rail->thread.wake, .events = POLLIN } };
@@ -361,7 +421,7 @@ static void rest(struct rail *rail)
 	if (rail->thread.stop || poll(fds, 2, IDLE_MS) <= 0)
 		return;
 	if (fds[1].revents && read(rail->thread.wake, &count, sizeof(count)) < 0)
-		count = 0; /* EAGAIN only */
+		count = 0; /* only EAGAIN */
 	if (fds[0].revents && ibv_get_cq_event(rail->channel, &cq, &context) == 0)
 		ibv_ack_cq_events(cq, 1);
 }
@@ -385,10 +445,13 @@ static void *worker(void *argument)
 			break;
 		if (reaped + posted + stamped > 0)
 			continue;
-		/* Nothing to do: ask to be told, look once more, sleep. */
+		/*
+		 * Arm the notification, then look once more: an earlier completion would not wake
+		 * the poll.
+		 */
 		rail->thread.asleep = true;
 		if (ibv_req_notify_cq(rail->cq, 0) != 0)
-			rail_fail(rail, "device %s: no notification", rail->device);
+			rail_fail(rail, "device %s gives no notification of completions", rail->device);
 		if (reap(rail) == 0 && post_puts(rail) == 0 && post_stamp(rail) == 0)
 			rest(rail);
 		rail->thread.asleep = false;
@@ -413,5 +476,5 @@ void worker_wake(struct rail *rail)
 	uint64_t one = 1;
 
 	if (rail->thread.asleep && write(rail->thread.wake, &one, sizeof(one)) < 0)
-		one = 0; /* EAGAIN only: it is awake */
+		one = 0; /* only EAGAIN: it is awake */
 }

@@ -5,10 +5,12 @@
 
 #include "transport/rdma/rails.h"
 
-/* Starts it; rail_kill() ends it.  Return: 0 or -errno. */
+/*
+ * Starts the worker of a rail that stands; rail_kill() ends it.  Link thread.  Return: 0 or -errno.
+ */
 int worker_start(struct rail *rail) GW_MUST_CHECK;
 
-/* Any thread: there is something to do. */
+/* Wakes the worker if it sleeps.  Any thread. */
 void worker_wake(struct rail *rail);
 
 #endif
