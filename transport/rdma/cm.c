@@ -75,7 +75,9 @@ static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
 	if (rc < 0)
 		return gw_error_set(error, rc, "device %s does not answer: %s", device, strerror(-rc));
 	if (port.state != IBV_PORT_ACTIVE)
-		return gw_error_set(error, -ENETDOWN, "the port of device %s is down: check its cable, or ip link set DEV up",
+		return gw_error_set(error, -ENETDOWN,
+				    "the port of device %s is down: check its cable, "
+				    "or ip link set DEV up",
 				    device);
 	if (port.max_msg_sz < GW_LINK_PUT_BYTES)
 		return gw_error_set(error, -EMSGSIZE, "device %s takes messages of %u bytes at most", device,
@@ -112,7 +114,8 @@ static int listen_once(struct rails *rails, unsigned index, const struct sockadd
 		rc = errno ? -errno : -ENODEV;
 		rdma_destroy_id(id);
 		return gw_error_set(error, rc,
-				    "no RDMA device has this address: listen on one that 'godwit probe' shows");
+				    "no RDMA device has this address: "
+				    "listen on one that 'godwit probe' shows");
 	}
 	rc = check_port(id, error);
 	if (rc < 0) {
@@ -243,10 +246,7 @@ void cm_serve(struct rails *rails)
 		rdma_destroy_id(unwanted);
 }
 
-/*
- * --- the source's half
- * -----------------------------------------------------------------------------------
- */
+/* The source's half begins here. */
 
 /* A rail that is being connected. */
 struct connecting {
@@ -321,7 +321,8 @@ static const struct step {
 	const char *awaiting;
 	int (*next)(struct connecting *c, struct rail_qp *qp, struct gw_error *error);
 } steps[] = {
-	{ RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there", resolve_route },
+	{ RDMA_CM_EVENT_ADDR_RESOLVED, "looking for an RDMA device that leads there",
+	  resolve_route },
 	{ RDMA_CM_EVENT_ROUTE_RESOLVED, "looking for an RDMA route", call },
 	{ RDMA_CM_EVENT_ESTABLISHED, "connecting", connected },
 };

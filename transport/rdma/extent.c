@@ -92,7 +92,7 @@ int extent_number(struct rails *rails, struct extent *extent)
 {
 	if (rails->numbered.count == rails->numbered.room) {
 		unsigned room = rails->numbered.room ? rails->numbered.room * 2 : 64;
-		struct extent **more = realloc(rails->numbered.list, room * sizeof(struct extent *));
+		struct extent **more = realloc(rails->numbered.list, room * sizeof(*more));
 
 		if (!more)
 			return -ENOMEM;
@@ -130,9 +130,11 @@ static char *map_of(struct rails *rails, uint16_t id, bool writable)
 	if (!base && !writable) {
 		base = region->base;
 	} else if (!base && is_memory(region->fd)) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", region->fd); /* region->fd may be read-only */
+		/* region->fd may be read-only. */
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", region->fd);
 		fd = open(path, O_RDWR | O_CLOEXEC);
-		base = fd < 0 ? MAP_FAILED : mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (fd >= 0)
+			base = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		base = base == MAP_FAILED ? NULL : base;
 		rails->own_map[id] = base;
 		if (fd >= 0)
@@ -154,13 +156,14 @@ static int register_here(struct rails *rails, struct extent *extent)
 	if (!rails->is_source)
 		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING;
 	extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
-	if (!extent->mr && errno == EFAULT && rails->is_source && (base = map_of(rails, extent->region, true)))
+	if (!extent->mr && errno == EFAULT && rails->is_source &&
+	    (base = map_of(rails, extent->region, true)))
 		extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
 	if (extent->mr)
 		return 0;
 	rc = -errno;
-	if (rc == -EFAULT && !rails->is_source && madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 &&
-	    errno == EFAULT)
+	if (rc == -EFAULT && !rails->is_source &&
+	    madvise(base + extent->first, bytes, MADV_POPULATE_WRITE) < 0 && errno == EFAULT)
 		rc = -ENOSPC;
 	return rc;
 }
@@ -193,8 +196,10 @@ static void *registrar(void *argument)
 
 int extent_start(struct rails *rails)
 {
-	for (; rails->registrars.count < REGISTRARS; rails->registrars.count++) {
-		int rc = gw_thread_start(&rails->registrars.ids[rails->registrars.count], "godwit-register", registrar, rails);
+	struct registrars *r = &rails->registrars;
+
+	for (; r->count < REGISTRARS; r->count++) {
+		int rc = gw_thread_start(&r->ids[r->count], "godwit-register", registrar, rails);
 
 		if (rc < 0)
 			return rc;

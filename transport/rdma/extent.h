@@ -14,7 +14,8 @@
 
 #define EXTENT_MAX_BYTES (64ULL * 1024 * 1024)
 #define EXTENT_FIRST_BYTES (4ULL * 1024 * 1024)
-#define EXTENT_MIN_BYTES (64ULL * 1024) /* smaller ones are not worth a registration, and go by TCP */
+/* A smaller one is not worth a registration, and goes by TCP. */
+#define EXTENT_MIN_BYTES (64ULL * 1024)
 
 struct rails;
 struct rail;

@@ -59,12 +59,12 @@ struct wire_down {
 	char reason[RAILS_REASON_BYTES];
 };
 
-static_assert(sizeof(struct wire_rails) == 20 + 36 * RAILS_MAX + RAILS_REASON_BYTES &&
-		      sizeof(struct wire_go) == 8 + 16 * RAILS_MAX + RAILS_REASON_BYTES &&
-		      sizeof(struct wire_register) == 24 && sizeof(struct wire_key) == 24 &&
-		      sizeof(struct wire_round) == 24 + 4 * RAILS_MAX && sizeof(struct wire_down) == 16 + RAILS_REASON_BYTES &&
-		      sizeof(struct rails_hello) == 28 && sizeof(struct rails_stamp) == 16,
-	      "no padding");
+static_assert(sizeof(struct wire_rails) == 20 + 36 * RAILS_MAX + RAILS_REASON_BYTES, "no padding");
+static_assert(sizeof(struct wire_go) == 8 + 16 * RAILS_MAX + RAILS_REASON_BYTES, "no padding");
+static_assert(sizeof(struct wire_register) == 24 && sizeof(struct wire_key) == 24, "no padding");
+static_assert(sizeof(struct wire_round) == 24 + 4 * RAILS_MAX, "no padding");
+static_assert(sizeof(struct wire_down) == 16 + RAILS_REASON_BYTES, "no padding");
+static_assert(sizeof(struct rails_hello) == 28 && sizeof(struct rails_stamp) == 16, "no padding");
 
 static bool is_zeros(const void *from, size_t bytes)
 {
@@ -286,7 +286,11 @@ int rails_decode_stamp(const void *in, uint32_t bytes, unsigned *rail, uint32_t 
 
 uint32_t rails_encode_round(unsigned char *out, const struct rails_round *round)
 {
-	struct wire_round wire = { htobe64(round->fence), htobe64(round->inner), htonl(round->rails), 0, { 0 } };
+	struct wire_round wire = {
+		.fence = htobe64(round->fence),
+		.inner = htobe64(round->inner),
+		.rails = htonl(round->rails),
+	};
 
 	for (unsigned i = 0; i < RAILS_MAX; i++)
 		wire.stamps[i] = htonl(round->stamps[i]);
@@ -301,15 +305,26 @@ int rails_decode_round(const void *in, uint32_t bytes, struct rails_round *round
 	if (bytes != sizeof(wire))
 		return -EPROTO;
 	memcpy(&wire, in, sizeof(wire));
-	*round = (struct rails_round){ be64toh(wire.fence), be64toh(wire.inner), ntohl(wire.rails), { 0 } };
+	*round = (struct rails_round){
+		.fence = be64toh(wire.fence),
+		.inner = be64toh(wire.inner),
+		.rails = ntohl(wire.rails),
+	};
 	for (unsigned i = 0; i < RAILS_MAX; i++)
 		round->stamps[i] = ntohl(wire.stamps[i]);
-	return round->fence == 0 || round->inner == 0 || wire.reserved || round->rails >> RAILS_MAX ? -EPROTO : 0;
+	if (round->fence == 0 || round->inner == 0 || wire.reserved || round->rails >> RAILS_MAX)
+		return -EPROTO;
+	return 0;
 }
 
 uint32_t rails_encode_down(unsigned char *out, const struct rails_down *down)
 {
-	struct wire_down wire = { htons(down->rail), htons(down->answer), htonl(down->stamp), htobe64(down->fence), "" };
+	struct wire_down wire = {
+		.rail = htons(down->rail),
+		.answer = htons(down->answer),
+		.stamp = htonl(down->stamp),
+		.fence = htobe64(down->fence),
+	};
 
 	put_text(wire.reason, down->reason, sizeof(wire.reason));
 	memcpy(out, &wire, sizeof(wire));
@@ -327,7 +342,8 @@ int rails_decode_down(const void *in, uint32_t bytes, struct rails_down *down)
 	down->answer = ntohs(wire.answer) != 0;
 	down->stamp = ntohl(wire.stamp);
 	down->fence = be64toh(wire.fence);
-	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) || down->rail >= RAILS_MAX || ntohs(wire.answer) > 1)
+	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) ||
+	    down->rail >= RAILS_MAX || ntohs(wire.answer) > 1)
 		return -EPROTO;
 	return down->answer || (down->stamp == 0 && down->fence == 0) ? 0 : -EPROTO;
 }

@@ -30,7 +30,7 @@ enum rails_message {
 	RAILS_MSG_KEYS,      /* receiver: the keys of extents */
 	RAILS_MSG_STAMP,     /* receiver: a stamp arrived on all queue pairs of a rail */
 	RAILS_MSG_ROUND,     /* source: the stamps and the inner fence that complete a fence */
-	RAILS_MSG_DOWN,      /* either: a rail is lost; as an answer of the receiver: nothing lands through it any more */
+	RAILS_MSG_DOWN,      /* either: a rail is lost; receiver, as an answer: it is killed */
 };
 
 struct rail_offer {

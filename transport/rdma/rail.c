@@ -75,8 +75,10 @@ int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *err
 
 	if (rail->verbs && !rail->cq)
 		return gw_error_set(error, -ENODEV, "device %s could not be opened", rail->device);
+	if (rail->verbs && rail->verbs != verbs)
+		return gw_error_set(error, -EINVAL, "two devices on one rail");
 	if (rail->verbs)
-		return rail->verbs == verbs ? 0 : gw_error_set(error, -EINVAL, "two devices on one rail");
+		return 0;
 	rail->verbs = verbs;
 	snprintf(rail->device, sizeof(rail->device), "%s", ibv_get_device_name(verbs->device));
 	rail->numa_node = numa_node_of(rail->device);
@@ -97,8 +99,9 @@ int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *err
 		rc = -errno;
 	if (rc == -ENOMEM)
 		return gw_error_set(error, rc,
-				    "device %s: no memory could be registered: raise the limit on locked memory "
-				    "(ulimit -l unlimited, or LimitMEMLOCK=infinity for a service)",
+				    "device %s: no memory could be registered: raise the limit on "
+				    "locked memory (ulimit -l unlimited, or LimitMEMLOCK=infinity "
+				    "for a service)",
 				    rail->device);
 	return rc < 0 ? gw_error_set(error, rc, "device %s: %s", rail->device, strerror(-rc)) : 0;
 }
@@ -111,7 +114,12 @@ int rail_post_recv(struct rail_qp *qp, unsigned index)
 		.length = sizeof(struct rails_stamp),
 		.lkey = rail->memory_mr->lkey,
 	};
-	struct ibv_recv_wr *bad, wr = { .wr_id = (uint64_t)qp->index << 32 | index, .sg_list = &sge, .num_sge = 1 };
+	struct ibv_recv_wr *bad;
+	struct ibv_recv_wr wr = {
+		.wr_id = (uint64_t)qp->index << 32 | index,
+		.sg_list = &sge,
+		.num_sge = 1,
+	};
 
 	return -ibv_post_recv(qp->id->qp, &wr, &bad);
 }
@@ -182,7 +190,8 @@ void rail_kill(struct rail *rail)
 		struct rail_qp *qp = &rail->qps[i];
 		struct rdma_cm_id *id;
 
-		pthread_mutex_lock(&rail->rails->lock); /* the watcher posts receive requests to it */
+		/* The watcher posts receive requests to it. */
+		pthread_mutex_lock(&rail->rails->lock);
 		id = qp->id;
 		qp->id = NULL;
 		qp->ex = NULL;

@@ -92,8 +92,8 @@ struct qp_receiving {
 struct rail_qp {
 	struct rail *rail;
 	unsigned index;
-	struct rdma_cm_id *id; /* NULL once killed; written under rails->lock while the watcher runs */
-	struct ibv_qp_ex *ex;  /* NULL: the provider has no ibv_wr_*(), and ibv_post_send() serves */
+	struct rdma_cm_id *id; /* NULL once killed; under rails->lock while the watcher runs */
+	struct ibv_qp_ex *ex;  /* NULL: the provider has ibv_post_send(), not ibv_wr_*() */
 	unsigned step;         /* source, while connecting: index into the table of cm.c */
 	bool established;
 	struct qp_sending sending;
@@ -103,10 +103,10 @@ struct rail_qp {
 /* Source; under rails->lock.  Stamps are counted from 1; 0: none. */
 struct rail_stamps {
 	uint32_t sent, confirmed;
-	uint64_t posted_at[STAMPS_KEPT]; /* the cursor "posted" when stamp n went, at n % STAMPS_KEPT */
+	uint64_t posted_at[STAMPS_KEPT]; /* at n % STAMPS_KEPT: the cursor when stamp n went */
 	uint64_t last_posted, last_ns;   /* the cursor and the time when the last one went */
 	uint64_t bytes_since;            /* of puts, posted since then */
-	uint64_t closing, closed;        /* the last request to close a round with a stamp; the last one served */
+	uint64_t closing, closed;        /* requests to close a round: the last; the last served */
 	uint32_t closed_by;              /* the stamp that served it */
 };
 
@@ -117,10 +117,10 @@ struct rail_stamps {
 struct rail_source {
 	struct put_entry *ring; /* entry n lives at ring[n % RING_PUTS] */
 	uint64_t confirmed, posted, tail;
-	uint64_t fence_tail;        /* the tail when the last fence was asked for */
-	uint64_t round_tail;        /* the tail when the last ROUND was sent: later entries belong to the next */
-	uint64_t round_tail_before; /* the tail at the ROUND before that one, in case the last is void */
-	uint64_t replay, replay_end; /* link thread: entries of a dead rail that are still to be put again */
+	uint64_t fence_tail;         /* the tail when the last fence was asked for */
+	uint64_t round_tail;         /* the tail when the last ROUND was sent */
+	uint64_t round_tail_before;  /* the tail when the ROUND before it was sent */
+	uint64_t replay, replay_end; /* link thread: a dead rail's entries to be put again */
 	uint64_t queued_bytes; /* of [posted, tail) */
 	uint64_t given_bytes;  /* of all entries ever */
 	uint64_t put_bytes, wire_bytes;
@@ -203,16 +203,17 @@ struct watcher {
 /* Source; link thread only, except where it says otherwise. */
 struct rails_source {
 	/* Puts */
-	uint64_t put_regions, fenced_regions; /* a bit each: puts were made of it; and a fence followed them */
-	_Atomic bool wants_room;              /* a caller was told -EAGAIN; workers read it */
-	bool inner_room;                      /* the TCP link said GW_LINK_ROOM */
-	bool hurry;                           /* the guest is paused; see source_puts.c */
-	uint64_t hurry_bytes;                 /* of this round that went by TCP for that reason */
+	uint64_t put_regions;    /* bit mask: puts were made of these */
+	uint64_t fenced_regions; /* bit mask: a fence followed puts of these */
+	_Atomic bool wants_room; /* a caller was told -EAGAIN; workers read it */
+	bool inner_room;         /* the TCP link said GW_LINK_ROOM */
+	bool hurry;              /* the guest is paused; see source_puts.c */
+	uint64_t hurry_bytes;    /* of this round, that went by TCP for that reason */
 	struct backlog backlog;
 
 	/* Extents */
 	bool register_no_more; /* in a hurry, or since memory was refused */
-	bool required;         /* "rdma:" was asked for: memory that cannot be registered is an error */
+	bool required;         /* memory that cannot be registered is an error */
 	struct extent *open;   /* owned; NULL: none */
 	uint64_t open_from;    /* its first entry in the ring of its rail */
 	uint64_t extent_goal_bytes;
@@ -221,7 +222,7 @@ struct rails_source {
 	unsigned settled;                           /* extents below it are not pending */
 
 	/* Rounds */
-	uint64_t fence, fence_sent; /* the last asked for, and the last that a ROUND told the receiver */
+	uint64_t fence, fence_sent; /* the last one asked for; the last one that a ROUND named */
 	uint64_t inner_fence;       /* of the TCP link */
 	uint64_t stamps_asked;      /* counts the requests to close a round with stamps */
 	uint64_t closing;           /* the request for this round; 0: none yet */
@@ -264,7 +265,9 @@ struct rails {
 	struct extent_list numbered;
 	unsigned char out[GW_LINK_MESSAGE_BYTES]; /* for encoding */
 
-	void *own_map[GW_LINK_MAX_REGIONS]; /* for registration, owned; NULL: region->base serves.  See extent.c */
+	/* Mappings for registration, owned.  NULL: registered by region->base.  See extent.c. */
+	void *own_map[GW_LINK_MAX_REGIONS];
+
 	struct registrars registrars;
 	struct watcher watcher;
 	struct rails_source source;

@@ -4,9 +4,9 @@
  *
  * Once a TCP link stands and both ends want RDMA, three messages set up the rails:
  *
- *   RAILS      The receiver listens on its RDMA addresses and sends them, or the reason why there are none.
- *   CONNECTED  The source sends which rails it connected, with how many queue pairs, or why none.
- *   GO         The receiver has seen these queue pairs come up, and sends where their stamps are written.
+ *   RAILS      The receiver listens on its RDMA addresses and sends them, or why there are none.
+ *   CONNECTED  The source sends the rails that it connected, with their queue pairs, or why none.
+ *   GO         These queue pairs have come up at the receiver too.  It sends the rails' boards.
  *
  * A failure on the way leaves the TCP link as it was, with one line that says why.  When the two
  * ends cannot know of each other whether they use rails, the TCP link fails too.
@@ -103,7 +103,8 @@ static void find_rails(struct rails *rails, struct rails_offer *offers, const st
 		struct addrinfo hints = { .ai_flags = AI_NUMERICHOST }, *info = NULL;
 
 		if (getaddrinfo(options->rails[i], NULL, &hints, &info) != 0) {
-			gw_warn("rail '%s' is not an address: give the address of an RDMA device of this host", options->rails[i]);
+			gw_warn("rail '%s' is not an address: give that of an RDMA device here",
+				options->rails[i]);
 			continue;
 		}
 		try_rail(rails, offers, info->ai_addr, error);
@@ -270,7 +271,8 @@ static void connect_rails(struct rails *rails, const struct rails_offer *offers,
 	for (unsigned i = 0; i < offers->count; i++) {
 		struct rail *rail = &rails->rail[i];
 		uint64_t now = gw_now_ns(&gw_clock_real);
-		uint64_t left = end_ns > now ? (end_ns - now) / 2 : 0; /* the rest is for other rails and GO */
+		/* The other half is for the rails that follow, and for GO. */
+		uint64_t left = end_ns > now ? (end_ns - now) / 2 : 0;
 		uint64_t deadline_ns = now + (left < CONNECT_NS ? left : CONNECT_NS);
 		struct gw_error why = { 0 };
 
@@ -348,8 +350,9 @@ static int join(struct rails *rails, const struct gw_link_options *options, uint
 		rc = take_go(rails, &go, &event, error);
 	if (rc < 0)
 		return rc;
+	/* The receiver counts on the rails by now, so a failure is not -ENODEV. */
 	if (rails_run(rails) < 0)
-		return gw_error_set(error, -EPROTO, "RDMA threads cannot be started"); /* and the receiver counts on them */
+		return gw_error_set(error, -EPROTO, "RDMA threads cannot be started");
 	return 0;
 }
 

@@ -160,11 +160,12 @@ int source_take_keys(struct rails *rails, const struct gw_link_event *event)
 
 	GW_LOCK_SCOPE(&rails->lock);
 	for (int i = 0; i < count; i++) {
+		uint32_t number = list[i].extent;
 		struct extent *extent;
 
-		if (list[i].extent >= rails->source.announced || all->list[list[i].extent]->remote_done)
+		if (number >= rails->source.announced || all->list[number]->remote_done)
 			return -EPROTO;
-		extent = all->list[list[i].extent];
+		extent = all->list[number];
 		extent->rkey = list[i].rkey;
 		extent->remote_addr = list[i].addr;
 		extent->remote_done = true;
@@ -182,8 +183,8 @@ static const char *refusal_hint(int code)
 		return ": raise the limit on locked memory at both ends (ulimit -l unlimited, or "
 		       "LimitMEMLOCK=infinity for a service)";
 	case ENOSPC:
-		return ": no memory left for the guest's RAM at the destination: enlarge /dev/shm or the pool of "
-		       "huge pages";
+		return ": no memory left for the guest's RAM at the destination: enlarge /dev/shm "
+		       "or the pool of huge pages";
 	case EFAULT:
 	case EOPNOTSUPP:
 		return ": RAM in a file on a disk cannot be pinned; /dev/shm and hugetlbfs can";

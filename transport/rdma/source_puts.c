@@ -11,7 +11,7 @@
  * thread alone hands the backlog to the TCP link.  These pieces are:
  *   - those of a refused extent, which is too small or could not be registered;
  *   - those outside all extents once nothing is registered any more, or once no rail is left;
- *   - the first HURRY_BYTES of each round once the guest is paused: TCP needs several wake-ups fewer.
+ *   - the first HURRY_BYTES of each round of a paused guest: TCP needs several wake-ups fewer.
  *
  * Memory and bytes in flight are bounded.  A put is refused with -EAGAIN while a ring or the
  * backlog is nearly full, and while a rail is being lost (source_rounds.c).
@@ -28,9 +28,12 @@
 
 bool source_loses_rail(const struct rails *rails)
 {
-	for (unsigned i = 0; i < rails->rail_count; i++)
-		if (rails->rail[i].state == RAIL_FAILING || (rails->rail[i].failed && rails->rail[i].state == RAIL_UP))
+	for (unsigned i = 0; i < rails->rail_count; i++) {
+		const struct rail *rail = &rails->rail[i];
+
+		if (rail->state == RAIL_FAILING || (rail->failed && rail->state == RAIL_UP))
 			return true;
+	}
 	return false;
 }
 
@@ -70,8 +73,9 @@ bool source_has_space(struct rails *rails, uint32_t bytes)
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		const struct rail_source *s = &rails->rail[i].source;
 
-		if (rails->rail[i].state == RAIL_UP && (s->tail - s->confirmed + RING_SLACK > RING_PUTS ||
-							s->queued_bytes + bytes > QUEUE_BYTES))
+		if (rails->rail[i].state == RAIL_UP &&
+		    (s->tail - s->confirmed + RING_SLACK > RING_PUTS ||
+		     s->queued_bytes + bytes > QUEUE_BYTES))
 			return false;
 	}
 	return true;
@@ -99,7 +103,8 @@ static void to_backlog(struct rails *rails, uint32_t region, uint64_t offset, ui
 	struct backlog *backlog = &rails->source.backlog;
 
 	GW_LOCK_SCOPE(&rails->lock);
-	backlog->ring[backlog->tail++ % RING_PUTS] = (struct backlog_entry){ region, bytes, offset };
+	backlog->ring[backlog->tail++ % RING_PUTS] =
+		(struct backlog_entry){ region, bytes, offset };
 }
 
 /*
@@ -132,7 +137,15 @@ static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint
 	s->open->end = offset + bytes;
 	s->open->data_bytes += bytes;
 	enqueue(rails, s->open, offset, bytes);
-	return s->open->end - s->open->first >= s->extent_goal_bytes ? source_close_extent(rails) : 0;
+	if (s->open->end - s->open->first < s->extent_goal_bytes)
+		return 0;
+	return source_close_extent(rails);
+}
+
+/* Cuts a piece at @end.  Return: its bytes. */
+static uint32_t cut_at(uint64_t end, uint64_t offset, uint32_t bytes)
+{
+	return end - offset < bytes ? (uint32_t)(end - offset) : bytes;
 }
 
 int source_queue(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes)
@@ -140,27 +153,27 @@ int source_queue(struct rails *rails, uint32_t region, uint64_t offset, uint32_t
 	int rc = 0;
 
 	while (bytes > 0 && rc == 0) {
-		struct extent *extent = extent_at(&rails->extents[region], offset), *open = rails->source.open;
+		struct extent *extent = extent_at(&rails->extents[region], offset);
+		struct extent *open = rails->source.open;
 		uint64_t limit = extent ? extent->first : UINT64_MAX;
 		bool staged = source_needs_copy(rails, region) && bytes > STAGE_PUT_BYTES;
 		uint32_t piece = staged ? STAGE_PUT_BYTES : bytes;
 
+		if (open && open->region != region)
+			open = NULL;
 		if (extent && extent->first <= offset) {
-			if (extent->end - offset < piece)
-				piece = (uint32_t)(extent->end - offset);
+			piece = cut_at(extent->end, offset, piece);
 			if (extent->state == EXTENT_REFUSED)
 				to_backlog(rails, region, offset, piece);
 			else
 				enqueue(rails, extent, offset, piece);
-		} else if (open && open->region == region && offset >= open->first && offset < open->end) {
-			if (open->end - offset < piece)
-				piece = (uint32_t)(open->end - offset);
+		} else if (open && offset >= open->first && offset < open->end) {
+			piece = cut_at(open->end, offset, piece);
 			enqueue(rails, open, offset, piece);
 		} else {
-			if (open && open->region == region && open->first > offset && open->first < limit)
+			if (open && open->first > offset && open->first < limit)
 				limit = open->first;
-			if (limit - offset < piece)
-				piece = (uint32_t)(limit - offset);
+			piece = cut_at(limit, offset, piece);
 			rc = put_fresh(rails, region, offset, piece, limit);
 		}
 		offset += piece;

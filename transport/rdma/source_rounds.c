@@ -29,16 +29,21 @@
  *    older| the last round of  | the round that   | puts after the fence: only
  *   rounds| which ROUND told   | is being closed  | replays of a lost rail
  *
- *   confirmed <= posted <= tail and round_tail_before <= round_tail <= tail.  The upper three and the lower three
- *   are independent.  Sending ROUND moves round_tail to tail, and round_tail_before to the old round_tail.
+ * confirmed <= posted <= tail, and round_tail_before <= round_tail <= tail.  The upper three and the
+ * lower three are independent.  When ROUND is sent, round_tail moves to tail, and round_tail_before
+ * to the old round_tail.
  *
  * When the receiver answers that a rail is dead:
- *   confirmed          moves to the posted of the stamp that the answer names.  If the answer also names the last
- *                      fence, it moves to fence_tail: that round is complete.
- *   [confirmed, tail)  becomes [replay, replay_end).  These entries are put again, at the tail of other rails.
- *   round_tail         returns to round_tail_before, on every rail, unless the receiver reported the last
- *                      fence.  The ROUND that was sent is void, and the new one names all rails of the round again.
- *   posted, tail and fence_tail of the dead rail are not used any more.
+ *
+ *   confirmed          moves to the value that "posted" had at the stamp in the answer.  If the
+ *                      answer also has the last fence, it moves to fence_tail: the round is complete.
+ *   [confirmed, tail)  becomes [replay, replay_end).  These entries are put again, which appends
+ *                      them to the rings of other rails or to the backlog.
+ *   round_tail         returns to round_tail_before, on every rail, unless the receiver reported the
+ *                      last fence.  The ROUND that was sent is void.  A new one names all rails that
+ *                      have a part in the round.
+ *
+ * The posted, tail and fence_tail of a dead rail are not used any more.
  */
 #include "transport/rdma/source.h"
 
@@ -53,7 +58,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define REPLAYS 256 /* of a rail in one call of source_serve(): the link thread has messages to read too */
+#define REPLAYS 256 /* of a rail in one source_serve(): messages must be read in between */
 
 int source_fence(struct rails *rails, uint64_t fence)
 {
@@ -189,11 +194,29 @@ static int call_down(struct rails *rails)
 		rc = rails_say(rails, RAILS_MSG_DOWN, rails_encode_down(rails->out, &down));
 		if (rc <= 0)
 			return rc;
-		gw_log(served ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s", rail->device, down.reason);
+		gw_log(served ? GW_LOG_INFO : GW_LOG_WARN, "RDMA by %s is given up: %s",
+		       rail->device, down.reason);
 		rail->state = RAIL_FAILING;
 		rail_kill(rail);
 	}
 	return 0;
+}
+
+/* Puts the next entry of a dead rail again.  Return: 1; 0 when there is no room now; or -errno. */
+static int replay_one(struct rails *rails, struct rail_source *s)
+{
+	const struct put_entry *entry = &s->ring[s->replay % RING_PUTS];
+	int rc = 0;
+
+	if (!source_has_space(rails, entry->bytes))
+		return 0;
+	if (entry->bytes > 0)
+		rc = source_queue(rails, entry->extent->region, entry->offset, entry->bytes);
+	if (rc < 0)
+		return rc;
+	if (++s->replay == s->replay_end && rails->source.fence > rails->source.fence_sent)
+		rc = source_close_extent(rails);
+	return rc < 0 ? rc : 1;
 }
 
 /*
@@ -207,18 +230,12 @@ static int replay(struct rails *rails)
 		struct rail_source *s = &rail->source;
 
 		for (unsigned n = 0; rail->state == RAIL_DEAD && s->replay < s->replay_end; n++) {
-			const struct put_entry *entry = &s->ring[s->replay % RING_PUTS];
-			int rc = 0;
+			int rc;
 
-			if (n == REPLAYS || source_loses_rail(rails) || !source_has_space(rails, entry->bytes))
+			if (n == REPLAYS || source_loses_rail(rails))
 				return 0;
-			if (entry->bytes > 0)
-				rc = source_queue(rails, entry->extent->region, entry->offset, entry->bytes);
-			if (rc < 0)
-				return rc;
-			if (++s->replay == s->replay_end && rails->source.fence > rails->source.fence_sent)
-				rc = source_close_extent(rails);
-			if (rc < 0)
+			rc = replay_one(rails, s);
+			if (rc <= 0)
 				return rc;
 		}
 		if (rail->state == RAIL_FAILING)
@@ -276,7 +293,8 @@ static int close_round(struct rails *rails)
 		worker_wake(slow);
 		return 0;
 	}
-	rc = source_drain_backlog(rails); /* a rail moves refused puts there before it posts its stamp */
+	/* Complete: a worker moves refused puts there before it posts its stamp. */
+	rc = source_drain_backlog(rails);
 	if (rc <= 0)
 		return rc;
 	rc = rails_say(rails, RAILS_MSG_ROUND, rails_encode_round(rails->out, &round));

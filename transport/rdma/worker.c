@@ -191,6 +191,7 @@ static struct rail_qp *free_qp(struct rail *rail)
 static int write_put(struct rail *rail, const struct put_entry *entry, bool last)
 {
 	const struct extent *extent = entry->extent;
+	const char *base = rail->rails->regions[extent->region].base;
 	struct request request = {
 		.qp = free_qp(rail),
 		.remote = extent->remote_addr + (entry->offset - extent->first),
@@ -206,7 +207,7 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 
 		if (!copy)
 			return 0;
-		memcpy(copy, (char *)rail->rails->regions[extent->region].base + entry->offset, entry->bytes);
+		memcpy(copy, base + entry->offset, entry->bytes);
 		request.local = (uintptr_t)copy;
 		request.lkey = rail->memory_mr->lkey;
 	} else {
@@ -225,7 +226,8 @@ static bool to_backlog(struct rail *rail, struct put_entry *entry)
 {
 	struct backlog *backlog = &rail->rails->source.backlog;
 
-	if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK) /* the rest is for the link thread */
+	/* The rest of it is for the link thread. */
+	if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK)
 		return false;
 	backlog->ring[backlog->tail++ % RING_PUTS] =
 		(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
@@ -413,7 +415,10 @@ static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_n
 /* Sleeps until a request completes or worker_wake() is called. */
 static void rest(struct rail *rail)
 {
-	struct pollfd fds[2] = { { .fd = rail->channel->fd, .events = POLLIN }, { .fd = rail->thread.wake, .events = POLLIN } };
+	struct pollfd fds[2] = {
+		{ .fd = rail->channel->fd, .events = POLLIN },
+		{ .fd = rail->thread.wake, .events = POLLIN },
+	};
 	struct ibv_cq *cq;
 	uint64_t count;
 	void *context;
@@ -451,7 +456,8 @@ static void *worker(void *argument)
 		 */
 		rail->thread.asleep = true;
 		if (ibv_req_notify_cq(rail->cq, 0) != 0)
-			rail_fail(rail, "device %s gives no notification of completions", rail->device);
+			rail_fail(rail, "device %s gives no notification of completions",
+				  rail->device);
 		if (reap(rail) == 0 && post_puts(rail) == 0 && post_stamp(rail) == 0)
 			rest(rail);
 		rail->thread.asleep = false;
