@@ -39,13 +39,15 @@ struct rdma_event_channel *cm_open(struct gw_error *error)
 	if (devices)
 		ibv_free_device_list(devices);
 	if (count == 0) {
-		gw_error_set(error, -ENODEV, "no RDMA device (for software RDMA: "
-				     "rdma link add rxe0 type rxe netdev DEV)");
+		gw_error_set(error, -ENODEV,
+			     "no RDMA device (for software RDMA: "
+			     "rdma link add rxe0 type rxe netdev DEV)");
 		return NULL;
 	}
 	channel = rdma_create_event_channel();
 	if (!channel)
-		gw_error_set(error, -errno, "no connection manager: %s (modprobe rdma_ucm)", strerror(errno));
+		gw_error_set(error, -errno, "no connection manager: %s (modprobe rdma_ucm)",
+			     strerror(errno));
 	else
 		(void)fcntl(channel->fd, F_SETFL, O_NONBLOCK);
 	return channel;
@@ -73,14 +75,16 @@ static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
 	int rc = -ibv_query_port(id->verbs, id->port_num, &port);
 
 	if (rc < 0)
-		return gw_error_set(error, rc, "device %s does not answer: %s", device, strerror(-rc));
+		return gw_error_set(error, rc, "device %s does not answer: %s", device,
+				    strerror(-rc));
 	if (port.state != IBV_PORT_ACTIVE)
 		return gw_error_set(error, -ENETDOWN,
 				    "the port of device %s is down: check its cable, "
 				    "or ip link set DEV up",
 				    device);
 	if (port.max_msg_sz < GW_LINK_PUT_BYTES)
-		return gw_error_set(error, -EMSGSIZE, "device %s takes messages of %u bytes at most", device,
+		return gw_error_set(error, -EMSGSIZE,
+				    "device %s takes messages of %u bytes at most", device,
 				    port.max_msg_sz);
 	return 0;
 }
@@ -123,8 +127,8 @@ static int listen_once(struct rails *rails, unsigned index, const struct sockadd
 		return rc;
 	}
 	if (rdma_listen(id, RAIL_MAX_QPS) < 0) {
-		rc = gw_error_set(error, -errno, "device %s cannot listen: %s", ibv_get_device_name(id->verbs->device),
-				  strerror(errno));
+		rc = gw_error_set(error, -errno, "device %s cannot listen: %s",
+				  ibv_get_device_name(id->verbs->device), strerror(errno));
 		rdma_destroy_id(id);
 		return rc;
 	}
@@ -134,8 +138,8 @@ static int listen_once(struct rails *rails, unsigned index, const struct sockadd
 	return 0;
 }
 
-int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *address, struct rail_offer *offer,
-	      struct gw_error *error)
+int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *address,
+	      struct rail_offer *offer, struct gw_error *error)
 {
 	int rc = listen_once(rails, index, address, offer, error);
 
@@ -161,8 +165,9 @@ static struct rail_qp *caller(struct rails *rails, const struct rdma_cm_event *e
 	memcpy(&hello, param->private_data, sizeof(hello));
 	rail = ntohs(hello.rail);
 	qp = ntohs(hello.qp);
-	if (ntohl(hello.magic) != RAILS_HELLO_MAGIC || ntohs(hello.version) != RAILS_HELLO_VERSION ||
-	    hello.reserved != 0 || memcmp(hello.nonce, rails->nonce, sizeof(hello.nonce)) != 0)
+	if (ntohl(hello.magic) != RAILS_HELLO_MAGIC ||
+	    ntohs(hello.version) != RAILS_HELLO_VERSION || hello.reserved != 0 ||
+	    memcmp(hello.nonce, rails->nonce, sizeof(hello.nonce)) != 0)
 		return NULL;
 	if (rail >= rails->rail_count || qp >= RAIL_MAX_QPS || rails->rail[rail].qps[qp].id ||
 	    event->listen_id != rails->receiver.listeners[rail])
@@ -184,7 +189,8 @@ static int admit(struct rail_qp *qp, struct rdma_cm_id *id, struct gw_error *err
 	if (rc < 0)
 		return rc;
 	if (rdma_accept(id, &param) < 0)
-		return gw_error_set(error, -errno, "device %s does not accept: %s", qp->rail->device, strerror(errno));
+		return gw_error_set(error, -errno, "device %s does not accept: %s",
+				    qp->rail->device, strerror(errno));
 	if (qp->index >= qp->rail->qp_count)
 		qp->rail->qp_count = qp->index + 1;
 	return 0;
@@ -264,7 +270,8 @@ static int resolve_addr(struct connecting *c, struct rail_qp *qp, struct gw_erro
 		return gw_error_set(error, -errno, "connection manager: %s", strerror(errno));
 	}
 	if (rdma_resolve_addr(qp->id, NULL, c->to, gw_left_ms(c->deadline_ns)) < 0)
-		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s", strerror(errno));
+		return gw_error_set(error, -errno, "no RDMA device leads to the address: %s",
+				    strerror(errno));
 	return 0;
 }
 
@@ -279,7 +286,8 @@ static int resolve_route(struct connecting *c, struct rail_qp *qp, struct gw_err
 	(void)rdma_set_option(qp->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &ack_timeout,
 			      sizeof(ack_timeout));
 	if (rdma_resolve_route(qp->id, gw_left_ms(c->deadline_ns)) < 0)
-		return gw_error_set(error, -errno, "no RDMA route to the address: %s", strerror(errno));
+		return gw_error_set(error, -errno, "no RDMA route to the address: %s",
+				    strerror(errno));
 	return 0;
 }
 
@@ -300,7 +308,8 @@ static int call(struct connecting *c, struct rail_qp *qp, struct gw_error *error
 		return rc;
 	fill_hello(&hello, qp);
 	if (rdma_connect(qp->id, &param) < 0)
-		return gw_error_set(error, -errno, "device %s does not connect: %s", c->rail->device, strerror(errno));
+		return gw_error_set(error, -errno, "device %s does not connect: %s",
+				    c->rail->device, strerror(errno));
 	return 0;
 }
 
@@ -342,8 +351,8 @@ static void drop_qp(struct rail_qp *qp)
  * Takes an event of a queue pair that is being connected, and takes its next step.  Return: 0, or
  * -errno with @error set.
  */
-static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_type type, int status,
-		   struct gw_error *error)
+static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_type type,
+		   int status, struct gw_error *error)
 {
 	const struct step *step = &steps[qp->step];
 	int rc;
@@ -352,8 +361,8 @@ static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_
 		qp->step++;
 		rc = step->next(c, qp, error);
 	} else {
-		rc = gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s", step->awaiting,
-				  rdma_event_str(type));
+		rc = gw_error_set(error, status < 0 ? status : -ECONNREFUSED, "%s: %s",
+				  step->awaiting, rdma_event_str(type));
 		if (c->rail->device[0])
 			gw_error_prefix(error, "device %s", c->rail->device);
 	}
@@ -374,7 +383,8 @@ static int next_event(struct connecting *c, struct gw_error *error)
 	struct rail_qp *qp;
 	int status;
 
-	if (poll(&pfd, 1, gw_left_ms(c->deadline_ns)) <= 0 || rdma_get_cm_event(channel, &event) < 0)
+	if (poll(&pfd, 1, gw_left_ms(c->deadline_ns)) <= 0 ||
+	    rdma_get_cm_event(channel, &event) < 0)
 		return 0;
 	qp = event->id->context;
 	type = event->event;
@@ -412,11 +422,16 @@ static uint32_t scope_of(const struct rails *rails)
 	return peer.sin6_family == AF_INET6 ? peer.sin6_scope_id : 0;
 }
 
-int cm_connect(struct rail *rail, const struct rail_offer *offer, uint64_t deadline_ns, struct gw_error *error)
+int cm_connect(struct rail *rail, const struct rail_offer *offer, uint64_t deadline_ns,
+	       struct gw_error *error)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons(offer->port) };
 	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons(offer->port) };
-	struct connecting c = { .rail = rail, .deadline_ns = deadline_ns, .missing = rail->qp_count };
+	struct connecting c = {
+		.rail = rail,
+		.deadline_ns = deadline_ns,
+		.missing = rail->qp_count,
+	};
 	int rc = 0;
 
 	c.to = offer->family == AF_INET6 ? (struct sockaddr *)&in6 : (struct sockaddr *)&in;

@@ -21,8 +21,8 @@ struct rdma_event_channel *cm_open(struct gw_error *error) GW_MUST_CHECK;
  * Return: 0, with *offer filled and rails->receiver.listeners[index] set; or -errno with @error
  * set.
  */
-int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *address, struct rail_offer *offer,
-	      struct gw_error *error) GW_MUST_CHECK;
+int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *address,
+	      struct rail_offer *offer, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Receiver: takes one event of the channel, if there is one.  It admits a queue pair that presents

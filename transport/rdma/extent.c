@@ -112,7 +112,8 @@ static bool is_memory(int fd)
 	struct statfs fs;
 
 	return fd >= 0 && fstatfs(fd, &fs) == 0 &&
-	       ((unsigned long)fs.f_type == TMPFS_MAGIC || (unsigned long)fs.f_type == HUGETLBFS_MAGIC);
+	       ((unsigned long)fs.f_type == TMPFS_MAGIC ||
+		(unsigned long)fs.f_type == HUGETLBFS_MAGIC);
 }
 
 /*
@@ -154,7 +155,8 @@ static int register_here(struct rails *rails, struct extent *extent)
 	if (extent->rail->failed)
 		return -ENODEV;
 	if (!rails->is_source)
-		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING;
+		access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
+			 IBV_ACCESS_RELAXED_ORDERING;
 	extent->mr = ibv_reg_mr(extent->rail->pd, base + extent->first, bytes, access);
 	if (!extent->mr && errno == EFAULT && rails->is_source &&
 	    (base = map_of(rails, extent->region, true)))

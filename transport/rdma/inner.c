@@ -21,7 +21,8 @@ int rails_error(struct rails *rails, int rc)
 	if (rails->inner->error.code)
 		rails->link.error = rails->inner->error;
 	else if (rc == -EPROTO)
-		gw_error_set(&rails->link.error, rc, "%s sent a message that breaks godwit's RDMA protocol",
+		gw_error_set(&rails->link.error, rc,
+			     "%s sent a message that breaks godwit's RDMA protocol",
 			     rails->link.peer);
 	else
 		gw_error_set(&rails->link.error, rc, "RDMA: %s", strerror(-rc));

@@ -37,15 +37,17 @@ static void find_addresses(struct gw_rdma_device *device)
 	if (!device->netdev[0] || getifaddrs(&list) < 0)
 		return;
 	for (const struct ifaddrs *a = list; a; a = a->ifa_next) {
+		const struct sockaddr_in *in = (const void *)a->ifa_addr;
+		const struct sockaddr_in6 *in6 = (const void *)a->ifa_addr;
 		const void *address = NULL;
 
 		if (!a->ifa_addr || strcmp(a->ifa_name, device->netdev) != 0 ||
 		    device->address_count == GW_RDMA_MAX_ADDRESSES)
 			continue;
 		if (a->ifa_addr->sa_family == AF_INET)
-			address = &((const struct sockaddr_in *)(const void *)a->ifa_addr)->sin_addr;
+			address = &in->sin_addr;
 		else if (a->ifa_addr->sa_family == AF_INET6)
-			address = &((const struct sockaddr_in6 *)(const void *)a->ifa_addr)->sin6_addr;
+			address = &in6->sin6_addr;
 		if (address && inet_ntop(a->ifa_addr->sa_family, address,
 					 device->addresses[device->address_count],
 					 sizeof(device->addresses[0])))
@@ -77,7 +79,8 @@ static void describe(struct gw_rdma_device *device, struct ibv_context *verbs)
 	read_line(device->name, "device/numa_node", line, sizeof(line));
 	if (line[0])
 		sscanf(line, "%d", &device->numa_node);
-	read_line(device->name, "ports/1/gid_attrs/ndevs/0", device->netdev, sizeof(device->netdev));
+	read_line(device->name, "ports/1/gid_attrs/ndevs/0", device->netdev,
+		  sizeof(device->netdev));
 	if (!device->netdev[0]) /* rxe and siw tell the interface here */
 		read_line(device->name, "parent", device->netdev, sizeof(device->netdev));
 	find_addresses(device);

@@ -121,7 +121,8 @@ int rails_decode_offer(const void *in, uint32_t bytes, struct rails_offer *offer
 	memcpy(offer->nonce, wire.nonce, sizeof(wire.nonce));
 	offer->count = ntohl(wire.count);
 	if (offer->count > RAILS_MAX ||
-	    !is_zeros(&wire.rails[offer->count], (RAILS_MAX - offer->count) * sizeof(wire.rails[0])))
+	    !is_zeros(&wire.rails[offer->count],
+		      (RAILS_MAX - offer->count) * sizeof(wire.rails[0])))
 		return -EPROTO;
 	for (unsigned i = 0; i < offer->count; i++) {
 		unsigned family = ntohs(wire.rails[i].family);
@@ -190,7 +191,8 @@ int rails_decode_connected(const void *in, uint32_t bytes, struct rails_go *go)
 	return rc;
 }
 
-uint32_t rails_encode_register(unsigned char *out, const struct rails_register *list, unsigned count)
+uint32_t rails_encode_register(unsigned char *out, const struct rails_register *list,
+			       unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct wire_register wire = {
@@ -342,8 +344,8 @@ int rails_decode_down(const void *in, uint32_t bytes, struct rails_down *down)
 	down->answer = ntohs(wire.answer) != 0;
 	down->stamp = ntohl(wire.stamp);
 	down->fence = be64toh(wire.fence);
-	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) ||
-	    down->rail >= RAILS_MAX || ntohs(wire.answer) > 1)
+	if (!take_text(down->reason, wire.reason, sizeof(wire.reason)) || down->rail >= RAILS_MAX ||
+	    ntohs(wire.answer) > 1)
 		return -EPROTO;
 	return down->answer || (down->stamp == 0 && down->fence == 0) ? 0 : -EPROTO;
 }

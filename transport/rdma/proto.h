@@ -107,7 +107,8 @@ struct rails_stamp {
 /* Encoders.  @out: GW_LINK_MESSAGE_BYTES.  Return: the bytes written. */
 uint32_t rails_encode_offer(unsigned char *out, const struct rails_offer *offer);
 uint32_t rails_encode_go(unsigned char *out, const struct rails_go *go);
-uint32_t rails_encode_register(unsigned char *out, const struct rails_register *list, unsigned count);
+uint32_t rails_encode_register(unsigned char *out, const struct rails_register *list,
+			       unsigned count);
 uint32_t rails_encode_keys(unsigned char *out, const struct rails_key *list, unsigned count);
 uint32_t rails_encode_stamp(unsigned char *out, unsigned rail, uint32_t stamp);
 uint32_t rails_encode_round(unsigned char *out, const struct rails_round *round);
@@ -120,9 +121,11 @@ uint32_t rails_encode_down(unsigned char *out, const struct rails_down *down);
 int rails_decode_offer(const void *in, uint32_t bytes, struct rails_offer *offer) GW_MUST_CHECK;
 int rails_decode_go(const void *in, uint32_t bytes, struct rails_go *go) GW_MUST_CHECK;
 int rails_decode_connected(const void *in, uint32_t bytes, struct rails_go *go) GW_MUST_CHECK;
-int rails_decode_register(const void *in, uint32_t bytes, struct rails_register *list) GW_MUST_CHECK;
+int rails_decode_register(const void *in, uint32_t bytes,
+			  struct rails_register *list) GW_MUST_CHECK;
 int rails_decode_keys(const void *in, uint32_t bytes, struct rails_key *list) GW_MUST_CHECK;
-int rails_decode_stamp(const void *in, uint32_t bytes, unsigned *rail, uint32_t *stamp) GW_MUST_CHECK;
+int rails_decode_stamp(const void *in, uint32_t bytes, unsigned *rail,
+		       uint32_t *stamp) GW_MUST_CHECK;
 int rails_decode_round(const void *in, uint32_t bytes, struct rails_round *round) GW_MUST_CHECK;
 int rails_decode_down(const void *in, uint32_t bytes, struct rails_down *down) GW_MUST_CHECK;
 

@@ -48,7 +48,8 @@ static int open_memory(struct rail *rail)
 {
 	rail->memory_bytes = 2 * BOARD_BYTES;
 	if (rail->rails->is_source)
-		rail->memory_bytes = rail->qp_count * (STAGE_BYTES + STAMPS_KEPT * sizeof(struct rails_stamp));
+		rail->memory_bytes = rail->qp_count *
+				     (STAGE_BYTES + STAMPS_KEPT * sizeof(struct rails_stamp));
 	rail->memory = mmap(NULL, rail->memory_bytes, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (rail->memory == MAP_FAILED) {
@@ -149,13 +150,14 @@ int rail_create_qp(struct rail_qp *qp, struct gw_error *error)
 		attr.send_ops_flags = 0;
 		if (rdma_create_qp_ex(qp->id, &attr) != 0)
 			return gw_error_set(error, -errno,
-					    "device %s gives no queue pair (number %u of this session): %s: "
-					    "ask for fewer with --queue-pairs",
+					    "device %s gives no queue pair (number %u of this "
+					    "session): %s: ask for fewer with --queue-pairs",
 					    rail->device, qp->index + 1, strerror(errno));
 	}
 	for (unsigned index = 0; index < QP_RECV_WRS && !rail->rails->is_source; index++)
 		if (rail_post_recv(qp, index) < 0)
-			return gw_error_set(error, -EIO, "device %s takes no receive requests", rail->device);
+			return gw_error_set(error, -EIO, "device %s takes no receive requests",
+					    rail->device);
 	return 0;
 }
 

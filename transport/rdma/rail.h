@@ -69,7 +69,8 @@ static inline struct rails_stamp *rail_board(const struct rail *rail, unsigned q
 	return (struct rails_stamp *)rail->memory + (size_t)qp * STAMPS_KEPT + index;
 }
 
-static inline struct rails_stamp *rail_stamp_buffer(const struct rail *rail, unsigned qp, unsigned index)
+static inline struct rails_stamp *
+rail_stamp_buffer(const struct rail *rail, unsigned qp, unsigned index)
 {
 	size_t before = rail->rails->is_source ? (size_t)rail->qp_count * STAGE_BYTES : BOARD_BYTES;
 	char *stamps = (char *)rail->memory + before;

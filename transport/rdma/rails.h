@@ -79,8 +79,10 @@ struct qp_sending {
 	uint64_t signaled;          /* the last that asked for a completion */
 	unsigned unsignaled;        /* requests since then */
 	uint64_t bytes;             /* of puts, posted so far */
-	uint64_t stage_head, stage_tail, stage_signaled; /* bytes of the staging ring */
-	uint64_t stage_end[QP_SEND_WRS]; /* stage_head after request n, at n % QP_SEND_WRS */
+
+	/* The staging ring, in bytes.  The head after request n is at stage_end[n % QP_SEND_WRS]. */
+	uint64_t stage_head, stage_tail, stage_signaled;
+	uint64_t stage_end[QP_SEND_WRS];
 };
 
 /* Receiver; the watcher writes under rails->lock. */
@@ -121,8 +123,8 @@ struct rail_source {
 	uint64_t round_tail;         /* the tail when the last ROUND was sent */
 	uint64_t round_tail_before;  /* the tail when the ROUND before it was sent */
 	uint64_t replay, replay_end; /* link thread: a dead rail's entries to be put again */
-	uint64_t queued_bytes; /* of [posted, tail) */
-	uint64_t given_bytes;  /* of all entries ever */
+	uint64_t queued_bytes;       /* of [posted, tail) */
+	uint64_t given_bytes;        /* of all entries ever */
 	uint64_t put_bytes, wire_bytes;
 	struct rail_stamps stamps;
 };

@@ -55,11 +55,13 @@ static int add_region(struct gw_link *link, const struct gw_link_region *region)
 	 * wait forever.
 	 */
 	if (!rails->is_source && region->placement != GW_PLACE_MAPPED) {
-		void *map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
+		void *map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+				 region->fd, 0);
 
 		if (map == MAP_FAILED)
-			return gw_error_set(&link->error, -errno, "region %u cannot be mapped for RDMA: %s",
-					    region->id, strerror(errno));
+			return gw_error_set(&link->error, -errno,
+					    "region %u cannot be mapped for RDMA: %s", region->id,
+					    strerror(errno));
 		if (rails->own_map[region->id])
 			munmap(rails->own_map[region->id], region->bytes);
 		rails->own_map[region->id] = map;
@@ -84,8 +86,8 @@ static int message(struct gw_link *link, uint16_t type, const void *payload, uin
 
 	if (type >= RAILS_MSG_BASE)
 		return -EINVAL;
-	rc = link->error.code ? gw_link_last_message(rails->inner, type, payload, bytes) :
-				gw_link_message(rails->inner, type, payload, bytes);
+	rc = link->error.code ? gw_link_last_message(rails->inner, type, payload, bytes)
+			      : gw_link_message(rails->inner, type, payload, bytes);
 	if (rc == -EAGAIN) {
 		rails->source.wants_room = true;
 		return rc;
@@ -104,7 +106,8 @@ static int take_inner(struct rails *rails, const struct gw_link_event *event)
 	if (event->type == GW_LINK_MESSAGE) {
 		if (event->message_type < RAILS_MSG_BASE)
 			return 1;
-		rc = rails->is_source ? source_message(rails, event) : receiver_message(rails, event);
+		rc = rails->is_source ? source_message(rails, event)
+				      : receiver_message(rails, event);
 	} else if (event->type == GW_LINK_FENCE) {
 		rails->receiver.inner_seen = event->fence;
 	} else {
@@ -177,7 +180,8 @@ static void counters(const struct gw_link *link, struct gw_link_counters *result
 	}
 }
 
-static int next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end)
+static int next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first,
+		       uint64_t *end)
 {
 	const struct rails *rails = (const struct rails *)link;
 	const struct extent *extent = extent_at(&rails->extents[region], from);

@@ -190,10 +190,12 @@ static int tell_keys(struct rails *rails)
 	unsigned count = 0, last = rails->receiver.keyed;
 
 	pthread_mutex_lock(&rails->lock);
-	for (; last < all->count && count < RAILS_MAX_BATCH && all->list[last]->local_done; last++) {
+	for (; last < all->count && count < RAILS_MAX_BATCH; last++) {
 		const struct extent *extent = all->list[last];
 		int refused = extent->refused;
 
+		if (!extent->local_done)
+			break;
 		/* Of a dead rail, rail_bury() may have freed the memory region. */
 		if (!refused && extent->rail->state != RAIL_UP)
 			refused = ENODEV;
@@ -206,7 +208,8 @@ static int tell_keys(struct rails *rails)
 	}
 	pthread_mutex_unlock(&rails->lock);
 	if (count > 0) {
-		int rc = rails_say(rails, RAILS_MSG_KEYS, rails_encode_keys(rails->out, list, count));
+		int rc = rails_say(rails, RAILS_MSG_KEYS,
+				   rails_encode_keys(rails->out, list, count));
 
 		if (rc <= 0)
 			return rc;

@@ -38,21 +38,23 @@
  * Source: waits for the next message of the dialogue; another type is an error.  Return: 0, or
  * -errno with @error set.
  */
-static int await(struct rails *rails, unsigned type, struct gw_link_event *event, uint64_t deadline_ns,
-		 struct gw_error *error)
+static int await(struct rails *rails, unsigned type, struct gw_link_event *event,
+		 uint64_t deadline_ns, struct gw_error *error)
 {
 	for (;;) {
 		int rc;
 
 		if (gw_now_ns(&gw_clock_real) >= deadline_ns)
-			return gw_error_set(error, -ETIMEDOUT, "%s does not answer", rails->link.peer);
+			return gw_error_set(error, -ETIMEDOUT, "%s does not answer",
+					    rails->link.peer);
 		rc = gw_link_poll(rails->inner, event, 10 * GW_NS_PER_MS);
 		if (rc < 0)
 			return gw_error_set(error, rc, "%s", rails->inner->error.text);
 		if (rc == 0 || event->type != GW_LINK_MESSAGE)
 			continue;
 		if (event->message_type != type)
-			return gw_error_set(error, -EPROTO, "%s sent a message out of turn", rails->link.peer);
+			return gw_error_set(error, -EPROTO, "%s sent a message out of turn",
+					    rails->link.peer);
 		return 0;
 	}
 }
@@ -61,12 +63,13 @@ static int await(struct rails *rails, unsigned type, struct gw_link_event *event
  * Adds the device of an address to the offer, and listens there.  It does nothing if the device is
  * in the offer already.
  */
-static void try_rail(struct rails *rails, struct rails_offer *offers, const struct sockaddr *address,
-		     struct gw_error *error)
+static void try_rail(struct rails *rails, struct rails_offer *offers,
+		     const struct sockaddr *address, struct gw_error *error)
 {
 	struct rail_offer *offer = &offers->rails[offers->count];
 
-	if (offers->count == RAILS_MAX || cm_listen(rails, offers->count, address, offer, error) < 0)
+	if (offers->count == RAILS_MAX ||
+	    cm_listen(rails, offers->count, address, offer, error) < 0)
 		return;
 	for (unsigned i = 0; i < offers->count; i++) {
 		if (strcmp(offers->rails[i].device, offer->device) != 0)
@@ -93,8 +96,9 @@ static bool is_usable(const struct ifaddrs *a)
  * Fills the offer: the address that the source called, those of the options, and with @all those of
  * this host.
  */
-static void find_rails(struct rails *rails, struct rails_offer *offers, const struct gw_link_options *options,
-		       const struct sockaddr *called, bool all, struct gw_error *error)
+static void find_rails(struct rails *rails, struct rails_offer *offers,
+		       const struct gw_link_options *options, const struct sockaddr *called,
+		       bool all, struct gw_error *error)
 {
 	struct ifaddrs *list = NULL;
 
@@ -124,16 +128,19 @@ static void find_rails(struct rails *rails, struct rails_offer *offers, const st
 /*
  * Checks CONNECTED against the queue pairs that connected.  Return: 0, or -EPROTO with @error set.
  */
-static int judge_connected(const struct rails *rails, const struct rails_go *go, struct gw_error *error)
+static int judge_connected(const struct rails *rails, const struct rails_go *go,
+			   struct gw_error *error)
 {
 	for (unsigned i = 0; i < go->count; i++) {
 		const struct rail_go *want = &go->rails[i];
 
 		if (want->rail >= rails->rail_count)
-			return gw_error_set(error, -EPROTO, "%s connected a rail that was not offered",
+			return gw_error_set(error, -EPROTO,
+					    "%s connected a rail that was not offered",
 					    rails->link.peer);
 		if (want->qps < rails->rail[want->rail].qp_count)
-			return gw_error_set(error, -EPROTO, "%s connected more queue pairs than it says",
+			return gw_error_set(error, -EPROTO,
+					    "%s connected more queue pairs than it says",
 					    rails->link.peer);
 	}
 	return 0;
@@ -191,8 +198,8 @@ static int say(struct rails *rails, unsigned type, uint32_t bytes, struct gw_err
 }
 
 /* Receiver: sends RAILS.  Return: 0; -ENODEV: no rails; or another -errno; with @error set. */
-static int offer(struct rails *rails, const struct gw_link_options *options, const struct sockaddr *called, bool all,
-		 struct gw_error *error)
+static int offer(struct rails *rails, const struct gw_link_options *options,
+		 const struct sockaddr *called, bool all, struct gw_error *error)
 {
 	struct rails_offer offers = { 0 };
 	int rc;
@@ -200,11 +207,13 @@ static int offer(struct rails *rails, const struct gw_link_options *options, con
 	rails->cm = options->no_rdma ? NULL : cm_open(error);
 	if (options->no_rdma)
 		gw_error_set(error, -EOPNOTSUPP, "it was told to use TCP");
-	if (rails->cm && getrandom(rails->nonce, sizeof(rails->nonce), 0) == (ssize_t)sizeof(rails->nonce))
+	if (rails->cm &&
+	    getrandom(rails->nonce, sizeof(rails->nonce), 0) == (ssize_t)sizeof(rails->nonce))
 		find_rails(rails, &offers, options, called, all, error);
 	memcpy(offers.nonce, rails->nonce, sizeof(offers.nonce));
 	if (offers.count == 0)
-		snprintf(offers.reason, sizeof(offers.reason), "the destination: %.170s", error->text);
+		snprintf(offers.reason, sizeof(offers.reason), "the destination: %.170s",
+			 error->text);
 	else
 		gw_error_clear(error);
 	rails->rail_count = offers.count;
@@ -223,9 +232,11 @@ static int take_connected(struct rails *rails, struct gw_error *error)
 	if (rc == 0 || event.type != GW_LINK_MESSAGE)
 		return 0;
 	if (event.message_type != RAILS_MSG_CONNECTED)
-		return gw_error_set(error, -EPROTO, "%s sent a message out of turn", rails->link.peer);
+		return gw_error_set(error, -EPROTO, "%s sent a message out of turn",
+				    rails->link.peer);
 	if (rails_decode_connected(event.payload, event.payload_bytes, &rails->receiver.go) < 0)
-		return gw_error_set(error, -EPROTO, "%s sent a CONNECTED that cannot be read", rails->link.peer);
+		return gw_error_set(error, -EPROTO, "%s sent a CONNECTED that cannot be read",
+				    rails->link.peer);
 	if (rails->receiver.go.count == 0)
 		return gw_error_set(error, -ENODEV, "%s", rails->receiver.go.reason);
 	rails->receiver.connected = true;
@@ -245,7 +256,8 @@ static int say_go(struct rails *rails, int rc, struct gw_error *error)
 		keep_rails(rails, go);
 		rc = rails_run(rails);
 		if (rc < 0)
-			gw_error_set(error, rc, "RDMA threads cannot be started: %s", strerror(-rc));
+			gw_error_set(error, rc, "RDMA threads cannot be started: %s",
+				     strerror(-rc));
 	}
 	if (rc < 0) {
 		go->count = 0;
@@ -264,8 +276,9 @@ static int say_go(struct rails *rails, int rc, struct gw_error *error)
 }
 
 /* Source: connects the rails of the offer, and fills @go with those that it could connect. */
-static void connect_rails(struct rails *rails, const struct rails_offer *offers, const struct gw_link_options *options,
-			  struct rails_go *go, uint64_t end_ns, struct gw_error *error)
+static void connect_rails(struct rails *rails, const struct rails_offer *offers,
+			  const struct gw_link_options *options, struct rails_go *go,
+			  uint64_t end_ns, struct gw_error *error)
 {
 	rails->rail_count = offers->count;
 	for (unsigned i = 0; i < offers->count; i++) {
@@ -283,8 +296,8 @@ static void connect_rails(struct rails *rails, const struct rails_offer *offers,
 			continue;
 		}
 		if (why.code) {
-			gw_warn("no RDMA to device %s of the destination: %s", offers->rails[i].device,
-				why.text);
+			gw_warn("no RDMA to device %s of the destination: %s",
+				offers->rails[i].device, why.text);
 			*error = why;
 		}
 		rail_close(rail);
@@ -301,7 +314,8 @@ static int take_go(struct rails *rails, struct rails_go *go, const struct gw_lin
 		   struct gw_error *error)
 {
 	if (rails_decode_go(event->payload, event->payload_bytes, go) < 0)
-		return gw_error_set(error, -EPROTO, "%s sent a GO that cannot be read", rails->link.peer);
+		return gw_error_set(error, -EPROTO, "%s sent a GO that cannot be read",
+				    rails->link.peer);
 	if (go->count == 0)
 		return gw_error_set(error, -ENODEV, "%s", go->reason);
 	for (unsigned i = 0; i < go->count; i++) {
@@ -336,9 +350,10 @@ static int join(struct rails *rails, const struct gw_link_options *options, uint
 	if (rails_decode_offer(event.payload, event.payload_bytes, &offers) < 0)
 		return gw_error_set(error, -EPROTO, "%s sent an offer of RDMA that cannot be read",
 				    rails->link.peer);
+	if (offers.count == 0 && !offers.reason[0])
+		return gw_error_set(error, -ENODEV, "the destination offers none");
 	if (offers.count == 0)
-		return gw_error_set(error, -ENODEV, "%s",
-				    offers.reason[0] ? offers.reason : "the destination offers none");
+		return gw_error_set(error, -ENODEV, "%s", offers.reason);
 	memcpy(rails->nonce, offers.nonce, sizeof(rails->nonce));
 	rails->cm = cm_open(error);
 	connect_rails(rails, &offers, options, &go, deadline_ns, error);
@@ -377,8 +392,9 @@ bool rails_available(struct gw_error *error)
 	return channel != NULL;
 }
 
-int rails_offer_begin(struct rails **out, struct gw_link *inner, const struct gw_link_options *options,
-		     const struct sockaddr *called, bool all, uint64_t deadline_ns, struct gw_error *error)
+int rails_offer_begin(struct rails **out, struct gw_link *inner,
+		      const struct gw_link_options *options, const struct sockaddr *called,
+		      bool all, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct rails *rails = rails_new(false, inner);
 	int rc;
@@ -412,7 +428,8 @@ int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error
 		if (rc == 0 && rails->receiver.connected)
 			rc = judge_connected(rails, &rails->receiver.go, error);
 		if (rc == 0 && !rails->receiver.connected && late)
-			rc = gw_error_set(error, -ETIMEDOUT, "%s does not answer", rails->link.peer);
+			rc = gw_error_set(error, -ETIMEDOUT, "%s does not answer",
+					  rails->link.peer);
 		if (rc < 0 && rails->receiver.connected)
 			rc = say_go(rails, rc, error);
 		if (rc < 0)
@@ -423,7 +440,8 @@ int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error
 	if (!is_established(rails, &rails->receiver.go)) {
 		if (!late)
 			return 0;
-		rc = gw_error_set(error, -ETIMEDOUT, "a queue pair from %s did not come up", rails->link.peer);
+		rc = gw_error_set(error, -ETIMEDOUT, "a queue pair from %s did not come up",
+				  rails->link.peer);
 	}
 	rc = say_go(rails, rc, error);
 	if (rc < 0)
@@ -438,8 +456,8 @@ void rails_offer_drop(struct rails *rails)
 	rails_free(rails);
 }
 
-int rails_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options, bool required,
-	      uint64_t deadline_ns, struct gw_error *error)
+int rails_join(struct gw_link **link, struct gw_link *inner, const struct gw_link_options *options,
+	       bool required, uint64_t deadline_ns, struct gw_error *error)
 {
 	struct rails *rails = rails_new(true, inner);
 	int rc;

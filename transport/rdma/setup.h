@@ -31,9 +31,9 @@ struct rails;
  * Return: -ENODEV: there are no rails, @error says why, and @inner can be used as before.
  * Return: another -errno, with @error set: @inner has failed.
  */
-int rails_offer_begin(struct rails **rails, struct gw_link *inner, const struct gw_link_options *options,
-		      const struct sockaddr *called, bool all, uint64_t deadline_ns,
-		      struct gw_error *error) GW_MUST_CHECK;
+int rails_offer_begin(struct rails **rails, struct gw_link *inner,
+		      const struct gw_link_options *options, const struct sockaddr *called,
+		      bool all, uint64_t deadline_ns, struct gw_error *error) GW_MUST_CHECK;
 
 /* Return: a descriptor that is readable when a queue pair calls.  It belongs to @rails. */
 int rails_offer_fd(const struct rails *rails);
@@ -43,7 +43,8 @@ int rails_offer_fd(const struct rails *rails);
  * Return: 0: it is not over.  1: the rails stand, and *link owns @rails and the inner link.
  * -ENODEV or another -errno as rails_offer_begin(), with @rails freed.
  */
-int rails_offer_step(struct rails *rails, struct gw_link **link, struct gw_error *error) GW_MUST_CHECK;
+int rails_offer_step(struct rails *rails, struct gw_link **link,
+		     struct gw_error *error) GW_MUST_CHECK;
 
 /* Ends a dialogue that is not over, and frees @rails.  The caller closes the inner link. */
 void rails_offer_drop(struct rails *rails);

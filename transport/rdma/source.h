@@ -22,7 +22,8 @@ bool source_has_room(struct rails *rails);
  * Cuts a range and queues its pieces, for a rail or for TCP.  The caller has seen
  * source_has_space().  Return: 0 or -ENOMEM.
  */
-int source_queue(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes) GW_MUST_CHECK;
+int source_queue(struct rails *rails, uint32_t region, uint64_t offset,
+		 uint32_t bytes) GW_MUST_CHECK;
 
 /*
  * Return: whether a rail has failed and the receiver has not killed it yet.  Then nothing is put.
@@ -51,10 +52,12 @@ bool source_needs_copy(const struct rails *rails, uint32_t region);
  * Return: whether a piece at @offset can be joined to the open extent.  @limit: where the next
  * closed one begins.
  */
-bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset, uint64_t limit);
+bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset,
+			 uint64_t limit);
 
 /* Opens an extent, empty, while none is open.  Return: 0 or -ENOMEM. */
-int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region, uint64_t offset) GW_MUST_CHECK;
+int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region,
+		       uint64_t offset) GW_MUST_CHECK;
 
 /*
  * Closes the open extent, if there is one, and has it registered or, where it is too small,

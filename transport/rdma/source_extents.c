@@ -93,7 +93,8 @@ int source_close_extent(struct rails *rails)
 	return 0;
 }
 
-bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset, uint64_t limit)
+bool source_joins_extent(const struct rails *rails, uint32_t region, uint64_t offset,
+			 uint64_t limit)
 {
 	const struct extent *open = rails->source.open;
 	uint64_t gaps;
@@ -144,7 +145,8 @@ int source_announce(struct rails *rails)
 				.bytes = extent->end - extent->first,
 			};
 		}
-		rc = rails_say(rails, RAILS_MSG_REGISTER, rails_encode_register(rails->out, list, count));
+		rc = rails_say(rails, RAILS_MSG_REGISTER,
+			       rails_encode_register(rails->out, list, count));
 		if (rc <= 0)
 			return rc;
 		rails->source.announced = next;

@@ -103,15 +103,19 @@ static void to_backlog(struct rails *rails, uint32_t region, uint64_t offset, ui
 	struct backlog *backlog = &rails->source.backlog;
 
 	GW_LOCK_SCOPE(&rails->lock);
-	backlog->ring[backlog->tail++ % RING_PUTS] =
-		(struct backlog_entry){ region, bytes, offset };
+	backlog->ring[backlog->tail++ % RING_PUTS] = (struct backlog_entry){
+		.region = region,
+		.bytes = bytes,
+		.offset = offset,
+	};
 }
 
 /*
  * Queues a piece outside all extents.  @limit: where the next extent begins; the piece ends before
  * it.
  */
-static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes, uint64_t limit)
+static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint32_t bytes,
+		     uint64_t limit)
 {
 	struct rails_source *s = &rails->source;
 	int rc = 0;

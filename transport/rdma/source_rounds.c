@@ -29,19 +29,20 @@
  *    older| the last round of  | the round that   | puts after the fence: only
  *   rounds| which ROUND told   | is being closed  | replays of a lost rail
  *
- * confirmed <= posted <= tail, and round_tail_before <= round_tail <= tail.  The upper three and the
- * lower three are independent.  When ROUND is sent, round_tail moves to tail, and round_tail_before
- * to the old round_tail.
+ * confirmed <= posted <= tail, and round_tail_before <= round_tail <= tail.  The upper three and
+ * the lower three are independent.  When ROUND is sent, round_tail moves to tail, and
+ * round_tail_before to the old round_tail.
  *
  * When the receiver answers that a rail is dead:
  *
  *   confirmed          moves to the value that "posted" had at the stamp in the answer.  If the
- *                      answer also has the last fence, it moves to fence_tail: the round is complete.
+ *                      answer also has the last fence, it moves to fence_tail: that round is
+ *                      complete.
  *   [confirmed, tail)  becomes [replay, replay_end).  These entries are put again, which appends
  *                      them to the rings of other rails or to the backlog.
- *   round_tail         returns to round_tail_before, on every rail, unless the receiver reported the
- *                      last fence.  The ROUND that was sent is void.  A new one names all rails that
- *                      have a part in the round.
+ *   round_tail         returns to round_tail_before, on every rail, unless the receiver reported
+ *                      the last fence.  The ROUND that was sent is void.  A new one names all
+ *                      rails that have a part in the round.
  *
  * The posted, tail and fence_tail of a dead rail are not used any more.
  */
@@ -84,7 +85,8 @@ static void confirm(struct rail *rail, uint32_t stamp)
 {
 	struct rail_stamps *stamps = &rail->source.stamps;
 
-	if (stamp <= stamps->confirmed || stamp > stamps->sent || stamps->sent - stamp >= STAMPS_KEPT)
+	if (stamp <= stamps->confirmed || stamp > stamps->sent ||
+	    stamps->sent - stamp >= STAMPS_KEPT)
 		return;
 	stamps->confirmed = stamp;
 	rail->source.confirmed = stamps->posted_at[stamp % STAMPS_KEPT];

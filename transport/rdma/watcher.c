@@ -37,7 +37,8 @@ static void take_cm_event(struct rails *rails)
 	case RDMA_CM_EVENT_DISCONNECTED:
 	case RDMA_CM_EVENT_TIMEWAIT_EXIT:
 		if (qp)
-			rail_fail(qp->rail, "the other end of device %s disconnected", qp->rail->device);
+			rail_fail(qp->rail, "the other end of device %s disconnected",
+				  qp->rail->device);
 		break;
 	case RDMA_CM_EVENT_DEVICE_REMOVAL:
 		if (qp)
@@ -74,13 +75,15 @@ static void take_async_event(struct rails *rails, struct ibv_context *verbs)
 	if (ibv_get_async_event(verbs, &event) != 0)
 		return;
 	fatal = event.event_type == IBV_EVENT_DEVICE_FATAL;
-	of_qp = event.event_type == IBV_EVENT_QP_FATAL || event.event_type == IBV_EVENT_QP_REQ_ERR ||
+	of_qp = event.event_type == IBV_EVENT_QP_FATAL ||
+		event.event_type == IBV_EVENT_QP_REQ_ERR ||
 		event.event_type == IBV_EVENT_QP_ACCESS_ERR;
 	for (unsigned i = 0; i < rails->rail_count; i++) {
 		struct rail *rail = &rails->rail[i];
 
 		if (rail->verbs == verbs && (fatal || (of_qp && has_qp(rail, event.element.qp))))
-			rail_fail(rail, "device %s: %s", rail->device, ibv_event_type_str(event.event_type));
+			rail_fail(rail, "device %s: %s", rail->device,
+				  ibv_event_type_str(event.event_type));
 	}
 	ibv_ack_async_event(&event);
 }
@@ -101,7 +104,8 @@ static bool take_stamp(struct rail *rail, const struct ibv_wc *wc)
 		stamp = *rail_stamp_buffer(rail, qp->index, (unsigned)(wc->wr_id & 0xFFFFFFFF));
 		number = ntohl(stamp.number);
 	}
-	if (number != qp->receiving.stamp + 1 || ntohl(stamp.number) != number || stamp.reserved != 0)
+	if (number != qp->receiving.stamp + 1 || ntohl(stamp.number) != number ||
+	    stamp.reserved != 0)
 		return false;
 	qp->receiving.stamp = number;
 	qp->receiving.placed_bytes = be64toh(stamp.bytes);

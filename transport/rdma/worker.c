@@ -92,7 +92,8 @@ static int post(const struct request *request, bool signaled)
 	qp->ex->wr_id = wr_id;
 	qp->ex->wr_flags = wr.send_flags;
 	if (with_imm)
-		ibv_wr_rdma_write_imm(qp->ex, request->rkey, request->remote, htonl(request->stamp));
+		ibv_wr_rdma_write_imm(qp->ex, request->rkey, request->remote,
+				      htonl(request->stamp));
 	else if (request->kind == REQUEST_STAMP)
 		ibv_wr_send(qp->ex);
 	else
@@ -115,7 +116,8 @@ static int post_request(const struct request *request, bool last)
 	int rc = post(request, signaled);
 
 	if (rc < 0) {
-		rail_fail(qp->rail, "device %s takes no request: %s", qp->rail->device, strerror(-rc));
+		rail_fail(qp->rail, "device %s takes no request: %s", qp->rail->device,
+			  strerror(-rc));
 		return rc;
 	}
 	s->stage_end[s->posted % QP_SEND_WRS] = s->stage_head;
@@ -142,7 +144,8 @@ static int reap(struct rail *rail)
 		struct qp_sending *s = &rail->qps[wc[i].wr_id >> 56].sending;
 
 		if (wc[i].status != IBV_WC_SUCCESS) {
-			rail_fail(rail, "device %s: %s", rail->device, ibv_wc_status_str(wc[i].status));
+			rail_fail(rail, "device %s: %s", rail->device,
+				  ibv_wc_status_str(wc[i].status));
 			return -EIO;
 		}
 		s->completed = wc[i].wr_id & ~(0xFFULL << 56);
@@ -229,8 +232,11 @@ static bool to_backlog(struct rail *rail, struct put_entry *entry)
 	/* The rest of it is for the link thread. */
 	if (backlog->tail - backlog->head >= RING_PUTS - RING_SLACK)
 		return false;
-	backlog->ring[backlog->tail++ % RING_PUTS] =
-		(struct backlog_entry){ entry->extent->region, entry->bytes, entry->offset };
+	backlog->ring[backlog->tail++ % RING_PUTS] = (struct backlog_entry){
+		.region = entry->extent->region,
+		.bytes = entry->bytes,
+		.offset = entry->offset,
+	};
 	rail->source.queued_bytes -= entry->bytes;
 	entry->bytes = 0; /* a loss of the rail does not put it again */
 	rail->source.posted++;
@@ -408,8 +414,8 @@ static void watch_for_stall(struct rail *rail, bool reaped, uint64_t *progress_n
 	if (reaped || !waiting)
 		*progress_ns = now;
 	else if (now - *progress_ns > STALL_NS)
-		rail_fail(rail, "device %s has completed nothing for %llu s: is its link down?", rail->device,
-			  (unsigned long long)(STALL_NS / GW_NS_PER_S));
+		rail_fail(rail, "device %s has completed nothing for %llu s: is its link down?",
+			  rail->device, (unsigned long long)(STALL_NS / GW_NS_PER_S));
 }
 
 /* Sleeps until a request completes or worker_wake() is called. */
