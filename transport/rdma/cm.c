@@ -65,8 +65,8 @@ static void fill_hello(struct rails_hello *hello, const struct rail_qp *qp)
 }
 
 /*
- * Refuses a port that is down, which librdmacm binds to all the same.  Return: 0, or -errno with
- * @error set.
+ * Refuses a port that is down, which librdmacm binds to all the same.
+ * Return: 0, or -errno with @error set.
  */
 static int check_port(const struct rdma_cm_id *id, struct gw_error *error)
 {
@@ -348,8 +348,8 @@ static void drop_qp(struct rail_qp *qp)
 }
 
 /*
- * Takes an event of a queue pair that is being connected, and takes its next step.  Return: 0, or
- * -errno with @error set.
+ * Takes an event of a queue pair that is being connected, and takes its next step.
+ * Return: 0, or -errno with @error set.
  */
 static int advance(struct connecting *c, struct rail_qp *qp, enum rdma_cm_event_type type,
 		   int status, struct gw_error *error)

@@ -32,8 +32,8 @@ int cm_listen(struct rails *rails, unsigned index, const struct sockaddr *addres
 void cm_serve(struct rails *rails);
 
 /*
- * Source: connects the queue pairs of a rail; blocks until then.  Return: 0, or -errno with @error
- * set: call rail_close().
+ * Source: connects the queue pairs of a rail; blocks until then.
+ * Return: 0, or -errno with @error set: call rail_close().
  */
 int cm_connect(struct rail *rail, const struct rail_offer *offer, uint64_t deadline_ns,
 	       struct gw_error *error) GW_MUST_CHECK;

@@ -12,7 +12,7 @@
  *
  * Receiver.  The registration is for remote writes.  It asks for relaxed ordering
  * (IBV_ACCESS_RELAXED_ORDERING), since no one polls these bytes.  It allocates the pages too; to
- * populate them before would walk them twice. When ibv_reg_mr(3) answers EFAULT the pages are
+ * populate them before would walk them twice.  When ibv_reg_mr(3) answers EFAULT the pages are
  * populated after all, to learn whether the file system is full.
  */
 #include "transport/rdma/extent.h"

@@ -29,7 +29,7 @@ enum extent_state {
 
 /*
  * A stretch of a region that is, or will be, registered for one rail.  It lives until the link is
- * freed. The link thread owns the range and the remote key; once the state is EXTENT_READY nothing
+ * freed.  The link thread owns the range and the remote key; once the state is EXTENT_READY nothing
  * changes any more.
  */
 struct extent {
@@ -69,8 +69,8 @@ int extent_insert(struct extent_table *table, struct extent *extent) GW_MUST_CHE
 void extent_forget(struct extent_table *table, const struct rail *rail);
 
 /*
- * Appends to rails->numbered, which owns the extent from then on.  Return: 0, or -ENOMEM: it stays
- * the caller's.
+ * Appends to rails->numbered, which owns the extent from then on.
+ * Return: 0, or -ENOMEM: it stays the caller's.
  */
 int extent_number(struct rails *rails, struct extent *extent) GW_MUST_CHECK;
 

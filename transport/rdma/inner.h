@@ -6,8 +6,8 @@
 #include "transport/rdma/rails.h"
 
 /*
- * Sends the message encoded in rails->out.  Return: 1 when it is sent; 0 when the control channel
- * is full; -errno.  Link thread.
+ * Sends the message encoded in rails->out.
+ * Return: 1 when it is sent; 0 when the control channel is full; -errno.  Link thread.
  */
 int rails_say(struct rails *rails, unsigned type, uint32_t bytes) GW_MUST_CHECK;
 

@@ -81,8 +81,8 @@ static void put_text(char *to, const char *from, size_t bytes)
 }
 
 /*
- * Copies a text of a peer, without control characters.  Return: whether it is ended and padded with
- * zeros.
+ * Copies a text of a peer, without control characters.
+ * Return: whether it is ended and padded with zeros.
  */
 static bool take_text(char *to, const char *from, size_t bytes)
 {

@@ -9,7 +9,7 @@
  *
  * A rail ends in two steps.  rail_kill() destroys the queue pairs.  A memory key is valid only
  * through queue pairs of its protection domain, so no write of the peer can land from then on,
- * however late it comes. rail_close() frees the rest.  To unpin much memory takes long, and no one
+ * however late it comes.  rail_close() frees the rest.  To unpin much memory takes long, and no one
  * waits for it.
  */
 #include "transport/rdma/rail.h"

@@ -18,14 +18,15 @@
 int rail_open(struct rail *rail, struct ibv_context *verbs, struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * Gives qp->id its queue pair, at the receiver with its receive requests posted.  Return: 0, or
- * -errno with @error set.
+ * Gives qp->id its queue pair, at the receiver with its receive requests posted.
+ * Return: 0, or -errno with @error set.
  */
 int rail_create_qp(struct rail_qp *qp, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Receiver: posts a receive request for a stamp, with buffer number @index.  Under rails->lock
- * while the watcher runs.  Return: 0 or -errno.
+ * while the watcher runs.
+ * Return: 0 or -errno.
  */
 int rail_post_recv(struct rail_qp *qp, unsigned index) GW_MUST_CHECK;
 

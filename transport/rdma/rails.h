@@ -35,8 +35,9 @@
 #define RAIL_DEFAULT_QPS 4
 
 /*
- * Stamps: a rail never has more under way than a queue pair has receive requests, so the receiver
- * is always ready.
+ * A stamp is a numbered record that goes through each queue pair of a rail, behind the puts that it
+ * proves to be placed; see worker.c.  The source never has more stamps under way than the receiver
+ * has posted receive requests, so the receiver is always ready.
  */
 #define QP_SEND_WRS 128
 #define QP_RECV_WRS 16
@@ -80,7 +81,7 @@ struct qp_sending {
 	unsigned unsignaled;        /* requests since then */
 	uint64_t bytes;             /* of puts, posted so far */
 
-	/* The staging ring, in bytes.  The head after request n is at stage_end[n % QP_SEND_WRS]. */
+	/* The staging ring, in bytes.  stage_end[n % QP_SEND_WRS]: the head after request n. */
 	uint64_t stage_head, stage_tail, stage_signaled;
 	uint64_t stage_end[QP_SEND_WRS];
 };
@@ -256,10 +257,7 @@ struct rails {
 	unsigned char nonce[RAILS_NONCE_BYTES];
 	pthread_mutex_t lock; /* the only lock here */
 
-	/*
-	 * The link thread writes it before the first put of a region; workers and registrars read
-	 * it.
-	 */
+	/* Written by the link thread before the first put of a region.  Any thread reads it. */
 	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 
 	/* Link thread only */

@@ -96,8 +96,8 @@ static int message(struct gw_link *link, uint16_t type, const void *payload, uin
 }
 
 /*
- * Takes one event of the link inside.  Return: 1 when it is for the engine, 0 when it is not, or
- * -errno.
+ * Takes one event of the link inside.
+ * Return: 1 when it is for the engine, 0 when it is not, or -errno.
  */
 static int take_inner(struct rails *rails, const struct gw_link_event *event)
 {

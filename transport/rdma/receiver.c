@@ -52,8 +52,8 @@ static unsigned most_extents(const struct rails *rails)
 }
 
 /*
- * Takes an extent of a REGISTER, and queues it for registration.  Return: 0; -EPROTO: out of
- * bounds; or -ENOMEM.
+ * Takes an extent of a REGISTER, and queues it for registration.
+ * Return: 0; -EPROTO: out of bounds; or -ENOMEM.
  */
 static int new_extent(struct rails *rails, const struct rails_register *asked)
 {
@@ -237,8 +237,8 @@ static int tell_stamps(struct rails *rails)
 }
 
 /*
- * Tells the source of rails that failed at this end, for it to call them down.  Return: 0 or
- * -errno.
+ * Tells the source of rails that failed at this end, for it to call them down.
+ * Return: 0 or -errno.
  */
 static int tell_failures(struct rails *rails)
 {

@@ -9,13 +9,14 @@
 #include "transport/rdma/rails.h"
 
 /*
- * Takes a message of the source, of a type above RAILS_MSG_BASE.  Return: 0; -EPROTO; or -ENOMEM.
+ * Takes a message of the source, of a type above RAILS_MSG_BASE.
+ * Return: 0; -EPROTO; or -ENOMEM.
  */
 int receiver_message(struct rails *rails, const struct gw_link_event *event) GW_MUST_CHECK;
 
 /*
- * Sends all that is due and that the control channel takes.  Return: 0, or -errno with
- * rails->link.error set.
+ * Sends all that is due and that the control channel takes.
+ * Return: 0, or -errno with rails->link.error set.
  */
 int receiver_serve(struct rails *rails) GW_MUST_CHECK;
 

@@ -35,8 +35,8 @@
 #define CM_EVENTS 64 /* in one step */
 
 /*
- * Source: waits for the next message of the dialogue; another type is an error.  Return: 0, or
- * -errno with @error set.
+ * Source: waits for the next message of the dialogue; another type is an error.
+ * Return: 0, or -errno with @error set.
  */
 static int await(struct rails *rails, unsigned type, struct gw_link_event *event,
 		 uint64_t deadline_ns, struct gw_error *error)
@@ -126,7 +126,8 @@ static void find_rails(struct rails *rails, struct rails_offer *offers,
 }
 
 /*
- * Checks CONNECTED against the queue pairs that connected.  Return: 0, or -EPROTO with @error set.
+ * Checks CONNECTED against the queue pairs that connected.
+ * Return: 0, or -EPROTO with @error set.
  */
 static int judge_connected(const struct rails *rails, const struct rails_go *go,
 			   struct gw_error *error)
@@ -334,8 +335,8 @@ static int take_go(struct rails *rails, struct rails_go *go, const struct gw_lin
 }
 
 /*
- * The source's half of the dialogue.  Return: 0; -ENODEV: no rails; or another -errno; with @error
- * set.
+ * The source's half of the dialogue.
+ * Return: 0; -ENODEV: no rails; or another -errno; with @error set.
  */
 static int join(struct rails *rails, const struct gw_link_options *options, uint64_t deadline_ns,
 		struct gw_error *error)
@@ -373,7 +374,8 @@ static int join(struct rails *rails, const struct gw_link_options *options, uint
 
 /*
  * Ends a dialogue that failed.  Both ends know of -ENODEV, and the inner link goes on; any other
- * @rc fails it too.  Return: @rc.
+ * @rc fails it too.
+ * Return: @rc.
  */
 static int give_up(struct rails *rails, int rc, const struct gw_error *error)
 {

@@ -23,8 +23,9 @@ struct rails;
 /*
  * Receiver: begins the dialogue that adds rails to a fresh TCP link, and sends the offer.  Never
  * waits for the peer.
- * @called: the address of this host that the source called.  @all: offer every RDMA address of this
- * host. @inner stays the caller's until rails_offer_step() returns 1.
+ * @called: the address of this host that the source called.
+ * @all: offer every RDMA address of this host.
+ * @inner: stays the caller's until rails_offer_step() returns 1.
  *
  * Return: 0 and *rails.  Call rails_offer_step() when rails_offer_fd() or the control connection is
  * readable, and once @deadline_ns has passed.

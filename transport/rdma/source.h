@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The source's half of an RDMA link.  All functions belong to the link thread.  Internal to
- * transport/rdma. An error is -errno; those of source_put(), source_fence() and source_serve() are
+ * transport/rdma.  An error is -errno; those of source_put(), source_fence() and source_serve() are
  * in rails->link.error too.
  */
 #ifndef GODWIT_TRANSPORT_RDMA_SOURCE_H
@@ -20,7 +20,8 @@ bool source_has_room(struct rails *rails);
 
 /*
  * Cuts a range and queues its pieces, for a rail or for TCP.  The caller has seen
- * source_has_space().  Return: 0 or -ENOMEM.
+ * source_has_space().
+ * Return: 0 or -ENOMEM.
  */
 int source_queue(struct rails *rails, uint32_t region, uint64_t offset,
 		 uint32_t bytes) GW_MUST_CHECK;
@@ -37,8 +38,8 @@ bool source_loses_rail(const struct rails *rails);
 bool source_has_space(struct rails *rails, uint32_t bytes);
 
 /*
- * Hands the backlog to the TCP link.  Return: 1 when all is handed over; 0 when the TCP link takes
- * no more now; -errno.
+ * Hands the backlog to the TCP link.
+ * Return: 1 when all is handed over; 0 when the TCP link takes no more now; -errno.
  */
 int source_drain_backlog(struct rails *rails) GW_MUST_CHECK;
 
@@ -61,7 +62,8 @@ int source_open_extent(struct rails *rails, struct rail *rail, uint32_t region,
 
 /*
  * Closes the open extent, if there is one, and has it registered or, where it is too small,
- * dropped.  Return: 0 or -ENOMEM.
+ * dropped.
+ * Return: 0 or -ENOMEM.
  */
 int source_close_extent(struct rails *rails) GW_MUST_CHECK;
 
@@ -69,8 +71,8 @@ int source_close_extent(struct rails *rails) GW_MUST_CHECK;
 void source_drop_extent(struct rails *rails);
 
 /*
- * Sends REGISTER for extents that were closed.  Return: 0, also when the control channel is full;
- * or -errno.
+ * Sends REGISTER for extents that were closed.
+ * Return: 0, also when the control channel is full; or -errno.
  */
 int source_announce(struct rails *rails) GW_MUST_CHECK;
 
@@ -78,8 +80,8 @@ int source_announce(struct rails *rails) GW_MUST_CHECK;
 int source_take_keys(struct rails *rails, const struct gw_link_event *event) GW_MUST_CHECK;
 
 /*
- * Sets extents ready or refused, in their order, once both ends are done with them.  Return: 0 or
- * -errno.
+ * Sets extents ready or refused, in their order, once both ends are done with them.
+ * Return: 0 or -errno.
  */
 int source_settle(struct rails *rails) GW_MUST_CHECK;
 

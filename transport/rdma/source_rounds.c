@@ -9,10 +9,10 @@
  * Losing a rail.  The thread that notices calls rail_fail().  The link thread asks the receiver to
  * kill the rail (DOWN), and kills it at this end.  Until the receiver answers, no put is taken, so
  * that no late write can overwrite a newer one.  The answer names the last stamp and the last fence
- * that the receiver saw. Each entry that they do not cover is put again, by another rail or by TCP,
- * and the round is closed anew. Within a round the same page may thus arrive twice, in any order.
- * Both copies were read after the round began, and later stores of the guest belong to the next
- * round.
+ * that the receiver saw.  Each entry that they do not cover is put again, by another rail or by
+ * TCP, and the round is closed anew.  Within a round the same page may thus arrive twice, in any
+ * order.  Both copies were read after the round began, and later stores of the guest belong to the
+ * next round.
  *
  * The cursors of a rail.  Its ring holds entries in the order of their puts.  Six cursors lie in
  * it:
@@ -28,6 +28,9 @@
  *   ------+--------------------+------------------+-------> the same entries
  *    older| the last round of  | the round that   | puts after the fence: only
  *   rounds| which ROUND told   | is being closed  | replays of a lost rail
+ *
+ * The drawing shows a round whose fence was asked for.  Before that, its puts are [round_tail,
+ * tail), and fence_tail is older than round_tail.
  *
  * confirmed <= posted <= tail, and round_tail_before <= round_tail <= tail.  The upper three and
  * the lower three are independent.  When ROUND is sent, round_tail moves to tail, and
@@ -222,8 +225,8 @@ static int replay_one(struct rails *rails, struct rail_source *s)
 }
 
 /*
- * Puts the entries again that lost rails have not delivered.  Return: 1 when none is left, 0, or
- * -errno.
+ * Puts the entries again that lost rails have not delivered.
+ * Return: 1 when none is left, 0, or -errno.
  */
 static int replay(struct rails *rails)
 {

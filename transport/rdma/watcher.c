@@ -160,7 +160,8 @@ static void take_completions(struct rail *rail)
 
 /*
  * Fills @fds: first "stop" and librdmacm, then the descriptors of live rails, with the rail of each
- * in @of.  Return: how many.
+ * in @of.
+ * Return: how many.
  */
 static unsigned gather(struct rails *rails, struct pollfd *fds, struct rail **of)
 {

@@ -103,8 +103,8 @@ static int post(const struct request *request, bool signaled)
 }
 
 /*
- * Posts one request and counts it.  @last: of its batch.  Return: 0, or -errno when the rail is
- * lost.
+ * Posts one request and counts it.  @last: of its batch.
+ * Return: 0, or -errno when the rail is lost.
  */
 static int post_request(const struct request *request, bool last)
 {
@@ -155,8 +155,8 @@ static int reap(struct rail *rail)
 }
 
 /*
- * Reserves @bytes of a queue pair's staging ring.  Return: their address, or NULL while the ring is
- * full.
+ * Reserves @bytes of a queue pair's staging ring.
+ * Return: their address, or NULL while the ring is full.
  */
 static char *stage(struct rail_qp *qp, uint32_t bytes)
 {
@@ -245,7 +245,8 @@ static bool to_backlog(struct rail *rail, struct put_entry *entry)
 
 /*
  * Copies the entries at the head of the ring that may be posted, and moves refused ones to the
- * backlog.  Return: how many it copied.
+ * backlog.
+ * Return: how many it copied.
  */
 static unsigned take_batch(struct rail *rail, struct put_entry *batch)
 {
@@ -327,8 +328,8 @@ static bool stamp_is_due(const struct rail_source *s, uint64_t now_ns)
 }
 
 /*
- * Counts one more stamp; under lock.  Return: its number, with the request that it serves in
- * *closes; 0: none may go now.
+ * Counts one more stamp; under lock.
+ * Return: its number, with the request that it serves in *closes; 0: none may go now.
  */
 static uint32_t next_stamp(struct rail_source *s, uint64_t now_ns, uint64_t *closes)
 {

@@ -6,7 +6,8 @@
 #include "transport/rdma/rails.h"
 
 /*
- * Starts the worker of a rail that stands; rail_kill() ends it.  Link thread.  Return: 0 or -errno.
+ * Starts the worker of a rail that stands; rail_kill() ends it.  Link thread.
+ * Return: 0 or -errno.
  */
 int worker_start(struct rail *rail) GW_MUST_CHECK;
 
