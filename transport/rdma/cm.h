@@ -10,11 +10,22 @@
 
 #include <sys/socket.h>
 
+#define CM_RETRIES 7
+
+/* Over iWARP the port that librdmacm picks may belong to a TCP socket. */
+#define CM_PORT_TRIES 8
+
 /*
  * Return: a non-blocking event channel, which the caller destroys; or NULL with @error saying how
  * to get RDMA on this host.
  */
 struct rdma_event_channel *cm_open(struct gw_error *error) GW_MUST_CHECK;
+
+/*
+ * Refuses a port that is down, which librdmacm binds to all the same.
+ * Return: 0, or -errno with @error set.
+ */
+int cm_check_port(const struct rdma_cm_id *id, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Receiver: listens for rail @index at @address, on any port.  Does not block.

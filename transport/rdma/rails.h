@@ -10,9 +10,12 @@
  * receiver.c        receiver: registration on demand, keys, fences
  * extent.c          tables of extents, and the threads that register them
  * rail.c            the resources of a rail, and how it ends
- * worker.c          the source's thread for each rail: posts writes and stamps, reaps completions
+ * worker.c          the source's thread for each rail: posts puts and stamps
+ * qp.c              source: posts requests to a queue pair, reaps completions, the staging ring
  * watcher.c         the thread that waits for stamps, disconnections and dying devices
- * cm.c              connects and accepts queue pairs by librdmacm
+ * cm.c              the common part of cm_listen.c and cm_connect.c, with their theory of operation
+ * cm_listen.c       receiver: listens and accepts queue pairs by librdmacm
+ * cm_connect.c      source: connects queue pairs by librdmacm
  * setup.c           the dialogue that adds rails to a new TCP link
  * proto.c           encodes and decodes the messages between the two ends
  * probe.c           lists the devices of this host
@@ -97,7 +100,7 @@ struct rail_qp {
 	unsigned index;
 	struct rdma_cm_id *id; /* NULL once killed; under rails->lock while the watcher runs */
 	struct ibv_qp_ex *ex;  /* NULL: the provider has ibv_post_send(), not ibv_wr_*() */
-	unsigned step;         /* source, while connecting: index into the table of cm.c */
+	unsigned step;         /* source, while connecting: index into the table of cm_connect.c */
 	bool established;
 	struct qp_sending sending;
 	struct qp_receiving receiving;

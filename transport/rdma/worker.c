@@ -24,6 +24,7 @@
 #include "transport/rdma/worker.h"
 
 #include "transport/rdma/inner.h"
+#include "transport/rdma/qp.h"
 #include "transport/rdma/rail.h"
 
 #include "base/clock.h"
@@ -38,165 +39,20 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define SIGNAL_EVERY 16 /* requests */
 #define BATCH 32
-#define REAP 16
 #define STAMP_EVERY_BYTES (128ULL * 1024 * 1024)
 #define STAMP_EVERY_PUTS (RING_PUTS / 8)
 #define STAMP_EVERY_NS GW_NS_PER_S
 #define IDLE_MS 200 /* to look whether a stamp is due, or a rail has stalled */
 #define STALL_NS (5 * GW_NS_PER_S)
 
-struct request {
-	struct rail_qp *qp;
-	uint64_t local, remote;
-	uint32_t bytes, lkey, rkey;
-	enum { REQUEST_WRITE, REQUEST_STAMP } kind;
-	uint32_t stamp;
-};
-
-static unsigned under_way(const struct rail_qp *qp)
-{
-	return (unsigned)(qp->sending.posted - qp->sending.completed);
-}
-
-/*
- * Posts one request by ibv_wr_start(3), or by ibv_post_send(3) where the provider has no other.
- * Return: 0 or -errno.
- */
-static int post(const struct request *request, bool signaled)
-{
-	struct rail_qp *qp = request->qp;
-	uint64_t wr_id = (uint64_t)qp->index << 56 | (qp->sending.posted + 1);
-	bool with_imm = request->kind == REQUEST_STAMP && qp->rail->immediate;
-	struct ibv_sge sge = { request->local, request->bytes, request->lkey };
-	struct ibv_send_wr *bad, wr = {
-		.wr_id = wr_id,
-		.sg_list = &sge,
-		.num_sge = 1,
-		.opcode = IBV_WR_RDMA_WRITE,
-		.send_flags = signaled ? IBV_SEND_SIGNALED : 0,
-		.wr.rdma = { .remote_addr = request->remote, .rkey = request->rkey },
-	};
-
-	if (!qp->ex) {
-		if (with_imm) {
-			wr.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
-			wr.imm_data = htonl(request->stamp);
-		} else if (request->kind == REQUEST_STAMP) {
-			wr.opcode = IBV_WR_SEND;
-		}
-		return -ibv_post_send(qp->id->qp, &wr, &bad);
-	}
-	ibv_wr_start(qp->ex);
-	qp->ex->wr_id = wr_id;
-	qp->ex->wr_flags = wr.send_flags;
-	if (with_imm)
-		ibv_wr_rdma_write_imm(qp->ex, request->rkey, request->remote,
-				      htonl(request->stamp));
-	else if (request->kind == REQUEST_STAMP)
-		ibv_wr_send(qp->ex);
-	else
-		ibv_wr_rdma_write(qp->ex, request->rkey, request->remote);
-	ibv_wr_set_sge(qp->ex, request->lkey, request->local, request->bytes);
-	return -ibv_wr_complete(qp->ex);
-}
-
-/*
- * Posts one request and counts it.  @last: of its batch.
- * Return: 0, or -errno when the rail is lost.
- */
-static int post_request(const struct request *request, bool last)
-{
-	struct rail_qp *qp = request->qp;
-	struct qp_sending *s = &qp->sending;
-	/* A full staging ring must have a completion on its way that will empty it. */
-	bool signaled = last || s->unsignaled + 1 >= SIGNAL_EVERY ||
-			s->stage_head - s->stage_signaled >= STAGE_SIGNAL_BYTES;
-	int rc = post(request, signaled);
-
-	if (rc < 0) {
-		rail_fail(qp->rail, "device %s takes no request: %s", qp->rail->device,
-			  strerror(-rc));
-		return rc;
-	}
-	s->stage_end[s->posted % QP_SEND_WRS] = s->stage_head;
-	s->posted++;
-	s->unsignaled = signaled ? 0 : s->unsignaled + 1;
-	if (signaled) {
-		s->stage_signaled = s->stage_head;
-		s->signaled = s->posted;
-	}
-	return 0;
-}
-
-/* Takes a batch of completions.  Return: how many, or -errno when the rail is lost. */
-static int reap(struct rail *rail)
-{
-	struct ibv_wc wc[REAP];
-	int n = ibv_poll_cq(rail->cq, REAP, wc);
-
-	if (n < 0) {
-		rail_fail(rail, "device %s: its completions cannot be read", rail->device);
-		return -EIO;
-	}
-	for (int i = 0; i < n; i++) {
-		struct qp_sending *s = &rail->qps[wc[i].wr_id >> 56].sending;
-
-		if (wc[i].status != IBV_WC_SUCCESS) {
-			rail_fail(rail, "device %s: %s", rail->device,
-				  ibv_wc_status_str(wc[i].status));
-			return -EIO;
-		}
-		s->completed = wc[i].wr_id & ~(0xFFULL << 56);
-		s->stage_tail = s->stage_end[(s->completed - 1) % QP_SEND_WRS];
-	}
-	return n;
-}
-
-/*
- * Reserves @bytes of a queue pair's staging ring.
- * Return: their address, or NULL while the ring is full.
- */
-static char *stage(struct rail_qp *qp, uint32_t bytes)
-{
-	struct qp_sending *s = &qp->sending;
-	uint64_t at = s->stage_head % STAGE_BYTES, head = s->stage_head;
-
-	if (at + bytes > STAGE_BYTES) { /* it does not fit before the end: waste these bytes */
-		head += STAGE_BYTES - at;
-		at = 0;
-	}
-	if (head + bytes - s->stage_tail > STAGE_BYTES)
-		return NULL;
-	s->stage_head = head + bytes;
-	return rail_stage(qp->rail, qp->index) + at;
-}
-
-/*
- * Return: the queue pair with the fewest requests under way, or NULL when all are full; each keeps
- * room for a stamp.
- */
-static struct rail_qp *free_qp(struct rail *rail)
-{
-	struct rail_qp *best = NULL;
-
-	for (unsigned i = 0; i < rail->qp_count; i++) {
-		struct rail_qp *qp = &rail->qps[i];
-
-		if (under_way(qp) < QP_SEND_WRS - 1 && (!best || under_way(qp) < under_way(best)))
-			best = qp;
-	}
-	return best;
-}
-
 /* Return: 1 when the put was posted, 0 when there is no room for it, -errno. */
 static int write_put(struct rail *rail, const struct put_entry *entry, bool last)
 {
 	const struct extent *extent = entry->extent;
 	const char *base = rail->rails->regions[extent->region].base;
-	struct request request = {
-		.qp = free_qp(rail),
+	struct qp_request request = {
+		.qp = qp_idlest(rail),
 		.remote = extent->remote_addr + (entry->offset - extent->first),
 		.bytes = entry->bytes,
 		.rkey = extent->rkey,
@@ -206,7 +62,7 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 	if (!request.qp)
 		return 0;
 	if (entry->staged) {
-		char *copy = stage(request.qp, entry->bytes);
+		char *copy = qp_stage(request.qp, entry->bytes);
 
 		if (!copy)
 			return 0;
@@ -217,7 +73,7 @@ static int write_put(struct rail *rail, const struct put_entry *entry, bool last
 		request.local = (uintptr_t)extent->mr->addr + (entry->offset - extent->first);
 		request.lkey = extent->mr->lkey;
 	}
-	rc = post_request(&request, last);
+	rc = qp_post(&request, last);
 	if (rc < 0)
 		return rc;
 	request.qp->sending.bytes += entry->bytes;
@@ -351,7 +207,7 @@ static int post_stamp_to(struct rail_qp *qp, uint32_t number)
 	struct rail *rail = qp->rail;
 	unsigned entry = number % STAMPS_KEPT;
 	struct rails_stamp *buffer = rail_stamp_buffer(rail, qp->index, entry);
-	struct request request = {
+	struct qp_request request = {
 		.qp = qp,
 		.kind = REQUEST_STAMP,
 		.local = (uintptr_t)buffer,
@@ -363,7 +219,7 @@ static int post_stamp_to(struct rail_qp *qp, uint32_t number)
 	};
 
 	*buffer = (struct rails_stamp){ htonl(number), 0, htobe64(qp->sending.bytes) };
-	return post_request(&request, true);
+	return qp_post(&request, true);
 }
 
 /*
@@ -378,7 +234,7 @@ static int post_stamp(struct rail *rail)
 	uint32_t number;
 
 	for (unsigned i = 0; i < rail->qp_count; i++)
-		if (under_way(&rail->qps[i]) >= QP_SEND_WRS)
+		if (qp_under_way(&rail->qps[i]) >= QP_SEND_WRS)
 			return 0;
 	pthread_mutex_lock(&rails->lock);
 	number = next_stamp(s, now_ns, &closes);
@@ -446,7 +302,7 @@ static void *worker(void *argument)
 	if (rail->numa_node >= 0 && numa_available() >= 0)
 		numa_run_on_node(rail->numa_node);
 	while (!rail->thread.stop && !rail->failed) {
-		int reaped = reap(rail), posted, stamped;
+		int reaped = qp_reap(rail), posted, stamped;
 
 		if (reaped < 0)
 			break;
@@ -465,7 +321,7 @@ static void *worker(void *argument)
 		if (ibv_req_notify_cq(rail->cq, 0) != 0)
 			rail_fail(rail, "device %s gives no notification of completions",
 				  rail->device);
-		if (reap(rail) == 0 && post_puts(rail) == 0 && post_stamp(rail) == 0)
+		if (qp_reap(rail) == 0 && post_puts(rail) == 0 && post_stamp(rail) == 0)
 			rest(rail);
 		rail->thread.asleep = false;
 	}
