@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A queue pair of the source: requests, completions, and the staging ring. */
+/*
+ * A queue pair of the source: requests, completions, and the staging ring.
+ *
+ * One request in SIGNAL_EVERY asks for a completion, and so does the last one of a batch.  A
+ * completion also proves that all earlier requests of its queue pair have completed.
+ */
 #include "transport/rdma/qp.h"
 
 #include "transport/rdma/rail.h"

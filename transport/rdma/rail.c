@@ -8,7 +8,7 @@
  * written, and buffers for stamps that are sent.
  *
  * A rail ends in two steps.  rail_kill() destroys the queue pairs.  A memory key is valid only
- * through queue pairs of its protection domain, so no write of the peer can land from then on,
+ * through queue pairs of its protection domain.  So no write of the peer can land from then on,
  * however late it comes.  rail_close() frees the rest.  To unpin much memory takes long, and no one
  * waits for it.
  */

@@ -3,9 +3,10 @@
  * Theory of operation
  *
  * The receiver registers the extents that the source asks for, and sends their keys.  The bytes
- * then arrive without its processor.  Stamps tell it of them (worker.c); the watcher takes them.  A
- * fence is reported when three things have come: the source's ROUND, the fence of the TCP channels
- * that it names, and on each rail that it names the named stamp, on all queue pairs.
+ * then arrive without its processor.  Stamps tell it of them (worker.c); the watcher takes them.
+ *
+ * A fence is reported when the source's ROUND has come and all that the ROUND names: the fence of
+ * the TCP channels, and the stamp of each rail, on all queue pairs of that rail.
  *
  * When the source calls a rail down, the receiver destroys the queue pairs before it answers.
  * After the answer nothing can land through the rail.  A ROUND that waits is dropped then: the

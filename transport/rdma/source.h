@@ -44,8 +44,8 @@ bool source_has_space(struct rails *rails, uint32_t bytes);
 int source_drain_backlog(struct rails *rails) GW_MUST_CHECK;
 
 /*
- * Return: whether puts of a region have to be copied before they are sent, because its memory may
- * have been given back and taken anew since it was pinned; see worker.c.  source_extents.c
+ * Return: whether puts of a region have to be copied before they are sent; see worker.c.  The guest
+ * may have given its memory back since it was pinned.  source_extents.c
  */
 bool source_needs_copy(const struct rails *rails, uint32_t region);
 

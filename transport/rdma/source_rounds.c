@@ -3,8 +3,8 @@
  * Theory of operation
  *
  * A round is the puts before a fence.  It is closed when each of them has been posted or handed to
- * TCP.  Each rail with a part in it then posts a stamp (worker.c), the TCP link gets a fence of its
- * own, and ROUND tells the receiver which stamps and which fence belong together.
+ * TCP.  Each rail with a part in it then posts a stamp (worker.c), and the TCP link gets a fence of
+ * its own.  ROUND tells the receiver which stamps and which fence belong together.
  *
  * Losing a rail.  The thread that notices calls rail_fail().  The link thread asks the receiver to
  * kill the rail (DOWN), and kills it at this end.  Until the receiver answers, no put is taken, so

@@ -3,23 +3,22 @@
  * Theory of operation
  *
  * The source has one worker, a thread, for each rail.  It takes entries from the rail's ring in
- * order, once both ends have registered their extents, and posts each to the queue pair with the
- * fewest requests under way.  One request in SIGNAL_EVERY asks for a completion, and the last of a
- * batch does.  Completions are reaped in batches.  With nothing to post and nothing to reap, the
- * worker sleeps on the completion channel and on its eventfd.
+ * order, once both ends have registered their extents.  It posts each to the queue pair with the
+ * fewest requests under way (qp.c).  With nothing to post and nothing to reap, it sleeps on the
+ * completion channel and on its eventfd.
  *
  * Stamps.  From time to time, and to close a round, a stamp goes through every queue pair: its
  * number and the queue pair's byte count.  It is written to the receiver's board with immediate
  * data, or sent where the device has no immediate data.  The requests of a queue pair are executed
- * in order.  So a stamp that was seen on all queue pairs of a rail proves that every entry posted
- * before it is placed, and the ring can drop these entries.  A stamp consumes a receive request of
+ * in order.  So a stamp that was seen on all queue pairs of a rail proves that all entries posted
+ * before it are placed.  The ring drops these entries.  A stamp consumes a receive request of
  * the peer.  At most STAMPS_OUT are under way, fewer than there are requests, so the receiver is
  * always ready.
  *
  * Copies.  A guest may give a page back and take another one in its place.  The extent has the old
  * page pinned, and a write from it would send stale bytes.  So once a fence has followed the puts
- * of a region, its later puts are copied through the mapping into the staging ring, which is
- * registered for good.  A region that is declared stable needs no copies.
+ * of a region, its later puts are copied through the mapping into the staging ring.  The ring stays
+ * registered.  A region that is declared stable needs no copies.
  */
 #include "transport/rdma/worker.h"
 
