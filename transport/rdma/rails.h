@@ -16,7 +16,9 @@
  * cm.c              the common part of cm_listen.c and cm_connect.c, with their theory of operation
  * cm_listen.c       receiver: listens and accepts queue pairs by librdmacm
  * cm_connect.c      source: connects queue pairs by librdmacm
- * setup.c           the dialogue that adds rails to a new TCP link
+ * setup.c           the dialogue that adds rails to a new TCP link; the common part of both sides
+ * setup_offer.c     receiver: its half of the dialogue
+ * setup_join.c      source: its half of the dialogue
  * proto.c           encodes and decodes the messages between the two ends
  * probe.c           lists the devices of this host
  *
