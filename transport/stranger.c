@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names what answered a hello of ours and is no godwit, by the first bytes of the answer. */
-#include "transport/tcp.h"
+#include "transport/hello.h"
 
 #include <string.h>
 
-const char *tcp_name_stranger(const void *answer, size_t bytes)
+const char *hello_name_stranger(const void *answer, size_t bytes)
 {
 	static const struct {
 		const char *begins, *name;

@@ -3,7 +3,6 @@
  * TCP backend, internal header.  See tcp.c for the theory of operation.
  *
  * tcp.c        the ops and the poll loop of the thread that owns the link
- * tcp_open.c   addresses, connecting, listening and the handshake
  * tcp_send.c   a sending worker for each data channel
  * tcp_recv.c   a receiving worker for each data channel
  */
@@ -87,12 +86,6 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
  * connection that the caller keeps open until then, and reads from; or -1 where closing has to wait, or need not.
  */
 int tcp_leave(struct gw_link *link);
-
-/*
- * Names the program that answered with these first bytes, which are no welcome: "an SSH server".  NULL when it is not known, as with
- * a server that is silent until it has read more (iperf3 is).  Pure.
- */
-const char *tcp_name_stranger(const void *answer, size_t bytes);
 
 void *tcp_send_worker(void *channel);
 void *tcp_recv_worker(void *channel);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who answered a hello and is no godwit. */
-#include "transport/tcp.h"
+#include "transport/hello.h"
 
 #include <criterion/criterion.h>
 #include <string.h>
@@ -22,14 +22,14 @@ Test(stranger, a_server_is_named_by_its_first_bytes)
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		cr_assert_str_eq(tcp_name_stranger(cases[i].answer, cases[i].bytes), cases[i].name, "case %zu", i);
+		cr_assert_str_eq(hello_name_stranger(cases[i].answer, cases[i].bytes), cases[i].name, "case %zu", i);
 }
 
 Test(stranger, what_is_not_known_has_no_name)
 {
 	static const char nothing[24];
 
-	cr_assert_null(tcp_name_stranger("GWOK", 4));
-	cr_assert_null(tcp_name_stranger("SSH", 3));
-	cr_assert_null(tcp_name_stranger(nothing, sizeof(nothing)));
+	cr_assert_null(hello_name_stranger("GWOK", 4));
+	cr_assert_null(hello_name_stranger("SSH", 3));
+	cr_assert_null(hello_name_stranger(nothing, sizeof(nothing)));
 }

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What both ends of a handshake share: docs/protocol.md, "Opening a connection".  Internal to transport. */
-#ifndef GODWIT_TRANSPORT_HANDSHAKE_H
-#define GODWIT_TRANSPORT_HANDSHAKE_H
+#ifndef GODWIT_TRANSPORT_HELLO_H
+#define GODWIT_TRANSPORT_HELLO_H
 
 #include "base/error.h"
 
 #include <assert.h>
-#include <netdb.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/socket.h>
 
 #define HELLO_MAGIC 0x47574849u   /* "GWHI" */
 #define WELCOME_MAGIC 0x47574f4bu /* "GWOK" */
@@ -42,13 +40,21 @@ struct welcome {
 
 static_assert(sizeof(struct hello) == 32 && sizeof(struct welcome) == 24, "packed as they stand");
 
-/* Resolves "tcp:HOST:PORT", "HOST:PORT" or "[ADDR]:PORT".  Return: 0 and *list, or -errno with @error set. */
-int tcp_resolve(const char *text, bool passive, struct addrinfo **list, struct gw_error *error) GW_MUST_CHECK;
+struct hello hello_new(enum hello_kind kind, unsigned channels);
 
-/* "ADDR:PORT", for people. */
-void tcp_name_peer(const struct sockaddr *address, socklen_t length, char *name, size_t name_bytes);
+/* Says hello on @fd and reads the answer.  Return: 0 and *welcome, or -errno. */
+int hello_say(int fd, const struct hello *hello, struct welcome *welcome, uint64_t deadline_ns) GW_MUST_CHECK;
 
-/* A dead peer shows within about 15 s, busy or idle. */
-void tcp_tune(int fd);
+/* Turns the failure of a handshake into words. */
+int hello_failed(int rc, const struct welcome *welcome, const char *uri, struct gw_error *error) GW_MUST_CHECK;
+
+/* A fresh connection has room for an answer.  Return: whether it was sent. */
+bool hello_answer(int fd, enum welcome_status status, const unsigned char *nonce);
+
+/*
+ * Names the program that answered with these first bytes, which are no welcome: "an SSH server".  NULL when it is not known, as with
+ * a server that is silent until it has read more (iperf3 is).  Pure.
+ */
+const char *hello_name_stranger(const void *answer, size_t bytes);
 
 #endif

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Openings: from a control hello to a link, with its channels, rails and first message. */
+#include "transport/listener.h"
+#include "transport/rdma/setup.h"
+#include "transport/tcp.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define RAILS_NS (10 * GW_NS_PER_S)        /* of these, for the rails */
+
+/* Return: whether it may open a session; else it was told why, and turned away. */
+static bool judge_control(struct gw_listener *listener, const struct caller *caller)
+{
+	const struct hello *hello = &caller->hello;
+	unsigned channels = ntohs(hello->channels);
+
+	if (ntohs(hello->oldest) > LINK_VERSION || ntohs(hello->version) < LINK_OLDEST) {
+		bool told = hello_answer(caller->fd, WELCOME_VERSION, NULL);
+
+		waiting_turn_away(listener, "%s speaks link version %u, this godwit %u to %u: turned away%s", caller->peer,
+			  ntohs(hello->version), LINK_OLDEST, LINK_VERSION, told ? ", with word" : "");
+		return false;
+	}
+	if (hello->index != 0 || memcmp(hello->nonce, (const unsigned char[NONCE_BYTES]){ 0 }, NONCE_BYTES) != 0) {
+		waiting_turn_away(listener, "%s is no godwit source: turned away", caller->peer);
+		return false;
+	}
+	if (channels < 1 || channels > GW_LINK_MAX_CHANNELS) {
+		bool told = hello_answer(caller->fd, WELCOME_CHANNELS, NULL);
+
+		waiting_turn_away(listener, "%s asks for %u channels: turned away%s", caller->peer, channels,
+			  told ? ", with word" : "");
+		return false;
+	}
+	return true;
+}
+
+void opening_begin(struct gw_listener *listener, struct caller *caller)
+{
+	struct opening *opening;
+
+	if (!judge_control(listener, caller)) {
+		waiting_drop_caller(listener, caller);
+		return;
+	}
+	opening = waiting_place_for_opening(listener);
+	if (!opening) {
+		waiting_turn_away(listener, "%s finds no place among those that are being let in: turned away", caller->peer);
+		waiting_drop_caller(listener, caller);
+		return;
+	}
+	*opening = (struct opening){
+		.stage = OPENING_CHANNELS,
+		.since_ns = now_ns(),
+		.wants_rdma = ntohs(caller->hello.offers) & OFFER_RDMA,
+		.channels = ntohs(caller->hello.channels),
+		.control = caller->fd,
+	};
+	for (unsigned i = 0; i < GW_LINK_MAX_CHANNELS; i++)
+		opening->data[i] = -1;
+	memcpy(opening->peer, caller->peer, sizeof(opening->peer));
+	caller->fd = -1;
+	if (getrandom(opening->nonce, sizeof(opening->nonce), 0) == (ssize_t)sizeof(opening->nonce) &&
+	    hello_answer(opening->control, WELCOME_OK, opening->nonce))
+		return;
+	waiting_turn_away(listener, "%s cannot be answered: turned away", opening->peer);
+	waiting_drop_opening(listener, opening);
+}
+
+static bool wants_message(const struct gw_listener *listener)
+{
+	return listener->options.first_message != 0;
+}
+
+/* The opening becomes a link, which has buffers. */
+static void make_link(struct gw_listener *listener, struct opening *opening)
+{
+	struct sockaddr_storage called;
+	socklen_t length = sizeof(called);
+	struct gw_error error = { 0 };
+	int rc;
+
+	waiting_place_for_link(listener);
+	rc = tcp_new(&opening->link, false, opening->control, opening->data, opening->channels, false, opening->peer, &error);
+	if (rc < 0) { /* the connections are closed */
+		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
+		waiting_forget_opening(listener, opening);
+		return;
+	}
+	snprintf(opening->link->note, sizeof(opening->link->note), "%s",
+		 listener->has_rdma ? "TCP: the source offers no RDMA" : "TCP");
+	opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
+	if (!opening->wants_rdma)
+		return;
+	rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0 ?
+		     gw_error_set(&error, -errno, "it has no address: %s", strerror(errno)) :
+		     rails_offer_begin(&opening->rails, opening->link, &listener->options, (struct sockaddr *)&called,
+				      listener->wildcard, now_ns() + RAILS_NS, &error);
+	if (rc == 0) {
+		opening->stage = OPENING_RAILS;
+	} else if (rc == -ENODEV) {
+		snprintf(opening->link->note, sizeof(opening->link->note), "TCP: %.240s", error.text);
+	} else {
+		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
+		waiting_drop_opening(listener, opening);
+	}
+}
+
+/* All channels are there.  Whom no rails are offered speaks first, and gets its link when it does: silence costs no buffers. */
+static void complete_opening(struct gw_listener *listener, struct opening *opening)
+{
+	if (listener->options.opened)
+		listener->options.opened(listener->options.context);
+	if (wants_message(listener) && !opening->wants_rdma)
+		opening->stage = OPENING_QUIET;
+	else
+		make_link(listener, opening);
+}
+
+void opening_add_channel(struct gw_listener *listener, struct caller *caller)
+{
+	unsigned index = ntohs(caller->hello.index);
+
+	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
+		struct opening *opening = &listener->openings[i];
+
+		if (opening->stage != OPENING_CHANNELS || index >= opening->channels || opening->data[index] >= 0 ||
+		    memcmp(caller->hello.nonce, opening->nonce, NONCE_BYTES) != 0 || !hello_answer(caller->fd, WELCOME_OK, NULL))
+			continue;
+		(void)fcntl(caller->fd, F_SETFL, 0);
+		opening->data[index] = caller->fd;
+		caller->fd = -1;
+		if (++opening->open == opening->channels)
+			complete_opening(listener, opening);
+		return;
+	}
+	waiting_turn_away(listener, "%s is not part of a session that is being opened: turned away", caller->peer);
+	waiting_drop_caller(listener, caller);
+}
+
+/* Return: whether the first message has begun, or the connection has ended. */
+static bool has_spoken(const struct opening *opening)
+{
+	char first;
+	ssize_t n = recv(opening->control, &first, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	return n >= 0 || (errno != EAGAIN && errno != EINTR);
+}
+
+void opening_serve(struct gw_listener *listener, struct opening *opening)
+{
+	struct gw_error error = { 0 };
+	int rc = 0;
+
+	if (opening->stage == OPENING_QUIET && has_spoken(opening))
+		make_link(listener, opening);
+	if (opening->stage == OPENING_RAILS) {
+		rc = rails_offer_step(opening->rails, &opening->link, &error);
+		if (rc == 0)
+			return;
+		opening->rails = NULL; /* it ended, in any case */
+		if (rc == -ENODEV)
+			snprintf(opening->link->note, sizeof(opening->link->note), "TCP: %.240s", error.text);
+		if (rc > 0 || rc == -ENODEV)
+			opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
+	}
+	if (opening->stage == OPENING_MESSAGE) {
+		rc = gw_link_poll(opening->link, &opening->link->early, 0);
+		if (rc < 0)
+			gw_error_set(&error, rc, "%s", gw_link_error(opening->link)->text);
+		if (rc > 0 && opening->link->early.type == GW_LINK_MESSAGE) {
+			if (opening->link->early.message_type != listener->options.first_message) {
+				waiting_turn_away(listener, "%s does not begin as a source does: turned away", opening->peer);
+				waiting_drop_opening(listener, opening);
+				return;
+			}
+			opening->link->has_early = true;
+			opening->stage = OPENING_READY;
+		}
+	}
+	if (rc >= 0 || opening->stage == OPENING_READY)
+		return;
+	waiting_turn_away(listener, "%s was not let in: %s", opening->peer, error.text);
+	waiting_drop_opening(listener, opening);
+}
+
+bool opening_is_in_dialogue(const struct opening *opening)
+{
+	return opening->stage == OPENING_QUIET || opening->stage == OPENING_RAILS || opening->stage == OPENING_MESSAGE;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The places of callers and openings: who has one, who gives way, who has had its time. */
+#include "transport/listener.h"
+#include "transport/rdma/setup.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MAX_LINKS 8         /* openings that have all channels: they have buffers, and may have rails */
+#define MAX_CONNECTIONS 256 /* of callers and openings */
+#define HELLO_NS (3 * GW_NS_PER_S)
+#define CHANNELS_NS (5 * GW_NS_PER_S)
+#define REST_NS (15 * GW_NS_PER_S)         /* for what follows the channels */
+
+void waiting_turn_away(struct gw_listener *listener, const char *format, ...)
+{
+	char text[GW_ERROR_TEXT_BYTES];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (listener->away++ == 0)
+		gw_error_set(&listener->first_away, -EPROTO, "%s", text);
+}
+
+void waiting_drop_caller(struct gw_listener *listener, struct caller *caller)
+{
+	close(caller->fd);
+	caller->fd = -1;
+	listener->connections--;
+}
+
+void waiting_forget_opening(struct gw_listener *listener, struct opening *opening)
+{
+	listener->connections -= 1 + opening->open;
+	opening->stage = OPENING_FREE;
+}
+
+void waiting_drop_opening(struct gw_listener *listener, struct opening *opening)
+{
+	if (opening->rails)
+		rails_offer_drop(opening->rails);
+	if (opening->link) {
+		shutdown(opening->control, SHUT_RDWR); /* closing shall not wait until a stranger has read all */
+		gw_link_close(opening->link);
+	} else {
+		close(opening->control);
+		for (unsigned i = 0; i < opening->channels; i++)
+			if (opening->data[i] >= 0)
+				close(opening->data[i]);
+	}
+	waiting_forget_opening(listener, opening);
+}
+
+static struct caller *oldest_caller(struct gw_listener *listener)
+{
+	struct caller *oldest = NULL;
+
+	for (unsigned i = 0; i < MAX_CALLERS; i++) {
+		struct caller *caller = &listener->callers[i];
+
+		if (caller->fd >= 0 && (!oldest || caller->since_ns < oldest->since_ns))
+			oldest = caller;
+	}
+	return oldest;
+}
+
+/* The oldest with a link; or the oldest without one, of those that have no channel if there are such.  NULL: there is none. */
+static struct opening *weakest_opening(struct gw_listener *listener, bool with_link)
+{
+	struct opening *weakest = NULL;
+
+	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
+		struct opening *opening = &listener->openings[i];
+		bool bare = opening->open == 0;
+
+		if (opening->stage == OPENING_FREE || opening->stage == OPENING_READY || (opening->link != NULL) != with_link)
+			continue;
+		if (!weakest || (bare && weakest->open > 0) ||
+		    (bare == (weakest->open == 0) && opening->since_ns < weakest->since_ns))
+			weakest = opening;
+	}
+	return weakest;
+}
+
+static void displace_opening(struct gw_listener *listener, struct opening *opening)
+{
+	if (!opening)
+		return;
+	waiting_turn_away(listener, "%s makes room for other callers: turned away", opening->peer);
+	waiting_drop_opening(listener, opening);
+}
+
+bool waiting_displace_caller(struct gw_listener *listener)
+{
+	struct caller *caller = oldest_caller(listener);
+
+	if (!caller)
+		return false;
+	if (!caller->leaves)
+		waiting_turn_away(listener, "%s connected but said no hello, and makes room for others: turned away", caller->peer);
+	waiting_drop_caller(listener, caller);
+	return true;
+}
+
+struct caller *waiting_place_for_caller(struct gw_listener *listener)
+{
+	struct opening *weakest;
+
+	for (unsigned tries = 0; tries < 2; tries++) {
+		for (unsigned i = 0; i < MAX_CALLERS && listener->connections < MAX_CONNECTIONS; i++)
+			if (listener->callers[i].fd < 0)
+				return &listener->callers[i];
+		if (waiting_displace_caller(listener))
+			continue;
+		weakest = weakest_opening(listener, false);
+		displace_opening(listener, weakest ? weakest : weakest_opening(listener, true));
+	}
+	return NULL;
+}
+
+struct opening *waiting_place_for_opening(struct gw_listener *listener)
+{
+	for (unsigned tries = 0; tries < 2; tries++) {
+		for (unsigned i = 0; i < MAX_OPENINGS; i++)
+			if (listener->openings[i].stage == OPENING_FREE)
+				return &listener->openings[i];
+		displace_opening(listener, weakest_opening(listener, false));
+	}
+	return NULL;
+}
+
+void waiting_place_for_link(struct gw_listener *listener)
+{
+	unsigned links = 0;
+
+	for (unsigned i = 0; i < MAX_OPENINGS; i++)
+		links += listener->openings[i].stage != OPENING_FREE && listener->openings[i].link;
+	if (links >= MAX_LINKS)
+		displace_opening(listener, weakest_opening(listener, true));
+}
+
+uint64_t waiting_expire(struct gw_listener *listener)
+{
+	uint64_t channels_ns = listener->options.deadline_ns ? listener->options.deadline_ns : CHANNELS_NS;
+	uint64_t hello_ns = channels_ns < HELLO_NS ? channels_ns : HELLO_NS, now = now_ns(), next = GW_LINK_FOREVER;
+
+	for (unsigned i = 0; i < MAX_CALLERS; i++) {
+		struct caller *caller = &listener->callers[i];
+
+		if (caller->fd < 0)
+			continue;
+		if (now >= caller->since_ns + hello_ns) {
+			if (!caller->leaves)
+				waiting_turn_away(listener, "%s connected but said no hello: turned away", caller->peer);
+			waiting_drop_caller(listener, caller);
+		} else if (caller->since_ns + hello_ns < next) {
+			next = caller->since_ns + hello_ns;
+		}
+	}
+	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
+		struct opening *opening = &listener->openings[i];
+		uint64_t end = opening->since_ns + channels_ns + (opening->stage == OPENING_CHANNELS ? 0 : REST_NS);
+
+		if (opening->stage == OPENING_FREE || opening->stage == OPENING_READY)
+			continue;
+		if (now >= end && opening->stage == OPENING_CHANNELS)
+			waiting_turn_away(listener, "%s opened %u of %u data channels and no more: given up", opening->peer, opening->open,
+				  opening->channels);
+		else if (now >= end)
+			waiting_turn_away(listener, "%s opened a session and said nothing: given up", opening->peer);
+		if (now >= end)
+			waiting_drop_opening(listener, opening);
+		else if (end < next)
+			next = end;
+	}
+	return next;
+}
