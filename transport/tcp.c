@@ -25,11 +25,9 @@
 #include "base/clock.h"
 #include "base/thread.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,37 +35,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #define PARTING_NS (200 * GW_NS_PER_MS)
-
-uint32_t tcp_frame_check(const struct tcp_frame *frame)
-{
-	return htonl(XXH32(frame, offsetof(struct tcp_frame, check), 0));
-}
-
-void tcp_wake(struct tcp *tcp)
-{
-	uint64_t one = 1;
-	ssize_t n = write(tcp->wake, &one, sizeof(one));
-
-	(void)n; /* EAGAIN only: the counter is not zero, so the reader is awake */
-}
-
-void tcp_worker_failed(struct tcp *tcp, int code, const char *format, ...)
-{
-	va_list args;
-	char text[GW_ERROR_TEXT_BYTES];
-
-	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
-	pthread_mutex_lock(&tcp->lock);
-	if (!tcp->closing)
-		gw_error_set(&tcp->worker_error, code, "%s", text);
-	pthread_mutex_unlock(&tcp->lock);
-	tcp_wake(tcp);
-}
 
 /* Return: 0 or -errno; those that were started stay. */
 static int start_workers(struct tcp *tcp)

@@ -5,6 +5,7 @@
  * tcp.c        the ops and the poll loop of the thread that owns the link
  * tcp_send.c   a sending worker for each data channel
  * tcp_recv.c   a receiving worker for each data channel
+ * tcp_worker.c what both workers share
  */
 #ifndef GODWIT_TRANSPORT_TCP_H
 #define GODWIT_TRANSPORT_TCP_H
