@@ -4,7 +4,7 @@
 #include "transport/address.h"
 #include "transport/rdma/setup.h"
 #include "transport/socket.h"
-#include "transport/tcp.h"
+#include "transport/backend.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -208,7 +208,7 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 
 void gw_listener_dismiss(struct gw_listener *listener, struct gw_link *link)
 {
-	struct caller leaving = { .fd = tcp_leave(link), .leaves = true, .since_ns = now_ns() };
+	struct caller leaving = { .fd = link_leave(link), .leaves = true, .since_ns = now_ns() };
 	struct caller *place = leaving.fd >= 0 ? waiting_place_for_caller(listener) : NULL;
 
 	memcpy(leaving.peer, link->peer, sizeof(leaving.peer));

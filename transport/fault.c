@@ -7,7 +7,7 @@
  * Counted are put, fence, message and each event that poll hands out; the code under test has no idea.
  * Damage is done below, on the wire: above the hash that a message carries it would test nothing but the decoders.
  */
-#include "transport/transport.h"
+#include "transport/backend.h"
 
 #include "base/clock.h"
 #include "base/units.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The public face of a link: checks what a caller may get wrong, then dispatches to the backend. */
-#include "transport/transport.h"
+#include "transport/backend.h"
 
 #include <errno.h>
 
@@ -93,4 +93,19 @@ void gw_link_close(struct gw_link *link)
 {
 	if (link)
 		link->ops->close(link);
+}
+
+void link_wake(struct gw_link *link)
+{
+	link->ops->wake(link);
+}
+
+int link_control_fd(const struct gw_link *link)
+{
+	return link->ops->control_fd(link);
+}
+
+int link_leave(struct gw_link *link)
+{
+	return link->ops->leave ? link->ops->leave(link) : -1;
 }

@@ -13,7 +13,7 @@
  * it fails, as it does over TCP when the hash is wrong.
  * Failure: an end that closes marks the pair; the other end first gets what messages are left, then -EPIPE.
  */
-#include "transport/transport.h"
+#include "transport/backend.h"
 
 #include <errno.h>
 #include <stdio.h>

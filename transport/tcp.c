@@ -20,6 +20,7 @@
  * down, which ends every blocking call of the workers, and joins them.
  */
 #include "transport/tcp.h"
+#include "transport/backend.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -267,6 +268,31 @@ static void tcp_seal(struct gw_link *link)
 	}
 }
 
+static void tcp_wake_link(struct gw_link *link)
+{
+	tcp_wake((struct tcp *)link);
+}
+
+static int tcp_control_fd(const struct gw_link *link)
+{
+	return ((const struct tcp *)link)->control.fd;
+}
+
+static int tcp_leave(struct gw_link *link)
+{
+	struct tcp *tcp = (struct tcp *)link;
+	int fd;
+
+	if (tcp->control.closed || control_flush(&tcp->control) != 0)
+		return -1;
+	fd = fcntl(tcp->control.fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	(void)shutdown(fd, SHUT_WR);
+	tcp->control.closed = true;
+	return fd;
+}
+
 static void tcp_close(struct gw_link *link)
 {
 	struct tcp *tcp = (struct tcp *)link;
@@ -308,23 +334,11 @@ static const struct gw_link_ops tcp_ops = {
 	.counters = tcp_counters,
 	.seal = tcp_seal,
 	.damage = tcp_damage,
+	.wake = tcp_wake_link,
+	.control_fd = tcp_control_fd,
+	.leave = tcp_leave,
 	.close = tcp_close,
 };
-
-int tcp_leave(struct gw_link *link)
-{
-	struct tcp *tcp = (struct tcp *)link;
-	int fd;
-
-	if (link->ops != &tcp_ops || tcp->control.closed || control_flush(&tcp->control) != 0)
-		return -1;
-	fd = fcntl(tcp->control.fd, F_DUPFD_CLOEXEC, 0);
-	if (fd < 0)
-		return -1;
-	(void)shutdown(fd, SHUT_WR);
-	tcp->control.closed = true;
-	return fd;
-}
 
 int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
 	    bool splice, const char *peer, struct gw_error *error)

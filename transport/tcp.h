@@ -82,12 +82,6 @@ struct tcp {
 int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
 	    bool splice, const char *peer, struct gw_error *error) GW_MUST_CHECK;
 
-/*
- * Before a link is closed: closing it shall not wait until the peer has read the last message.  Return: a descriptor of its control
- * connection that the caller keeps open until then, and reads from; or -1 where closing has to wait, or need not.
- */
-int tcp_leave(struct gw_link *link);
-
 void *tcp_send_worker(void *channel);
 void *tcp_recv_worker(void *channel);
 

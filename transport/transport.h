@@ -80,30 +80,7 @@ struct gw_link_counters {
 	uint64_t wire_bytes; /* everything, with headers and messages, both directions of this end */
 };
 
-/*
- * A backend.  Each call has the contract of the gw_link_ function of the same name below.
- * Backends embed struct gw_link as their first member.
- */
-struct gw_link_ops {
-	const char *name;
-	int (*add_region)(struct gw_link *link, const struct gw_link_region *region);
-	int (*put)(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes);
-	int (*fence)(struct gw_link *link, uint64_t fence);
-	int (*message)(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
-	int (*poll)(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
-	void (*counters)(const struct gw_link *link, struct gw_link_counters *counters);
-	/* These may be NULL: for a backend that pins nothing and has no rails.  A receiver's must have seal. */
-	int (*next_pinned)(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end);
-	void (*hurry)(struct gw_link *link);
-	void (*seal)(struct gw_link *link);
-	void (*sever)(struct gw_link *link, unsigned rail);
-	/*
-	 * Flips a bit, which one depends on @bit, of what this end sends or reads next on its control channel, behind the hash.
-	 * For the fault link; every backend has it.
-	 */
-	void (*damage)(struct gw_link *link, uint64_t bit);
-	void (*close)(struct gw_link *link);
-};
+struct gw_link_ops; /* transport/backend.h */
 
 struct gw_link {
 	const struct gw_link_ops *ops;

@@ -6,7 +6,7 @@
  * Built with CONTRACT_RDMA it is the same suite over rdma, for a lab: $LAB_ADDRESS is an address of an RDMA device
  * that reaches itself.
  */
-#include "transport/transport.h"
+#include "transport/backend.h"
 
 #include "base/clock.h"
 #include "tests/lib/pair.h"

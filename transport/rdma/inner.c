@@ -2,7 +2,7 @@
 /* The way to the TCP link inside an RDMA link. */
 #include "transport/rdma/inner.h"
 
-#include "transport/tcp.h"
+#include "transport/backend.h"
 
 #include <errno.h>
 #include <string.h>
@@ -32,10 +32,10 @@ int rails_error(struct rails *rails, int rc)
 void rails_wake(struct rails *rails)
 {
 	if (rails->inner)
-		tcp_wake((struct tcp *)rails->inner);
+		link_wake(rails->inner);
 }
 
 int rails_control_fd(const struct rails *rails)
 {
-	return ((const struct tcp *)rails->inner)->control.fd;
+	return link_control_fd(rails->inner);
 }

@@ -28,6 +28,8 @@
 #include "transport/rdma/watcher.h"
 #include "transport/rdma/worker.h"
 
+#include "transport/backend.h"
+
 #include "base/cleanup.h"
 #include "base/clock.h"
 
