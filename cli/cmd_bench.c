@@ -182,7 +182,7 @@ static int await_message(struct gw_link *link, uint16_t type, struct gw_link_eve
 		int rc = gw_link_poll(link, event, 100 * GW_NS_PER_MS);
 
 		if (rc < 0)
-			return gw_error_set(error, rc, "%s", gw_link_error(link)->text);
+			return gw_link_explain(link, rc, error);
 		if (rc > 0 && event->type == GW_LINK_MESSAGE)
 			return event->message_type == type ?
 				       0 :
@@ -319,7 +319,7 @@ static int ask(struct bench *bench, struct gw_link *link, struct gw_error *error
 	int rc = gw_link_message(link, MESSAGE_ASK, numbers, sizeof(numbers));
 
 	if (rc < 0)
-		return gw_error_set(error, rc, "%s", gw_link_error(link)->text);
+		return gw_link_explain(link, rc, error);
 	rc = await_message(link, MESSAGE_READY, &event, error);
 	if (rc == -EPROTO && event.message_type == MESSAGE_USED)
 		gw_error_clear(error), gw_error_set(error, -ENOMEM, "%s: %.*s", link->peer, (int)event.payload_bytes,

@@ -98,7 +98,7 @@ int disk_take_proposal(struct gw_session *s, const struct gw_link_event *event)
 	staging.base = disks->staging;
 	rc = gw_link_add_region(s->link, &staging);
 	if (rc < 0)
-		return session_link_failed(s, &s->error, rc);
+		return gw_link_explain(s->link, rc, &s->error);
 	disk->agreed = true;
 	for (unsigned i = 0; i < theirs->count; i++)
 		s->status.disk_bytes += theirs->images[i].bytes;

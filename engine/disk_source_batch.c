@@ -84,7 +84,7 @@ static int send_stretch(struct gw_session *s, struct disk_buffer *buffer)
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
-		return session_link_failed(s, &s->error, rc);
+		return gw_link_explain(s->link, rc, &s->error);
 	piece.bytes = bytes;
 	(void)disk_add_piece(disk, &piece);
 	buffer->sent += bytes;

@@ -281,7 +281,7 @@ static int take_events(struct gw_session *s, uint64_t wait_ns)
 	for (unsigned n = 0; n < 64 && !gw_sm_is_final(&s->sm); n++) {
 		rc = gw_link_poll(s->link, &event, n == 0 ? wait_ns : 0);
 		if (rc < 0)
-			return session_link_failed(s, &s->error, rc);
+			return gw_link_explain(s->link, rc, &s->error);
 		if (rc == 0)
 			return 0;
 		alive_heard(s, &event);

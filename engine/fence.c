@@ -17,7 +17,7 @@ int fence_put(struct gw_session *s)
 	int rc = gw_link_fence(s->link, fence_next(s));
 
 	if (rc < 0)
-		return session_link_failed(s, &s->error, rc);
+		return gw_link_explain(s->link, rc, &s->error);
 	s->source.fence++;
 	return 0;
 }

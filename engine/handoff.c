@@ -202,7 +202,7 @@ static int step_state(struct gw_session *s)
 		if (rc == -EAGAIN)
 			return 0;
 		if (rc < 0)
-			return session_link_failed(s, &s->error, rc);
+			return gw_link_explain(s->link, rc, &s->error);
 		source->state_sent += bytes;
 	}
 	end.hash = XXH64(source->state, source->state_bytes, 0);

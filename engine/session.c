@@ -42,11 +42,6 @@ static int send_posted(struct gw_session *s)
 	return rc;
 }
 
-int session_link_failed(const struct gw_session *s, struct gw_error *error, int rc)
-{
-	return gw_error_set(error, rc, "%s", gw_link_error(s->link)->text);
-}
-
 void session_finish(struct gw_session *s, enum gw_state end)
 {
 	s->status.elapsed_ns = session_now(s) - s->begun_ns;
@@ -61,7 +56,7 @@ int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc == 0)
 		rc = gw_link_message(s->link, (uint16_t)type, s->buffer, bytes);
 	if (rc < 0 && rc != -EAGAIN)
-		session_link_failed(s, &s->error, rc);
+		gw_link_explain(s->link, rc, &s->error);
 	if (rc == 0)
 		s->alive.said_ns = session_now(s);
 	return rc;
@@ -93,7 +88,7 @@ int session_post_again(struct gw_session *s)
 
 	if (rc == 0 || rc == -EAGAIN)
 		return 0;
-	return session_link_failed(s, &s->error, rc);
+	return gw_link_explain(s->link, rc, &s->error);
 }
 
 /* Past the point of no return the source ignores a cancel. */
@@ -135,7 +130,7 @@ int session_add_regions(struct gw_session *s, struct gw_error *error)
 		int rc = gw_link_add_region(s->link, &s->regions[i].memory);
 
 		if (rc < 0)
-			return session_link_failed(s, error, rc);
+			return gw_link_explain(s->link, rc, error);
 	}
 	return 0;
 }

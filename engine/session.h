@@ -213,9 +213,6 @@ int session_breathe(struct gw_session *s) GW_MUST_CHECK;
  */
 int session_add_regions(struct gw_session *s, struct gw_error *error) GW_MUST_CHECK;
 
-/* Sets @error to the link's own text.  Return: @rc. */
-int session_link_failed(const struct gw_session *s, struct gw_error *error, int rc);
-
 /* Fills in the version, the page size, the guest's name and the regions of HELLO; not the facts. */
 void session_describe(const struct gw_session *s, struct wire_hello *hello);
 

@@ -179,7 +179,7 @@ static int put_data(struct gw_session *s, uint64_t offset, uint32_t bytes)
 	if (rc == -EAGAIN)
 		return 0;
 	if (rc < 0)
-		return session_link_failed(s, &s->error, rc);
+		return gw_link_explain(s->link, rc, &s->error);
 	budget_spend(s, bytes);
 	disk_note_beside(s, bytes);
 	s->status.put_bytes += bytes;

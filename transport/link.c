@@ -89,6 +89,11 @@ const struct gw_error *gw_link_error(const struct gw_link *link)
 	return &link->error;
 }
 
+int gw_link_explain(const struct gw_link *link, int code, struct gw_error *error)
+{
+	return gw_error_set(error, code, "%s", link->error.text);
+}
+
 void gw_link_close(struct gw_link *link)
 {
 	if (link)

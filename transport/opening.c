@@ -174,7 +174,7 @@ void opening_serve(struct gw_listener *listener, struct opening *opening)
 	if (opening->stage == OPENING_MESSAGE) {
 		rc = gw_link_poll(opening->link, &opening->link->early, 0);
 		if (rc < 0)
-			gw_error_set(&error, rc, "%s", gw_link_error(opening->link)->text);
+			gw_link_explain(opening->link, rc, &error);
 		if (rc > 0 && opening->link->early.type == GW_LINK_MESSAGE) {
 			if (opening->link->early.message_type != listener->options.first_message) {
 				waiting_turn_away(listener, "%s does not begin as a source does: turned away", opening->peer);

@@ -254,6 +254,9 @@ GW_PUBLIC const char *gw_link_note(const struct gw_link *link);
 /* The first error of this link, in words; code 0 when there was none. */
 GW_PUBLIC const struct gw_error *gw_link_error(const struct gw_link *link);
 
+/* Records the first error of this link in @error, with @code, as gw_error_set() does.  Return: @code. */
+GW_PUBLIC int gw_link_explain(const struct gw_link *link, int code, struct gw_error *error);
+
 /* Ends the session: the peer's poll answers -EPIPE once it has had all messages.  NULL is fine. */
 GW_PUBLIC void gw_link_close(struct gw_link *link);
 

@@ -31,7 +31,7 @@ static int await(struct rails *rails, unsigned type, struct gw_link_event *event
 					    rails->link.peer);
 		rc = gw_link_poll(rails->inner, event, 10 * GW_NS_PER_MS);
 		if (rc < 0)
-			return gw_error_set(error, rc, "%s", gw_link_error(rails->inner)->text);
+			return gw_link_explain(rails->inner, rc, error);
 		if (rc == 0 || event->type != GW_LINK_MESSAGE)
 			continue;
 		if (event->message_type != type)

@@ -151,7 +151,7 @@ static int take_connected(struct rails *rails, struct gw_error *error)
 	int rc = gw_link_poll(rails->inner, &event, 0);
 
 	if (rc < 0)
-		return gw_error_set(error, rc, "%s", gw_link_error(rails->inner)->text);
+		return gw_link_explain(rails->inner, rc, error);
 	if (rc == 0 || event.type != GW_LINK_MESSAGE)
 		return 0;
 	if (event.message_type != RAILS_MSG_CONNECTED)
