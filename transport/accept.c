@@ -134,12 +134,10 @@ static void serve_all(struct gw_listener *listener)
 			;
 }
 
-/* Waits until @until_ns at most, and goes on with whoever can.  Return: 0 or -errno. */
-static int serve(struct gw_listener *listener, uint64_t until_ns)
+/* Sends away those that had their time.  Return: when the loop has to look again, at the latest. */
+static uint64_t next_look(struct gw_listener *listener, uint64_t until_ns)
 {
 	uint64_t next = waiting_expire(listener);
-	struct watched watched;
-	int rc;
 
 	if (listener->paused_until_ns > now_ns() && listener->paused_until_ns < next)
 		next = listener->paused_until_ns;
@@ -150,6 +148,16 @@ static int serve(struct gw_listener *listener, uint64_t until_ns)
 	for (unsigned i = 0; i < MAX_OPENINGS; i++) /* its time is known to the dialogue alone */
 		if (listener->openings[i].stage == OPENING_RAILS && now_ns() + PAUSE_NS < next)
 			next = now_ns() + PAUSE_NS;
+	return next;
+}
+
+/* Waits until @until_ns at most, and goes on with whoever can.  Return: 0 or -errno. */
+static int serve(struct gw_listener *listener, uint64_t until_ns)
+{
+	uint64_t next = next_look(listener, until_ns);
+	struct watched watched;
+	int rc;
+
 	watch_all(listener, &watched);
 	rc = poll(watched.fds, watched.count, next == GW_LINK_FOREVER ? -1 : gw_left_ms(next));
 	if (rc < 0)
@@ -178,6 +186,19 @@ static int hand_out(struct gw_listener *listener, struct gw_link **link)
 	return 1;
 }
 
+/* Tells about those that were turned away, at most once in COMPLAIN_NS.  Return: -EPROTO with @error set, or 0. */
+static int complain(struct gw_listener *listener, struct gw_error *error)
+{
+	if (listener->away == 0 || now_ns() < listener->complain_ns)
+		return 0;
+	gw_error_set(error, -EPROTO, listener->away > 1 ? "%s (and %u others)" : "%s", listener->first_away.text,
+		     listener->away - 1);
+	gw_error_clear(&listener->first_away);
+	listener->away = 0;
+	listener->complain_ns = now_ns() + COMPLAIN_NS;
+	return -EPROTO;
+}
+
 int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint64_t timeout_ns, struct gw_error *error)
 {
 	uint64_t from = now_ns(), until = timeout_ns > UINT64_MAX - from ? GW_LINK_FOREVER : from + timeout_ns;
@@ -185,18 +206,10 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 	for (;;) {
 		int rc = serve(listener, 0); /* a stranger's session that is handed out holds up nobody who calls */
 
-		if (rc == 0)
-			rc = hand_out(listener, link);
-		if (rc > 0)
-			return rc;
-		if (rc == 0 && listener->away > 0 && now_ns() >= listener->complain_ns) {
-			gw_error_set(error, -EPROTO, listener->away > 1 ? "%s (and %u others)" : "%s", listener->first_away.text,
-				     listener->away - 1);
-			gw_error_clear(&listener->first_away);
-			listener->away = 0;
-			listener->complain_ns = now_ns() + COMPLAIN_NS;
+		if (rc == 0 && hand_out(listener, link))
+			return 1;
+		if (rc == 0 && complain(listener, error) < 0)
 			return -EPROTO;
-		}
 		if (rc == 0)
 			rc = serve(listener, until);
 		if (rc < 0)

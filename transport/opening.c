@@ -79,38 +79,54 @@ static bool wants_message(const struct gw_listener *listener)
 	return listener->options.first_message != 0;
 }
 
-/* The opening becomes a link, which has buffers. */
-static void make_link(struct gw_listener *listener, struct opening *opening)
+/* The opening, a link by now, waits for its first message, or is through. */
+static void enter_dialogue(const struct gw_listener *listener, struct opening *opening)
+{
+	opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
+}
+
+static void note_no_rails(struct opening *opening, const struct gw_error *why)
+{
+	snprintf(opening->link->note, sizeof(opening->link->note), "TCP: %.240s", why->text);
+}
+
+/* Offers rails over the link.  Where there are none it stays what it is. */
+static void offer_rails(struct gw_listener *listener, struct opening *opening)
 {
 	struct sockaddr_storage called;
 	socklen_t length = sizeof(called);
 	struct gw_error error = { 0 };
-	int rc;
+	int rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0 ?
+			 gw_error_set(&error, -errno, "it has no address: %s", strerror(errno)) :
+			 rails_offer_begin(&opening->rails, opening->link, &listener->options, (struct sockaddr *)&called,
+					  listener->wildcard, now_ns() + RAILS_NS, &error);
+
+	if (rc == 0) {
+		opening->stage = OPENING_RAILS;
+	} else if (rc == -ENODEV) {
+		note_no_rails(opening, &error);
+	} else {
+		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
+		waiting_drop_opening(listener, opening);
+	}
+}
+
+/* The opening becomes a link, which has buffers. */
+static void make_link(struct gw_listener *listener, struct opening *opening)
+{
+	struct gw_error error = { 0 };
 
 	waiting_place_for_link(listener);
-	rc = tcp_new(&opening->link, false, opening->control, opening->data, opening->channels, false, opening->peer, &error);
-	if (rc < 0) { /* the connections are closed */
-		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
+	if (tcp_new(&opening->link, false, opening->control, opening->data, opening->channels, false, opening->peer, &error) < 0) {
+		waiting_turn_away(listener, "%s: %s", opening->peer, error.text); /* its connections are closed */
 		waiting_forget_opening(listener, opening);
 		return;
 	}
 	snprintf(opening->link->note, sizeof(opening->link->note), "%s",
 		 listener->has_rdma ? "TCP: the source offers no RDMA" : "TCP");
-	opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
-	if (!opening->wants_rdma)
-		return;
-	rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0 ?
-		     gw_error_set(&error, -errno, "it has no address: %s", strerror(errno)) :
-		     rails_offer_begin(&opening->rails, opening->link, &listener->options, (struct sockaddr *)&called,
-				      listener->wildcard, now_ns() + RAILS_NS, &error);
-	if (rc == 0) {
-		opening->stage = OPENING_RAILS;
-	} else if (rc == -ENODEV) {
-		snprintf(opening->link->note, sizeof(opening->link->note), "TCP: %.240s", error.text);
-	} else {
-		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
-		waiting_drop_opening(listener, opening);
-	}
+	enter_dialogue(listener, opening);
+	if (opening->wants_rdma)
+		offer_rails(listener, opening);
 }
 
 /* All channels are there.  Whom no rails are offered speaks first, and gets its link when it does: silence costs no buffers. */
@@ -154,6 +170,41 @@ static bool has_spoken(const struct opening *opening)
 	return n >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
+/* Return: 1 when the search for rails has ended, 0 when it goes on, -errno with @error set when the link is dead. */
+static int step_rails(const struct gw_listener *listener, struct opening *opening, struct gw_error *error)
+{
+	int rc = rails_offer_step(opening->rails, &opening->link, error);
+
+	if (rc == 0)
+		return 0;
+	opening->rails = NULL; /* it ended, in any case */
+	if (rc < 0 && rc != -ENODEV)
+		return rc;
+	if (rc == -ENODEV) {
+		note_no_rails(opening, error);
+		gw_error_clear(error);
+	}
+	enter_dialogue(listener, opening);
+	return 1;
+}
+
+/* Return: 0, also when the message is not there yet; or -errno with @error set. */
+static int take_first_message(const struct gw_listener *listener, struct opening *opening, struct gw_error *error)
+{
+	struct gw_link_event *early = &opening->link->early;
+	int rc = gw_link_poll(opening->link, early, 0);
+
+	if (rc < 0)
+		return gw_link_explain(opening->link, rc, error);
+	if (rc == 0 || early->type != GW_LINK_MESSAGE)
+		return 0;
+	if (early->message_type != listener->options.first_message)
+		return gw_error_set(error, -EPROTO, "it does not begin as a source does");
+	opening->link->has_early = true;
+	opening->stage = OPENING_READY;
+	return 0;
+}
+
 void opening_serve(struct gw_listener *listener, struct opening *opening)
 {
 	struct gw_error error = { 0 };
@@ -161,31 +212,11 @@ void opening_serve(struct gw_listener *listener, struct opening *opening)
 
 	if (opening->stage == OPENING_QUIET && has_spoken(opening))
 		make_link(listener, opening);
-	if (opening->stage == OPENING_RAILS) {
-		rc = rails_offer_step(opening->rails, &opening->link, &error);
-		if (rc == 0)
-			return;
-		opening->rails = NULL; /* it ended, in any case */
-		if (rc == -ENODEV)
-			snprintf(opening->link->note, sizeof(opening->link->note), "TCP: %.240s", error.text);
-		if (rc > 0 || rc == -ENODEV)
-			opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
-	}
-	if (opening->stage == OPENING_MESSAGE) {
-		rc = gw_link_poll(opening->link, &opening->link->early, 0);
-		if (rc < 0)
-			gw_link_explain(opening->link, rc, &error);
-		if (rc > 0 && opening->link->early.type == GW_LINK_MESSAGE) {
-			if (opening->link->early.message_type != listener->options.first_message) {
-				waiting_turn_away(listener, "%s does not begin as a source does: turned away", opening->peer);
-				waiting_drop_opening(listener, opening);
-				return;
-			}
-			opening->link->has_early = true;
-			opening->stage = OPENING_READY;
-		}
-	}
-	if (rc >= 0 || opening->stage == OPENING_READY)
+	if (opening->stage == OPENING_RAILS && (rc = step_rails(listener, opening, &error)) == 0)
+		return;
+	if (opening->stage == OPENING_MESSAGE)
+		rc = take_first_message(listener, opening, &error);
+	if (rc >= 0)
 		return;
 	waiting_turn_away(listener, "%s was not let in: %s", opening->peer, error.text);
 	waiting_drop_opening(listener, opening);

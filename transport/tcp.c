@@ -142,8 +142,7 @@ static int worker_event(struct tcp *tcp, struct gw_link_event *event)
 		return tcp->link.error.code;
 	}
 	if (tcp->is_source) {
-		if (!tcp->wants_room || tcp->queued_bytes > TCP_QUEUE_BYTES / 2 || tcp->count > TCP_QUEUE_PUTS / 2 ||
-		    tcp->control.out_used > 0)
+		if (!tcp->wants_room || !tcp_has_room(tcp) || tcp->control.out_used > 0)
 			return 0;
 		tcp->wants_room = false;
 		event->type = GW_LINK_ROOM;

@@ -82,6 +82,12 @@ struct tcp {
 int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
 	    bool splice, const char *peer, struct gw_error *error) GW_MUST_CHECK;
 
+/* Under @lock: whether so much left the queue that a put that was refused may be tried again. */
+static inline bool tcp_has_room(const struct tcp *tcp)
+{
+	return tcp->queued_bytes <= TCP_QUEUE_BYTES / 2 && tcp->count <= TCP_QUEUE_PUTS / 2;
+}
+
 void *tcp_send_worker(void *channel);
 void *tcp_recv_worker(void *channel);
 

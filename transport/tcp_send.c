@@ -72,7 +72,7 @@ static bool take_batch(struct tcp_channel *channel, struct batch *batch)
 	tcp->queued_bytes -= batch->bytes;
 	channel->put_bytes += batch->bytes;
 	channel->wire_bytes += batch->bytes + sizeof(struct tcp_frame) * (batch->count + (batch->fence != 0));
-	room = tcp->wants_room && tcp->queued_bytes <= TCP_QUEUE_BYTES / 2 && tcp->count <= TCP_QUEUE_PUTS / 2;
+	room = tcp->wants_room && tcp_has_room(tcp);
 	pthread_mutex_unlock(&tcp->lock);
 	if (room)
 		tcp_wake(tcp);

@@ -144,39 +144,59 @@ void waiting_place_for_link(struct gw_listener *listener)
 		displace_opening(listener, weakest_opening(listener, true));
 }
 
-uint64_t waiting_expire(struct gw_listener *listener)
+/* Drops the callers whose time has passed.  Return: when the next one's will have, or GW_LINK_FOREVER. */
+static uint64_t expire_callers(struct gw_listener *listener, uint64_t hello_ns, uint64_t now)
 {
-	uint64_t channels_ns = listener->options.deadline_ns ? listener->options.deadline_ns : CHANNELS_NS;
-	uint64_t hello_ns = channels_ns < HELLO_NS ? channels_ns : HELLO_NS, now = now_ns(), next = GW_LINK_FOREVER;
+	uint64_t next = GW_LINK_FOREVER;
 
 	for (unsigned i = 0; i < MAX_CALLERS; i++) {
 		struct caller *caller = &listener->callers[i];
+		uint64_t end = caller->since_ns + hello_ns;
 
 		if (caller->fd < 0)
 			continue;
-		if (now >= caller->since_ns + hello_ns) {
-			if (!caller->leaves)
-				waiting_turn_away(listener, "%s connected but said no hello: turned away", caller->peer);
-			waiting_drop_caller(listener, caller);
-		} else if (caller->since_ns + hello_ns < next) {
-			next = caller->since_ns + hello_ns;
+		if (now < end) {
+			next = end < next ? end : next;
+			continue;
 		}
+		if (!caller->leaves)
+			waiting_turn_away(listener, "%s connected but said no hello: turned away", caller->peer);
+		waiting_drop_caller(listener, caller);
 	}
+	return next;
+}
+
+/* Drops the openings whose time has passed.  Return: as expire_callers(). */
+static uint64_t expire_openings(struct gw_listener *listener, uint64_t channels_ns, uint64_t now)
+{
+	uint64_t next = GW_LINK_FOREVER;
+
 	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
 		struct opening *opening = &listener->openings[i];
 		uint64_t end = opening->since_ns + channels_ns + (opening->stage == OPENING_CHANNELS ? 0 : REST_NS);
 
 		if (opening->stage == OPENING_FREE || opening->stage == OPENING_READY)
 			continue;
-		if (now >= end && opening->stage == OPENING_CHANNELS)
+		if (now < end) {
+			next = end < next ? end : next;
+			continue;
+		}
+		if (opening->stage == OPENING_CHANNELS)
 			waiting_turn_away(listener, "%s opened %u of %u data channels and no more: given up", opening->peer, opening->open,
-				  opening->channels);
-		else if (now >= end)
+					  opening->channels);
+		else
 			waiting_turn_away(listener, "%s opened a session and said nothing: given up", opening->peer);
-		if (now >= end)
-			waiting_drop_opening(listener, opening);
-		else if (end < next)
-			next = end;
+		waiting_drop_opening(listener, opening);
 	}
 	return next;
+}
+
+uint64_t waiting_expire(struct gw_listener *listener)
+{
+	uint64_t channels_ns = listener->options.deadline_ns ? listener->options.deadline_ns : CHANNELS_NS;
+	uint64_t hello_ns = channels_ns < HELLO_NS ? channels_ns : HELLO_NS, now = now_ns();
+	uint64_t callers = expire_callers(listener, hello_ns, now);
+	uint64_t openings = expire_openings(listener, channels_ns, now);
+
+	return callers < openings ? callers : openings;
 }
