@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The loop of a listener: takes connections, reads their hellos, and hands out links. */
+/* The loop of a listener: accepts connections, reads their hellos, and hands out links. */
 #include "transport/listener.h"
 #include "transport/address.h"
 #include "transport/rdma/setup.h"
@@ -13,17 +13,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define PAUSE_NS (100 * GW_NS_PER_MS)      /* nobody is accepted for so long when descriptors are out */
-#define COMPLAIN_NS GW_NS_PER_S            /* at most one complaint in so long */
-#define ACCEPTS_A_TURN 64
+#define PAUSE_NS (100 * GW_NS_PER_MS) /* of accepting, when the process has no descriptor left */
+#define COMPLAIN_NS GW_NS_PER_S       /* at least, between two reports of clients turned away */
+#define ACCEPTS_A_TURN 64             /* of one socket, before others are served */
 
-/* What poll() watches.  No more than there are: it takes no more than the process may have descriptors. */
+/*
+ * The descriptors for poll(), without gaps: poll() refuses more entries than the process may have
+ * descriptors.
+ */
 struct watched {
 	struct pollfd fds[MAX_LISTEN_SOCKETS + MAX_CALLERS + 2 * MAX_OPENINGS];
 	unsigned count;
 };
 
-/* What it still sends is thrown away: closed before, it would lose our last message. */
+/* Discards input until the peer closes: closing before would reset, and lose our last message. */
 static void see_off(struct gw_listener *listener, struct caller *caller)
 {
 	char scrap[4096];
@@ -33,7 +36,7 @@ static void see_off(struct gw_listener *listener, struct caller *caller)
 		waiting_drop_caller(listener, caller);
 }
 
-/* Reads what a caller has said so far. */
+/* Reads the hello of a caller, as far as it has come, and acts on a whole one. */
 static void serve_hello(struct gw_listener *listener, struct caller *caller)
 {
 	ssize_t n = recv(caller->fd, (char *)&caller->hello + caller->got, sizeof(caller->hello) - caller->got, MSG_DONTWAIT);
@@ -41,8 +44,8 @@ static void serve_hello(struct gw_listener *listener, struct caller *caller)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		waiting_turn_away(listener, "%s connected but said no hello: %s", caller->peer,
-			  n < 0 ? strerror(errno) : "it hung up");
+		waiting_turn_away(listener, "%s connected but sent no hello: %s", caller->peer,
+			  n < 0 ? strerror(errno) : "it closed the connection");
 		waiting_drop_caller(listener, caller);
 		return;
 	}
@@ -54,7 +57,7 @@ static void serve_hello(struct gw_listener *listener, struct caller *caller)
 	} else if (ntohl(caller->hello.magic) == HELLO_MAGIC && ntohs(caller->hello.kind) == HELLO_DATA && caller->hello.offers == 0) {
 		opening_add_channel(listener, caller);
 	} else {
-		waiting_turn_away(listener, "%s is no godwit source: turned away", caller->peer);
+		waiting_turn_away(listener, "%s is not a godwit source: turned away", caller->peer);
 		waiting_drop_caller(listener, caller);
 	}
 }
@@ -67,7 +70,7 @@ static void serve_caller(struct gw_listener *listener, struct caller *caller)
 		serve_hello(listener, caller);
 }
 
-/* Takes a connection.  Return: whether there may be more. */
+/* Accepts a connection.  Return: whether there may be more. */
 static bool accept_one(struct gw_listener *listener, int listening)
 {
 	struct sockaddr_storage address;
@@ -76,7 +79,7 @@ static bool accept_one(struct gw_listener *listener, int listening)
 	int fd = accept4(listening, (struct sockaddr *)&address, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
-		waiting_turn_away(listener, "callers wait: %s", strerror(errno));
+		waiting_turn_away(listener, "cannot accept connections for now: %s", strerror(errno));
 		listener->paused_until_ns = now_ns() + PAUSE_NS;
 		(void)waiting_displace_caller(listener);
 	}
@@ -120,7 +123,7 @@ static void watch_all(const struct gw_listener *listener, struct watched *watche
 	}
 }
 
-/* Goes on with whoever can: each of these does nothing where there is nothing. */
+/* Serves all; each call does nothing when there is no input. */
 static void serve_all(struct gw_listener *listener)
 {
 	for (unsigned i = 0; i < MAX_CALLERS; i++)
@@ -134,7 +137,7 @@ static void serve_all(struct gw_listener *listener)
 			;
 }
 
-/* Sends away those that had their time.  Return: when the loop has to look again, at the latest. */
+/* Drops clients that are late.  Return: when the loop has to run again, at the latest. */
 static uint64_t next_look(struct gw_listener *listener, uint64_t until_ns)
 {
 	uint64_t next = waiting_expire(listener);
@@ -145,13 +148,14 @@ static uint64_t next_look(struct gw_listener *listener, uint64_t until_ns)
 		next = until_ns;
 	if (listener->away > 0 && listener->complain_ns < next)
 		next = listener->complain_ns;
-	for (unsigned i = 0; i < MAX_OPENINGS; i++) /* its time is known to the dialogue alone */
+	/* The deadlines of rails are not known here. */
+	for (unsigned i = 0; i < MAX_OPENINGS; i++)
 		if (listener->openings[i].stage == OPENING_RAILS && now_ns() + PAUSE_NS < next)
 			next = now_ns() + PAUSE_NS;
 	return next;
 }
 
-/* Waits until @until_ns at most, and goes on with whoever can.  Return: 0 or -errno. */
+/* Waits for input, until @until_ns at most, and serves all.  Return: 0 or -errno. */
 static int serve(struct gw_listener *listener, uint64_t until_ns)
 {
 	uint64_t next = next_look(listener, until_ns);
@@ -167,7 +171,7 @@ static int serve(struct gw_listener *listener, uint64_t until_ns)
 	return 0;
 }
 
-/* Hands out the oldest that is through.  Return: 1 and *link, or 0. */
+/* Hands out the oldest opening that is ready.  Return: 1 and *link, or 0. */
 static int hand_out(struct gw_listener *listener, struct gw_link **link)
 {
 	struct opening *oldest = NULL;
@@ -186,7 +190,7 @@ static int hand_out(struct gw_listener *listener, struct gw_link **link)
 	return 1;
 }
 
-/* Tells about those that were turned away, at most once in COMPLAIN_NS.  Return: -EPROTO with @error set, or 0. */
+/* Reports clients that were turned away, at most once in COMPLAIN_NS.  Return: -EPROTO or 0. */
 static int complain(struct gw_listener *listener, struct gw_error *error)
 {
 	if (listener->away == 0 || now_ns() < listener->complain_ns)
@@ -204,7 +208,7 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 	uint64_t from = now_ns(), until = timeout_ns > UINT64_MAX - from ? GW_LINK_FOREVER : from + timeout_ns;
 
 	for (;;) {
-		int rc = serve(listener, 0); /* a stranger's session that is handed out holds up nobody who calls */
+		int rc = serve(listener, 0); /* always serve others before a link is handed out */
 
 		if (rc == 0 && hand_out(listener, link))
 			return 1;
@@ -213,7 +217,7 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 		if (rc == 0)
 			rc = serve(listener, until);
 		if (rc < 0)
-			return gw_error_set(error, rc, "accept: %s", strerror(-rc));
+			return gw_error_set(error, rc, "cannot wait for connections: %s", strerror(-rc));
 		if (now_ns() >= until)
 			return hand_out(listener, link);
 	}

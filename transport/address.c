@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Addresses as a user writes them, and as the kernel takes them. */
+/* Parses and resolves the addresses that a user writes, and looks into socket addresses. */
 #include "transport/address.h"
 #include "transport/transport.h"
 
@@ -19,7 +19,7 @@ enum scheme address_scheme(const char *uri)
 	return strncmp(uri, "tcp:", 4) == 0 ? SCHEME_TCP : strncmp(uri, "rdma:", 5) == 0 ? SCHEME_RDMA : SCHEME_ANY;
 }
 
-/* Splits "tcp:HOST:PORT", "HOST:PORT" or "[ADDR]:PORT".  Return: 0 or -EINVAL with @error set. */
+/* Splits an address into host and port.  Return: 0 or -EINVAL with @error set. */
 static int split_address(const char *text, char *host, size_t host_bytes, char *port, size_t port_bytes,
 			 struct gw_error *error)
 {
@@ -50,7 +50,7 @@ static int split_address(const char *text, char *host, size_t host_bytes, char *
 
 err_form:
 	return gw_error_set(error, -EINVAL,
-			    "'%s' is no address: write HOST:PORT or [IPv6]:PORT, with tcp: or rdma: in front if it must be",
+			    "'%s' is not an address: write HOST:PORT or [IPv6]:PORT, after tcp: or rdma: to choose one",
 			    text);
 }
 

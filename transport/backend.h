@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of operations that a backend of links has, and what one backend needs of another.  Internal to transport. */
+/*
+ * The table of operations of a backend, and the calls for links that are built on another link.
+ * Internal to transport.
+ */
 #ifndef GODWIT_TRANSPORT_BACKEND_H
 #define GODWIT_TRANSPORT_BACKEND_H
 
 #include "transport/transport.h"
 
 /*
- * A backend.  Each call has the contract of the gw_link_ function of the same name below.
- * Backends embed struct gw_link as their first member.
+ * A backend embeds struct gw_link as its first member.  Each operation has the contract of the
+ * gw_link_ function of the same name, or the one that stands here.
  */
 struct gw_link_ops {
 	const char *name;
@@ -17,35 +20,38 @@ struct gw_link_ops {
 	int (*message)(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes);
 	int (*poll)(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns);
 	void (*counters)(const struct gw_link *link, struct gw_link_counters *counters);
-	/* These may be NULL: for a backend that pins nothing and has no rails.  A receiver's must have seal. */
-	int (*next_pinned)(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end);
-	void (*hurry)(struct gw_link *link);
 	void (*seal)(struct gw_link *link);
-	void (*sever)(struct gw_link *link, unsigned rail);
+	void (*close)(struct gw_link *link);
+
 	/*
-	 * Flips a bit, which one depends on @bit, of what this end sends or reads next on its control channel, behind the hash.
-	 * For the fault link; every backend has it.
+	 * Flips one bit of the bytes that this end next sends or reads on its control channel,
+	 * after they were hashed.  @bit chooses the bit.  The fault link calls it.
 	 */
 	void (*damage)(struct gw_link *link, uint64_t bit);
-	/*
-	 * For links that are built on another link; NULL for a backend that carries none.  wake makes poll of the thread that
-	 * owns the link return, and may be called by any thread.  control_fd is the socket of the control channel.
-	 */
+
+	/* NULL for a backend that pins nothing and has no rails. */
+	int (*next_pinned)(const struct gw_link *link, uint32_t region, uint64_t from,
+			   uint64_t *first, uint64_t *end);
+	void (*hurry)(struct gw_link *link);
+	void (*sever)(struct gw_link *link, unsigned rail); /* breaks a rail; for the fault link */
+
+	/* NULL for a backend that no other link is built on. */
 	void (*wake)(struct gw_link *link);
 	int (*control_fd)(const struct gw_link *link);
-	int (*leave)(struct gw_link *link); /* link_leave(); NULL: closing waits for the peer */
-	void (*close)(struct gw_link *link);
+
+	int (*leave)(struct gw_link *link); /* NULL: closing waits for the peer */
 };
 
-/* Makes gw_link_poll() of the thread that owns @link return.  Any thread. */
+/* Makes gw_link_poll() return in the thread that owns @link.  Any thread may call it. */
 void link_wake(struct gw_link *link);
 
-/* The socket of the control channel, which stays the link's. */
+/* Return: the socket of the control channel, owned by @link. */
 int link_control_fd(const struct gw_link *link);
 
 /*
- * Before a link is closed: closing it shall not wait until the peer has read the last message.  Return: a descriptor of its control
- * connection that the caller keeps open until then, and reads from; or -1 where closing has to wait, or need not.
+ * Call before gw_link_close(), so that it does not wait until the peer has read the last message.
+ * Return: a descriptor of the control connection, owned by the caller, who reads from it and closes
+ * it when the peer has closed its end; or -1, where closing has to wait or need not.
  */
 int link_leave(struct gw_link *link) GW_MUST_CHECK;
 

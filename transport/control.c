@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Frames, hashes and buffers of the control channel. */
 #include "transport/control.h"
 
 #include <arpa/inet.h>
@@ -19,11 +20,11 @@ struct frame_header {
 	uint16_t type;   /* network order */
 	uint16_t flags;  /* 0 */
 	uint32_t length; /* of the payload, network order */
-	uint32_t check;  /* XXH32 of the fields above, network order: a damaged length must not be waited for */
-	uint64_t hash;   /* XXH64 of the payload, seeded with the check, network order */
+	uint32_t check;  /* XXH32 of the fields above, network order; catches a damaged length */
+	uint64_t hash;   /* XXH64 of the payload with the check as seed, network order */
 };
 
-static_assert(sizeof(struct frame_header) == 24, "the header is packed as it stands");
+static_assert(sizeof(struct frame_header) == 24, "no padding");
 
 #define CHECKED_BYTES offsetof(struct frame_header, check)
 
@@ -37,7 +38,7 @@ static void seal(struct frame_header *header, const void *payload, uint32_t byte
 	header->hash = htobe64(XXH64(payload, bytes, check));
 }
 
-/* Flips the bit that was asked for in a frame, when one was. */
+/* Flips a bit of these bytes when the fault link asked for it. */
 static void damage(struct control *control, unsigned char *frame, size_t bytes)
 {
 	if (control->damage_bit == CONTROL_NO_DAMAGE)
@@ -114,10 +115,15 @@ int control_send(struct control *control, uint16_t type, const void *payload, ui
 	return rc < 0 ? rc : 0;
 }
 
-/* Return: 1 when a whole frame stands at in_taken, and its header; 0; -EPROTO; or -EBADMSG when it was damaged. */
+/*
+ * Return: 1 and *header when a whole frame is at in_taken; 0; -EPROTO; or -EBADMSG for a wrong
+ * hash.
+ */
 static int whole_frame(const struct control *control, struct frame_header *header)
 {
 	size_t unread = control->in_used - control->in_taken;
+	const unsigned char *payload;
+	uint64_t hash;
 
 	if (unread < sizeof(*header))
 		return 0;
@@ -130,10 +136,12 @@ static int whole_frame(const struct control *control, struct frame_header *heade
 		return -EPROTO;
 	if (unread < sizeof(*header) + ntohl(header->length))
 		return 0;
-	return be64toh(header->hash) == XXH64(control->in + control->in_taken + sizeof(*header), ntohl(header->length),
-					      ntohl(header->check)) ? 1 : -EBADMSG;
+	payload = control->in + control->in_taken + sizeof(*header);
+	hash = XXH64(payload, ntohl(header->length), ntohl(header->check));
+	return be64toh(header->hash) == hash ? 1 : -EBADMSG;
 }
 
+/* Return: 1 when bytes came, 0 when there are none, -EPIPE at the end, or another -errno. */
 static int read_more(struct control *control)
 {
 	ssize_t n;

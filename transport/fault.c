@@ -2,10 +2,12 @@
 /*
  * Theory of operation
  *
- * A link around a link that misbehaves once, at a call counted from the start, so that a test can walk
- * through every point at which a session may fail and an operator can rehearse a failure on a real host.
- * Counted are put, fence, message and each event that poll hands out; the code under test has no idea.
- * Damage is done below, on the wire: above the hash that a message carries it would test nothing but the decoders.
+ * A link around a link that misbehaves once, at a given call.  A test can thus fail a session at
+ * every point, and an operator can rehearse a failure on a real host.  It counts the calls of put,
+ * fence and message, and the events of poll.  The code under test sees an ordinary link.
+ *
+ * The inner link does the damage, behind the hash of a message.  Before the hash, damage would test
+ * nothing but the decoders.
  */
 #include "transport/backend.h"
 
@@ -19,10 +21,10 @@
 
 struct fault {
 	struct gw_link link;
-	struct gw_link *inner;
+	struct gw_link *inner; /* owned */
 	struct gw_fault_spec spec;
 	uint64_t calls;
-	bool silent; /* GW_FAULT_DROP has struck */
+	bool silent; /* GW_FAULT_DROP: all later calls are dropped */
 };
 
 enum verdict { PASS, SWALLOW, FULL };
@@ -42,7 +44,7 @@ static void fault_damage(struct gw_link *link, uint64_t bit)
 	inner->ops->damage(inner, bit);
 }
 
-/* Counts a call.  Return: a verdict, or the -errno that the fault makes of this call. */
+/* Counts a call.  Return: a verdict, or the -errno that this call is to answer. */
 static int count_call(struct fault *fault)
 {
 	if (fault->spec.delay_ns) {
@@ -77,7 +79,7 @@ static int count_call(struct fault *fault)
 	return PASS;
 }
 
-/* Takes over the error of the inner link, so that gw_link_error() of the outer one tells it. */
+/* Copies the error of the inner link for gw_link_error() of the outer one.  Return: @rc. */
 static int pass_on(struct fault *fault, int rc)
 {
 	if (rc < 0 && rc != -EAGAIN && fault->inner->error.code)

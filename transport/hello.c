@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The first words on a connection, of both ends: hello and welcome. */
+/* Both sides of the handshake of one connection: hello and welcome. */
 #include "transport/hello.h"
 #include "transport/socket.h"
 #include "transport/transport.h"
@@ -30,7 +30,7 @@ int hello_say(int fd, const struct hello *hello, struct welcome *welcome, uint64
 		rc = socket_transfer(fd, welcome, sizeof(*welcome), false, deadline_ns);
 	if (rc == 0 && ntohl(welcome->magic) != WELCOME_MAGIC)
 		rc = -EPROTO;
-	/* A welcome in words that this end does not have is none. */
+	/* A receiver that welcomes in an unknown version cannot be understood. */
 	if (rc == 0 && ntohs(welcome->status) == WELCOME_OK &&
 	    (ntohs(welcome->version) < LINK_OLDEST || ntohs(welcome->version) > LINK_VERSION))
 		welcome->status = htons(WELCOME_VERSION);
@@ -42,22 +42,22 @@ int hello_failed(int rc, const struct welcome *welcome, const char *uri, struct 
 	const char *stranger = rc < 0 ? hello_name_stranger(welcome, sizeof(*welcome)) : NULL;
 
 	if (stranger)
-		return gw_error_set(error, -EPROTO, "'%s' is %s, no godwit receiver", uri, stranger);
+		return gw_error_set(error, -EPROTO, "'%s' is %s, not a godwit receiver", uri, stranger);
 	if (rc == -EPROTO)
-		return gw_error_set(error, rc, "'%s' answers, but it is no godwit receiver", uri);
+		return gw_error_set(error, rc, "'%s' answers, but is not a godwit receiver", uri);
 	if (rc == -ETIMEDOUT)
-		return gw_error_set(error, rc, "'%s' took the connection but does not answer: is it a godwit receiver, "
-					       "or one that is busy with another session?  (An iperf3 server is as silent.)", uri);
+		return gw_error_set(error, rc, "'%s' accepted the connection but does not answer: it may be a godwit receiver that is busy "
+					       "with another session, or another program (such as iperf3)", uri);
 	if (rc < 0)
 		return gw_error_set(error, rc, "'%s' closed the connection during the handshake: %s", uri,
 				    strerror(-rc));
 	switch (ntohs(welcome->status)) {
 	case WELCOME_VERSION:
 		return gw_error_set(error, -EPROTONOSUPPORT,
-				    "'%s' speaks link version %u, this godwit %u to %u: install the same release on both",
+				    "'%s' speaks link version %u, this godwit %u to %u: install the same release on both hosts",
 				    uri, ntohs(welcome->version), LINK_OLDEST, LINK_VERSION);
 	case WELCOME_CHANNELS:
-		return gw_error_set(error, -EINVAL, "'%s' refuses that many data channels (most: %u)", uri,
+		return gw_error_set(error, -EINVAL, "'%s' refuses this number of data channels: use at most %u", uri,
 				    GW_LINK_MAX_CHANNELS);
 	default:
 		return gw_error_set(error, -ECONNREFUSED, "'%s' refused the session (status %u)", uri,

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What both ends of a handshake share: docs/protocol.md, "Opening a connection".  Internal to transport. */
+/*
+ * The messages of the handshake: docs/protocol.md, "Opening a connection".  Internal to transport.
+ */
 #ifndef GODWIT_TRANSPORT_HELLO_H
 #define GODWIT_TRANSPORT_HELLO_H
 
@@ -20,6 +22,7 @@
 enum hello_kind { HELLO_CONTROL = 1, HELLO_DATA = 2 };
 enum welcome_status { WELCOME_OK, WELCOME_VERSION, WELCOME_CHANNELS, WELCOME_STRANGER };
 
+/* All fields of both in network order. */
 struct hello {
 	uint32_t magic;
 	uint16_t version;
@@ -27,7 +30,7 @@ struct hello {
 	uint16_t kind;
 	uint16_t channels; /* of a control hello */
 	uint16_t index;    /* of a data hello */
-	uint16_t offers;   /* of a control hello: OFFER_RDMA, the source would add rails (rdma/setup.c) */
+	uint16_t offers;   /* of a control hello: OFFER_RDMA, the source can add rails */
 	unsigned char nonce[NONCE_BYTES];
 };
 
@@ -38,22 +41,33 @@ struct welcome {
 	unsigned char nonce[NONCE_BYTES];
 };
 
-static_assert(sizeof(struct hello) == 32 && sizeof(struct welcome) == 24, "packed as they stand");
+static_assert(sizeof(struct hello) == 32 && sizeof(struct welcome) == 24, "no padding");
 
+/* Return: a hello of this version, without index, offers and nonce. */
 struct hello hello_new(enum hello_kind kind, unsigned channels);
 
-/* Says hello on @fd and reads the answer.  Return: 0 and *welcome, or -errno. */
+/*
+ * Sends a hello on @fd and reads the answer; blocks until @deadline_ns at most.
+ * Return: 0 and *welcome, whose status may be a refusal; or -errno, and *welcome has the bytes that
+ * came.
+ */
 int hello_say(int fd, const struct hello *hello, struct welcome *welcome, uint64_t deadline_ns) GW_MUST_CHECK;
 
-/* Turns the failure of a handshake into words. */
+/*
+ * Describes a failed handshake in @error: @rc of hello_say(), or 0 for the refusal in @welcome.
+ * Return: the -errno.
+ */
 int hello_failed(int rc, const struct welcome *welcome, const char *uri, struct gw_error *error) GW_MUST_CHECK;
 
-/* A fresh connection has room for an answer.  Return: whether it was sent. */
+/*
+ * Sends a welcome; @nonce may be NULL.  Does not block: the socket buffer of a new connection is
+ * empty.  Return: whether the welcome was sent.
+ */
 bool hello_answer(int fd, enum welcome_status status, const unsigned char *nonce);
 
 /*
- * Names the program that answered with these first bytes, which are no welcome: "an SSH server".  NULL when it is not known, as with
- * a server that is silent until it has read more (iperf3 is).  Pure.
+ * Names the program whose first bytes these are, such as "an SSH server".
+ * Return: a constant string, or NULL for an unknown program.
  */
 const char *hello_name_stranger(const void *answer, size_t bytes);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The public face of a link: checks what a caller may get wrong, then dispatches to the backend. */
+/* The public functions of a link: each checks its arguments and calls the backend. */
 #include "transport/backend.h"
 
 #include <errno.h>

@@ -2,25 +2,36 @@
 /*
  * Theory of operation
  *
- * Before there is authentication anybody may call, and a stranger must cost the operator neither a migration nor a wait.  So
- * all handshakes run side by side: one poll() watches the listening sockets, the callers and the openings.
+ * Peers are not authenticated yet, so any program may connect.  A stranger must cost the operator
+ * neither a migration nor a delay.  All handshakes therefore run side by side: one poll() watches
+ * the listening sockets, the callers and the openings.
  *
- * A caller is a connection that has not said its 32 bytes of hello yet.  A control hello makes it an opening, which gets a
- * nonce of 16 random bytes; a data hello with the nonce of an opening becomes a channel of it.  When all channels are there the
- * opening becomes a link.  Then come the rails (rdma/setup.c), where both ends want them, and, where the owner of the listener
- * wants it, the first message of the source.  An opening whose first message has another type is closed.  The opening that is
- * through first is handed out first.
+ * A caller is a connection that has not sent its 32 bytes of hello yet.  An opening is a session
+ * whose handshake is under way.
  *
- * A caller has a short deadline, an opening one for its channels and one for all of it.  The tables have fixed sizes, and the
- * connections of all of them are counted.  Where there is no room a new one takes the place of the oldest that has shown least:
- * callers before openings.  A source says its hello at once, so silent callers, however many, take no place of its.
+ *   caller --control hello--> opening, with a nonce of 16 random bytes
+ *   caller --data hello with the nonce of an opening--> channel of that opening
  *
- * Where the process has no descriptor left the oldest caller gives up its own, and nobody is accepted for a moment: a listening
- * socket stays readable meanwhile, and poll() must not spin on it.
+ *   CHANNELS --all channels--> QUIET --first byte--> MESSAGE --first message--> READY
+ *                         \--> RAILS --rails stand, or there are none--> MESSAGE
  *
- * The nonce ties the channels of one session together; it is no secret from someone who can read the
- * network, and no authentication.  Until peers are authenticated a listener takes loopback addresses only,
- * unless it is told otherwise.
+ * Only a source that wants RDMA enters RAILS.  Its link is made before; that of others on leaving
+ * QUIET, so that a silent peer costs no buffers.  When the owner of the listener wants no first
+ * message, QUIET and MESSAGE are skipped.  An opening whose first message has another type is
+ * closed.  Of several READY openings the oldest is handed out first.
+ *
+ * A caller has a short deadline.  An opening has one for its channels, and one for the whole
+ * handshake.  The tables have fixed sizes, and the number of connections is bounded.  When there is
+ * no place for a new caller, the oldest caller gives way.  Without callers an opening gives way:
+ * one without channels first, one with a link last.  A source sends its hello at once, so silent
+ * callers never take its place.
+ *
+ * When the process has no descriptor left, the oldest caller is closed and accepting pauses.
+ * Otherwise poll() would spin: the listening socket stays readable.
+ *
+ * The nonce ties the channels of one session together.  It is no authentication: anyone who can
+ * read the network can read it.  Until peers are authenticated, a listener takes loopback addresses
+ * only, unless its options allow others.
  */
 #include "transport/listener.h"
 #include "transport/address.h"
@@ -32,9 +43,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PORT_TRIES 16 /* for a port that is free on all addresses of a name */
+#define PORT_TRIES 16 /* to find a port that is free on all addresses of a name */
 
-/* All addresses of a name get one port.  Return: 0; -EADDRINUSE when another has the port that was found; or -errno. */
+/*
+ * Listens on all addresses of a name, with one port.
+ * Return: 0; -EADDRINUSE when a port that was free on the first address is in use on another; or
+ * -errno.
+ */
 static int listen_all(struct gw_listener *listener, const struct addrinfo *list, bool any_port)
 {
 	int rc = -EADDRNOTAVAIL;
@@ -78,7 +93,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 			continue;
 		rc = gw_error_set(error, -EACCES,
 				  "'%s' is not a loopback address, and peers are not authenticated yet: listen on "
-				  "127.0.0.1 or [::1] (a tunnel such as ssh -L can carry it), or say --insecure", address);
+				  "127.0.0.1 or [::1] (through a tunnel such as ssh -L), or use --insecure", address);
 		goto out_free_list;
 	}
 	listener = calloc(1, sizeof(*listener));
@@ -94,7 +109,7 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 	listener->options = *options;
 	for (unsigned i = 0; i < MAX_CALLERS; i++)
 		listener->callers[i].fd = -1;
-	if (!options->no_rdma) /* loads the drivers of devices: now, not while a source waits */
+	if (!options->no_rdma) /* loads the device drivers before a source waits for them */
 		listener->has_rdma = rails_available(&no_rdma);
 	*out = listener;
 	rc = 0;

@@ -2,10 +2,10 @@
 /*
  * The listener, internal header.  See listener.c for the theory of operation.
  *
- * listener.c   the listening sockets
- * accept.c     the loop that takes connections and hands out links
- * opening.c    from a hello to a link, with rails
- * waiting.c    the places of callers and openings, and who gives way
+ * listener.c   opens and closes the listening sockets
+ * accept.c     the loop that accepts connections, reads hellos and hands out links
+ * opening.c    an opening from its control hello to a link with rails and a first message
+ * waiting.c    the tables of callers and openings: places, deadlines, reasons for closing
  */
 #ifndef GODWIT_TRANSPORT_LISTENER_H
 #define GODWIT_TRANSPORT_LISTENER_H
@@ -22,9 +22,9 @@
 struct rails;
 
 struct caller {
-	int fd; /* owned; -1: a free place */
-	bool leaves; /* gw_listener_dismiss(): it has yet to read its last message */
-	size_t got;
+	int fd;      /* owned; -1: a free place */
+	bool leaves; /* gw_listener_dismiss(): the peer may not have read its last message yet */
+	size_t got;  /* bytes of hello */
 	uint64_t since_ns;
 	struct hello hello;
 	char peer[64];
@@ -33,10 +33,10 @@ struct caller {
 enum stage {
 	OPENING_FREE,
 	OPENING_CHANNELS, /* data connections are missing */
-	OPENING_QUIET, /* all are there, and the first message has not begun: no link yet */
-	OPENING_RAILS,
-	OPENING_MESSAGE, /* the first message is awaited */
-	OPENING_READY,
+	OPENING_QUIET,    /* all channels are there; the peer has sent nothing; no link yet */
+	OPENING_RAILS,    /* the ends agree on rails, over the link */
+	OPENING_MESSAGE,  /* waits for the first message */
+	OPENING_READY,    /* to be handed out */
 };
 
 struct opening {
@@ -45,11 +45,11 @@ struct opening {
 	char peer[64];
 	uint64_t since_ns;
 	bool wants_rdma;
-	unsigned channels, open;
-	int control; /* the link's, once there is one */
-	int data[GW_LINK_MAX_CHANNELS]; /* owned while there is no link; -1: missing */
-	struct gw_link *link;           /* NULL: not all channels are there */
-	struct rails *rails;             /* RAILS: being looked for, over the link */
+	unsigned channels, open;        /* wanted, and there */
+	int control;                    /* owned while link is NULL, by the link afterwards */
+	int data[GW_LINK_MAX_CHANNELS]; /* like control; -1: missing */
+	struct gw_link *link;           /* owned */
+	struct rails *rails;             /* owned; not NULL in OPENING_RAILS only */
 };
 
 struct gw_listener {
@@ -57,15 +57,15 @@ struct gw_listener {
 	unsigned count;
 	int fds[MAX_LISTEN_SOCKETS];
 	unsigned port;
-	bool wildcard; /* listens on every address */
-	bool has_rdma; /* a device is here, and is to be offered */
+	bool wildcard; /* listens on every address of this host */
+	bool has_rdma; /* this host has an RDMA device, and options allow it */
 	struct caller callers[MAX_CALLERS];
 	struct opening openings[MAX_OPENINGS];
-	unsigned connections;
-	uint64_t paused_until_ns;
-	unsigned away; /* turned away, and not told yet */
-	uint64_t complain_ns; /* the next complaint not before */
-	struct gw_error first_away;
+	unsigned connections;        /* of all callers and openings */
+	uint64_t paused_until_ns;    /* no connection is accepted until then */
+	unsigned away;               /* turned away since the last report */
+	struct gw_error first_away;  /* the reason for the first of them */
+	uint64_t complain_ns;        /* the next report is not made before */
 };
 
 static inline uint64_t now_ns(void)
@@ -73,32 +73,44 @@ static inline uint64_t now_ns(void)
 	return gw_now_ns(&gw_clock_real);
 }
 
-/* Notes why a caller was sent away; gw_listener_accept() tells. */
+/* Counts a client that is turned away; gw_listener_accept() reports the first reason. */
 void waiting_turn_away(struct gw_listener *listener, const char *format, ...) GW_PRINTF(2, 3);
 
+/* Close the connections and free the place.  They do not wait for the peer. */
 void waiting_drop_caller(struct gw_listener *listener, struct caller *caller);
 void waiting_drop_opening(struct gw_listener *listener, struct opening *opening);
 
-/* A place that is free again. */
+/* Frees the place of an opening whose connections have another owner or are closed. */
 void waiting_forget_opening(struct gw_listener *listener, struct opening *opening);
 
-/* A free place for a caller, for which another may have to go.  There is always one. */
+/*
+ * Find a free place, and drop another client when there is none.  Return: the place, for the caller
+ * to fill in; NULL when nobody can be dropped.
+ */
 struct caller *waiting_place_for_caller(struct gw_listener *listener);
 struct opening *waiting_place_for_opening(struct gw_listener *listener);
+
+/*
+ * Call before an opening gets its link.  Drops another opening when there are too many with a link.
+ */
 void waiting_place_for_link(struct gw_listener *listener);
+
+/* Drops the oldest caller.  Return: false when there is none. */
 bool waiting_displace_caller(struct gw_listener *listener);
 
-/* Sends those away that had their time.  Return: when the next one will have had it. */
+/* Drops clients whose deadline has passed.  Return: the next deadline, or GW_LINK_FOREVER. */
 uint64_t waiting_expire(struct gw_listener *listener);
 
-/* A control hello: the caller becomes an opening. */
+/* After a control hello: makes the caller an opening, or drops it. */
 void opening_begin(struct gw_listener *listener, struct caller *caller);
 
-/* A data hello: the caller becomes a channel of its opening. */
+/* After a data hello: makes the caller a channel of its opening, or drops it. */
 void opening_add_channel(struct gw_listener *listener, struct caller *caller);
 
-/* Goes on with an opening that has all channels. */
+/* Advances an opening that has all channels as far as it can, without blocking. */
 void opening_serve(struct gw_listener *listener, struct opening *opening);
+
+/* Return: whether opening_serve() is to be called when the control connection is readable. */
 bool opening_is_in_dialogue(const struct opening *opening);
 
 #endif

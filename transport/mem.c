@@ -2,16 +2,19 @@
 /*
  * Theory of operation
  *
- * The reference transport: both ends in one process and one thread, no clock, no system call.  Puts wait
- * in their channel's queue and are executed one at a time while either end polls; which channel is next
- * comes from a seeded generator.  So a put is copied late and out of order with other channels, as a real
- * network card would, but always the same way for the same seed.
+ * The reference transport: both ends in one process and one thread, no clock, no system call.  Puts
+ * wait in the queue of their channel, and are executed one at a time while either end polls.  A
+ * seeded generator chooses the next channel.  A put is thus copied late and out of order with other
+ * channels, as a network card would do, but in the same order for the same seed.
  *
- * Happy path: source puts -> queue of a channel -> either end polls -> memcpy into the receiver's region;
- * a fence waits at the tail of every queue and is reported when it has come to the head of all.
- * There is no wire here, and no hash: a message that is to be damaged (the fault link) carries a mark, and the end that takes
- * it fails, as it does over TCP when the hash is wrong.
- * Failure: an end that closes marks the pair; the other end first gets what messages are left, then -EPIPE.
+ * Path of a put: source puts -> queue of a channel -> either end polls -> memcpy() into the
+ * receiver's region.  A fence is appended to every queue, and is reported when it has passed the
+ * head of all.
+ *
+ * There are no bytes on a wire and no hash.  A message that the fault link damages carries a flag,
+ * and the end that takes it fails, as over TCP with a wrong hash.
+ *
+ * When an end closes, the other end first gets the remaining messages, then -EPIPE.
  */
 #include "transport/backend.h"
 
@@ -24,7 +27,7 @@
 #define MAILBOX_BYTES (512u * 1024)
 
 struct entry {
-	uint64_t fence; /* not 0: a fence, the rest is unused */
+	uint64_t fence; /* not 0: a fence; the other fields are unused */
 	uint64_t offset;
 	uint32_t region;
 	uint32_t bytes;
@@ -42,7 +45,7 @@ struct frame {
 	bool damaged;
 };
 
-/* Messages on their way to one end. */
+/* The messages that one end has not taken yet. */
 struct mailbox {
 	unsigned char *bytes;
 	size_t head, tail;
@@ -57,16 +60,16 @@ struct end {
 	struct mailbox inbox;
 	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 	bool closed;
-	bool sealed; /* of the receiver: puts are dropped */
+	bool sealed; /* receiver: puts are dropped */
 	bool wants_room;
-	bool damage; /* the next message that this end sends or takes */
+	bool damage; /* damage the next message that this end sends or takes */
 	struct gw_link_counters counters;
 };
 
 struct pair {
 	struct end source, receiver;
 	uint64_t random;
-	unsigned eager; /* a poll delivers fewer puts than this: 8 is a fast network, 2 a slow one */
+	unsigned eager; /* a poll executes fewer puts than this: 8: fast network, 2: slow network */
 	uint64_t fence_asked, fence_reported;
 	struct queue queues[GW_LINK_MAX_CHANNELS];
 };
@@ -127,7 +130,7 @@ static int mem_fence(struct gw_link *link, uint64_t fence)
 	return 0;
 }
 
-/* Executes the oldest entry of one channel chosen by the seed. */
+/* Executes the oldest entry of a channel that the seed chooses. */
 static void deliver_one(struct pair *pair)
 {
 	struct queue *queue = &pair->queues[next_random(pair) % pair->source.link.channels];
@@ -142,7 +145,7 @@ static void deliver_one(struct pair *pair)
 		return;
 	}
 	if (!range_is_inside(&pair->receiver, entry->region, entry->offset, entry->bytes)) {
-		gw_error_set(&pair->receiver.link.error, -EPROTO, "the peer put outside of region %u", entry->region);
+		gw_error_set(&pair->receiver.link.error, -EPROTO, "the peer made a put outside of region %u", entry->region);
 		return;
 	}
 	if (pair->receiver.sealed)
@@ -218,7 +221,7 @@ static int mem_poll(struct gw_link *link, struct gw_link_event *event, uint64_t 
 	bool room = end->wants_room;
 	int rc;
 
-	(void)timeout_ns; /* time does not pass in here: a caller with a clock moves it and asks again */
+	(void)timeout_ns; /* never waits: the caller advances its manual clock and polls again */
 	for (unsigned n = (unsigned)(next_random(pair) % pair->eager); n > 0 && !end->peer->closed; n--)
 		deliver_one(pair);
 	if (link->error.code)

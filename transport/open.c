@@ -2,10 +2,11 @@
 /*
  * Theory of operation
  *
- * The source opens one connection, says hello (magic, version, the oldest version it can speak, how many
- * data channels it wants) and is answered with a status and a nonce of 16 random bytes.  It then opens the
- * data connections, each of which says hello with the nonce and its index and is answered too.  The other end of
- * this is opening.c.
+ * The source opens the control connection and sends a hello: magic, version, oldest version, number
+ * of data channels.  The receiver answers with a status and a nonce of 16 random bytes.  The source
+ * then opens the data connections.  On each it sends a hello with the nonce and the index of the
+ * channel, and the receiver answers too.  Rails come last, where both ends have RDMA
+ * (rdma/setup.c). docs/protocol.md has the bytes.  opening.c is the receiver's side.
  */
 #include "transport/address.h"
 #include "transport/hello.h"
@@ -24,7 +25,7 @@
 
 #define DEFAULT_DEADLINE_NS (10 * GW_NS_PER_S)
 
-/* What one call of gw_link_connect() asks for. */
+/* The arguments of a call of gw_link_connect(). */
 struct call {
 	const char *uri;
 	unsigned channels;
@@ -40,8 +41,9 @@ struct connections {
 };
 
 /*
- * Opens the control connection to the first address where a godwit answers.  A name may lead to another program too, as localhost
- * does by IPv6.  Return: its fd, *used and *welcome; or -errno.
+ * Opens the control connection to the first address where a godwit answers.  At another address of
+ * the name another program may listen, such as at ::1 of localhost.
+ * Return: its fd, *used and *welcome; or -errno with @error set.
  */
 static int connect_control(const struct call *call, const struct addrinfo *list, const struct addrinfo **used,
 			   struct welcome *welcome, struct gw_error *error)
@@ -51,7 +53,7 @@ static int connect_control(const struct call *call, const struct addrinfo *list,
 
 	hello.offers = htons(call->offers_rdma ? OFFER_RDMA : 0);
 	for (const struct addrinfo *a = list; a; a = a->ai_next) {
-		/* A dead address gets its share of the time, not all of it. */
+		/* A dead address must leave time for the next one. */
 		uint64_t now = gw_now_ns(&gw_clock_real), left = call->deadline_ns > now ? call->deadline_ns - now : 0;
 		uint64_t until_ns = now + left / (a->ai_next ? 2 : 1);
 		int rc;
@@ -78,7 +80,7 @@ static int connect_control(const struct call *call, const struct addrinfo *list,
 	return gw_error_set(error, failure, "'%s' cannot be reached: %s", call->uri, strerror(-failure));
 }
 
-/* Opens data connection @index.  Return: its fd in blocking mode, or -errno with @error set. */
+/* Opens data connection @index.  Return: its fd, blocking, or -errno with @error set. */
 static int connect_data(const struct call *call, const struct addrinfo *address, struct hello *hello, unsigned index,
 			struct gw_error *error)
 {
@@ -86,7 +88,7 @@ static int connect_data(const struct call *call, const struct addrinfo *address,
 	int rc, fd = socket_connect(address, call->deadline_ns);
 
 	if (fd < 0)
-		return gw_error_set(error, fd, "data channel %u to '%s': %s", index, call->uri, strerror(-fd));
+		return gw_error_set(error, fd, "cannot open data channel %u to '%s': %s", index, call->uri, strerror(-fd));
 	hello->index = htons((uint16_t)index);
 	rc = hello_say(fd, hello, &welcome, call->deadline_ns);
 	if (rc < 0 || ntohs(welcome.status) != WELCOME_OK) {
@@ -97,7 +99,10 @@ static int connect_data(const struct call *call, const struct addrinfo *address,
 	return fd;
 }
 
-/* Opens all connections of a session.  Return: 0 and *to, or -errno with @error set and nothing open. */
+/*
+ * Opens all connections of a session.  Return: 0 and *to, or -errno with @error set and nothing
+ * open.
+ */
 static int connect_all(const struct call *call, const struct addrinfo *list, struct connections *to, struct gw_error *error)
 {
 	struct hello hello = hello_new(HELLO_DATA, call->channels);
@@ -126,7 +131,10 @@ static int connect_all(const struct call *call, const struct addrinfo *list, str
 	return rc;
 }
 
-/* Source: adds rails.  Return: 0, also when there are none and none are demanded; or -errno with @error set. */
+/*
+ * Adds rails.  Return: 0, also without rails unless the address demands RDMA; or -errno with @error
+ * set and *link closed.
+ */
 static int join_rails(struct gw_link **link, enum scheme scheme, const struct call *call, const struct gw_link_options *options,
 		      struct gw_error *error)
 {
@@ -141,15 +149,15 @@ static int join_rails(struct gw_link **link, enum scheme scheme, const struct ca
 		return 0;
 	gw_link_close(inner);
 	*link = NULL;
-	return gw_error_set(error, rc, "'%s': no RDMA: %s; tcp:HOST:PORT does without", call->uri, why.text);
+	return gw_error_set(error, rc, "'%s': no RDMA: %s; tcp:HOST:PORT goes without it", call->uri, why.text);
 }
 
-/* Notes why puts go by TCP, unless rails take them over. */
+/* Records why puts go by TCP.  Rails, if any, replace the note. */
 static void note_tcp(struct gw_link *link, enum scheme scheme, const struct gw_error *no_rdma)
 {
 	if (scheme == SCHEME_TCP)
 		snprintf(link->note, sizeof(link->note), "TCP, as asked for");
-	else if (no_rdma->code == -ENODEV) /* RDMA was not to be expected */
+	else if (no_rdma->code == -ENODEV) /* this host has no RDMA hardware */
 		snprintf(link->note, sizeof(link->note), "TCP");
 	else
 		snprintf(link->note, sizeof(link->note), "TCP: this host has %.200s", no_rdma->text);
@@ -172,12 +180,12 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	int rc;
 
 	if (call.channels > GW_LINK_MAX_CHANNELS)
-		return gw_error_set(error, -EINVAL, "%u channels: at most %u", call.channels, GW_LINK_MAX_CHANNELS);
+		return gw_error_set(error, -EINVAL, "%u data channels are too many: at most %u", call.channels, GW_LINK_MAX_CHANNELS);
 	rc = address_resolve(uri, false, &list, error);
 	if (rc < 0)
 		return rc;
 	if (scheme == SCHEME_RDMA && !call.offers_rdma)
-		rc = gw_error_set(error, no_rdma.code, "'%s': this host has %s; tcp:HOST:PORT does without", uri,
+		rc = gw_error_set(error, no_rdma.code, "'%s': this host has %s; tcp:HOST:PORT goes without RDMA", uri,
 				  no_rdma.text);
 	else
 		rc = connect_all(&call, list, &connections, error);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Openings: from a control hello to a link, with its channels, rails and first message. */
+/* An opening: from a control hello to a link, with its channels, rails and first message. */
 #include "transport/listener.h"
 #include "transport/rdma/setup.h"
 #include "transport/tcp.h"
@@ -13,9 +13,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define RAILS_NS (10 * GW_NS_PER_S)        /* of these, for the rails */
+#define RAILS_NS (10 * GW_NS_PER_S) /* for rails; waiting.c bounds the whole handshake */
 
-/* Return: whether it may open a session; else it was told why, and turned away. */
+/* Return: whether the caller may open a session.  If not, answers where possible, and counts it. */
 static bool judge_control(struct gw_listener *listener, const struct caller *caller)
 {
 	const struct hello *hello = &caller->hello;
@@ -25,18 +25,18 @@ static bool judge_control(struct gw_listener *listener, const struct caller *cal
 		bool told = hello_answer(caller->fd, WELCOME_VERSION, NULL);
 
 		waiting_turn_away(listener, "%s speaks link version %u, this godwit %u to %u: turned away%s", caller->peer,
-			  ntohs(hello->version), LINK_OLDEST, LINK_VERSION, told ? ", with word" : "");
+			  ntohs(hello->version), LINK_OLDEST, LINK_VERSION, told ? ", with an answer" : "");
 		return false;
 	}
 	if (hello->index != 0 || memcmp(hello->nonce, (const unsigned char[NONCE_BYTES]){ 0 }, NONCE_BYTES) != 0) {
-		waiting_turn_away(listener, "%s is no godwit source: turned away", caller->peer);
+		waiting_turn_away(listener, "%s is not a godwit source: turned away", caller->peer);
 		return false;
 	}
 	if (channels < 1 || channels > GW_LINK_MAX_CHANNELS) {
 		bool told = hello_answer(caller->fd, WELCOME_CHANNELS, NULL);
 
 		waiting_turn_away(listener, "%s asks for %u channels: turned away%s", caller->peer, channels,
-			  told ? ", with word" : "");
+			  told ? ", with an answer" : "");
 		return false;
 	}
 	return true;
@@ -52,7 +52,7 @@ void opening_begin(struct gw_listener *listener, struct caller *caller)
 	}
 	opening = waiting_place_for_opening(listener);
 	if (!opening) {
-		waiting_turn_away(listener, "%s finds no place among those that are being let in: turned away", caller->peer);
+		waiting_turn_away(listener, "%s was turned away: too many sessions are being opened", caller->peer);
 		waiting_drop_caller(listener, caller);
 		return;
 	}
@@ -70,7 +70,7 @@ void opening_begin(struct gw_listener *listener, struct caller *caller)
 	if (getrandom(opening->nonce, sizeof(opening->nonce), 0) == (ssize_t)sizeof(opening->nonce) &&
 	    hello_answer(opening->control, WELCOME_OK, opening->nonce))
 		return;
-	waiting_turn_away(listener, "%s cannot be answered: turned away", opening->peer);
+	waiting_turn_away(listener, "%s was turned away: it cannot be answered", opening->peer);
 	waiting_drop_opening(listener, opening);
 }
 
@@ -79,7 +79,7 @@ static bool wants_message(const struct gw_listener *listener)
 	return listener->options.first_message != 0;
 }
 
-/* The opening, a link by now, waits for its first message, or is through. */
+/* After channels and rails: the opening waits for its first message, or is ready. */
 static void enter_dialogue(const struct gw_listener *listener, struct opening *opening)
 {
 	opening->stage = wants_message(listener) ? OPENING_MESSAGE : OPENING_READY;
@@ -90,7 +90,7 @@ static void note_no_rails(struct opening *opening, const struct gw_error *why)
 	snprintf(opening->link->note, sizeof(opening->link->note), "TCP: %.240s", why->text);
 }
 
-/* Offers rails over the link.  Where there are none it stays what it is. */
+/* Begins to offer rails over the link.  Without RDMA on this host the link stays TCP alone. */
 static void offer_rails(struct gw_listener *listener, struct opening *opening)
 {
 	struct sockaddr_storage called;
@@ -111,14 +111,15 @@ static void offer_rails(struct gw_listener *listener, struct opening *opening)
 	}
 }
 
-/* The opening becomes a link, which has buffers. */
+/* Makes the link of an opening, which allocates its buffers. */
 static void make_link(struct gw_listener *listener, struct opening *opening)
 {
 	struct gw_error error = { 0 };
 
 	waiting_place_for_link(listener);
 	if (tcp_new(&opening->link, false, opening->control, opening->data, opening->channels, false, opening->peer, &error) < 0) {
-		waiting_turn_away(listener, "%s: %s", opening->peer, error.text); /* its connections are closed */
+		/* tcp_new() has closed the connections. */
+		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
 		waiting_forget_opening(listener, opening);
 		return;
 	}
@@ -129,7 +130,10 @@ static void make_link(struct gw_listener *listener, struct opening *opening)
 		offer_rails(listener, opening);
 }
 
-/* All channels are there.  Whom no rails are offered speaks first, and gets its link when it does: silence costs no buffers. */
+/*
+ * Goes on when all channels are there.  Without rails the source sends first, and its link is made
+ * then: a silent peer costs no buffers.
+ */
 static void complete_opening(struct gw_listener *listener, struct opening *opening)
 {
 	if (listener->options.opened)
@@ -157,11 +161,11 @@ void opening_add_channel(struct gw_listener *listener, struct caller *caller)
 			complete_opening(listener, opening);
 		return;
 	}
-	waiting_turn_away(listener, "%s is not part of a session that is being opened: turned away", caller->peer);
+	waiting_turn_away(listener, "%s was turned away: its data channel belongs to no session that is being opened", caller->peer);
 	waiting_drop_caller(listener, caller);
 }
 
-/* Return: whether the first message has begun, or the connection has ended. */
+/* Return: whether the peer has sent a byte, or the connection has ended. */
 static bool has_spoken(const struct opening *opening)
 {
 	char first;
@@ -170,14 +174,14 @@ static bool has_spoken(const struct opening *opening)
 	return n >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
-/* Return: 1 when the search for rails has ended, 0 when it goes on, -errno with @error set when the link is dead. */
+/* Return: 0 while the ends agree on rails, 1 afterwards, -errno with @error set for a dead link. */
 static int step_rails(const struct gw_listener *listener, struct opening *opening, struct gw_error *error)
 {
 	int rc = rails_offer_step(opening->rails, &opening->link, error);
 
 	if (rc == 0)
 		return 0;
-	opening->rails = NULL; /* it ended, in any case */
+	opening->rails = NULL; /* freed, or owned by the link */
 	if (rc < 0 && rc != -ENODEV)
 		return rc;
 	if (rc == -ENODEV) {
@@ -188,7 +192,7 @@ static int step_rails(const struct gw_listener *listener, struct opening *openin
 	return 1;
 }
 
-/* Return: 0, also when the message is not there yet; or -errno with @error set. */
+/* Return: 0, also when the message has not arrived yet; or -errno with @error set. */
 static int take_first_message(const struct gw_listener *listener, struct opening *opening, struct gw_error *error)
 {
 	struct gw_link_event *early = &opening->link->early;
@@ -199,7 +203,7 @@ static int take_first_message(const struct gw_listener *listener, struct opening
 	if (rc == 0 || early->type != GW_LINK_MESSAGE)
 		return 0;
 	if (early->message_type != listener->options.first_message)
-		return gw_error_set(error, -EPROTO, "it does not begin as a source does");
+		return gw_error_set(error, -EPROTO, "its first message is not that of a source");
 	opening->link->has_early = true;
 	opening->stage = OPENING_READY;
 	return 0;

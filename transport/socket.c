@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* TCP sockets of the handshake: connecting, listening, and moving bytes before a deadline. */
+/* TCP sockets of the handshake: options, connecting, listening, and transfers with a deadline. */
 #include "transport/socket.h"
 #include "transport/address.h"
 
@@ -25,13 +25,14 @@ void socket_tune(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof(user_timeout_ms));
 }
 
+/* Return: 0 when @fd is ready for @events, -ETIMEDOUT, -EINTR, or another -errno. */
 static int wait_fd(int fd, short events, uint64_t deadline_ns)
 {
 	struct pollfd pfd = { .fd = fd, .events = events };
 	int rc = poll(&pfd, 1, gw_left_ms(deadline_ns));
 
 	if (rc < 0)
-		return errno == EINTR ? -EINTR : -errno;
+		return -errno;
 	return rc == 0 ? -ETIMEDOUT : 0;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Names what answered a hello of ours and is no godwit, by the first bytes of the answer. */
+/* Recognises programs other than godwit by the first bytes that they send. */
 #include "transport/hello.h"
 
 #include <string.h>
@@ -21,7 +21,7 @@ const char *hello_name_stranger(const void *answer, size_t bytes)
 		{ "NBDMAGIC", "an NBD server", 8 },
 		{ "220 ", "a mail or FTP server", 4 },
 		{ "220-", "a mail or FTP server", 4 },
-		{ "\xff", "an iperf3 server that is busy", 1 }, /* its ACCESS_DENIED, one byte and the end */
+		{ "\xff", "an iperf3 server that is busy", 1 }, /* ACCESS_DENIED of iperf3 */
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)

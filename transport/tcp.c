@@ -2,22 +2,23 @@
 /*
  * Theory of operation
  *
- * A TCP link has one control socket, read and written by the link's own thread without blocking, and N
- * data sockets, each with a worker thread that blocks on it.
+ * A TCP link has one control socket, which the link thread reads and writes without blocking.  It
+ * has N data sockets, each with a worker thread that blocks on it.
  *
- * Source: gw_link_put() appends to one queue that all workers share, so a slow channel takes less work
- * and none is idle while there is some.  A worker takes a batch, writes it, and looks again.  A fence is
- * a number that all workers must pass: a worker that finds the queue empty and has not sent that fence
- * sends it.  It had sent its own puts before it looked, so on each channel the fence stands behind them.
+ * Source: gw_link_put() appends to one queue that all workers share.  A slow channel thus takes
+ * less work, and none is idle while puts wait.  A worker takes a batch, sends it, and looks again.
+ * A fence is a number that every worker sends once: a worker does so when it finds the queue empty.
+ * It has sent its own puts by then, so on each channel the fence follows them.
  *
- * Receiver: a worker reads a frame's header, checks it against the regions, and places the payload.  A
- * fence is noted; once all channels have noted it the link thread reports it.  The workers start with the first
- * region: no byte is read from the data channels of a peer that was not let in.
+ * Receiver: a worker reads the header of a frame, checks it against the regions, and places the
+ * payload.  It records a fence; the link thread reports the fence when all channels have recorded
+ * it.  The workers start with the first region.  No byte is read from the data channels of a peer
+ * whose HELLO was not accepted.
  *
- * What is in flight is bounded by the queue (puts and bytes) and the sockets' buffers.
+ * The queue (puts and bytes) and the socket buffers bound the data in flight.
  *
- * Workers tell the link thread of trouble, room and fences through an eventfd.  Closing shuts the sockets
- * down, which ends every blocking call of the workers, and joins them.
+ * Workers signal failures, room and fences to the link thread through an eventfd.  Closing shuts
+ * the sockets down, which ends every blocking call of the workers, and joins them.
  */
 #include "transport/tcp.h"
 #include "transport/backend.h"
@@ -39,7 +40,7 @@
 
 #define PARTING_NS (200 * GW_NS_PER_MS)
 
-/* Return: 0 or -errno; those that were started stay. */
+/* Starts the workers that do not run yet.  Return: 0, or -errno; started workers keep running. */
 static int start_workers(struct tcp *tcp)
 {
 	int rc = 0;
@@ -61,13 +62,15 @@ static int tcp_add_region(struct gw_link *link, const struct gw_link_region *reg
 	struct tcp *tcp = (struct tcp *)link;
 	int rc;
 
-	/* A worker looks at a region only for a frame that names it, which the peer sends only after the
-	 * engine's own answer; the lock makes the entry visible to it all the same. */
+	/*
+	 * The peer names a region only after the engine has answered, which is later.  The lock
+	 * makes the entry visible to workers that run already.
+	 */
 	pthread_mutex_lock(&tcp->lock);
 	tcp->regions[region->id] = *region;
 	pthread_mutex_unlock(&tcp->lock);
 	rc = tcp->sealed ? 0 : start_workers(tcp);
-	return rc < 0 ? gw_error_set(&link->error, rc, "no threads for %u data channels: %s", link->channels, strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(&link->error, rc, "cannot start threads for %u data channels: %s", link->channels, strerror(-rc)) : 0;
 }
 
 static int tcp_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
@@ -102,7 +105,7 @@ static int tcp_fence(struct gw_link *link, uint64_t fence)
 	return 0;
 }
 
-/* Fails the link with @code, in the words of the control channel's circumstances. */
+/* Records @code of the control channel as the link's error.  Return: @code. */
 static int control_failed(struct tcp *tcp, int code)
 {
 	struct gw_link *link = &tcp->link;
@@ -112,9 +115,9 @@ static int control_failed(struct tcp *tcp, int code)
 	if (code == -EPROTO)
 		return gw_error_set(&link->error, code, "%s sent bytes that are not godwit's protocol", link->peer);
 	if (code == -EBADMSG)
-		return gw_error_set(&link->error, code, "a message from %s was damaged on the way: its hash is wrong", link->peer);
+		return gw_error_set(&link->error, code, "a message from %s was damaged on the way (wrong hash)", link->peer);
 	if (code == -ETIMEDOUT)
-		return gw_error_set(&link->error, code, "%s does not answer any more", link->peer);
+		return gw_error_set(&link->error, code, "%s no longer answers", link->peer);
 	return gw_error_set(&link->error, code, "connection to %s: %s", link->peer, strerror(-code));
 }
 
@@ -131,7 +134,9 @@ static int tcp_message(struct gw_link *link, uint16_t type, const void *payload,
 	return rc < 0 ? control_failed(tcp, rc) : 0;
 }
 
-/* What the workers have to say.  Return: 1 and *event, 0, or the first failure. */
+/*
+ * Takes an event from the workers.  Return: 1 and *event, 0 when there is none, or their failure.
+ */
 static int worker_event(struct tcp *tcp, struct gw_link_event *event)
 {
 	uint64_t seen = UINT64_MAX;
@@ -159,8 +164,8 @@ static int worker_event(struct tcp *tcp, struct gw_link_event *event)
 	return 1;
 }
 
-/* Waits until the control socket or a worker has something.  Return: 0, or -errno. */
-static int wait_for_something(struct tcp *tcp, uint64_t timeout_ns)
+/* Waits for the control socket, a wake-up or the timeout.  Return: 0 or -errno. */
+static int wait_for_event(struct tcp *tcp, uint64_t timeout_ns)
 {
 	struct pollfd fds[2] = {
 		{ .fd = tcp->control.fd, .events = (short)(POLLIN | (tcp->control.out_used ? POLLOUT : 0)) },
@@ -174,7 +179,7 @@ static int wait_for_something(struct tcp *tcp, uint64_t timeout_ns)
 	if (fds[1].revents) {
 		ssize_t n = read(tcp->wake, &drained, sizeof(drained));
 
-		(void)n; /* EAGAIN only */
+		(void)n; /* can only be EAGAIN */
 	}
 	return 0;
 }
@@ -191,7 +196,7 @@ static int tcp_poll(struct gw_link *link, struct gw_link_event *event, uint64_t 
 			rc = control_receive(&tcp->control, event);
 		if (rc > 0)
 			return 1;
-		/* A fence or the failure of a worker explains more than a socket closed by the peer: first. */
+		/* A fence or the failure of a worker explains more than a closed socket. */
 		if (rc == 0 || rc == -EPIPE || rc == -ECONNRESET) {
 			int worker = worker_event(tcp, event);
 
@@ -202,7 +207,7 @@ static int tcp_poll(struct gw_link *link, struct gw_link_event *event, uint64_t 
 			return control_failed(tcp, rc);
 		if (waited)
 			return 0;
-		rc = wait_for_something(tcp, timeout_ns);
+		rc = wait_for_event(tcp, timeout_ns);
 		if (rc < 0)
 			return control_failed(tcp, rc);
 		waited = true;
@@ -228,8 +233,8 @@ static void tcp_counters(const struct gw_link *link, struct gw_link_counters *co
 }
 
 /*
- * Lets the last messages reach the peer: a socket closed with unread input is reset, and a reset throws
- * away what the peer has not read yet, such as the reason why we close.
+ * Gives the peer time to read the last messages.  Closing a socket with unread input resets the
+ * connection, and a reset discards all that the peer has not read, such as the reason for closing.
  */
 static void part_in_good_order(struct control *control)
 {
@@ -247,13 +252,13 @@ static void part_in_good_order(struct control *control)
 	}
 }
 
-/* The workers end; the sockets stay, so that the peer sees nothing of it. */
+/* Ends the workers.  The sockets stay open, so that the peer notices nothing. */
 static void tcp_seal(struct gw_link *link)
 {
 	struct tcp *tcp = (struct tcp *)link;
 
 	pthread_mutex_lock(&tcp->lock);
-	tcp->closing = true; /* that a worker ends is no failure from here on */
+	tcp->closing = true;
 	pthread_mutex_unlock(&tcp->lock);
 	tcp->sealed = true;
 	for (unsigned i = 0; i < link->channels; i++) {
@@ -261,7 +266,7 @@ static void tcp_seal(struct gw_link *link)
 
 		if (!channel->running)
 			continue;
-		(void)shutdown(channel->fd, SHUT_RD); /* wakes it */
+		(void)shutdown(channel->fd, SHUT_RD); /* ends its recv() */
 		pthread_join(channel->thread, NULL);
 		channel->running = false;
 	}
@@ -349,7 +354,7 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 		close(control_fd);
 		for (unsigned i = 0; i < channels; i++)
 			close(data_fds[i]);
-		return gw_error_set(error, -ENOMEM, "no memory for a session");
+		return gw_error_set(error, -ENOMEM, "no memory for a link");
 	}
 	tcp->link.ops = &tcp_ops;
 	tcp->link.channels = channels;
@@ -371,7 +376,7 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 	if (rc == 0 && is_source)
 		rc = start_workers(tcp);
 	if (rc < 0) {
-		gw_error_set(error, rc, "a session with %u channels cannot be set up: %s", channels, strerror(-rc));
+		gw_error_set(error, rc, "cannot set up a link with %u channels: %s", channels, strerror(-rc));
 		tcp_close(&tcp->link);
 		return rc;
 	}

@@ -2,22 +2,23 @@
 /*
  * Theory of operation
  *
- * A worker reads frames from its socket.  Every header is checked, magic, hash, kind, region and range, before
- * a byte of its payload is placed.  How the payload is placed is the region's choice:
+ * A worker reads frames from its socket.  It checks the whole header (magic, hash, kind, region and
+ * range) before it places a byte of the payload.  The region chooses the way of placing:
  *
- *   GW_PLACE_MAPPED  large payloads are received straight into the mapping;
- *   GW_PLACE_WRITE   payloads are received into a scratch buffer that stays in the processor's cache and
- *                    written to the file: a page that the file does not have yet is then made without
- *                    being cleared first and without a page fault;
- *   GW_PLACE_FILL    the same, but large payloads go in by UFFDIO_COPY.  Writers of one file take turns at
- *                    its lock, UFFDIO_COPY does not take it, so channels fill fresh memory in parallel.
- *                    It refuses pages that are there already: those are written.
+ *   GW_PLACE_MAPPED  recv() writes large payloads straight into the mapping.
+ *   GW_PLACE_WRITE   recv() fills a scratch buffer that stays in the processor's cache; pwrite()
+ *                    stores it.  A page that the file lacks is then allocated without clearing it
+ *                    first and without a page fault.
+ *   GW_PLACE_FILL    The same, but UFFDIO_COPY stores large payloads.  pwrite() takes the file's
+ *                    lock and UFFDIO_COPY does not, so channels fill new pages in parallel.  It
+ *                    refuses pages that exist; pwrite() stores those.
  *
- * After a large payload only a header's worth is asked for, so that the next payload can again go straight
- * to its place; among small frames the scratch buffer is filled with as much as the socket has.
+ * After a large payload the worker asks for a header alone, so that the next payload too can go
+ * straight to its place.  Among small frames it fills the scratch buffer with all that the socket
+ * has.
  *
- * No memory left shows as ENOSPC from pwrite() and as EFAULT from recv() into a mapping or from
- * MADV_POPULATE_WRITE before a store; it never raises SIGBUS here.
+ * Lack of memory shows as ENOSPC from pwrite(), and as EFAULT from recv() into a mapping or from
+ * MADV_POPULATE_WRITE before a store.  It never raises SIGBUS here.
  */
 #include "transport/tcp.h"
 
@@ -36,7 +37,7 @@
 
 #define SCRATCH_BYTES (256u * 1024)
 #define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, Linux 5.14 */
-#define FILL_UNIT_BYTES 4096u /* of UFFDIO_COPY; larger pages refuse, and are written */
+#define FILL_UNIT_BYTES 4096u /* of UFFDIO_COPY; it refuses larger pages, pwrite() stores them */
 #define PUBLISH_NS (500 * GW_NS_PER_MS)
 #define PUBLISH_BYTES (4u * 1024 * 1024)
 #define DIRECT_MIN_BYTES (32u * 1024)
@@ -46,15 +47,16 @@ struct reader {
 	unsigned char *scratch;
 	size_t head, tail;  /* unread bytes in scratch */
 	bool large_frames;  /* the last frame was large: expect another, read headers alone */
-	bool has_placed;    /* and that was told */
-	uint64_t put_bytes; /* placed since the counters were last brought up to date */
+	bool has_placed;    /* the first put was published */
+	uint64_t put_bytes; /* placed since the last publish() */
 	uint64_t wire_bytes;
-	uint64_t published_ns; /* a slow link must not look like a dead one */
+	uint64_t published_ns; /* last publish(): the counters of a slow link must advance too */
 };
 
 /*
- * recv() until the link is sealed.  A socket that was shut down for reading still gives what the peer goes on to send.
- * Return: bytes read, or -errno, -EPIPE at the end.
+ * Reads from the socket unless the link is sealed.  The flag is needed: a socket that was shut down
+ * for reading still delivers bytes that arrive later.
+ * Return: bytes read, -EPIPE at the end, or another -errno.
  */
 static ssize_t receive(const struct reader *reader, void *to, size_t count, int flags)
 {
@@ -71,7 +73,11 @@ static ssize_t receive(const struct reader *reader, void *to, size_t count, int 
 	return -EPIPE;
 }
 
-/* Reads at least @need bytes into scratch (need <= SCRATCH_BYTES).  Return: 0, -EPIPE at the end, -errno. */
+/*
+ * Makes at least @need bytes available in scratch, at most @limit; @need <= @limit <=
+ * SCRATCH_BYTES.
+ * Return: 0, -EPIPE at the end, or another -errno.
+ */
 static int fill(struct reader *reader, size_t need, size_t limit)
 {
 	if (reader->head > 0) {
@@ -105,7 +111,10 @@ static int write_all(int fd, const unsigned char *bytes, size_t count, uint64_t 
 	return 0;
 }
 
-/* Stores into the mapping, after the kernel has made sure of the pages: a store without one is SIGBUS. */
+/*
+ * Stores into the mapping, after MADV_POPULATE_WRITE: a store to a page that the kernel cannot
+ * allocate would raise SIGBUS.
+ */
 static int copy_mapped(char *to, const unsigned char *bytes, size_t count)
 {
 	uintptr_t first = (uintptr_t)to & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
@@ -116,7 +125,7 @@ static int copy_mapped(char *to, const unsigned char *bytes, size_t count)
 	return 0;
 }
 
-/* Places bytes that are in scratch. */
+/* Stores bytes of the scratch buffer. */
 static int place(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
 {
 	if (region->placement != GW_PLACE_MAPPED)
@@ -124,14 +133,14 @@ static int place(const struct gw_link_region *region, const unsigned char *bytes
 	return copy_mapped((char *)region->base + offset, bytes, count);
 }
 
-/* Fills a page-aligned stretch of fresh memory; writes what turns out not to be fresh. */
+/* Fills a page-aligned hole, and writes from the first page on that exists. */
 static int fill_pages(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
 {
 	struct uffdio_copy copy = {
 		.dst = (uint64_t)(uintptr_t)region->base + offset,
 		.src = (uint64_t)(uintptr_t)bytes,
 		.len = count,
-		.mode = UFFDIO_COPY_MODE_DONTWAKE, /* nobody sleeps on a fault: only the kernel touches this mapping */
+		.mode = UFFDIO_COPY_MODE_DONTWAKE, /* no thread waits for a fault in this mapping */
 	};
 	size_t done = 0;
 
@@ -202,7 +211,7 @@ static int receive_payload(struct reader *reader, const struct gw_link_region *r
 	return rc;
 }
 
-/* Reads and checks the next header.  Return: 0 and *frame in host order, or -errno. */
+/* Reads and checks the next header.  Return: 0 and *frame in host order; or -errno. */
 static int next_frame(struct reader *reader, struct tcp_frame *frame)
 {
 	int rc = 0;
@@ -247,6 +256,7 @@ static int take_data(struct reader *reader, const struct tcp_frame *frame)
 	return rc;
 }
 
+/* Adds to the counters of the channel, and records @fence when it is not 0. */
 static void publish(struct reader *reader, uint64_t fence)
 {
 	struct tcp_channel *channel = reader->channel;
@@ -264,7 +274,7 @@ static void publish(struct reader *reader, uint64_t fence)
 		tcp_wake(tcp);
 }
 
-/* Return: 0 to go on, -errno. */
+/* Reads one frame and places its payload.  Return: 0 or -errno. */
 static int take_frame(struct reader *reader)
 {
 	struct tcp_frame frame;
@@ -279,27 +289,29 @@ static int take_frame(struct reader *reader)
 		publish(reader, frame.offset);
 	else
 		rc = -EPROTO;
-	first = reader->put_bytes > 0 && !reader->has_placed; /* told at once: from then on something was begun */
+	/* The counters show the first put at once: the session has changed guest memory. */
+	first = reader->put_bytes > 0 && !reader->has_placed;
 	reader->has_placed |= first;
 	if (first || reader->put_bytes >= PUBLISH_BYTES || gw_now_ns(&gw_clock_real) - reader->published_ns > PUBLISH_NS)
 		publish(reader, 0);
 	return rc;
 }
 
+/* Reports @rc, the reason why the worker ends, to the link thread. */
 static void report(const struct tcp_channel *channel, int rc)
 {
 	struct tcp *tcp = channel->tcp;
 
 	if (rc == -EPROTO)
-		tcp_worker_failed(tcp, rc, "%s sent a put that is not of this session's protocol or regions",
+		tcp_worker_failed(tcp, rc, "%s sent a put that violates the protocol or lies outside of its region",
 				  tcp->link.peer);
 	else if (rc == -EBADMSG)
-		tcp_worker_failed(tcp, rc, "the header of a put from %s was damaged on the way: its hash is wrong",
+		tcp_worker_failed(tcp, rc, "the header of a put from %s was damaged on the way (wrong hash)",
 				  tcp->link.peer);
 	else if (rc == -ENOSPC)
 		tcp_worker_failed(tcp, rc,
-				  "no memory left for the guest's RAM here: enlarge /dev/shm (mount -o remount,size=...) "
-				  "or the pool of huge pages");
+				  "no memory left for the guest's RAM on this host: enlarge /dev/shm "
+				  "(mount -o remount,size=...) or the pool of huge pages");
 	else if (rc != -EPIPE && rc != -ECONNRESET)
 		tcp_worker_failed(tcp, rc, "data channel %u from %s: %s", channel->index, tcp->link.peer,
 				  strerror(-rc));

@@ -2,21 +2,21 @@
 /*
  * Theory of operation
  *
- * A worker takes puts from the shared queue, up to BATCH_PUTS of them or BATCH_BYTES, and sends each as a
- * header and the bytes.  Two ways to send the bytes:
+ * A worker takes up to BATCH_PUTS puts or BATCH_BYTES from the shared queue, and sends each as a
+ * header and the bytes.  There are two ways to send the bytes:
  *
  *   by copy       sendmsg() of many headers and payloads at once;
- *   by reference  vmsplice() of the guest's pages into a pipe and splice() from it to the socket: no copy
- *                 at the source, on loopback as well as on a network card (MSG_ZEROCOPY copies on
- *                 loopback).  Only on request, and from SPLICE_MIN_BYTES on.
+ *   by reference  vmsplice() of the guest's pages into a pipe, and splice() from the pipe to the
+ *                 socket.  The source copies nothing, on loopback too, where MSG_ZEROCOPY copies.
+ *                 Only on request, for puts of SPLICE_MIN_BYTES or more.
  *
- * Copying is the default because on loopback it wins, in time and in CPU: the copy leaves the bytes in the
- * processor's cache, from where the receiver's copy takes them, and a page sent by reference costs as much
- * in page references as it saves (docs/performance.md has the figures).
+ * Copying is the default: on loopback it takes less time and less CPU.  The copy leaves the bytes
+ * in the processor's cache, where the receiver's copy finds them.  A page sent by reference costs
+ * as much in page references as it saves (figures: docs/performance.md).
  *
- * By reference the kernel may read a page as late as it is sent, or sent again.  That is within the
- * contract of a put: whoever changes the page meanwhile marks it dirty, and it goes again in a later round,
- * behind a fence.
+ * By reference the kernel reads a page when it is sent, or sent again, later than put() returns.
+ * The contract of a put allows this.  A guest that writes to the page meanwhile makes it dirty, and
+ * the page is sent again in a later round, behind a fence.
  */
 #include "transport/tcp.h"
 
@@ -35,17 +35,17 @@
 #define SPLICE_MIN_BYTES (64u * 1024)
 #define PIPE_BYTES (1024 * 1024)
 
-static_assert(sizeof(struct tcp_frame) == 24, "the frame is packed as it stands");
+static_assert(sizeof(struct tcp_frame) == 24, "no padding");
 
 struct batch {
 	unsigned count;
 	uint64_t bytes;
-	uint64_t fence; /* not 0: send this fence instead */
+	uint64_t fence; /* not 0: send this fence; there are no puts */
 	struct tcp_put puts[BATCH_PUTS];
 	struct tcp_frame frames[BATCH_PUTS];
 };
 
-/* Waits for work and takes it.  Return: false when the link is closing. */
+/* Waits for puts or a fence, and takes them.  Return: false when the link is closing. */
 static bool take_batch(struct tcp_channel *channel, struct batch *batch)
 {
 	struct tcp *tcp = channel->tcp;
@@ -91,7 +91,7 @@ static void fill_frame(struct tcp_frame *frame, uint16_t kind, uint32_t region, 
 	frame->check = tcp_frame_check(frame);
 }
 
-/* Sends all of an iovec, which it changes.  Return: 0 or -errno. */
+/* Sends all bytes of @iov, and changes it.  Blocks.  Return: 0 or -errno. */
 static int send_all(int fd, struct iovec *iov, unsigned count, int flags)
 {
 	struct msghdr message = { .msg_iov = iov, .msg_iovlen = count };
@@ -116,7 +116,7 @@ static int send_all(int fd, struct iovec *iov, unsigned count, int flags)
 	return 0;
 }
 
-/* Sends one put by reference.  Return: 0; -EOPNOTSUPP before any byte went when it cannot; or -errno. */
+/* Sends one put by reference.  Return: 0 or -errno. */
 static int send_by_reference(struct tcp_channel *channel, struct tcp_frame *frame, char *base, uint32_t bytes)
 {
 	struct iovec header = { frame, sizeof(*frame) };
@@ -192,7 +192,7 @@ void *tcp_send_worker(void *argument)
 	struct batch batch;
 
 	if (tcp->splice && pipe2(channel->pipe, O_CLOEXEC) == 0)
-		(void)fcntl(channel->pipe[1], F_SETPIPE_SZ, PIPE_BYTES); /* a smaller pipe works as well */
+		(void)fcntl(channel->pipe[1], F_SETPIPE_SZ, PIPE_BYTES); /* may fail: slower */
 	while (take_batch(channel, &batch)) {
 		int rc = batch.fence ? send_fence(channel, batch.fence) : send_batch(channel, &batch);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The parts that sending and receiving workers share: the hash of a frame, and telling the link thread. */
+/* Shared by sending and receiving workers: the hash of a frame, and reports to the link thread. */
 #include "transport/tcp.h"
 
 #include <arpa/inet.h>
@@ -19,7 +19,7 @@ void tcp_wake(struct tcp *tcp)
 	uint64_t one = 1;
 	ssize_t n = write(tcp->wake, &one, sizeof(one));
 
-	(void)n; /* EAGAIN only: the counter is not zero, so the reader is awake */
+	(void)n; /* can only be EAGAIN: the counter is not zero, and poll() returns */
 }
 
 void tcp_worker_failed(struct tcp *tcp, int code, const char *format, ...)

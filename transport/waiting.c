@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The places of callers and openings: who has one, who gives way, who has had its time. */
+/* The tables of callers and openings: which client gets a place, gives way, or is late. */
 #include "transport/listener.h"
 #include "transport/rdma/setup.h"
 
@@ -9,11 +9,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MAX_LINKS 8         /* openings that have all channels: they have buffers, and may have rails */
+#define MAX_LINKS 8         /* openings with a link: those have buffers, and may have rails */
 #define MAX_CONNECTIONS 256 /* of callers and openings */
 #define HELLO_NS (3 * GW_NS_PER_S)
 #define CHANNELS_NS (5 * GW_NS_PER_S)
-#define REST_NS (15 * GW_NS_PER_S)         /* for what follows the channels */
+#define REST_NS (15 * GW_NS_PER_S) /* for rails and the first message */
 
 void waiting_turn_away(struct gw_listener *listener, const char *format, ...)
 {
@@ -45,7 +45,7 @@ void waiting_drop_opening(struct gw_listener *listener, struct opening *opening)
 	if (opening->rails)
 		rails_offer_drop(opening->rails);
 	if (opening->link) {
-		shutdown(opening->control, SHUT_RDWR); /* closing shall not wait until a stranger has read all */
+		shutdown(opening->control, SHUT_RDWR); /* so that closing does not wait for it */
 		gw_link_close(opening->link);
 	} else {
 		close(opening->control);
@@ -69,7 +69,10 @@ static struct caller *oldest_caller(struct gw_listener *listener)
 	return oldest;
 }
 
-/* The oldest with a link; or the oldest without one, of those that have no channel if there are such.  NULL: there is none. */
+/*
+ * Finds the opening that gives way, among those with or without a link: the oldest, but one without
+ * any channel before one with channels.  Return: NULL when there is none.
+ */
 static struct opening *weakest_opening(struct gw_listener *listener, bool with_link)
 {
 	struct opening *weakest = NULL;
@@ -91,7 +94,7 @@ static void displace_opening(struct gw_listener *listener, struct opening *openi
 {
 	if (!opening)
 		return;
-	waiting_turn_away(listener, "%s makes room for other callers: turned away", opening->peer);
+	waiting_turn_away(listener, "%s was turned away to make room for others", opening->peer);
 	waiting_drop_opening(listener, opening);
 }
 
@@ -102,7 +105,7 @@ bool waiting_displace_caller(struct gw_listener *listener)
 	if (!caller)
 		return false;
 	if (!caller->leaves)
-		waiting_turn_away(listener, "%s connected but said no hello, and makes room for others: turned away", caller->peer);
+		waiting_turn_away(listener, "%s connected but sent no hello: turned away to make room for others", caller->peer);
 	waiting_drop_caller(listener, caller);
 	return true;
 }
@@ -144,7 +147,7 @@ void waiting_place_for_link(struct gw_listener *listener)
 		displace_opening(listener, weakest_opening(listener, true));
 }
 
-/* Drops the callers whose time has passed.  Return: when the next one's will have, or GW_LINK_FOREVER. */
+/* Drops callers whose deadline has passed.  Return: the next deadline, or GW_LINK_FOREVER. */
 static uint64_t expire_callers(struct gw_listener *listener, uint64_t hello_ns, uint64_t now)
 {
 	uint64_t next = GW_LINK_FOREVER;
@@ -160,13 +163,13 @@ static uint64_t expire_callers(struct gw_listener *listener, uint64_t hello_ns, 
 			continue;
 		}
 		if (!caller->leaves)
-			waiting_turn_away(listener, "%s connected but said no hello: turned away", caller->peer);
+			waiting_turn_away(listener, "%s connected but sent no hello: turned away", caller->peer);
 		waiting_drop_caller(listener, caller);
 	}
 	return next;
 }
 
-/* Drops the openings whose time has passed.  Return: as expire_callers(). */
+/* Drops openings whose deadline has passed.  Return: the next deadline, or GW_LINK_FOREVER. */
 static uint64_t expire_openings(struct gw_listener *listener, uint64_t channels_ns, uint64_t now)
 {
 	uint64_t next = GW_LINK_FOREVER;
@@ -182,10 +185,10 @@ static uint64_t expire_openings(struct gw_listener *listener, uint64_t channels_
 			continue;
 		}
 		if (opening->stage == OPENING_CHANNELS)
-			waiting_turn_away(listener, "%s opened %u of %u data channels and no more: given up", opening->peer, opening->open,
+			waiting_turn_away(listener, "%s opened only %u of %u data channels in time: turned away", opening->peer, opening->open,
 					  opening->channels);
 		else
-			waiting_turn_away(listener, "%s opened a session and said nothing: given up", opening->peer);
+			waiting_turn_away(listener, "%s opened a session but did not begin it in time: turned away", opening->peer);
 		waiting_drop_opening(listener, opening);
 	}
 	return next;
