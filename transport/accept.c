@@ -39,22 +39,25 @@ static void see_off(struct gw_listener *listener, struct caller *caller)
 /* Reads the hello of a caller, as far as it has come, and acts on a whole one. */
 static void serve_hello(struct gw_listener *listener, struct caller *caller)
 {
-	ssize_t n = recv(caller->fd, (char *)&caller->hello + caller->got, sizeof(caller->hello) - caller->got, MSG_DONTWAIT);
+	ssize_t n = recv(caller->fd, (char *)&caller->hello + caller->got,
+			 sizeof(caller->hello) - caller->got, MSG_DONTWAIT);
+	unsigned kind;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
 		waiting_turn_away(listener, "%s connected but sent no hello: %s", caller->peer,
-			  n < 0 ? strerror(errno) : "it closed the connection");
+				  n < 0 ? strerror(errno) : "it closed the connection");
 		waiting_drop_caller(listener, caller);
 		return;
 	}
 	caller->got += (size_t)n;
 	if (caller->got < sizeof(caller->hello))
 		return;
-	if (ntohl(caller->hello.magic) == HELLO_MAGIC && ntohs(caller->hello.kind) == HELLO_CONTROL) {
+	kind = ntohl(caller->hello.magic) == HELLO_MAGIC ? ntohs(caller->hello.kind) : 0;
+	if (kind == HELLO_CONTROL) {
 		opening_begin(listener, caller);
-	} else if (ntohl(caller->hello.magic) == HELLO_MAGIC && ntohs(caller->hello.kind) == HELLO_DATA && caller->hello.offers == 0) {
+	} else if (kind == HELLO_DATA && caller->hello.offers == 0) {
 		opening_add_channel(listener, caller);
 	} else {
 		waiting_turn_away(listener, "%s is not a godwit source: turned away", caller->peer);
@@ -76,10 +79,11 @@ static bool accept_one(struct gw_listener *listener, int listening)
 	struct sockaddr_storage address;
 	socklen_t length = sizeof(address);
 	struct caller *caller;
-	int fd = accept4(listening, (struct sockaddr *)&address, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(listening, (struct sockaddr *)&address, &length,
+			 SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
-		waiting_turn_away(listener, "cannot accept connections for now: %s", strerror(errno));
+		waiting_turn_away(listener, "cannot accept connections now: %s", strerror(errno));
 		listener->paused_until_ns = now_ns() + PAUSE_NS;
 		(void)waiting_displace_caller(listener);
 	}
@@ -132,9 +136,12 @@ static void serve_all(struct gw_listener *listener)
 	for (unsigned i = 0; i < MAX_OPENINGS; i++)
 		if (opening_is_in_dialogue(&listener->openings[i]))
 			opening_serve(listener, &listener->openings[i]);
-	for (unsigned i = 0; i < listener->count && now_ns() >= listener->paused_until_ns; i++)
-		for (unsigned n = 0; n < ACCEPTS_A_TURN && accept_one(listener, listener->fds[i]); n++)
-			;
+	for (unsigned i = 0; i < listener->count && now_ns() >= listener->paused_until_ns; i++) {
+		unsigned left = ACCEPTS_A_TURN;
+
+		while (left > 0 && accept_one(listener, listener->fds[i]))
+			left--;
+	}
 }
 
 /* Drops clients that are late.  Return: when the loop has to run again, at the latest. */
@@ -179,7 +186,8 @@ static int hand_out(struct gw_listener *listener, struct gw_link **link)
 	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
 		struct opening *opening = &listener->openings[i];
 
-		if (opening->stage == OPENING_READY && (!oldest || opening->since_ns < oldest->since_ns))
+		if (opening->stage == OPENING_READY &&
+		    (!oldest || opening->since_ns < oldest->since_ns))
 			oldest = opening;
 	}
 	if (!oldest)
@@ -195,17 +203,19 @@ static int complain(struct gw_listener *listener, struct gw_error *error)
 {
 	if (listener->away == 0 || now_ns() < listener->complain_ns)
 		return 0;
-	gw_error_set(error, -EPROTO, listener->away > 1 ? "%s (and %u others)" : "%s", listener->first_away.text,
-		     listener->away - 1);
+	gw_error_set(error, -EPROTO, listener->away > 1 ? "%s (and %u others)" : "%s",
+		     listener->first_away.text, listener->away - 1);
 	gw_error_clear(&listener->first_away);
 	listener->away = 0;
 	listener->complain_ns = now_ns() + COMPLAIN_NS;
 	return -EPROTO;
 }
 
-int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint64_t timeout_ns, struct gw_error *error)
+int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint64_t timeout_ns,
+		       struct gw_error *error)
 {
-	uint64_t from = now_ns(), until = timeout_ns > UINT64_MAX - from ? GW_LINK_FOREVER : from + timeout_ns;
+	uint64_t from = now_ns();
+	uint64_t until = timeout_ns > UINT64_MAX - from ? GW_LINK_FOREVER : from + timeout_ns;
 
 	for (;;) {
 		int rc = serve(listener, 0); /* always serve others before a link is handed out */
@@ -217,7 +227,8 @@ int gw_listener_accept(struct gw_listener *listener, struct gw_link **link, uint
 		if (rc == 0)
 			rc = serve(listener, until);
 		if (rc < 0)
-			return gw_error_set(error, rc, "cannot wait for connections: %s", strerror(-rc));
+			return gw_error_set(error, rc, "cannot wait for connections: %s",
+					    strerror(-rc));
 		if (now_ns() >= until)
 			return hand_out(listener, link);
 	}

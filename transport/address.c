@@ -16,12 +16,14 @@
 
 enum scheme address_scheme(const char *uri)
 {
-	return strncmp(uri, "tcp:", 4) == 0 ? SCHEME_TCP : strncmp(uri, "rdma:", 5) == 0 ? SCHEME_RDMA : SCHEME_ANY;
+	if (strncmp(uri, "tcp:", 4) == 0)
+		return SCHEME_TCP;
+	return strncmp(uri, "rdma:", 5) == 0 ? SCHEME_RDMA : SCHEME_ANY;
 }
 
 /* Splits an address into host and port.  Return: 0 or -EINVAL with @error set. */
-static int split_address(const char *text, char *host, size_t host_bytes, char *port, size_t port_bytes,
-			 struct gw_error *error)
+static int split_address(const char *text, char *host, size_t host_bytes, char *port,
+			 size_t port_bytes, struct gw_error *error)
 {
 	static const size_t prefix[] = { [SCHEME_ANY] = 0, [SCHEME_TCP] = 4, [SCHEME_RDMA] = 5 };
 	const char *at = text + prefix[address_scheme(text)];
@@ -40,7 +42,8 @@ static int split_address(const char *text, char *host, size_t host_bytes, char *
 	} else if (memchr(at, ':', length)) {
 		goto err_form;
 	}
-	if (length == 0 || length >= host_bytes || memchr(at, '/', length) || strlen(colon + 1) >= port_bytes ||
+	if (length == 0 || length >= host_bytes || memchr(at, '/', length) ||
+	    strlen(colon + 1) >= port_bytes ||
 	    strspn(colon + 1, "0123456789") != strlen(colon + 1) || atoi(colon + 1) > 65535)
 		goto err_form;
 	memcpy(host, at, length);
@@ -50,7 +53,8 @@ static int split_address(const char *text, char *host, size_t host_bytes, char *
 
 err_form:
 	return gw_error_set(error, -EINVAL,
-			    "'%s' is not an address: write HOST:PORT or [IPv6]:PORT, after tcp: or rdma: to choose one",
+			    "'%s' is not an address: write HOST:PORT or [IPv6]:PORT, "
+			    "after tcp: or rdma: to choose one",
 			    text);
 }
 
@@ -63,7 +67,8 @@ int gw_link_check_address(const char *uri, struct gw_error *error)
 
 int address_resolve(const char *text, bool passive, struct addrinfo **list, struct gw_error *error)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = passive ? AI_PASSIVE : 0 };
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+				  .ai_flags = passive ? AI_PASSIVE : 0 };
 	char host[HOST_BYTES], port[PORT_BYTES];
 	int rc = split_address(text, host, sizeof(host), port, sizeof(port), error);
 
@@ -71,7 +76,8 @@ int address_resolve(const char *text, bool passive, struct addrinfo **list, stru
 		return rc;
 	rc = getaddrinfo(host, port, &hints, list);
 	if (rc != 0)
-		return gw_error_set(error, -EHOSTUNREACH, "host '%s' cannot be resolved: %s", host, gai_strerror(rc));
+		return gw_error_set(error, -EHOSTUNREACH, "host '%s' cannot be resolved: %s", host,
+				    gai_strerror(rc));
 	return 0;
 }
 
@@ -79,35 +85,43 @@ void address_name(const struct sockaddr *address, socklen_t length, char *name, 
 {
 	char host[INET6_ADDRSTRLEN + IF_NAMESIZE], port[8];
 
-	if (getnameinfo(address, length, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+	if (getnameinfo(address, length, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV) != 0)
 		snprintf(name, name_bytes, "the peer");
 	else
-		snprintf(name, name_bytes, address->sa_family == AF_INET6 ? "[%.54s]:%s" : "%.54s:%s", host, port);
+		snprintf(name, name_bytes,
+			 address->sa_family == AF_INET6 ? "[%.54s]:%s" : "%.54s:%s", host, port);
+}
+
+static const struct sockaddr_in *as_ipv4(const struct sockaddr *address)
+{
+	return (const void *)address;
+}
+
+static const struct sockaddr_in6 *as_ipv6(const struct sockaddr *address)
+{
+	return (const void *)address;
 }
 
 bool address_is_loopback(const struct sockaddr *address)
 {
 	if (address->sa_family == AF_INET)
-		return ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 == 127;
-	if (address->sa_family == AF_INET6)
-		return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
-	return false;
+		return ntohl(as_ipv4(address)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	return address->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&as_ipv6(address)->sin6_addr);
 }
 
 bool address_is_wildcard(const struct sockaddr *address)
 {
 	if (address->sa_family == AF_INET)
-		return ((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr == htonl(INADDR_ANY);
-	if (address->sa_family == AF_INET6)
-		return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
-	return false;
+		return as_ipv4(address)->sin_addr.s_addr == htonl(INADDR_ANY);
+	return address->sa_family == AF_INET6 &&
+	       IN6_IS_ADDR_UNSPECIFIED(&as_ipv6(address)->sin6_addr);
 }
 
 unsigned address_port(const struct sockaddr *address)
 {
-	if (address->sa_family == AF_INET6)
-		return ntohs(((const struct sockaddr_in6 *)(const void *)address)->sin6_port);
-	return ntohs(((const struct sockaddr_in *)(const void *)address)->sin_port);
+	return ntohs(address->sa_family == AF_INET6 ? as_ipv6(address)->sin6_port
+						    : as_ipv4(address)->sin_port);
 }
 
 void address_set_port(struct sockaddr *address, unsigned port)

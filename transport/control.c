@@ -75,7 +75,8 @@ void control_fini(struct control *control)
 int control_flush(struct control *control)
 {
 	while (control->out_sent < control->out_used) {
-		ssize_t n = send(control->fd, control->out + control->out_sent, control->out_used - control->out_sent,
+		ssize_t n = send(control->fd, control->out + control->out_sent,
+				 control->out_used - control->out_sent,
 				 MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n < 0 && errno == EINTR)
@@ -147,12 +148,14 @@ static int read_more(struct control *control)
 	ssize_t n;
 
 	if (control->in_taken > 0) {
-		memmove(control->in, control->in + control->in_taken, control->in_used - control->in_taken);
+		memmove(control->in, control->in + control->in_taken,
+			control->in_used - control->in_taken);
 		control->in_used -= control->in_taken;
 		control->in_taken = 0;
 	}
 	do
-		n = recv(control->fd, control->in + control->in_used, FRAME_BYTES - control->in_used, MSG_DONTWAIT);
+		n = recv(control->fd, control->in + control->in_used,
+			 FRAME_BYTES - control->in_used, MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == EAGAIN ? 0 : -errno;

@@ -34,7 +34,8 @@ void control_fini(struct control *control);
 /*
  * Sends a message, or buffers it.  Return: 0, -EAGAIN when the buffer is full, or another -errno.
  */
-int control_send(struct control *control, uint16_t type, const void *payload, uint32_t bytes) GW_MUST_CHECK;
+int control_send(struct control *control, uint16_t type, const void *payload,
+		 uint32_t bytes) GW_MUST_CHECK;
 
 /* Sends the buffered bytes.  Return: 0 when all are sent, 1 when some still wait, or -errno. */
 int control_flush(struct control *control) GW_MUST_CHECK;

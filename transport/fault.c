@@ -62,7 +62,8 @@ static int count_call(struct fault *fault)
 		return gw_error_set(&fault->link.error, -EIO, "rehearsed failure at call %llu",
 				    (unsigned long long)fault->calls);
 	case GW_FAULT_CUT:
-		return gw_error_set(&fault->link.error, -ECONNRESET, "rehearsed cut of the link at call %llu",
+		return gw_error_set(&fault->link.error, -ECONNRESET,
+				    "rehearsed cut of the link at call %llu",
 				    (unsigned long long)fault->calls);
 	case GW_FAULT_CORRUPT:
 		fault_damage(&fault->link, fault->calls * 7919);
@@ -151,8 +152,8 @@ static void fault_counters(const struct gw_link *link, struct gw_link_counters *
 	gw_link_counters(((const struct fault *)link)->inner, counters);
 }
 
-static int fault_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first,
-			     uint64_t *end)
+static int fault_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from,
+			     uint64_t *first, uint64_t *end)
 {
 	return gw_link_next_pinned(((const struct fault *)link)->inner, region, from, first, end);
 }
@@ -213,8 +214,9 @@ int gw_fault_parse(const char *text, struct gw_fault_spec *spec)
 		enum gw_fault_kind kind;
 		unsigned rail;
 	} kinds[] = {
-		{ "fail@", GW_FAULT_FAIL, 0 },	 { "cut@", GW_FAULT_CUT, 0 },	 { "corrupt@", GW_FAULT_CORRUPT, 0 },
-		{ "drop@", GW_FAULT_DROP, 0 },	 { "rail@", GW_FAULT_SEVER, 0 }, { "rail0@", GW_FAULT_SEVER, 0 },
+		{ "fail@", GW_FAULT_FAIL, 0 },       { "cut@", GW_FAULT_CUT, 0 },
+		{ "corrupt@", GW_FAULT_CORRUPT, 0 }, { "drop@", GW_FAULT_DROP, 0 },
+		{ "rail@", GW_FAULT_SEVER, 0 },      { "rail0@", GW_FAULT_SEVER, 0 },
 		{ "rail1@", GW_FAULT_SEVER, 1 },
 	};
 	char copy[64], *delay;

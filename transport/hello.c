@@ -42,26 +42,33 @@ int hello_failed(int rc, const struct welcome *welcome, const char *uri, struct 
 	const char *stranger = rc < 0 ? hello_name_stranger(welcome, sizeof(*welcome)) : NULL;
 
 	if (stranger)
-		return gw_error_set(error, -EPROTO, "'%s' is %s, not a godwit receiver", uri, stranger);
+		return gw_error_set(error, -EPROTO, "'%s' is %s, not a godwit receiver", uri,
+				    stranger);
 	if (rc == -EPROTO)
 		return gw_error_set(error, rc, "'%s' answers, but is not a godwit receiver", uri);
 	if (rc == -ETIMEDOUT)
-		return gw_error_set(error, rc, "'%s' accepted the connection but does not answer: it may be a godwit receiver that is busy "
-					       "with another session, or another program (such as iperf3)", uri);
+		return gw_error_set(error, rc,
+				    "'%s' accepted the connection but does not answer: it may be "
+				    "a godwit receiver that is busy with another session, "
+				    "or another program (such as iperf3)",
+				    uri);
 	if (rc < 0)
-		return gw_error_set(error, rc, "'%s' closed the connection during the handshake: %s", uri,
+		return gw_error_set(error, rc,
+				    "'%s' closed the connection during the handshake: %s", uri,
 				    strerror(-rc));
 	switch (ntohs(welcome->status)) {
 	case WELCOME_VERSION:
 		return gw_error_set(error, -EPROTONOSUPPORT,
-				    "'%s' speaks link version %u, this godwit %u to %u: install the same release on both hosts",
+				    "'%s' speaks link version %u, this godwit %u to %u: "
+				    "install the same release on both hosts",
 				    uri, ntohs(welcome->version), LINK_OLDEST, LINK_VERSION);
 	case WELCOME_CHANNELS:
-		return gw_error_set(error, -EINVAL, "'%s' refuses this number of data channels: use at most %u", uri,
-				    GW_LINK_MAX_CHANNELS);
+		return gw_error_set(error, -EINVAL,
+				    "'%s' refuses this number of data channels: use at most %u",
+				    uri, GW_LINK_MAX_CHANNELS);
 	default:
-		return gw_error_set(error, -ECONNREFUSED, "'%s' refused the session (status %u)", uri,
-				    ntohs(welcome->status));
+		return gw_error_set(error, -ECONNREFUSED, "'%s' refused the session (status %u)",
+				    uri, ntohs(welcome->status));
 	}
 }
 
@@ -75,5 +82,6 @@ bool hello_answer(int fd, enum welcome_status status, const unsigned char *nonce
 
 	if (nonce)
 		memcpy(welcome.nonce, nonce, NONCE_BYTES);
-	return send(fd, &welcome, sizeof(welcome), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(welcome);
+	return send(fd, &welcome, sizeof(welcome), MSG_NOSIGNAL | MSG_DONTWAIT) ==
+	       (ssize_t)sizeof(welcome);
 }

@@ -51,13 +51,15 @@ struct hello hello_new(enum hello_kind kind, unsigned channels);
  * Return: 0 and *welcome, whose status may be a refusal; or -errno, and *welcome has the bytes that
  * came.
  */
-int hello_say(int fd, const struct hello *hello, struct welcome *welcome, uint64_t deadline_ns) GW_MUST_CHECK;
+int hello_say(int fd, const struct hello *hello, struct welcome *welcome,
+	      uint64_t deadline_ns) GW_MUST_CHECK;
 
 /*
  * Describes a failed handshake in @error: @rc of hello_say(), or 0 for the refusal in @welcome.
  * Return: the -errno.
  */
-int hello_failed(int rc, const struct welcome *welcome, const char *uri, struct gw_error *error) GW_MUST_CHECK;
+int hello_failed(int rc, const struct welcome *welcome, const char *uri,
+		 struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Sends a welcome; @nonce may be NULL.  Does not block: the socket buffer of a new connection is

@@ -7,7 +7,8 @@
 int gw_link_add_region(struct gw_link *link, const struct gw_link_region *region)
 {
 	if (region->id >= GW_LINK_MAX_REGIONS)
-		return gw_error_set(&link->error, -EINVAL, "region %u: at most %u regions in a session", region->id,
+		return gw_error_set(&link->error, -EINVAL,
+				    "region %u: at most %u regions in a session", region->id,
 				    GW_LINK_MAX_REGIONS);
 	return link->ops->add_region(link, region);
 }
@@ -39,7 +40,9 @@ int gw_link_message(struct gw_link *link, uint16_t type, const void *payload, ui
 
 int gw_link_last_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
 {
-	return bytes > GW_LINK_MESSAGE_BYTES ? -EMSGSIZE : link->ops->message(link, type, payload, bytes);
+	if (bytes > GW_LINK_MESSAGE_BYTES)
+		return -EMSGSIZE;
+	return link->ops->message(link, type, payload, bytes);
 }
 
 int gw_link_poll(struct gw_link *link, struct gw_link_event *event, uint64_t timeout_ns)
@@ -60,7 +63,8 @@ void gw_link_counters(const struct gw_link *link, struct gw_link_counters *count
 	link->ops->counters(link, counters);
 }
 
-int gw_link_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first, uint64_t *end)
+int gw_link_next_pinned(const struct gw_link *link, uint32_t region, uint64_t from, uint64_t *first,
+			uint64_t *end)
 {
 	if (!link->ops->next_pinned || region >= GW_LINK_MAX_REGIONS)
 		return 0;

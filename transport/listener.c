@@ -54,9 +54,11 @@ static int listen_all(struct gw_listener *listener, const struct addrinfo *list,
 {
 	int rc = -EADDRNOTAVAIL;
 
-	for (const struct addrinfo *a = list; a && listener->count < MAX_LISTEN_SOCKETS; a = a->ai_next) {
+	for (const struct addrinfo *a = list; a; a = a->ai_next) {
 		int fd;
 
+		if (listener->count == MAX_LISTEN_SOCKETS)
+			break;
 		if (any_port)
 			address_set_port(a->ai_addr, listener->port);
 		fd = socket_listen(a);
@@ -77,8 +79,8 @@ static int listen_all(struct gw_listener *listener, const struct addrinfo *list,
 	return rc;
 }
 
-int gw_listener_open(struct gw_listener **out, const char *address, const struct gw_link_options *options,
-		     struct gw_error *error)
+int gw_listener_open(struct gw_listener **out, const char *address,
+		     const struct gw_link_options *options, struct gw_error *error)
 {
 	struct gw_listener *listener = NULL;
 	struct gw_error no_rdma = { 0 };
@@ -92,8 +94,10 @@ int gw_listener_open(struct gw_listener **out, const char *address, const struct
 		if (options->allow_remote || address_is_loopback(a->ai_addr))
 			continue;
 		rc = gw_error_set(error, -EACCES,
-				  "'%s' is not a loopback address, and peers are not authenticated yet: listen on "
-				  "127.0.0.1 or [::1] (through a tunnel such as ssh -L), or use --insecure", address);
+				  "'%s' is not a loopback address, and peers are not "
+				  "authenticated yet: listen on 127.0.0.1 or [::1] (through a "
+				  "tunnel such as ssh -L), or use --insecure",
+				  address);
 		goto out_free_list;
 	}
 	listener = calloc(1, sizeof(*listener));

@@ -49,7 +49,7 @@ struct opening {
 	int control;                    /* owned while link is NULL, by the link afterwards */
 	int data[GW_LINK_MAX_CHANNELS]; /* like control; -1: missing */
 	struct gw_link *link;           /* owned */
-	struct rails *rails;             /* owned; not NULL in OPENING_RAILS only */
+	struct rails *rails;            /* owned; not NULL in OPENING_RAILS only */
 };
 
 struct gw_listener {
@@ -61,11 +61,11 @@ struct gw_listener {
 	bool has_rdma; /* this host has an RDMA device, and options allow it */
 	struct caller callers[MAX_CALLERS];
 	struct opening openings[MAX_OPENINGS];
-	unsigned connections;        /* of all callers and openings */
-	uint64_t paused_until_ns;    /* no connection is accepted until then */
-	unsigned away;               /* turned away since the last report */
-	struct gw_error first_away;  /* the reason for the first of them */
-	uint64_t complain_ns;        /* the next report is not made before */
+	unsigned connections;       /* of all callers and openings */
+	uint64_t paused_until_ns;   /* no connection is accepted until then */
+	unsigned away;              /* turned away since the last report */
+	struct gw_error first_away; /* the reason for the first of them */
+	uint64_t complain_ns;       /* the next report is not made before */
 };
 
 static inline uint64_t now_ns(void)
@@ -85,7 +85,7 @@ void waiting_forget_opening(struct gw_listener *listener, struct opening *openin
 
 /*
  * Find a free place, and drop another client when there is none.  Return: the place, for the caller
- * to fill in; NULL when nobody can be dropped.
+ * to fill in; NULL when no client can be dropped.
  */
 struct caller *waiting_place_for_caller(struct gw_listener *listener);
 struct opening *waiting_place_for_opening(struct gw_listener *listener);

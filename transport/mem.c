@@ -5,7 +5,7 @@
  * The reference transport: both ends in one process and one thread, no clock, no system call.  Puts
  * wait in the queue of their channel, and are executed one at a time while either end polls.  A
  * seeded generator chooses the next channel.  A put is thus copied late and out of order with other
- * channels, as a network card would do, but in the same order for the same seed.
+ * channels, as a network card would do.  The same seed gives the same order.
  *
  * Path of a put: source puts -> queue of a channel -> either end polls -> memcpy() into the
  * receiver's region.  A fence is appended to every queue, and is reported when it has passed the
@@ -95,6 +95,12 @@ static bool range_is_inside(const struct end *end, uint32_t region, uint64_t off
 	       bytes <= end->regions[region].bytes - offset;
 }
 
+/* The caller has checked that there is room. */
+static void append(struct queue *queue, struct entry entry)
+{
+	queue->entries[(queue->head + queue->count++) % (QUEUE_PUTS + 2)] = entry;
+}
+
 static int mem_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
 {
 	struct end *end = (struct end *)link;
@@ -105,13 +111,13 @@ static int mem_put(struct gw_link *link, uint32_t region, uint64_t offset, uint3
 	if (!range_is_inside(end, region, offset, bytes))
 		return -EINVAL;
 	if (end->pair->fence_reported < end->pair->fence_asked)
-		return gw_error_set(&link->error, -EINVAL, "a put was made before the last fence was seen");
+		return gw_error_set(&link->error, -EINVAL,
+				    "a put was made before the last fence was seen");
 	if (queue->count >= QUEUE_PUTS) {
 		end->wants_room = true;
 		return -EAGAIN;
 	}
-	queue->entries[(queue->head + queue->count++) % (QUEUE_PUTS + 2)] =
-		(struct entry){ .offset = offset, .region = region, .bytes = bytes };
+	append(queue, (struct entry){ .offset = offset, .region = region, .bytes = bytes });
 	return 0;
 }
 
@@ -123,8 +129,9 @@ static int mem_fence(struct gw_link *link, uint64_t fence)
 		struct queue *queue = &end->pair->queues[i];
 
 		if (queue->count >= QUEUE_PUTS + 2)
-			return gw_error_set(&link->error, -EINVAL, "a fence was asked for before the last was seen");
-		queue->entries[(queue->head + queue->count++) % (QUEUE_PUTS + 2)] = (struct entry){ .fence = fence };
+			return gw_error_set(&link->error, -EINVAL,
+					    "a fence was asked for before the last was seen");
+		append(queue, (struct entry){ .fence = fence });
 	}
 	end->pair->fence_asked = fence;
 	return 0;
@@ -145,13 +152,15 @@ static void deliver_one(struct pair *pair)
 		return;
 	}
 	if (!range_is_inside(&pair->receiver, entry->region, entry->offset, entry->bytes)) {
-		gw_error_set(&pair->receiver.link.error, -EPROTO, "the peer made a put outside of region %u", entry->region);
+		gw_error_set(&pair->receiver.link.error, -EPROTO,
+			     "the peer made a put outside of region %u", entry->region);
 		return;
 	}
 	if (pair->receiver.sealed)
 		return;
 	memcpy((char *)pair->receiver.regions[entry->region].base + entry->offset,
-	       (const char *)pair->source.regions[entry->region].base + entry->offset, entry->bytes);
+	       (const char *)pair->source.regions[entry->region].base + entry->offset,
+	       entry->bytes);
 	pair->receiver.counters.put_bytes += entry->bytes;
 	pair->source.counters.put_bytes += entry->bytes;
 	pair->source.counters.wire_bytes += entry->bytes;
@@ -219,10 +228,12 @@ static int mem_poll(struct gw_link *link, struct gw_link_event *event, uint64_t 
 	struct end *end = (struct end *)link;
 	struct pair *pair = end->pair;
 	bool room = end->wants_room;
+	unsigned puts;
 	int rc;
 
 	(void)timeout_ns; /* never waits: the caller advances its manual clock and polls again */
-	for (unsigned n = (unsigned)(next_random(pair) % pair->eager); n > 0 && !end->peer->closed; n--)
+	puts = (unsigned)(next_random(pair) % pair->eager);
+	for (; puts > 0 && !end->peer->closed; puts--)
 		deliver_one(pair);
 	if (link->error.code)
 		return link->error.code;
@@ -293,7 +304,8 @@ static int init_end(struct end *end, struct pair *pair, struct end *peer, unsign
 	return end->inbox.bytes ? 0 : -ENOMEM;
 }
 
-int gw_mem_pair(struct gw_link **source, struct gw_link **receiver, unsigned channels, uint64_t seed)
+int gw_mem_pair(struct gw_link **source, struct gw_link **receiver, unsigned channels,
+		uint64_t seed)
 {
 	struct pair *pair;
 

@@ -45,8 +45,9 @@ struct connections {
  * the name another program may listen, such as at ::1 of localhost.
  * Return: its fd, *used and *welcome; or -errno with @error set.
  */
-static int connect_control(const struct call *call, const struct addrinfo *list, const struct addrinfo **used,
-			   struct welcome *welcome, struct gw_error *error)
+static int connect_control(const struct call *call, const struct addrinfo *list,
+			   const struct addrinfo **used, struct welcome *welcome,
+			   struct gw_error *error)
 {
 	struct hello hello = hello_new(HELLO_CONTROL, call->channels);
 	int fd, answer = 0, failure = -EHOSTUNREACH;
@@ -54,7 +55,8 @@ static int connect_control(const struct call *call, const struct addrinfo *list,
 	hello.offers = htons(call->offers_rdma ? OFFER_RDMA : 0);
 	for (const struct addrinfo *a = list; a; a = a->ai_next) {
 		/* A dead address must leave time for the next one. */
-		uint64_t now = gw_now_ns(&gw_clock_real), left = call->deadline_ns > now ? call->deadline_ns - now : 0;
+		uint64_t now = gw_now_ns(&gw_clock_real);
+		uint64_t left = call->deadline_ns > now ? call->deadline_ns - now : 0;
 		uint64_t until_ns = now + left / (a->ai_next ? 2 : 1);
 		int rc;
 
@@ -76,19 +78,23 @@ static int connect_control(const struct call *call, const struct addrinfo *list,
 		return hello_failed(answer, welcome, call->uri, error);
 	if (failure == -ECONNREFUSED)
 		return gw_error_set(error, failure,
-				    "nothing listens at '%s': start 'godwit receive' (or 'godwit bench --listen') there first", call->uri);
-	return gw_error_set(error, failure, "'%s' cannot be reached: %s", call->uri, strerror(-failure));
+				    "nothing listens at '%s': start 'godwit receive' "
+				    "(or 'godwit bench --listen') there first",
+				    call->uri);
+	return gw_error_set(error, failure, "'%s' cannot be reached: %s", call->uri,
+			    strerror(-failure));
 }
 
 /* Opens data connection @index.  Return: its fd, blocking, or -errno with @error set. */
-static int connect_data(const struct call *call, const struct addrinfo *address, struct hello *hello, unsigned index,
-			struct gw_error *error)
+static int connect_data(const struct call *call, const struct addrinfo *address,
+			struct hello *hello, unsigned index, struct gw_error *error)
 {
 	struct welcome welcome;
 	int rc, fd = socket_connect(address, call->deadline_ns);
 
 	if (fd < 0)
-		return gw_error_set(error, fd, "cannot open data channel %u to '%s': %s", index, call->uri, strerror(-fd));
+		return gw_error_set(error, fd, "cannot open data channel %u to '%s': %s", index,
+				    call->uri, strerror(-fd));
 	hello->index = htons((uint16_t)index);
 	rc = hello_say(fd, hello, &welcome, call->deadline_ns);
 	if (rc < 0 || ntohs(welcome.status) != WELCOME_OK) {
@@ -103,7 +109,8 @@ static int connect_data(const struct call *call, const struct addrinfo *address,
  * Opens all connections of a session.  Return: 0 and *to, or -errno with @error set and nothing
  * open.
  */
-static int connect_all(const struct call *call, const struct addrinfo *list, struct connections *to, struct gw_error *error)
+static int connect_all(const struct call *call, const struct addrinfo *list, struct connections *to,
+		       struct gw_error *error)
 {
 	struct hello hello = hello_new(HELLO_DATA, call->channels);
 	const struct addrinfo *used = NULL;
@@ -135,8 +142,8 @@ static int connect_all(const struct call *call, const struct addrinfo *list, str
  * Adds rails.  Return: 0, also without rails unless the address demands RDMA; or -errno with @error
  * set and *link closed.
  */
-static int join_rails(struct gw_link **link, enum scheme scheme, const struct call *call, const struct gw_link_options *options,
-		      struct gw_error *error)
+static int join_rails(struct gw_link **link, enum scheme scheme, const struct call *call,
+		      const struct gw_link_options *options, struct gw_error *error)
 {
 	struct gw_link *inner = *link;
 	struct gw_error why = { 0 };
@@ -149,7 +156,8 @@ static int join_rails(struct gw_link **link, enum scheme scheme, const struct ca
 		return 0;
 	gw_link_close(inner);
 	*link = NULL;
-	return gw_error_set(error, rc, "'%s': no RDMA: %s; tcp:HOST:PORT goes without it", call->uri, why.text);
+	return gw_error_set(error, rc, "'%s': no RDMA: %s; tcp:HOST:PORT goes without it",
+			    call->uri, why.text);
 }
 
 /* Records why puts go by TCP.  Rails, if any, replace the note. */
@@ -160,7 +168,8 @@ static void note_tcp(struct gw_link *link, enum scheme scheme, const struct gw_e
 	else if (no_rdma->code == -ENODEV) /* this host has no RDMA hardware */
 		snprintf(link->note, sizeof(link->note), "TCP");
 	else
-		snprintf(link->note, sizeof(link->note), "TCP: this host has %.200s", no_rdma->text);
+		snprintf(link->note, sizeof(link->note), "TCP: this host has %.200s",
+			 no_rdma->text);
 }
 
 int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link_options *options,
@@ -180,19 +189,21 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 	int rc;
 
 	if (call.channels > GW_LINK_MAX_CHANNELS)
-		return gw_error_set(error, -EINVAL, "%u data channels are too many: at most %u", call.channels, GW_LINK_MAX_CHANNELS);
+		return gw_error_set(error, -EINVAL, "%u data channels are too many: at most %u",
+				    call.channels, GW_LINK_MAX_CHANNELS);
 	rc = address_resolve(uri, false, &list, error);
 	if (rc < 0)
 		return rc;
 	if (scheme == SCHEME_RDMA && !call.offers_rdma)
-		rc = gw_error_set(error, no_rdma.code, "'%s': this host has %s; tcp:HOST:PORT goes without RDMA", uri,
+		rc = gw_error_set(error, no_rdma.code,
+				  "'%s': this host has %s; tcp:HOST:PORT goes without RDMA", uri,
 				  no_rdma.text);
 	else
 		rc = connect_all(&call, list, &connections, error);
 	freeaddrinfo(list);
 	if (rc == 0)
-		rc = tcp_new(link, true, connections.control, connections.data, call.channels, options->zero_copy,
-			     connections.peer, error);
+		rc = tcp_new(link, true, connections.control, connections.data, call.channels,
+			     options->zero_copy, connections.peer, error);
 	if (rc < 0)
 		return rc;
 	note_tcp(*link, scheme, &no_rdma);

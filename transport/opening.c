@@ -18,25 +18,28 @@
 /* Return: whether the caller may open a session.  If not, answers where possible, and counts it. */
 static bool judge_control(struct gw_listener *listener, const struct caller *caller)
 {
+	static const unsigned char no_nonce[NONCE_BYTES];
 	const struct hello *hello = &caller->hello;
 	unsigned channels = ntohs(hello->channels);
 
 	if (ntohs(hello->oldest) > LINK_VERSION || ntohs(hello->version) < LINK_OLDEST) {
 		bool told = hello_answer(caller->fd, WELCOME_VERSION, NULL);
 
-		waiting_turn_away(listener, "%s speaks link version %u, this godwit %u to %u: turned away%s", caller->peer,
-			  ntohs(hello->version), LINK_OLDEST, LINK_VERSION, told ? ", with an answer" : "");
+		waiting_turn_away(listener,
+				  "%s speaks link version %u, this godwit %u to %u: turned away%s",
+				  caller->peer, ntohs(hello->version), LINK_OLDEST, LINK_VERSION,
+				  told ? ", with an answer" : "");
 		return false;
 	}
-	if (hello->index != 0 || memcmp(hello->nonce, (const unsigned char[NONCE_BYTES]){ 0 }, NONCE_BYTES) != 0) {
+	if (hello->index != 0 || memcmp(hello->nonce, no_nonce, NONCE_BYTES) != 0) {
 		waiting_turn_away(listener, "%s is not a godwit source: turned away", caller->peer);
 		return false;
 	}
 	if (channels < 1 || channels > GW_LINK_MAX_CHANNELS) {
 		bool told = hello_answer(caller->fd, WELCOME_CHANNELS, NULL);
 
-		waiting_turn_away(listener, "%s asks for %u channels: turned away%s", caller->peer, channels,
-			  told ? ", with an answer" : "");
+		waiting_turn_away(listener, "%s asks for %u channels: turned away%s", caller->peer,
+				  channels, told ? ", with an answer" : "");
 		return false;
 	}
 	return true;
@@ -52,7 +55,8 @@ void opening_begin(struct gw_listener *listener, struct caller *caller)
 	}
 	opening = waiting_place_for_opening(listener);
 	if (!opening) {
-		waiting_turn_away(listener, "%s was turned away: too many sessions are being opened", caller->peer);
+		waiting_turn_away(listener, "%s was turned away: too many handshakes",
+				  caller->peer);
 		waiting_drop_caller(listener, caller);
 		return;
 	}
@@ -67,7 +71,7 @@ void opening_begin(struct gw_listener *listener, struct caller *caller)
 		opening->data[i] = -1;
 	memcpy(opening->peer, caller->peer, sizeof(opening->peer));
 	caller->fd = -1;
-	if (getrandom(opening->nonce, sizeof(opening->nonce), 0) == (ssize_t)sizeof(opening->nonce) &&
+	if (getrandom(opening->nonce, NONCE_BYTES, 0) == NONCE_BYTES &&
 	    hello_answer(opening->control, WELCOME_OK, opening->nonce))
 		return;
 	waiting_turn_away(listener, "%s was turned away: it cannot be answered", opening->peer);
@@ -96,11 +100,16 @@ static void offer_rails(struct gw_listener *listener, struct opening *opening)
 	struct sockaddr_storage called;
 	socklen_t length = sizeof(called);
 	struct gw_error error = { 0 };
-	int rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0 ?
-			 gw_error_set(&error, -errno, "it has no address: %s", strerror(errno)) :
-			 rails_offer_begin(&opening->rails, opening->link, &listener->options, (struct sockaddr *)&called,
-					  listener->wildcard, now_ns() + RAILS_NS, &error);
+	int rc = getsockname(opening->control, (struct sockaddr *)&called, &length) < 0
+			 ? -errno
+			 : 0;
 
+	if (rc < 0)
+		gw_error_set(&error, rc, "it has no address: %s", strerror(-rc));
+	else
+		rc = rails_offer_begin(&opening->rails, opening->link, &listener->options,
+				       (struct sockaddr *)&called, listener->wildcard,
+				       now_ns() + RAILS_NS, &error);
 	if (rc == 0) {
 		opening->stage = OPENING_RAILS;
 	} else if (rc == -ENODEV) {
@@ -117,7 +126,8 @@ static void make_link(struct gw_listener *listener, struct opening *opening)
 	struct gw_error error = { 0 };
 
 	waiting_place_for_link(listener);
-	if (tcp_new(&opening->link, false, opening->control, opening->data, opening->channels, false, opening->peer, &error) < 0) {
+	if (tcp_new(&opening->link, false, opening->control, opening->data, opening->channels,
+		    false, opening->peer, &error) < 0) {
 		/* tcp_new() has closed the connections. */
 		waiting_turn_away(listener, "%s: %s", opening->peer, error.text);
 		waiting_forget_opening(listener, opening);
@@ -151,8 +161,10 @@ void opening_add_channel(struct gw_listener *listener, struct caller *caller)
 	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
 		struct opening *opening = &listener->openings[i];
 
-		if (opening->stage != OPENING_CHANNELS || index >= opening->channels || opening->data[index] >= 0 ||
-		    memcmp(caller->hello.nonce, opening->nonce, NONCE_BYTES) != 0 || !hello_answer(caller->fd, WELCOME_OK, NULL))
+		if (opening->stage != OPENING_CHANNELS || index >= opening->channels ||
+		    opening->data[index] >= 0 ||
+		    memcmp(caller->hello.nonce, opening->nonce, NONCE_BYTES) != 0 ||
+		    !hello_answer(caller->fd, WELCOME_OK, NULL))
 			continue;
 		(void)fcntl(caller->fd, F_SETFL, 0);
 		opening->data[index] = caller->fd;
@@ -161,7 +173,8 @@ void opening_add_channel(struct gw_listener *listener, struct caller *caller)
 			complete_opening(listener, opening);
 		return;
 	}
-	waiting_turn_away(listener, "%s was turned away: its data channel belongs to no session that is being opened", caller->peer);
+	waiting_turn_away(listener, "%s was turned away: its data channel fits no session",
+			  caller->peer);
 	waiting_drop_caller(listener, caller);
 }
 
@@ -175,7 +188,8 @@ static bool has_spoken(const struct opening *opening)
 }
 
 /* Return: 0 while the ends agree on rails, 1 afterwards, -errno with @error set for a dead link. */
-static int step_rails(const struct gw_listener *listener, struct opening *opening, struct gw_error *error)
+static int step_rails(const struct gw_listener *listener, struct opening *opening,
+		      struct gw_error *error)
 {
 	int rc = rails_offer_step(opening->rails, &opening->link, error);
 
@@ -193,7 +207,8 @@ static int step_rails(const struct gw_listener *listener, struct opening *openin
 }
 
 /* Return: 0, also when the message has not arrived yet; or -errno with @error set. */
-static int take_first_message(const struct gw_listener *listener, struct opening *opening, struct gw_error *error)
+static int take_first_message(const struct gw_listener *listener, struct opening *opening,
+			      struct gw_error *error)
 {
 	struct gw_link_event *early = &opening->link->early;
 	int rc = gw_link_poll(opening->link, early, 0);
@@ -228,5 +243,6 @@ void opening_serve(struct gw_listener *listener, struct opening *opening)
 
 bool opening_is_in_dialogue(const struct opening *opening)
 {
-	return opening->stage == OPENING_QUIET || opening->stage == OPENING_RAILS || opening->stage == OPENING_MESSAGE;
+	return opening->stage == OPENING_QUIET || opening->stage == OPENING_RAILS ||
+	       opening->stage == OPENING_MESSAGE;
 }

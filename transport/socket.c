@@ -41,8 +41,8 @@ int socket_transfer(int fd, void *buffer, size_t bytes, bool sending, uint64_t d
 	char *at = buffer;
 
 	while (bytes > 0) {
-		ssize_t n = sending ? send(fd, at, bytes, MSG_NOSIGNAL | MSG_DONTWAIT) :
-				      recv(fd, at, bytes, MSG_DONTWAIT);
+		ssize_t n = sending ? send(fd, at, bytes, MSG_NOSIGNAL | MSG_DONTWAIT)
+				    : recv(fd, at, bytes, MSG_DONTWAIT);
 		int rc;
 
 		if (n == 0)
@@ -105,5 +105,7 @@ unsigned socket_port(int fd)
 	struct sockaddr_storage address;
 	socklen_t length = sizeof(address);
 
-	return getsockname(fd, (struct sockaddr *)&address, &length) < 0 ? 0 : address_port((struct sockaddr *)&address);
+	if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
+		return 0;
+	return address_port((struct sockaddr *)&address);
 }

@@ -50,7 +50,8 @@ static int start_workers(struct tcp *tcp)
 
 		if (channel->running)
 			continue;
-		rc = gw_thread_start(&channel->thread, tcp->is_source ? "godwit-send" : "godwit-receive",
+		rc = gw_thread_start(&channel->thread,
+				     tcp->is_source ? "godwit-send" : "godwit-receive",
 				     tcp->is_source ? tcp_send_worker : tcp_recv_worker, channel);
 		channel->running = rc == 0;
 	}
@@ -70,7 +71,10 @@ static int tcp_add_region(struct gw_link *link, const struct gw_link_region *reg
 	tcp->regions[region->id] = *region;
 	pthread_mutex_unlock(&tcp->lock);
 	rc = tcp->sealed ? 0 : start_workers(tcp);
-	return rc < 0 ? gw_error_set(&link->error, rc, "cannot start threads for %u data channels: %s", link->channels, strerror(-rc)) : 0;
+	if (rc < 0)
+		gw_error_set(&link->error, rc, "cannot start threads for %u data channels: %s",
+			     link->channels, strerror(-rc));
+	return rc;
 }
 
 static int tcp_put(struct gw_link *link, uint32_t region, uint64_t offset, uint32_t bytes)
@@ -87,8 +91,11 @@ static int tcp_put(struct gw_link *link, uint32_t region, uint64_t offset, uint3
 		tcp->wants_room = true;
 		return -EAGAIN;
 	}
-	tcp->queue[(tcp->head + tcp->count) % TCP_QUEUE_PUTS] =
-		(struct tcp_put){ .region = region, .offset = offset, .bytes = bytes };
+	tcp->queue[(tcp->head + tcp->count) % TCP_QUEUE_PUTS] = (struct tcp_put){
+		.region = region,
+		.offset = offset,
+		.bytes = bytes,
+	};
 	tcp->count++;
 	tcp->queued_bytes += bytes;
 	pthread_cond_signal(&tcp->work);
@@ -113,12 +120,16 @@ static int control_failed(struct tcp *tcp, int code)
 	if (code == -EPIPE || code == -ECONNRESET)
 		return gw_error_set(&link->error, code, "%s closed the connection", link->peer);
 	if (code == -EPROTO)
-		return gw_error_set(&link->error, code, "%s sent bytes that are not godwit's protocol", link->peer);
+		return gw_error_set(&link->error, code,
+				    "%s sent bytes that are not godwit's protocol", link->peer);
 	if (code == -EBADMSG)
-		return gw_error_set(&link->error, code, "a message from %s was damaged on the way (wrong hash)", link->peer);
+		return gw_error_set(&link->error, code,
+				    "a message from %s was damaged on the way (wrong hash)",
+				    link->peer);
 	if (code == -ETIMEDOUT)
 		return gw_error_set(&link->error, code, "%s no longer answers", link->peer);
-	return gw_error_set(&link->error, code, "connection to %s: %s", link->peer, strerror(-code));
+	return gw_error_set(&link->error, code, "connection to %s: %s", link->peer,
+			    strerror(-code));
 }
 
 static int tcp_message(struct gw_link *link, uint16_t type, const void *payload, uint32_t bytes)
@@ -168,10 +179,12 @@ static int worker_event(struct tcp *tcp, struct gw_link_event *event)
 static int wait_for_event(struct tcp *tcp, uint64_t timeout_ns)
 {
 	struct pollfd fds[2] = {
-		{ .fd = tcp->control.fd, .events = (short)(POLLIN | (tcp->control.out_used ? POLLOUT : 0)) },
+		{ .fd = tcp->control.fd,
+		  .events = tcp->control.out_used ? POLLIN | POLLOUT : POLLIN },
 		{ .fd = tcp->wake, .events = POLLIN },
 	};
-	struct timespec ts = { (time_t)(timeout_ns / GW_NS_PER_S), (long)(timeout_ns % GW_NS_PER_S) };
+	struct timespec ts = { (time_t)(timeout_ns / GW_NS_PER_S),
+			       (long)(timeout_ns % GW_NS_PER_S) };
 	uint64_t drained;
 
 	if (ppoll(fds, 2, timeout_ns == GW_LINK_FOREVER ? NULL : &ts, NULL) < 0)
@@ -234,7 +247,7 @@ static void tcp_counters(const struct gw_link *link, struct gw_link_counters *co
 
 /*
  * Gives the peer time to read the last messages.  Closing a socket with unread input resets the
- * connection, and a reset discards all that the peer has not read, such as the reason for closing.
+ * connection.  A reset discards all that the peer has not read, such as the reason for closing.
  */
 static void part_in_good_order(struct control *control)
 {
@@ -247,7 +260,8 @@ static void part_in_good_order(struct control *control)
 	while (gw_now_ns(&gw_clock_real) < deadline_ns) {
 		struct pollfd pfd = { .fd = control->fd, .events = POLLIN };
 
-		if (poll(&pfd, 1, 20) > 0 && recv(control->fd, scrap, sizeof(scrap), MSG_DONTWAIT) <= 0)
+		if (poll(&pfd, 1, 20) > 0 &&
+		    recv(control->fd, scrap, sizeof(scrap), MSG_DONTWAIT) <= 0)
 			return;
 	}
 }
@@ -344,8 +358,8 @@ static const struct gw_link_ops tcp_ops = {
 	.close = tcp_close,
 };
 
-int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
-	    bool splice, const char *peer, struct gw_error *error)
+int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds,
+	    unsigned channels, bool splice, const char *peer, struct gw_error *error)
 {
 	struct tcp *tcp = calloc(1, sizeof(*tcp));
 	int rc = 0;
@@ -365,7 +379,12 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 	pthread_mutex_init(&tcp->lock, NULL);
 	pthread_cond_init(&tcp->work, NULL);
 	for (unsigned i = 0; i < channels; i++)
-		tcp->channels[i] = (struct tcp_channel){ .tcp = tcp, .index = i, .fd = data_fds[i], .pipe = { -1, -1 } };
+		tcp->channels[i] = (struct tcp_channel){
+			.tcp = tcp,
+			.index = i,
+			.fd = data_fds[i],
+			.pipe = { -1, -1 },
+		};
 	tcp->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (tcp->wake < 0)
 		rc = -errno;
@@ -376,7 +395,8 @@ int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *da
 	if (rc == 0 && is_source)
 		rc = start_workers(tcp);
 	if (rc < 0) {
-		gw_error_set(error, rc, "cannot set up a link with %u channels: %s", channels, strerror(-rc));
+		gw_error_set(error, rc, "cannot set up a link with %u channels: %s", channels,
+			     strerror(-rc));
 		tcp_close(&tcp->link);
 		return rc;
 	}

@@ -49,12 +49,12 @@ struct tcp;
 struct tcp_channel {
 	struct tcp *tcp;
 	unsigned index;
-	int fd;             /* owned */
-	int pipe[2];        /* owned; carries pages by reference to the socket; -1 when unused */
-	pthread_t thread;   /* valid when @running */
-	bool running;       /* link thread only */
-	uint64_t fence;     /* under tcp->lock: last fence sent, or received */
-	uint64_t put_bytes; /* under tcp->lock */
+	int fd;              /* owned */
+	int pipe[2];         /* owned; carries pages by reference to the socket; -1 when unused */
+	pthread_t thread;    /* valid when @running */
+	bool running;        /* link thread only */
+	uint64_t fence;      /* under tcp->lock: last fence sent, or received */
+	uint64_t put_bytes;  /* under tcp->lock */
 	uint64_t wire_bytes; /* under tcp->lock */
 };
 
@@ -64,15 +64,16 @@ struct tcp {
 	bool splice;            /* send pages by reference */
 	struct control control; /* link thread only */
 	int wake;               /* eventfd that ends the link thread's poll() */
-	struct gw_link_region regions[GW_LINK_MAX_REGIONS]; /* written under lock */
+	/* Written under lock. */
+	struct gw_link_region regions[GW_LINK_MAX_REGIONS];
 	uint64_t fence_reported; /* link thread only */
 	_Atomic bool sealed;     /* receiver: the workers read no more */
 	struct tcp_channel channels[GW_LINK_MAX_CHANNELS];
 
-	pthread_mutex_t lock; /* guards all below; the only lock here */
-	pthread_cond_t work;  /* source: puts, a fence, or closing */
-	bool closing;         /* the end of a worker is no failure any more */
-	bool wants_room;      /* a put or message was refused: poll reports GW_LINK_ROOM */
+	pthread_mutex_t lock;         /* guards all below; the only lock here */
+	pthread_cond_t work;          /* source: puts, a fence, or closing */
+	bool closing;                 /* the end of a worker is no failure any more */
+	bool wants_room;              /* a put or message was refused: poll reports GW_LINK_ROOM */
 	struct gw_error worker_error; /* the first failure of a worker */
 	uint64_t fence_wanted;
 	uint64_t queued_bytes;
@@ -84,8 +85,8 @@ struct tcp {
  * Makes a link of connected sockets and owns them, on failure too.  The workers of a source start
  * here, those of a receiver with its first region.  Return: 0 and *link, or -errno with @error set.
  */
-int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds, unsigned channels,
-	    bool splice, const char *peer, struct gw_error *error) GW_MUST_CHECK;
+int tcp_new(struct gw_link **link, bool is_source, int control_fd, const int *data_fds,
+	    unsigned channels, bool splice, const char *peer, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Under @lock.  Return: whether the queue has drained so far that refused puts may be tried again.

@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 #define SCRATCH_BYTES (256u * 1024)
-#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, Linux 5.14 */
+#define POPULATE_WRITE 23     /* MADV_POPULATE_WRITE, Linux 5.14 */
 #define FILL_UNIT_BYTES 4096u /* of UFFDIO_COPY; it refuses larger pages, pwrite() stores them */
 #define PUBLISH_NS (500 * GW_NS_PER_MS)
 #define PUBLISH_BYTES (4u * 1024 * 1024)
@@ -81,12 +81,14 @@ static ssize_t receive(const struct reader *reader, void *to, size_t count, int 
 static int fill(struct reader *reader, size_t need, size_t limit)
 {
 	if (reader->head > 0) {
-		memmove(reader->scratch, reader->scratch + reader->head, reader->tail - reader->head);
+		memmove(reader->scratch, reader->scratch + reader->head,
+			reader->tail - reader->head);
 		reader->tail -= reader->head;
 		reader->head = 0;
 	}
 	while (reader->tail < need) {
-		ssize_t n = receive(reader, reader->scratch + reader->tail, limit - reader->tail, 0);
+		size_t room = limit - reader->tail;
+		ssize_t n = receive(reader, reader->scratch + reader->tail, room, 0);
 
 		if (n < 0)
 			return (int)n;
@@ -119,14 +121,16 @@ static int copy_mapped(char *to, const unsigned char *bytes, size_t count)
 {
 	uintptr_t first = (uintptr_t)to & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
 
-	if (madvise((void *)first, (uintptr_t)to + count - first, POPULATE_WRITE) < 0 && errno != EINVAL)
+	if (madvise((void *)first, (uintptr_t)to + count - first, POPULATE_WRITE) < 0 &&
+	    errno != EINVAL)
 		return -ENOSPC;
 	memcpy(to, bytes, count);
 	return 0;
 }
 
 /* Stores bytes of the scratch buffer. */
-static int place(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
+static int place(const struct gw_link_region *region, const unsigned char *bytes, size_t count,
+		 uint64_t offset)
 {
 	if (region->placement != GW_PLACE_MAPPED)
 		return write_all(region->fd, bytes, count, offset);
@@ -134,7 +138,8 @@ static int place(const struct gw_link_region *region, const unsigned char *bytes
 }
 
 /* Fills a page-aligned hole, and writes from the first page on that exists. */
-static int fill_pages(const struct gw_link_region *region, const unsigned char *bytes, size_t count, uint64_t offset)
+static int fill_pages(const struct gw_link_region *region, const unsigned char *bytes, size_t count,
+		      uint64_t offset)
 {
 	struct uffdio_copy copy = {
 		.dst = (uint64_t)(uintptr_t)region->base + offset,
@@ -151,7 +156,8 @@ static int fill_pages(const struct gw_link_region *region, const unsigned char *
 	return write_all(region->fd, bytes + done, count - done, offset + done);
 }
 
-static int receive_filling(struct reader *reader, const struct gw_link_region *region, uint64_t offset, size_t count)
+static int receive_filling(struct reader *reader, const struct gw_link_region *region,
+			   uint64_t offset, size_t count)
 {
 	int rc = 0;
 
@@ -168,8 +174,8 @@ static int receive_filling(struct reader *reader, const struct gw_link_region *r
 	return rc;
 }
 
-static int receive_direct(const struct reader *reader, const struct gw_link_region *region, uint64_t offset,
-			  size_t count)
+static int receive_direct(const struct reader *reader, const struct gw_link_region *region,
+			  uint64_t offset, size_t count)
 {
 	while (count > 0) {
 		ssize_t n = receive(reader, (char *)region->base + offset, count, MSG_WAITALL);
@@ -182,7 +188,8 @@ static int receive_direct(const struct reader *reader, const struct gw_link_regi
 	return 0;
 }
 
-static int receive_payload(struct reader *reader, const struct gw_link_region *region, uint64_t offset, size_t count)
+static int receive_payload(struct reader *reader, const struct gw_link_region *region,
+			   uint64_t offset, size_t count)
 {
 	int rc = 0;
 
@@ -196,9 +203,9 @@ static int receive_payload(struct reader *reader, const struct gw_link_region *r
 		    (offset | count) % FILL_UNIT_BYTES == 0)
 			return receive_filling(reader, region, offset, count);
 		if (here == 0) {
-			size_t most = reader->large_frames && count < SCRATCH_BYTES ? count : SCRATCH_BYTES;
+			bool exactly = reader->large_frames && count < SCRATCH_BYTES;
 
-			rc = fill(reader, 1, most);
+			rc = fill(reader, 1, exactly ? count : SCRATCH_BYTES);
 			continue;
 		}
 		if (here > count)
@@ -217,7 +224,8 @@ static int next_frame(struct reader *reader, struct tcp_frame *frame)
 	int rc = 0;
 
 	if (reader->tail - reader->head < sizeof(*frame))
-		rc = fill(reader, sizeof(*frame), reader->large_frames ? sizeof(*frame) : SCRATCH_BYTES);
+		rc = fill(reader, sizeof(*frame),
+			  reader->large_frames ? sizeof(*frame) : SCRATCH_BYTES);
 	if (rc < 0)
 		return rc;
 	memcpy(frame, reader->scratch + reader->head, sizeof(*frame));
@@ -285,14 +293,16 @@ static int take_frame(struct reader *reader)
 		return rc;
 	if (frame.kind == TCP_FRAME_DATA)
 		rc = take_data(reader, &frame);
-	else if (frame.kind == TCP_FRAME_FENCE && frame.region == 0 && frame.bytes == 0 && frame.offset > reader->channel->fence)
+	else if (frame.kind == TCP_FRAME_FENCE && frame.region == 0 && frame.bytes == 0 &&
+		 frame.offset > reader->channel->fence)
 		publish(reader, frame.offset);
 	else
 		rc = -EPROTO;
 	/* The counters show the first put at once: the session has changed guest memory. */
 	first = reader->put_bytes > 0 && !reader->has_placed;
 	reader->has_placed |= first;
-	if (first || reader->put_bytes >= PUBLISH_BYTES || gw_now_ns(&gw_clock_real) - reader->published_ns > PUBLISH_NS)
+	if (first || reader->put_bytes >= PUBLISH_BYTES ||
+	    gw_now_ns(&gw_clock_real) - reader->published_ns > PUBLISH_NS)
 		publish(reader, 0);
 	return rc;
 }
@@ -303,27 +313,33 @@ static void report(const struct tcp_channel *channel, int rc)
 	struct tcp *tcp = channel->tcp;
 
 	if (rc == -EPROTO)
-		tcp_worker_failed(tcp, rc, "%s sent a put that violates the protocol or lies outside of its region",
+		tcp_worker_failed(tcp, rc,
+				  "%s sent a put that is malformed or outside of its region",
 				  tcp->link.peer);
 	else if (rc == -EBADMSG)
-		tcp_worker_failed(tcp, rc, "the header of a put from %s was damaged on the way (wrong hash)",
+		tcp_worker_failed(tcp, rc,
+				  "the header of a put from %s was damaged on the way (wrong hash)",
 				  tcp->link.peer);
 	else if (rc == -ENOSPC)
 		tcp_worker_failed(tcp, rc,
-				  "no memory left for the guest's RAM on this host: enlarge /dev/shm "
-				  "(mount -o remount,size=...) or the pool of huge pages");
+				  "no memory left for the guest's RAM on this host: enlarge "
+				  "/dev/shm (mount -o remount,size=...) or the pool of huge pages");
 	else if (rc != -EPIPE && rc != -ECONNRESET)
-		tcp_worker_failed(tcp, rc, "data channel %u from %s: %s", channel->index, tcp->link.peer,
-				  strerror(-rc));
+		tcp_worker_failed(tcp, rc, "data channel %u from %s: %s", channel->index,
+				  tcp->link.peer, strerror(-rc));
 	else
-		tcp_worker_failed(tcp, rc, "%s closed data channel %u", tcp->link.peer, channel->index);
+		tcp_worker_failed(tcp, rc, "%s closed data channel %u", tcp->link.peer,
+				  channel->index);
 }
 
 void *tcp_recv_worker(void *argument)
 {
 	struct tcp_channel *channel = argument;
-	struct reader reader = { .channel = channel, .scratch = aligned_alloc(4096, SCRATCH_BYTES),
-				 .large_frames = true };
+	struct reader reader = {
+		.channel = channel,
+		.scratch = aligned_alloc(4096, SCRATCH_BYTES),
+		.large_frames = true,
+	};
 	int rc = reader.scratch ? 0 : -ENOMEM;
 
 	while (rc == 0)

@@ -71,7 +71,8 @@ static bool take_batch(struct tcp_channel *channel, struct batch *batch)
 	}
 	tcp->queued_bytes -= batch->bytes;
 	channel->put_bytes += batch->bytes;
-	channel->wire_bytes += batch->bytes + sizeof(struct tcp_frame) * (batch->count + (batch->fence != 0));
+	channel->wire_bytes += batch->bytes +
+			       sizeof(struct tcp_frame) * (batch->count + (batch->fence != 0));
 	room = tcp->wants_room && tcp_has_room(tcp);
 	pthread_mutex_unlock(&tcp->lock);
 	if (room)
@@ -79,7 +80,8 @@ static bool take_batch(struct tcp_channel *channel, struct batch *batch)
 	return true;
 }
 
-static void fill_frame(struct tcp_frame *frame, uint16_t kind, uint32_t region, uint64_t offset, uint32_t bytes)
+static void fill_frame(struct tcp_frame *frame, uint16_t kind, uint32_t region, uint64_t offset,
+		       uint32_t bytes)
 {
 	*frame = (struct tcp_frame){
 		.magic = htonl(TCP_FRAME_MAGIC),
@@ -117,7 +119,8 @@ static int send_all(int fd, struct iovec *iov, unsigned count, int flags)
 }
 
 /* Sends one put by reference.  Return: 0 or -errno. */
-static int send_by_reference(struct tcp_channel *channel, struct tcp_frame *frame, char *base, uint32_t bytes)
+static int send_by_reference(struct tcp_channel *channel, struct tcp_frame *frame, char *base,
+			     uint32_t bytes)
 {
 	struct iovec header = { frame, sizeof(*frame) };
 	size_t in_pipe = 0, left = bytes;
@@ -129,7 +132,8 @@ static int send_by_reference(struct tcp_channel *channel, struct tcp_frame *fram
 		if (left > 0) {
 			struct iovec pages = { base, left };
 
-			n = vmsplice(channel->pipe[1], &pages, 1, in_pipe > 0 ? SPLICE_F_NONBLOCK : 0);
+			n = vmsplice(channel->pipe[1], &pages, 1,
+				     in_pipe > 0 ? SPLICE_F_NONBLOCK : 0);
 			if (n < 0 && errno != EAGAIN && errno != EINTR)
 				return -errno;
 			if (n > 0) {
@@ -138,7 +142,8 @@ static int send_by_reference(struct tcp_channel *channel, struct tcp_frame *fram
 				in_pipe += (size_t)n;
 			}
 		}
-		n = splice(channel->pipe[0], NULL, channel->fd, NULL, in_pipe, left > 0 ? SPLICE_F_MORE : 0);
+		n = splice(channel->pipe[0], NULL, channel->fd, NULL, in_pipe,
+			   left > 0 ? SPLICE_F_MORE : 0);
 		if (n == 0)
 			return -EPIPE;
 		if (n < 0 && errno != EINTR)
@@ -194,11 +199,12 @@ void *tcp_send_worker(void *argument)
 	if (tcp->splice && pipe2(channel->pipe, O_CLOEXEC) == 0)
 		(void)fcntl(channel->pipe[1], F_SETPIPE_SZ, PIPE_BYTES); /* may fail: slower */
 	while (take_batch(channel, &batch)) {
-		int rc = batch.fence ? send_fence(channel, batch.fence) : send_batch(channel, &batch);
+		int rc = batch.fence ? send_fence(channel, batch.fence)
+				     : send_batch(channel, &batch);
 
 		if (rc < 0) {
-			tcp_worker_failed(tcp, rc, "data channel %u to %s: %s", channel->index, tcp->link.peer,
-					  strerror(-rc));
+			tcp_worker_failed(tcp, rc, "data channel %u to %s: %s", channel->index,
+					  tcp->link.peer, strerror(-rc));
 			break;
 		}
 	}

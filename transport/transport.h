@@ -219,8 +219,8 @@ struct gw_rdma_device {
 
 /*
  * Lists the RDMA devices of this host.
- * Return: the number of @devices filled in, at most @most.  @error says what is missing for using
- * them; its code is 0 when nothing is.
+ * Return: the number of @devices filled in, at most @most.  @error says why they cannot be
+ * used; its code is 0 when they can.
  */
 GW_PUBLIC int gw_rdma_devices(struct gw_rdma_device *devices, unsigned most,
 			      struct gw_error *error);
@@ -282,7 +282,7 @@ GW_PUBLIC void gw_link_hurry(struct gw_link *link);
  */
 GW_PUBLIC void gw_link_seal(struct gw_link *link);
 
-/* Return: one line for people: what carries the puts, and why.  Valid while the link is. */
+/* Return: one line for people: the carrier of the puts, and the reason; valid as the link is. */
 GW_PUBLIC const char *gw_link_note(const struct gw_link *link);
 
 /* Return: the first error of this link, code 0 when there is none; valid while the link is. */

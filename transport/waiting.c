@@ -81,7 +81,8 @@ static struct opening *weakest_opening(struct gw_listener *listener, bool with_l
 		struct opening *opening = &listener->openings[i];
 		bool bare = opening->open == 0;
 
-		if (opening->stage == OPENING_FREE || opening->stage == OPENING_READY || (opening->link != NULL) != with_link)
+		if (opening->stage == OPENING_FREE || opening->stage == OPENING_READY ||
+		    (opening->link != NULL) != with_link)
 			continue;
 		if (!weakest || (bare && weakest->open > 0) ||
 		    (bare == (weakest->open == 0) && opening->since_ns < weakest->since_ns))
@@ -105,7 +106,8 @@ bool waiting_displace_caller(struct gw_listener *listener)
 	if (!caller)
 		return false;
 	if (!caller->leaves)
-		waiting_turn_away(listener, "%s connected but sent no hello: turned away to make room for others", caller->peer);
+		waiting_turn_away(listener, "%s sent no hello: turned away to make room for others",
+				  caller->peer);
 	waiting_drop_caller(listener, caller);
 	return true;
 }
@@ -115,7 +117,9 @@ struct caller *waiting_place_for_caller(struct gw_listener *listener)
 	struct opening *weakest;
 
 	for (unsigned tries = 0; tries < 2; tries++) {
-		for (unsigned i = 0; i < MAX_CALLERS && listener->connections < MAX_CONNECTIONS; i++)
+		bool full = listener->connections >= MAX_CONNECTIONS;
+
+		for (unsigned i = 0; i < MAX_CALLERS && !full; i++)
 			if (listener->callers[i].fd < 0)
 				return &listener->callers[i];
 		if (waiting_displace_caller(listener))
@@ -163,7 +167,8 @@ static uint64_t expire_callers(struct gw_listener *listener, uint64_t hello_ns, 
 			continue;
 		}
 		if (!caller->leaves)
-			waiting_turn_away(listener, "%s connected but sent no hello: turned away", caller->peer);
+			waiting_turn_away(listener, "%s connected but sent no hello: turned away",
+					  caller->peer);
 		waiting_drop_caller(listener, caller);
 	}
 	return next;
@@ -176,7 +181,8 @@ static uint64_t expire_openings(struct gw_listener *listener, uint64_t channels_
 
 	for (unsigned i = 0; i < MAX_OPENINGS; i++) {
 		struct opening *opening = &listener->openings[i];
-		uint64_t end = opening->since_ns + channels_ns + (opening->stage == OPENING_CHANNELS ? 0 : REST_NS);
+		uint64_t end = opening->since_ns + channels_ns +
+			       (opening->stage == OPENING_CHANNELS ? 0 : REST_NS);
 
 		if (opening->stage == OPENING_FREE || opening->stage == OPENING_READY)
 			continue;
@@ -185,10 +191,13 @@ static uint64_t expire_openings(struct gw_listener *listener, uint64_t channels_
 			continue;
 		}
 		if (opening->stage == OPENING_CHANNELS)
-			waiting_turn_away(listener, "%s opened only %u of %u data channels in time: turned away", opening->peer, opening->open,
-					  opening->channels);
+			waiting_turn_away(listener,
+					  "%s opened %u of %u data channels in time: turned away",
+					  opening->peer, opening->open, opening->channels);
 		else
-			waiting_turn_away(listener, "%s opened a session but did not begin it in time: turned away", opening->peer);
+			waiting_turn_away(listener,
+					  "%s did not begin its session in time: turned away",
+					  opening->peer);
 		waiting_drop_opening(listener, opening);
 	}
 	return next;
@@ -196,7 +205,8 @@ static uint64_t expire_openings(struct gw_listener *listener, uint64_t channels_
 
 uint64_t waiting_expire(struct gw_listener *listener)
 {
-	uint64_t channels_ns = listener->options.deadline_ns ? listener->options.deadline_ns : CHANNELS_NS;
+	uint64_t deadline_ns = listener->options.deadline_ns;
+	uint64_t channels_ns = deadline_ns ? deadline_ns : CHANNELS_NS;
 	uint64_t hello_ns = channels_ns < HELLO_NS ? channels_ns : HELLO_NS, now = now_ns();
 	uint64_t callers = expire_callers(listener, hello_ns, now);
 	uint64_t openings = expire_openings(listener, channels_ns, now);
