@@ -12,7 +12,7 @@
  *
  * Copying is the default: on loopback it takes less time and less CPU.  The copy leaves the bytes
  * in the processor's cache, where the receiver's copy finds them.  A page sent by reference costs
- * as much in page references as it saves (figures: docs/performance.md).
+ * as much in page references as it saves (figures: docs/performance-log.md).
  *
  * By reference the kernel reads a page when it is sent, or sent again, later than put() returns.
  * The contract of a put allows this.  A guest that writes to the page meanwhile makes it dirty, and
