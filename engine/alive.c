@@ -34,7 +34,7 @@ static uint64_t work_of(const struct gw_session *s)
 
 void alive_init(struct gw_session *s)
 {
-	s->alive.heard_ns = s->alive.said_ns = s->alive.got_on_ns = session_now(s);
+	s->alive.heard_ns = s->alive.sent_ns = s->alive.progress_ns = session_now(s);
 }
 
 void alive_show(struct gw_session *s)
@@ -44,9 +44,9 @@ void alive_show(struct gw_session *s)
 
 	if (s->is_source && session_state(s) == GW_STATE_IDLE) /* HELLO must be the first message */
 		return;
-	if (now - s->alive.said_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
+	if (now - s->alive.sent_ns < (every_ns < ALIVE_NS ? every_ns : ALIVE_NS))
 		return;
-	s->alive.said_ns = now;
+	s->alive.sent_ns = now;
 	/* Traffic fills a full link, which shows life.  The next poll detects a dead link. */
 	(void)!gw_link_message(s->link, WIRE_ALIVE, payload, wire_put_work(payload, work_of(s)));
 }
@@ -58,7 +58,7 @@ void alive_heard(struct gw_session *s, const struct gw_link_event *event)
 	s->alive.heard_ns = session_now(s);
 	if (event->type != GW_LINK_MESSAGE ||
 	    (event->message_type != WIRE_ALIVE && event->message_type != WIRE_SYNCED))
-		s->alive.got_on_ns = s->alive.heard_ns;
+		s->alive.progress_ns = s->alive.heard_ns;
 }
 
 int alive_take(struct gw_session *s, const struct gw_link_event *event)
@@ -68,7 +68,7 @@ int alive_take(struct gw_session *s, const struct gw_link_event *event)
 	if (wire_get_work(event->payload, event->payload_bytes, &work) < 0)
 		return gw_error_set(&s->error, -EPROTO, "the peer's ALIVE cannot be read");
 	if (work > s->alive.peer_work)
-		s->alive.got_on_ns = session_now(s);
+		s->alive.progress_ns = session_now(s);
 	s->alive.peer_work = work;
 	return 0;
 }
@@ -103,13 +103,13 @@ int alive_check(struct gw_session *s)
 	s->alive.looked_ns = now;
 	work = work_of(s);
 	if (work != s->alive.seen_work)
-		s->alive.got_on_ns = now;
+		s->alive.progress_ns = now;
 	s->alive.seen_work = work;
-	if (now - s->alive.got_on_ns < s->options.standstill_ns)
+	if (now - s->alive.progress_ns < s->options.standstill_ns)
 		return 0;
 	return gw_error_set(
 		&s->error, -ETIMEDOUT,
 		"the migration has stood still for %.0f s in state %s: the %s says that it is "
 		"alive, and neither side has moved or written anything",
-		(double)(now - s->alive.got_on_ns) / 1e9, gw_sm_name(&s->sm), session_peer(s));
+		(double)(now - s->alive.progress_ns) / 1e9, gw_sm_name(&s->sm), session_peer(s));
 }

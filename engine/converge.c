@@ -11,8 +11,8 @@
  * nine tenths of the link's rate converges too.  Below that half a round must shrink them by a
  * fifth, since little is left to gain.
  *
- * When rounds no longer shrink the dirty bytes, their number is the lowest for this guest and this
- * link.  Switch over if the blackout is allowed.  If not, slow the guest where the policy permits.
+ * When rounds no longer shrink the dirty bytes, this guest and this link allow no smaller number.
+ * Switch over if the blackout is allowed.  If not, slow the guest where the policy permits.
  * Without a throttle a burst may pass: send rounds until the limit in rounds or time, then follow
  * the policy.
  *
@@ -28,7 +28,7 @@
  */
 #include "engine/converge.h"
 
-#define SMALL_NS (1 * GW_NS_PER_MS) /* a round is not worth less */
+#define SMALL_NS (1 * GW_NS_PER_MS) /* a round that saves less is useless */
 
 #define OUTRUN 0.95  /* of the rate of rounds: a guest below it is overtaken, outliers aside */
 #define ODD_ROUNDS 3 /* so many in a row are no outlier */

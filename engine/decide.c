@@ -4,8 +4,8 @@
  * for the next step, and takes it.
  */
 #include "engine/converge.h"
-#include "engine/predict.h"
 #include "engine/disk_source.h"
+#include "engine/predict.h"
 #include "engine/source.h"
 
 #include <errno.h>

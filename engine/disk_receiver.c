@@ -176,12 +176,11 @@ static bool is_batch_under_way(const struct disk_receiver *disk)
 int disk_take_end(struct gw_session *s, const struct gw_link_event *event)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
-	int rc = !disk->agreed || disk->end_waits
-			 ? -EPROTO
-			 : wire_get_disk_end(event->payload, event->payload_bytes, &s->disk_list);
-
 	uint32_t rounds = s->receiver.rounds;
+	int rc = -EPROTO;
 
+	if (disk->agreed && !disk->end_waits)
+		rc = wire_get_disk_end(event->payload, event->payload_bytes, &s->disk_list);
 	if (rc < 0 || s->disk_list.count != disk->image_count)
 		return -EPROTO;
 	if (s->disk_list.round > rounds || rounds - s->disk_list.round > 1)
@@ -270,14 +269,14 @@ static int take_ended(struct gw_session *s)
 static void count_work(struct gw_session *s, bool ended)
 {
 	struct disk_receiver *disk = &s->receiver.disk;
-	uint64_t bytes = disk->sync_told ? disk->synced.bytes : 0, now = session_now(s);
+	uint64_t bytes = disk->sync_ordered ? disk->synced.bytes : 0, now = session_now(s);
 
 	for (unsigned i = 0; i < DISK_BATCHES; i++)
 		if (disk->batches[i].used && disk->batches[i].placed)
 			bytes += disk->batches[i].bytes;
 	if (ended || bytes == 0)
-		disk->got_on_ns = now;
-	if (ended || (double)(now - disk->got_on_ns) <
+		disk->progress_ns = now;
+	if (ended || (double)(now - disk->progress_ns) <
 			     (double)bytes * (double)GW_NS_PER_S / SLOW_BYTES_PER_S)
 		s->alive.work++;
 }
@@ -357,7 +356,7 @@ bool disk_is_settled(const struct gw_session *s)
 
 	if (!disk->agreed)
 		return true;
-	return !is_batch_under_way(disk) && !disk->end_waits && !disk->sync_told &&
+	return !is_batch_under_way(disk) && !disk->end_waits && !disk->sync_ordered &&
 	       !disk->sync_wanted && !disk->syncing && !disk->written && !disk->first_wanted &&
 	       !disk->first_writing && disk->first_done == disk->moved;
 }

@@ -58,11 +58,11 @@ int disk_end_received(struct gw_session *s)
 		if (rc < 0)
 			return rc;
 	}
-	if (!disk->sync_told) {
-		disk->sync_from_ns = disk->sync_said_ns = session_now(s);
+	if (!disk->sync_ordered) {
+		disk->sync_from_ns = disk->sync_reported_ns = session_now(s);
 		disk->synced.bytes = 0;
 	}
-	disk->sync_told = true;
+	disk->sync_ordered = true;
 	disk->synced.round = sizes->round;
 	disk->synced.bytes += disk->written_bytes;
 	disk->written_bytes = 0;
@@ -149,14 +149,15 @@ int disk_report_syncs(struct gw_session *s)
 
 	disk->synced.under_way = disk->first_wanted || disk->first_writing || disk->sync_wanted ||
 				 disk->syncing;
-	if (!disk->sync_told || (disk->synced.under_way &&
-				 now - disk->sync_said_ns < s->options.silence_ns / REPORT_SHARE))
+	if (!disk->sync_ordered ||
+	    (disk->synced.under_way &&
+	     now - disk->sync_reported_ns < s->options.silence_ns / REPORT_SHARE))
 		return 0;
 	disk->synced.ns = now - disk->sync_from_ns;
 	rc = session_send(s, WIRE_SYNCED, wire_put_synced(s->buffer, &disk->synced));
 	if (rc < 0)
 		return rc == -EAGAIN ? 0 : rc;
-	disk->sync_told = disk->synced.under_way;
-	disk->sync_said_ns = now;
+	disk->sync_ordered = disk->synced.under_way;
+	disk->sync_reported_ns = now;
 	return 1;
 }

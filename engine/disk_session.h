@@ -66,11 +66,11 @@ struct disk_receiver {
 	uint64_t sync_wanted, syncing;
 	uint64_t written_bytes; /* written bytes, since the latest sync was ordered */
 	bool end_waits;         /* the DISK_END in s->disk_list waits for the batches before it */
-	bool sync_told;         /* a sync was ordered, and SYNCED has not ended it */
+	bool sync_ordered;      /* a sync was ordered, and SYNCED has not ended it */
 	struct wire_synced synced;
-	uint64_t sync_from_ns, sync_said_ns;
-	uint64_t got_on_ns; /* latest time at which a request ended, or none was under way */
-	uint64_t moved;     /* set of images */
+	uint64_t sync_from_ns, sync_reported_ns;
+	uint64_t progress_ns; /* latest time at which a request ended, or none was under way */
+	uint64_t moved;       /* set of images */
 	uint64_t first_wanted, first_writing; /* sets of images: the state of their first blocks */
 	uint64_t first_done;
 };

@@ -5,10 +5,10 @@
 #include <errno.h>
 #include <string.h>
 
-int disk_failed(struct gw_session *s, unsigned image, const char *what, int rc)
+int disk_failed(struct gw_session *s, unsigned image, const char *problem, int rc)
 {
 	return gw_error_set(&s->error, rc, "disk '%s' %s: %s", s->options.disks->images[image].name,
-			    what, strerror(-rc));
+			    problem, strerror(-rc));
 }
 
 int disk_size_now(struct gw_session *s, unsigned image, uint64_t *bytes)

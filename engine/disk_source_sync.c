@@ -2,8 +2,8 @@
 /*
  * The source orders the receiver to sync its images, and declares images whole.
  *
- * Right before the guest is stopped, complete images that were not written for REST_NS are declared
- * whole, so that the receiver syncs their first blocks while the guest runs.  An image that is
+ * Complete images that were not written for REST_NS are declared whole right before the guest is
+ * stopped.  So the receiver syncs their first blocks while the guest runs.  An image that is
  * written often would lose its first block at once, and the text in its place would cost the
  * blackout a write.  Such an image is synced in the blackout, which the prediction includes.
  */

@@ -158,7 +158,7 @@ int gw_receiver_new(struct gw_session **session, struct gw_link *link, struct gw
  * The error as the peer gets it.  A peer that has not named the expected guest is a stranger.  It
  * learns nothing of this host's guests, files and sizes.
  */
-static struct gw_error for_peer(const struct gw_session *s)
+static struct gw_error error_for_peer(const struct gw_session *s)
 {
 	struct gw_error error = { 0 };
 
@@ -173,7 +173,7 @@ static struct gw_error for_peer(const struct gw_session *s)
 /* Sends the error to the peer, if the link still works. */
 static void tell_peer(struct gw_session *s, enum gw_state end)
 {
-	struct gw_error error = for_peer(s);
+	struct gw_error error = error_for_peer(s);
 	int rc;
 
 	if (s->error.code == -EREMOTEIO)
@@ -311,8 +311,7 @@ static int check_vm(struct gw_session *s)
 /* Return: 1 when the stage has more to do at once, 0, or -errno. */
 static int run_stage(struct gw_session *s)
 {
-	enum gw_state state = session_state(s);
-	const struct stage *stage = &stages[state];
+	const struct stage *stage = &stages[session_state(s)];
 	int (*half)(struct gw_session *) = s->is_source ? stage->source : stage->receiver;
 	int rc = half ? half(s) : 0;
 

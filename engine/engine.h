@@ -107,8 +107,7 @@ struct gw_session;
 #define GW_SESSION_FIRST_MESSAGE 1
 
 /*
- * Creates the session of a source, or of a receiver.  A source adds guest memory to the link at
- * once; a receiver when it accepts a HELLO.
+ * Creates the session of a source.  Guest memory is added to the link at once.
  *
  * The session copies @options and borrows all else: @link, @regions, @vm_ops, @vm and everything
  * that the options point to must outlive it.  The caller closes them after gw_session_free(), also
@@ -120,6 +119,11 @@ GW_PUBLIC GW_MUST_CHECK int
 gw_source_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
 	      unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,
 	      const struct gw_session_options *options, struct gw_error *error);
+
+/*
+ * Creates the session of a receiver.  Guest memory is added to the link when a HELLO is accepted.
+ * All else: as gw_source_new(), except that it does not block.
+ */
 GW_PUBLIC GW_MUST_CHECK int
 gw_receiver_new(struct gw_session **session, struct gw_link *link, struct gw_region *regions,
 		unsigned region_count, const struct gw_vm_ops *vm_ops, void *vm,

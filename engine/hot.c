@@ -6,8 +6,8 @@
  * so sending it now is useless.  It is held back until a round passes without a write to it, or
  * until the guest is paused.  Held pages count as dirty in every decision.
  *
- * When most dirty pages are hot, none is held.  Such a guest walks through all of its memory, and a
- * page that was written twice is no more likely to be written again than others.
+ * When most dirty pages are hot, none is held.  Such a guest walks through all of its memory.  A
+ * page that was written twice is then no more likely to be written again than others.
  *
  *   fresh    pages of the latest collect: all dirty ones, since earlier ones have been sent
  *   last     pages of the collect before it

@@ -36,6 +36,29 @@ static bool is_same_file(const struct gw_memory_file *theirs, const struct gw_me
 	       memcmp(theirs->host, ours->host, GW_HOST_BYTES) == 0;
 }
 
+/* Compares a region of the source with the one here.  Return: 0, or -EINVAL with the difference. */
+static int compare_region(struct gw_session *s, const struct wire_region *theirs,
+			  const struct gw_region *ours)
+{
+	if (strcmp(theirs->name, ours->name) != 0)
+		return gw_error_set(&s->error, -EINVAL,
+				    "RAM '%s' of the source is called '%s' here: give the "
+				    "memory-backend-file the same id",
+				    theirs->name, ours->name);
+	if (theirs->bytes != ours->memory.bytes)
+		return gw_error_set(&s->error, -EINVAL,
+				    "RAM '%s' is %llu MiB at the source and %llu MiB here: give "
+				    "both the same size",
+				    theirs->name, (unsigned long long)theirs->bytes >> 20,
+				    (unsigned long long)ours->memory.bytes >> 20);
+	if (is_same_file(&theirs->file, &ours->file))
+		return gw_error_set(&s->error, -EINVAL,
+				    "RAM '%s' lies in the same file at the source and here: give "
+				    "this VMM a file of its own, with mem-path=/dev/shm",
+				    theirs->name);
+	return 0;
+}
+
 /* Compares the source's machine with this one.  Return: 0, or -EINVAL with the difference. */
 static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 {
@@ -55,25 +78,10 @@ static int compare_hello(struct gw_session *s, const struct wire_hello *theirs)
 			"same -object memory-backend-file lines",
 			theirs->region_count, s->region_count);
 	for (unsigned i = 0; i < s->region_count; i++) {
-		if (strcmp(theirs->regions[i].name, s->regions[i].name) != 0)
-			return gw_error_set(&s->error, -EINVAL,
-					    "RAM '%s' of the source is called '%s' here: give the "
-					    "memory-backend-file the same id",
-					    theirs->regions[i].name, s->regions[i].name);
-		if (theirs->regions[i].bytes != s->regions[i].memory.bytes)
-			return gw_error_set(
-				&s->error, -EINVAL,
-				"RAM '%s' is %llu MiB at the source and %llu MiB here: give both "
-				"the same size",
-				theirs->regions[i].name,
-				(unsigned long long)theirs->regions[i].bytes >> 20,
-				(unsigned long long)s->regions[i].memory.bytes >> 20);
-		if (is_same_file(&theirs->regions[i].file, &s->regions[i].file))
-			return gw_error_set(
-				&s->error, -EINVAL,
-				"RAM '%s' lies in the same file at the source and here: give this "
-				"VMM a file of its own, with mem-path=/dev/shm",
-				theirs->regions[i].name);
+		int rc = compare_region(s, &theirs->regions[i], &s->regions[i]);
+
+		if (rc < 0)
+			return rc;
 	}
 	return facts_compare(s, theirs);
 }

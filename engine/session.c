@@ -58,7 +58,7 @@ int session_send(struct gw_session *s, enum wire_type type, uint32_t bytes)
 	if (rc < 0 && rc != -EAGAIN)
 		gw_link_explain(s->link, rc, &s->error);
 	if (rc == 0)
-		s->alive.said_ns = session_now(s);
+		s->alive.sent_ns = session_now(s);
 	return rc;
 }
 

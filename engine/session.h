@@ -66,11 +66,11 @@ struct rehearsal {
 
 /* See alive.c. */
 struct alive {
-	uint64_t heard_ns, said_ns; /* latest message of the peer, of this side */
+	uint64_t heard_ns, sent_ns; /* latest message of the peer, of this side */
 	uint64_t work;              /* pieces of work of this side, without the bytes of puts */
 	uint64_t peer_work;         /* in its latest ALIVE */
 	uint64_t seen_work;         /* @work and the bytes of puts, at @looked_ns */
-	uint64_t looked_ns, got_on_ns;
+	uint64_t looked_ns, progress_ns;
 };
 
 struct source_half {

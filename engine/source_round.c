@@ -226,9 +226,7 @@ static uint64_t same_kind(const struct gw_session *s, const struct gw_region *re
 			  uint64_t offset, uint64_t end, bool *zero)
 {
 	const char *base = region->memory.base;
-	uint64_t at = offset + s->page_bytes;
-
-	uint64_t most;
+	uint64_t at = offset + s->page_bytes, most;
 
 	*zero = page_is_zero(base + offset, s->page_bytes);
 	most = *zero && !s->source.disk.round_open ? ZERO_STRETCH_BYTES : s->options.chunk_bytes;
