@@ -126,7 +126,8 @@ static int copy_buffers(struct flights *flights, struct flight *flight, const st
 			*end = last;
 			end = &last->next;
 		} else {
-			last = (struct flight_chunk *)((char *)end - offsetof(struct flight_chunk, next));
+			last = (struct flight_chunk *)((char *)end -
+						       offsetof(struct flight_chunk, next));
 		}
 		last->buffers[at] = buffers[i];
 	}

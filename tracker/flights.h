@@ -46,7 +46,8 @@ struct flight *flights_find(const struct flights *flights, uint64_t key);
  * Adds a copy of a request and of its buffers.  Its key must not be in the table.
  * Return: 0; or -ENOMEM, and the table is unchanged.
  */
-GW_MUST_CHECK int flights_add(struct flights *flights, const struct flight *flight, const struct iovec *buffers);
+GW_MUST_CHECK int flights_add(struct flights *flights, const struct flight *flight,
+			      const struct iovec *buffers);
 
 /* Removes a request that flights_find() found. */
 void flights_remove(struct flights *flights, struct flight *flight);

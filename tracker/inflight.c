@@ -63,7 +63,9 @@
 #define LOOK_NS (200 * 1000L)
 
 pthread_mutex_t inflight_lock = PTHREAD_MUTEX_INITIALIZER;
-struct ring inflight_rings[MAX_RINGS] = { [0 ... MAX_RINGS - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER } };
+struct ring inflight_rings[MAX_RINGS] = {
+	[0 ... MAX_RINGS - 1] = { .lock = PTHREAD_MUTEX_INITIALIZER }
+};
 _Atomic(const void *) inflight_places[MAX_RINGS];
 static const char gone; /* the id of a place whose ring was forgotten */
 static _Atomic bool too_many;
@@ -207,7 +209,8 @@ static void look_at_ring(struct ring *ring, struct look *look)
 		look->why = ring->why;
 	else if (look->kind == GW_INFLIGHT_WRITES && ring->unknown_file)
 		look->why = unsupported("a request to io_uring goes to a registered file, which "
-					"only the kernel knows", 0);
+					"only the kernel knows",
+					0);
 }
 
 /* Calls @visit for each ring, with its lock held.  Called with inflight_lock held. */

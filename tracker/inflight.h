@@ -62,12 +62,14 @@ static inline void gw_inflight_lane_add(struct gw_inflight_lane *lane, uint64_t 
  * the lane, for gw_inflight_lane_submitted(); or NULL: call gw_inflight_aio() for this submission.
  * That may give the thread a lane for later ones.  Keeps errno.  Not async-signal-safe.
  */
-GW_MUST_CHECK struct gw_inflight_lane *gw_inflight_aio_unwatched(aio_context_t context, long count, struct iocb *const *list);
+GW_MUST_CHECK struct gw_inflight_lane *
+gw_inflight_aio_unwatched(aio_context_t context, long count, struct iocb *const *list);
 
 /* Call after io_submit().  The kernel took the first @taken requests; none if negative. */
 static inline void gw_inflight_lane_submitted(struct gw_inflight_lane *lane, long taken)
 {
-	gw_inflight_lane_add(lane, ((uint64_t)(taken < 0 ? 0 : taken) << GW_INFLIGHT_INSIDE_BITS) - 1);
+	gw_inflight_lane_add(lane,
+			     ((uint64_t)(taken < 0 ? 0 : taken) << GW_INFLIGHT_INSIDE_BITS) - 1);
 }
 
 struct gw_inflight_call {
@@ -81,13 +83,15 @@ struct gw_inflight_call {
  * Adds their debts (pace.h), which the caller pays.  Return: the call, for
  * gw_inflight_aio_submitted().
  */
-GW_MUST_CHECK struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
+GW_MUST_CHECK struct gw_inflight_call
+gw_inflight_aio(aio_context_t context, long count, struct iocb *const *list);
 
 /*
  * Call after io_submit().  The kernel took the first @taken requests of the @list; none if
  * negative.
  */
-void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, struct iocb *const *list, long taken);
+void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count,
+			       struct iocb *const *list, long taken);
 
 /*
  * Call before io_uring_submit(), in the same thread.  Notes the requests that are queued and not
@@ -122,7 +126,7 @@ GW_MUST_CHECK int gw_inflight_settle(uint64_t within_ns);
 /* How long the begin of a watch waits for earlier requests. */
 #define GW_INFLIGHT_SETTLE_NS (10 * GW_NS_PER_S)
 /* The error text for -ETIMEDOUT. */
-#define GW_INFLIGHT_STUCK \
+#define GW_INFLIGHT_STUCK                                                                     \
 	"requests of the VMM to a disk have not ended for 10 s: see whether the disk or its " \
 	"network is stuck, then migrate again"
 

@@ -18,7 +18,7 @@ struct aio_ring {
 	struct io_event io_events[];
 };
 
-static bool has_asked; /* for membarrier(2) */
+static bool has_asked;           /* for membarrier(2) */
 static _Atomic bool has_barrier; /* threads may have lanes */
 /* Its address identifies the thread. */
 static __thread char self __attribute__((tls_model("initial-exec")));
@@ -46,7 +46,8 @@ static void reap_aio(struct ring *ring)
 {
 	const struct aio_ring *shared = ring->id;
 	uint64_t submitted = 0;
-	bool counts = atomic_load(&ring->notes) && !ring->is_counted && count_submitted(ring, &submitted) == 0;
+	bool counts = atomic_load(&ring->notes) && !ring->is_counted &&
+		      count_submitted(ring, &submitted) == 0;
 	/* After the submissions are counted. */
 	unsigned tail = __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE);
 
@@ -56,7 +57,8 @@ static void reap_aio(struct ring *ring)
 		inflight_complete(ring, shared->io_events[ring->seen].obj);
 	if (!counts)
 		return;
-	ring->unnoted = (submitted % shared->nr + shared->nr - tail) % shared->nr - ring->flights.count;
+	ring->unnoted = (submitted % shared->nr + shared->nr - tail) % shared->nr -
+			ring->flights.count;
 	ring->ended = 0;
 	ring->is_counted = true;
 }
@@ -71,7 +73,8 @@ static void begin_aio(struct ring *ring)
 	if (atomic_load(&has_barrier) && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) < 0)
 		inflight_fail(ring, -EOPNOTSUPP,
 			      "the kernel refuses membarrier(2), as it did not when the VM was "
-			      "started: allow it, then start the VM anew", 0);
+			      "started: allow it, then start the VM anew",
+			      0);
 }
 
 static bool is_settled_aio(const struct ring *ring)
@@ -102,9 +105,12 @@ static struct ring *new_aio(aio_context_t context)
 	inflight_forget(find_ring(shared));
 	ring = inflight_add_ring(shared, &aio_ops);
 	if (ring && shared->magic != AIO_RING_MAGIC)
-		inflight_fail(ring, -EOPNOTSUPP, "a ring of libaio has an unknown layout (%u)", shared->magic);
+		inflight_fail(ring, -EOPNOTSUPP, "a ring of libaio has an unknown layout (%u)",
+			      shared->magic);
 	else if (ring && __atomic_load_n(&shared->tail, __ATOMIC_ACQUIRE) != 0)
-		inflight_fail(ring, -EOPNOTSUPP, "a ring of libaio was used past the hooks, %u times or more", shared->tail);
+		inflight_fail(ring, -EOPNOTSUPP,
+			      "a ring of libaio was used past the hooks, %u times or more",
+			      shared->tail);
 	return ring;
 }
 
@@ -136,7 +142,8 @@ static void read_iocb(struct request *request, const struct iocb *iocb)
 		request_is_write(request, fd, offset, iocb->aio_nbytes);
 		break;
 	case IOCB_CMD_PWRITEV:
-		request_is_write(request, fd, offset, request_vector_bytes(vector, iocb->aio_nbytes));
+		request_is_write(request, fd, offset,
+				 request_vector_bytes(vector, iocb->aio_nbytes));
 		break;
 	case IOCB_CMD_PREAD:
 		request_is_read_of_one(request, iocb->aio_buf, iocb->aio_nbytes);
@@ -150,8 +157,8 @@ static void read_iocb(struct request *request, const struct iocb *iocb)
 	case IOCB_CMD_NOOP:
 		break;
 	default:
-		request->why = unsupported("a request of kind %u to libaio is not known",
-					   iocb->aio_lio_opcode);
+		request->why = unsupported(
+			"a request of kind %u to libaio is not known", iocb->aio_lio_opcode);
 		break;
 	}
 }
@@ -182,14 +189,16 @@ static void keep(struct ring *ring)
 	ring->kept = true;
 }
 
-struct gw_inflight_lane *gw_inflight_aio_unwatched(aio_context_t context, long count, struct iocb *const *list)
+struct gw_inflight_lane *
+gw_inflight_aio_unwatched(aio_context_t context, long count, struct iocb *const *list)
 {
 	struct ring *ring = find_ring((const void *)(uintptr_t)context);
 	struct gw_inflight_lane *lane;
 
 	if (!ring || !are_known(count, list))
 		return NULL;
-	for (lane = ring->lanes; atomic_load_explicit(&lane->owner, memory_order_relaxed) != &self; lane++)
+	for (lane = ring->lanes; atomic_load_explicit(&lane->owner, memory_order_relaxed) != &self;
+	     lane++)
 		if (lane == &ring->lanes[LANES - 1])
 			return NULL;
 	gw_inflight_lane_add(lane, 1);
@@ -206,7 +215,8 @@ static void take_lane(struct ring *ring)
 	for (unsigned i = 0; i < LANES && atomic_load(&has_barrier); i++) {
 		const void *owner = NULL;
 
-		if (atomic_compare_exchange_strong(&ring->lanes[i].owner, &owner, &self) || owner == &self)
+		if (atomic_compare_exchange_strong(&ring->lanes[i].owner, &owner, &self) ||
+		    owner == &self)
 			return;
 	}
 }
@@ -237,7 +247,8 @@ struct gw_inflight_call gw_inflight_aio(aio_context_t context, long count, struc
 	return call;
 }
 
-void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count, struct iocb *const *list, long taken)
+void gw_inflight_aio_submitted(const struct gw_inflight_call *call, long count,
+			       struct iocb *const *list, long taken)
 {
 	struct ring *ring = call->ring;
 	uint64_t submitted;

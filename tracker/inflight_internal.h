@@ -16,7 +16,7 @@
 #include <pthread.h>
 
 #define MAX_RINGS 128u /* a power of two */
-#define LANES 2u /* for the thread of the ring, and the one that started it */
+#define LANES 2u       /* for the thread of the ring, and the one that started it */
 
 /* Why a ring cannot be followed.  The text is formatted later, without a lock. */
 struct why {

@@ -57,7 +57,9 @@ void inflight_note(struct ring *ring, const struct request *request, unsigned ep
 		return;
 	same = flights_find(&ring->flights, flight.key);
 	if (same && !same->doubtful) {
-		inflight_fail(ring, -EOPNOTSUPP, "two requests under way cannot be told apart, in %u", ring->flights.count + 1);
+		inflight_fail(ring, -EOPNOTSUPP,
+			      "two requests under way cannot be told apart, in %u",
+			      ring->flights.count + 1);
 		return;
 	}
 	if (same) { /* the VMM uses the key again, so the completion was missed */
@@ -66,7 +68,8 @@ void inflight_note(struct ring *ring, const struct request *request, unsigned ep
 	}
 	flight.epoch = epoch;
 	if (flights_add(&ring->flights, &flight, request->buffers) < 0)
-		inflight_fail(ring, -ENOMEM, "no memory for %u requests under way", ring->flights.count + 1);
+		inflight_fail(ring, -ENOMEM, "no memory for %u requests under way",
+			      ring->flights.count + 1);
 	else if (epoch != atomic_load(&ring->epoch))
 		ring->older++;
 }

@@ -12,8 +12,9 @@
  * and later flags may.  Bits 14, 16 and 17 are NO_MMAP, NO_SQARRAY and HYBRID_IOPOLL, which older
  * headers lack.
  */
-#define FLAGS_KNOWN \
-	(0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | 1u << 17)
+#define FLAGS_KNOWN                                                                               \
+	(0x3ffu | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | 1u << 14 | 1u << 16 | \
+	 1u << 17)
 
 /* --- completions ------------------------------------------------------------------------------ */
 
@@ -69,7 +70,8 @@ static void reap_uring(struct ring *ring)
 
 	told = atomic_load(&ring->announced);
 	if ((int)(taken - told) > 0)
-		inflight_fail(ring, -EOPNOTSUPP, "an io_uring got %u requests past the hooks", taken - told);
+		inflight_fail(ring, -EOPNOTSUPP, "an io_uring got %u requests past the hooks",
+			      taken - told);
 	if (!atomic_load(&ring->notes))
 		return;
 	if (tail - ring->seen > mask + 1) {
@@ -123,9 +125,12 @@ static struct ring *new_uring(const struct io_uring *uring)
 		return NULL;
 	ring->fd = uring->ring_fd;
 	if (uring->flags & ~FLAGS_KNOWN)
-		inflight_fail(ring, -EOPNOTSUPP, "an io_uring has flags that are not known, %#x", uring->flags & ~FLAGS_KNOWN);
+		inflight_fail(ring, -EOPNOTSUPP, "an io_uring has flags that are not known, %#x",
+			      uring->flags & ~FLAGS_KNOWN);
 	else if (uring->sq.sqe_head || completed(ring))
-		inflight_fail(ring, -EOPNOTSUPP, "an io_uring was used past the hooks, %u times or more", uring->sq.sqe_head);
+		inflight_fail(ring, -EOPNOTSUPP,
+			      "an io_uring was used past the hooks, %u times or more",
+			      uring->sq.sqe_head);
 	return ring;
 }
 
@@ -228,13 +233,15 @@ static void read_sqe(struct request *request, const struct io_uring_sqe *sqe)
 	request->unknown_file = kind == WRITE && sqe->flags & IOSQE_FIXED_FILE;
 	if (sqe->flags & IOSQE_BUFFER_SELECT) /* the kernel chooses the buffer later */
 		request->why = unsupported("a request of kind %u to io_uring reads to a buffer of "
-					   "the kernel's choice", sqe->opcode);
+					   "the kernel's choice",
+					   sqe->opcode);
 	else if (sqe->flags & IOSQE_CQE_SKIP_SUCCESS && kind != OTHER)
 		request->why = unsupported("a request of kind %u to io_uring ends without a "
-					   "completion", sqe->opcode);
-	else if (kind == UNKNOWN)
-		request->why = unsupported("a request of kind %u to io_uring is not known",
+					   "completion",
 					   sqe->opcode);
+	else if (kind == UNKNOWN)
+		request->why = unsupported(
+			"a request of kind %u to io_uring is not known", sqe->opcode);
 	else if (sqe->opcode == IORING_OP_READV)
 		request_is_read(request, vector, sqe->len);
 	else if (kind == READ)
@@ -264,8 +271,10 @@ static void begin_to_note(struct ring *ring, const struct io_uring_sq *sq, bool 
 		return;
 	inflight_reap(ring);
 	if (!ring->why.code && unnoted_uring(ring) > 0)
-		inflight_fail(ring, -EOPNOTSUPP, "an io_uring got its first request of another kind while others were under way, from %u on",
-		     (unsigned)ring->ended);
+		inflight_fail(ring, -EOPNOTSUPP,
+			      "an io_uring got its first request of another kind while others were "
+			      "under way, from %u on",
+			      (unsigned)ring->ended);
 	ring->uneven = true;
 }
 

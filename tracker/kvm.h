@@ -151,8 +151,8 @@ GW_MUST_CHECK int gw_kvm_check(struct gw_error *error);
  * -EOPNOTSUPP or -ETIMEDOUT when no log is available; or another -errno.  After an error @error is
  * set, and nothing is logged.
  */
-GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
-				   struct gw_error *error);
+GW_MUST_CHECK int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count,
+				   struct gw_bitmap *shared, struct gw_error *error);
 
 /*
  * Return: whether vCPUs reach the guest's memory through the mapping at @addr.  That is the mapping
@@ -175,7 +175,8 @@ GW_MUST_CHECK int64_t gw_kvm_log_collect(struct gw_error *error);
  * Arms pages.  Call before reading marked pages: writes to them from now on are marked by a later
  * collect.  Return: 0, or -errno with @error set.
  */
-GW_MUST_CHECK int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
+GW_MUST_CHECK int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages,
+				 struct gw_error *error);
 
 /* Stops logging.  The VMM's own logging goes on as before. */
 void gw_kvm_log_stop(void);

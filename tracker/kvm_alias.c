@@ -49,7 +49,8 @@ static bool map_again(uint64_t hva, uint64_t bytes, uint64_t at)
  * The same by the file, for huge pages.  Only whole huge pages can be mapped, so the mapping may be
  * larger than the slot.  It stays within [room, end).
  */
-static bool map_huge(struct kvm_slot *slot, const struct kvm_back *back, uint64_t at, uint64_t room, uint64_t end)
+static bool map_huge(struct kvm_slot *slot, const struct kvm_back *back, uint64_t at, uint64_t room,
+		     uint64_t end)
 {
 	uint64_t before;
 
@@ -57,10 +58,12 @@ static bool map_huge(struct kvm_slot *slot, const struct kvm_back *back, uint64_
 		return false;
 	before = back->offset % back->huge_bytes;
 	slot->map_addr = at - before;
-	slot->map_bytes = (before + slot->bytes + back->huge_bytes - 1) / back->huge_bytes * back->huge_bytes;
-	return at >= room + before && slot->map_bytes <= end - slot->map_addr && slot->map_addr % back->huge_bytes == 0 &&
-	       syscall(SYS_mmap, slot->map_addr, slot->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, back->fd,
-		       back->offset - before) != -1;
+	slot->map_bytes = (before + slot->bytes + back->huge_bytes - 1) / back->huge_bytes *
+			  back->huge_bytes;
+	return at >= room + before && slot->map_bytes <= end - slot->map_addr &&
+	       slot->map_addr % back->huge_bytes == 0 &&
+	       syscall(SYS_mmap, slot->map_addr, slot->map_bytes, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_FIXED, back->fd, back->offset - before) != -1;
 }
 
 struct kvm_back kvm_learn_back(uint64_t hva)
@@ -130,11 +133,12 @@ void kvm_make_alias(struct kvm_slot *slot, const struct kvm_back *back)
 	long got;
 
 	align = bytes >= GIANT_BYTES ? GIANT_BYTES : HUGE_BYTES;
-	if (kvm.no_alias || slot->flags & KVM_MEM_READONLY || bytes == 0 || bytes > UINT64_MAX - 3 * align ||
-	    hva % kvm.page_bytes != 0 || bytes > back->row)
+	if (kvm.no_alias || slot->flags & KVM_MEM_READONLY || bytes == 0 ||
+	    bytes > UINT64_MAX - 3 * align || hva % kvm.page_bytes != 0 || bytes > back->row)
 		return;
 	/* With room on both sides for the huge pages at the slot's ends. */
-	got = syscall(SYS_mmap, NULL, bytes + 3 * align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0L);
+	got = syscall(SYS_mmap, NULL, bytes + 3 * align, PROT_NONE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0L);
 	if (got == -1)
 		return;
 	room = (uint64_t)got;
@@ -211,7 +215,8 @@ bool gw_kvm_runs_at(uint64_t addr)
  */
 static void empty_alias(uint64_t addr, uint64_t bytes)
 {
-	if (syscall(SYS_mmap, addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0L) < 0)
+	if (syscall(SYS_mmap, addr, bytes, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0L) < 0)
 		unmap(addr, bytes);
 }
 
@@ -241,6 +246,7 @@ void gw_kvm_unmapped(uint64_t addr, uint64_t bytes)
 	}
 	for (unsigned i = 0; i < kvm.watched_count; i++) {
 		from = addr, to = addr + bytes;
-		kvm.unmapped = kvm.unmapped || cut(&from, &to, kvm.watched[i].addr, kvm.watched[i].bytes);
+		kvm.unmapped = kvm.unmapped ||
+			       cut(&from, &to, kvm.watched[i].addr, kvm.watched[i].bytes);
 	}
 }

@@ -28,8 +28,8 @@ struct kvm_slot {
 	struct kvm_vm *vm;
 	uint32_t id, flags; /* as the VMM set them */
 	uint64_t gpa, bytes, hva;
-	uint64_t alias; /* address of the alias; 0: none */
-	bool moved;     /* KVM has the slot at the alias */
+	uint64_t alias;               /* address of the alias; 0: none */
+	bool moved;                   /* KVM has the slot at the alias */
 	uint64_t map_addr, map_bytes; /* the alias's mapping, of whole huge pages */
 	struct gw_bitmap for_vmm; /* cleared in KVM, not yet read by the VMM; words NULL: none */
 

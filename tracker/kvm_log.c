@@ -101,7 +101,8 @@ bool kvm_log_covers(struct kvm_slot *slot)
 	for (unsigned i = 0; i < kvm.segment_count && !(slot->flags & KVM_MEM_READONLY); i++) {
 		const struct gw_wp_segment *segment = &kvm.segments[i];
 
-		if (slot->hva < segment->addr || slot->hva + slot->bytes > segment->addr + segment->bytes)
+		if (slot->hva < segment->addr ||
+		    slot->hva + slot->bytes > segment->addr + segment->bytes)
 			continue;
 		slot->region = segment->region;
 		slot->first_page = segment->first_page + (slot->hva - segment->addr) / page;
@@ -234,8 +235,8 @@ static int start_slot(struct kvm_slot *slot, struct gw_error *error)
 	if (rc < 0 && fresh)
 		(void)kvm_set_slot(slot, slot->flags, slot->alias, slot->bytes);
 	if (rc < 0)
-		gw_error_set(error, rc, "KVM's log of slot %u (%llu MiB): %s", slot->id, (unsigned long long)slot->bytes >> 20,
-			     strerrordesc_np(-rc));
+		gw_error_set(error, rc, "KVM's log of slot %u (%llu MiB): %s", slot->id,
+			     (unsigned long long)slot->bytes >> 20, strerrordesc_np(-rc));
 	return rc;
 }
 
@@ -261,18 +262,22 @@ static void stop(void)
 static int check_available(struct gw_error *error)
 {
 	if (!kvm_log_can_be_had())
-		return gw_error_set(error, -EOPNOTSUPP, "the VMM uses KVM's dirty ring, and KVM "
+		return gw_error_set(error, -EOPNOTSUPP,
+				    "the VMM uses KVM's dirty ring, and KVM "
 				    "keeps no log beside it");
 	if (kvm.no_alias_why == -EOPNOTSUPP)
-		return gw_error_set(error, -EOPNOTSUPP, "vCPUs cannot be parked: the kernel has no "
-				    "membarrier(2), or the VMM uses the signal for that itself");
+		return gw_error_set(error, -EOPNOTSUPP,
+				    "vCPUs cannot be parked: the kernel has no membarrier(2), or "
+				    "the VMM uses the signal for that itself");
 	if (kvm.no_alias_why < 0)
-		return gw_error_set(error, kvm.no_alias_why, "vCPUs do not leave KVM, so its slots "
-				    "cannot be changed: %s", strerrordesc_np(-kvm.no_alias_why));
+		return gw_error_set(error, kvm.no_alias_why,
+				    "vCPUs do not leave KVM, so its slots cannot be changed: %s",
+				    strerrordesc_np(-kvm.no_alias_why));
 	return 0;
 }
 
-int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared, struct gw_error *error)
+int gw_kvm_log_start(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
+		     struct gw_error *error)
 {
 	int logged = 0, rc;
 
@@ -310,7 +315,8 @@ bool gw_kvm_is_logged(uint64_t addr)
 	for (unsigned i = 0; i < kvm.slot_count; i++) {
 		const struct kvm_slot *slot = &kvm.slots[i];
 
-		if (slot->logged && addr >= slot->map_addr && addr < slot->map_addr + slot->map_bytes)
+		if (slot->logged && addr >= slot->map_addr &&
+		    addr < slot->map_addr + slot->map_bytes)
 			return true;
 	}
 	return false;
@@ -336,7 +342,8 @@ int64_t gw_kvm_log_collect(struct gw_error *error)
 		int rc = slot->logged ? get(slot, slot->log.words) : 0;
 
 		if (rc < 0)
-			return gw_error_set(error, rc, "KVM's log of slot %u: %s", slot->id, strerrordesc_np(-rc));
+			return gw_error_set(error, rc, "KVM's log of slot %u: %s", slot->id,
+					    strerrordesc_np(-rc));
 		if (!slot->logged)
 			continue;
 		pages += mark(slot);
@@ -393,7 +400,8 @@ int gw_kvm_log_arm(unsigned region, uint64_t first_page, uint64_t pages, struct 
 		if (from < to)
 			rc = arm_slot(slot, from - slot->first_page, to - slot->first_page);
 		if (rc < 0)
-			return gw_error_set(error, rc, "KVM's log of slot %u cannot be cleared: %s", slot->id, strerrordesc_np(-rc));
+			return gw_error_set(error, rc, "KVM's log of slot %u cannot be cleared: %s",
+					    slot->id, strerrordesc_np(-rc));
 	}
 	return 0;
 }
@@ -405,7 +413,8 @@ static int64_t local_collect(void *unused, struct gw_bitmap *shared, struct gw_e
 	return gw_kvm_log_collect(error);
 }
 
-static int local_arm(void *unused, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
+static int local_arm(void *unused, unsigned region, uint64_t first_page, uint64_t pages,
+		     struct gw_error *error)
 {
 	(void)unused;
 	return gw_kvm_log_arm(region, first_page, pages, error);

@@ -112,7 +112,8 @@ static unsigned make_aliases(unsigned count)
 		const struct candidate *candidate = &candidates[i];
 		struct kvm_slot *slot = kvm_find_slot(candidate->vm, candidate->id);
 
-		if (!slot || slot->alias || slot->hva != candidate->hva || slot->bytes != candidate->bytes)
+		if (!slot || slot->alias || slot->hva != candidate->hva ||
+		    slot->bytes != candidate->bytes)
 			continue;
 		kvm_make_alias(slot, &candidate->back);
 		made += slot->alias != 0;

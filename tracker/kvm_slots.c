@@ -42,7 +42,8 @@ static void forget_slot(struct kvm_slot *slot)
 }
 
 /* Creates a slot that did not exist.  Return: as ioctl(2). */
-static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_region2 *wanted, const struct kvm_back *back)
+static int create_slot(struct kvm_vm *vm, unsigned long request, struct gw_kvm_region2 *wanted,
+		       const struct kvm_back *back)
 {
 	struct kvm_slot slot = {
 		.vm = vm,
@@ -100,7 +101,8 @@ static int change_slot(struct kvm_slot *slot, unsigned long request, struct gw_k
 		return rc;
 	slot->gpa = wanted->guest_phys_addr;
 	slot->flags = flags;
-	if (begins && (slot->logged ? kvm_log_vmm_begins(slot) : kvm_log_begins_elsewhere(slot)) < 0)
+	if (begins &&
+	    (slot->logged ? kvm_log_vmm_begins(slot) : kvm_log_begins_elsewhere(slot)) < 0)
 		kvm.failure = -EIO;
 	if (!(flags & KVM_MEM_LOG_DIRTY_PAGES))
 		gw_raw_bitmap_free(&slot->for_vmm);
@@ -156,8 +158,8 @@ static int get_log(int fd, void *argument)
 
 	if (read_argument(&wanted, argument, sizeof(wanted)))
 		slot = kvm_find_slot(fd, wanted.slot);
-	if (!slot || (!slot->logged && !slot->for_vmm.words &&
-		      slot->vm->manual == slot->vm->vmm_manual))
+	if (!slot ||
+	    (!slot->logged && !slot->for_vmm.words && slot->vm->manual == slot->vm->vmm_manual))
 		return kvm.real(fd, KVM_GET_DIRTY_LOG, argument);
 	return kvm_log_get_for_vmm(slot, &wanted);
 }
@@ -183,8 +185,8 @@ static int enable_cap(int fd, void *argument)
 	/* vCPUs have the same request, with other capabilities. */
 	if (rc < 0 || !read_argument(&wanted, argument, sizeof(wanted)))
 		return rc;
-	if (wanted.cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 && wanted.cap != KVM_CAP_DIRTY_LOG_RING &&
-	    wanted.cap != KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
+	if (wanted.cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 &&
+	    wanted.cap != KVM_CAP_DIRTY_LOG_RING && wanted.cap != KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
 		return rc;
 	vm = kvm_find_vm(fd);
 	if (vm && wanted.cap == KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) {
@@ -217,7 +219,8 @@ static int register_uffd(int fd, void *argument)
 	return rc;
 }
 
-static int do_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real, const struct kvm_back *back)
+static int do_ioctl(int fd, unsigned long request, void *argument, gw_kvm_real *real,
+		    const struct kvm_back *back)
 {
 	GW_LOCK_SCOPE(&kvm.lock);
 	kvm.real = real;

@@ -63,8 +63,9 @@ int gw_kvm_check(struct gw_error *error)
 					    "memory of the guest is private to it (guest_memfd): "
 					    "it cannot be read, so the guest cannot be migrated");
 	if (kvm.unmapped)
-		return gw_error_set(error, -EFAULT, "the VMM unmapped memory of the guest during the "
-				    "migration (an unplug, or a new mapping): migrate again");
+		return gw_error_set(error, -EFAULT,
+				    "the VMM unmapped memory of the guest during the migration (an "
+				    "unplug, or a new mapping): migrate again");
 	return 0;
 }
 

@@ -23,7 +23,8 @@ struct gw_local_ops {
 	 */
 	int64_t (*collect)(void *state, struct gw_bitmap *shared, struct gw_error *error);
 	/* As in struct gw_tracker_ops.  NULL: collect arms the pages that it marks. */
-	int (*arm)(void *state, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
+	int (*arm)(void *state, unsigned region, uint64_t first_page, uint64_t pages,
+		   struct gw_error *error);
 	/* Stops tracking and frees @state.  The tracker touches no bitmap after its return. */
 	void (*close)(void *state);
 };

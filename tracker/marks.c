@@ -32,7 +32,8 @@ static const struct gw_tracker_ops marks_ops = {
 	.close = marks_close,
 };
 
-int gw_marks_open(struct gw_tracker **tracker, struct gw_bitmap *shared, unsigned region_count, uint32_t page_bytes)
+int gw_marks_open(struct gw_tracker **tracker, struct gw_bitmap *shared, unsigned region_count,
+		  uint32_t page_bytes)
 {
 	struct marks *marks = calloc(1, sizeof(*marks));
 	uint64_t *pages = calloc(region_count ? region_count : 1, sizeof(*pages));

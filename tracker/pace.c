@@ -32,7 +32,8 @@ void gw_pace_owe(uint64_t bytes)
 		return;
 	now = gw_now_ns(&gw_clock_real);
 	do {
-		next = (was > now ? was : now) + (uint64_t)((double)bytes * (double)GW_NS_PER_S / (double)rate);
+		next = (was > now ? was : now) +
+		       (uint64_t)((double)bytes * (double)GW_NS_PER_S / (double)rate);
 		if (next > now + MOST_DEBT_NS)
 			next = now + MOST_DEBT_NS;
 	} while (!atomic_compare_exchange_weak(&paid_ns, &was, next));

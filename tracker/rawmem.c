@@ -8,7 +8,8 @@
 
 void *gw_raw_alloc(size_t bytes)
 {
-	long at = syscall(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
+	long at = syscall(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L);
 
 	return at == -1 ? NULL : (void *)(uintptr_t)at;
 }

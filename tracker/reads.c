@@ -35,12 +35,14 @@ static struct {
 } reads = { .lock = PTHREAD_RWLOCK_INITIALIZER };
 
 /* Adds the file of the segment's region, unless it is there.  Return: whether the file is known. */
-static bool know_file(const struct gw_wp_segment *segment, struct known_file *files, unsigned *count)
+static bool know_file(const struct gw_wp_segment *segment, struct known_file *files,
+		      unsigned *count)
 {
 	for (unsigned i = 0; i < *count; i++)
 		if (files[i].region == segment->region)
 			return true;
-	if (!segment->has_file || *count == MAX_FILES || gw_file_identify(segment->fd, &files[*count].id) < 0)
+	if (!segment->has_file || *count == MAX_FILES ||
+	    gw_file_identify(segment->fd, &files[*count].id) < 0)
 		return false;
 	files[(*count)++].region = segment->region;
 	return true;
@@ -99,7 +101,8 @@ void gw_reads_mark(uint64_t addr, uint64_t bytes)
 {
 	uint64_t end = bytes > UINT64_MAX - addr ? UINT64_MAX : addr + bytes;
 
-	if (bytes == 0 || !gw_reads_watching() || end <= atomic_load_explicit(&reads.lowest, memory_order_relaxed) ||
+	if (bytes == 0 || !gw_reads_watching() ||
+	    end <= atomic_load_explicit(&reads.lowest, memory_order_relaxed) ||
 	    addr >= atomic_load_explicit(&reads.highest, memory_order_relaxed))
 		return;
 	pthread_rwlock_rdlock(&reads.lock);

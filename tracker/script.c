@@ -25,7 +25,8 @@ static int64_t script_collect(struct gw_tracker *tracker, struct gw_error *error
 		const struct gw_script_run *run = &script->runs[i];
 
 		if (run->collect == script->collects)
-			gw_bitmap_set_range(&tracker->dirty[run->region], run->first_page, run->pages);
+			gw_bitmap_set_range(&tracker->dirty[run->region], run->first_page,
+					    run->pages);
 	}
 	script->collects++;
 	return (int64_t)(gw_tracker_dirty_pages(tracker) - before);
@@ -42,8 +43,9 @@ static const struct gw_tracker_ops script_ops = {
 	.close = script_close,
 };
 
-int gw_script_open(struct gw_tracker **tracker, const struct gw_script_run *runs, unsigned run_count,
-		   const uint64_t *region_pages, unsigned region_count, uint32_t page_bytes)
+int gw_script_open(struct gw_tracker **tracker, const struct gw_script_run *runs,
+		   unsigned run_count, const uint64_t *region_pages, unsigned region_count,
+		   uint32_t page_bytes)
 {
 	struct script *script = calloc(1, sizeof(*script));
 	int rc;

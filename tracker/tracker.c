@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-int gw_tracker_init(struct gw_tracker *tracker, const struct gw_tracker_ops *ops, uint32_t page_bytes,
-		    const uint64_t *region_pages, unsigned region_count)
+int gw_tracker_init(struct gw_tracker *tracker, const struct gw_tracker_ops *ops,
+		    uint32_t page_bytes, const uint64_t *region_pages, unsigned region_count)
 {
 	tracker->ops = ops;
 	tracker->page_bytes = page_bytes;
@@ -32,7 +32,8 @@ int64_t gw_tracker_collect(struct gw_tracker *tracker, struct gw_error *error)
 	return tracker->ops->collect(tracker, error);
 }
 
-int gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
+int gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
+		   struct gw_error *error)
 {
 	return tracker->ops->arm ? tracker->ops->arm(tracker, region, first_page, pages, error) : 0;
 }

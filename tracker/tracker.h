@@ -42,7 +42,8 @@ struct gw_tracker_ops {
 	 * the pages.  Each page must be armed once.  Until then each collect reports it again.
 	 * Return: 0, or -errno with @error set.
 	 */
-	int (*arm)(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error);
+	int (*arm)(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
+		   struct gw_error *error);
 	/*
 	 * Return: pages that wait to be collected, by an estimate that asks no other process.
 	 * NULL: unknown.
@@ -71,18 +72,21 @@ struct gw_tracker {
  * has the size of each region and is not kept.  gw_tracker_close() frees the bitmaps.  Return: 0;
  * or -ENOMEM, with nothing left allocated.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_tracker_init(struct gw_tracker *tracker, const struct gw_tracker_ops *ops,
-					    uint32_t page_bytes, const uint64_t *region_pages, unsigned region_count);
+GW_PUBLIC GW_MUST_CHECK int
+gw_tracker_init(struct gw_tracker *tracker, const struct gw_tracker_ops *ops, uint32_t page_bytes,
+		const uint64_t *region_pages, unsigned region_count);
 
 /* Collects, as the contract above has it.  Return: pages newly dirty, or -errno with @error set. */
-GW_PUBLIC GW_MUST_CHECK int64_t gw_tracker_collect(struct gw_tracker *tracker, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int64_t gw_tracker_collect(struct gw_tracker *tracker,
+						   struct gw_error *error);
 
 /*
  * Arms @pages pages from @first_page of a region, as gw_tracker_ops has it.  Does nothing for a
  * backend without arm.  Return: 0, or -errno with @error set.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
-					   struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_tracker_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
+	       struct gw_error *error);
 
 /*
  * Return: an estimate of the pages that wait to be collected; 0 where it is unknown.  Does not
@@ -102,8 +106,8 @@ GW_PUBLIC uint64_t gw_tracker_dirty_pages(const struct gw_tracker *tracker);
  * bitmaps, which must outlive the tracker.  Return: 0 and *tracker, for gw_tracker_close(); or
  * -ENOMEM.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_marks_open(struct gw_tracker **tracker, struct gw_bitmap *shared, unsigned region_count,
-					  uint32_t page_bytes);
+GW_PUBLIC GW_MUST_CHECK int gw_marks_open(struct gw_tracker **tracker, struct gw_bitmap *shared,
+					  unsigned region_count, uint32_t page_bytes);
 
 /* A run of dirty pages that collect number @collect, counted from 0, reports. */
 struct gw_script_run {
@@ -118,9 +122,9 @@ struct gw_script_run {
  * must outlive the tracker.  @region_pages is not kept.  Return: 0 and *tracker, for
  * gw_tracker_close(); or -ENOMEM.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_script_open(struct gw_tracker **tracker, const struct gw_script_run *runs,
-					   unsigned run_count, const uint64_t *region_pages, unsigned region_count,
-					   uint32_t page_bytes);
+GW_PUBLIC GW_MUST_CHECK int
+gw_script_open(struct gw_tracker **tracker, const struct gw_script_run *runs, unsigned run_count,
+	       const uint64_t *region_pages, unsigned region_count, uint32_t page_bytes);
 
 /*
  * The dirty rate in bytes a second, smoothed over the last few intervals between collects.  So a

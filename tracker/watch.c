@@ -9,7 +9,8 @@ int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t
 {
 	int rc;
 
-	if (count < 1 || count > GW_BLOCKS_MAX_FILES || block_bytes < 512 || (block_bytes & (block_bytes - 1)) != 0)
+	if (count < 1 || count > GW_BLOCKS_MAX_FILES || block_bytes < 512 ||
+	    (block_bytes & (block_bytes - 1)) != 0)
 		return -EINVAL;
 	if (gw_blocks_watching())
 		return -EBUSY;
@@ -66,8 +67,10 @@ static int64_t local_collect(void *unused, struct gw_bitmap *shared, struct gw_e
 	if (rc == 0)
 		return 0;
 	gw_inflight_explain(why, sizeof(why));
-	return gw_error_set(error, rc, "the VMM reads into the guest's memory in a way that cannot "
-			    "be followed: %s", why);
+	return gw_error_set(error, rc,
+			    "the VMM reads into the guest's memory in a way that cannot be "
+			    "followed: %s",
+			    why);
 }
 
 static void local_close(void *unused)

@@ -20,7 +20,8 @@
  * writes did not end in GW_INFLIGHT_SETTLE_NS.  After an error no file is watched, except for
  * -EBUSY.
  */
-GW_MUST_CHECK int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count, uint32_t block_bytes);
+GW_MUST_CHECK int gw_blocks_watch(const struct gw_blocks_file *files, unsigned count,
+				  uint32_t block_bytes);
 
 /* Ends it, and lifts the limit of pace.h.  No bitmap of a file is touched after its return. */
 void gw_blocks_unwatch(void);
@@ -40,7 +41,8 @@ GW_MUST_CHECK int gw_blocks_sync(void);
  * -ETIMEDOUT when some reads did not end in GW_INFLIGHT_SETTLE_NS.  After an error nothing is
  * watched.
  */
-GW_MUST_CHECK int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared);
+GW_MUST_CHECK int gw_reads_watch(const struct gw_wp_segment *segments, unsigned count,
+				 struct gw_bitmap *shared);
 
 /* Ends it.  No bitmap of a region is touched after its return. */
 void gw_reads_unwatch(void);

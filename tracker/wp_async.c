@@ -70,12 +70,14 @@ static int open_uffd(struct gw_error *error)
 {
 	struct uffdio_api api = {
 		.api = UFFD_API,
-		.features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+		.features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED |
+			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
 	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 
 	if (fd < 0)
-		return gw_error_set(error, -errno, "userfaultfd cannot be opened: %s", strerror(errno));
+		return gw_error_set(error, -errno, "userfaultfd cannot be opened: %s",
+				    strerror(errno));
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		close(fd);
 		return gw_error_set(error, -ENOSYS,
@@ -85,7 +87,8 @@ static int open_uffd(struct gw_error *error)
 	return fd;
 }
 
-static int register_segment(const struct gw_wp_async *wp, const struct gw_wp_segment *segment, struct gw_error *error)
+static int register_segment(const struct gw_wp_async *wp, const struct gw_wp_segment *segment,
+			    struct gw_error *error)
 {
 	struct uffdio_register reg = {
 		.range = { .start = segment->addr, .len = segment->bytes },
@@ -100,10 +103,10 @@ static int register_segment(const struct gw_wp_async *wp, const struct gw_wp_seg
 				    "userfaultfd (post-copy, a background snapshot?): end that "
 				    "first",
 				    (unsigned long long)segment->addr);
-	return gw_error_set(error, -errno,
-			    "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
-			    (unsigned long long)segment->addr, (unsigned long long)segment->bytes,
-			    strerror(errno));
+	return gw_error_set(
+		error, -errno, "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
+		(unsigned long long)segment->addr, (unsigned long long)segment->bytes,
+		strerror(errno));
 }
 
 /*
@@ -147,13 +150,15 @@ static int64_t scan_part(struct part *part)
 		last = at;
 		n = scan(part->wp, &at, part->end, part->shared ? part->runs : NULL);
 		if (n < 0 || at <= last)
-			return gw_error_set(&part->error, n < 0 ? (int)n : -EIO,
-					    "PAGEMAP_SCAN of guest memory at 0x%llx failed: %s "
-					    "(was it unmapped?)", (unsigned long long)last,
-					    strerror(n < 0 ? (int)-n : EIO));
+			return gw_error_set(
+				&part->error, n < 0 ? (int)n : -EIO,
+				"PAGEMAP_SCAN of guest memory at 0x%llx failed: %s (was it "
+				"unmapped?)",
+				(unsigned long long)last, strerror(n < 0 ? (int)-n : EIO));
 		for (long i = 0; i < n; i++) {
 			const struct page_region *run = &part->runs[i];
-			uint64_t first = segment->first_page + (run->start - segment->addr) / page_bytes;
+			uint64_t first = segment->first_page +
+					 (run->start - segment->addr) / page_bytes;
 			uint64_t count = (run->end - run->start) / page_bytes;
 
 			gw_bitmap_mark_range(&part->shared[segment->region], first, count);
@@ -180,7 +185,8 @@ static uint64_t huge_page_bytes(const struct gw_wp_segment *segment)
 {
 	struct stat st;
 
-	if (segment->has_file && fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blksize > HUGE_BYTES)
+	if (segment->has_file && fstat(segment->fd, &st) == 0 &&
+	    (uint64_t)st.st_blksize > HUGE_BYTES)
 		return (uint64_t)st.st_blksize;
 	return HUGE_BYTES;
 }
@@ -189,8 +195,8 @@ static uint64_t huge_page_bytes(const struct gw_wp_segment *segment)
  * Scans [at, end) of a segment, with several threads if it is large.  If a thread cannot start,
  * this one does its part.  Return: pages marked, or -errno with @error set.
  */
-static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at, uint64_t end,
-			  struct gw_bitmap *shared, struct gw_error *error)
+static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *segment, uint64_t at,
+			  uint64_t end, struct gw_bitmap *shared, struct gw_error *error)
 {
 	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, to = end;
 	uint64_t seam = huge_page_bytes(segment);
@@ -211,7 +217,8 @@ static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *se
 		part->at = from < at ? at : from;
 		part->end = to;
 		to = part->at;
-		started[i] = i > 0 && gw_thread_start_small(&threads[i], "gw-scan", scan_thread, part) == 0;
+		started[i] = i > 0 &&
+			     gw_thread_start_small(&threads[i], "gw-scan", scan_thread, part) == 0;
 		if (!started[i])
 			part->pages = scan_part(part);
 	}
@@ -235,7 +242,8 @@ static bool is_sparse(const struct gw_wp_segment *segment)
 {
 	struct stat st;
 
-	return segment->has_file && fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 < segment->bytes / SPARSE;
+	return segment->has_file && fstat(segment->fd, &st) == 0 &&
+	       (uint64_t)st.st_blocks * 512 < segment->bytes / SPARSE;
 }
 
 /*
@@ -243,8 +251,8 @@ static bool is_sparse(const struct gw_wp_segment *segment)
  * later, it is unprotected data at the next scan, which finds it.  Return: pages marked, or -errno
  * with @error set.
  */
-static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *segment, struct gw_bitmap *shared,
-			    struct gw_error *error)
+static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *segment,
+			    struct gw_bitmap *shared, struct gw_error *error)
 {
 	uint64_t end = segment->addr + segment->bytes, page = wp->page_bytes;
 	off_t data = (off_t)segment->offset, hole, last = (off_t)(segment->offset + segment->bytes);
@@ -270,8 +278,8 @@ static int64_t scan_segment(struct gw_wp_async *wp, const struct gw_wp_segment *
 	return pages;
 }
 
-int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segments, unsigned segment_count,
-		     struct gw_error *error)
+int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segments,
+		     unsigned segment_count, struct gw_error *error)
 {
 	struct gw_wp_async *wp = calloc(1, sizeof(*wp));
 	int64_t rc;
@@ -286,7 +294,8 @@ int gw_wp_async_open(struct gw_wp_async **out, const struct gw_wp_segment *segme
 		goto err_close;
 	wp->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (wp->pagemap < 0) {
-		rc = gw_error_set(error, -errno, "/proc/self/pagemap cannot be opened: %s", strerror(errno));
+		rc = gw_error_set(error, -errno, "/proc/self/pagemap cannot be opened: %s",
+				  strerror(errno));
 		goto err_close;
 	}
 	wp->segments = calloc(segment_count, sizeof(*segments));
@@ -312,7 +321,8 @@ err_close:
 	return (int)rc;
 }
 
-int64_t gw_wp_async_collect(struct gw_wp_async *wp, struct gw_bitmap *shared, struct gw_error *error)
+int64_t gw_wp_async_collect(struct gw_wp_async *wp, struct gw_bitmap *shared,
+			    struct gw_error *error)
 {
 	int64_t pages = 0;
 

@@ -40,8 +40,9 @@ struct gw_wp_async;
  * cannot, and @error says which kernel can; or another -errno with @error set.  After an error the
  * memory is as before.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_wp_async_open(struct gw_wp_async **wp, const struct gw_wp_segment *segments,
-					     unsigned segment_count, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_wp_async_open(struct gw_wp_async **wp, const struct gw_wp_segment *segments,
+		 unsigned segment_count, struct gw_error *error);
 
 /*
  * Marks in shared[segment.region] each page written since the last collect, or since the open.
@@ -49,8 +50,8 @@ GW_PUBLIC GW_MUST_CHECK int gw_wp_async_open(struct gw_wp_async **wp, const stru
  * may be marked too.  Return: pages marked; or -errno with @error set.  After an error pages may be
  * missing, and the migration must fail.
  */
-GW_PUBLIC GW_MUST_CHECK int64_t gw_wp_async_collect(struct gw_wp_async *wp, struct gw_bitmap *shared,
-						    struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int64_t
+gw_wp_async_collect(struct gw_wp_async *wp, struct gw_bitmap *shared, struct gw_error *error);
 
 /*
  * For tests and measurements: scans with at most @threads threads from now on, 1 to 8.  The default

@@ -107,7 +107,8 @@ static void *resolve(void *argument)
 	struct uffd_msg events[EVENTS];
 
 	for (;;) {
-		struct pollfd fds[2] = { { .fd = wp->uffd, .events = POLLIN }, { .fd = wp->stop, .events = POLLIN } };
+		struct pollfd fds[2] = { { .fd = wp->uffd, .events = POLLIN },
+					 { .fd = wp->stop, .events = POLLIN } };
 		ssize_t n;
 
 		if (poll(fds, 2, -1) < 0)
@@ -132,15 +133,17 @@ static int open_uffd(struct gw_error *error)
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0 && errno == EPERM)
-		return gw_error_set(error, -EPERM, "userfaultfd cannot be opened: run the VMM as "
-				    "root, or 'sysctl vm.unprivileged_userfaultfd=1'");
+		return gw_error_set(error, -EPERM,
+				    "userfaultfd cannot be opened: run the VMM as root, or 'sysctl "
+				    "vm.unprivileged_userfaultfd=1'");
 	if (fd < 0)
 		return gw_error_set(error, -errno, "userfaultfd cannot be opened: %s",
 				    strerror(errno));
 	if (ioctl(fd, UFFDIO_API, &api) < 0) {
 		close(fd);
-		return gw_error_set(error, -ENOSYS, "this kernel cannot write-protect shared memory: "
-				    "Linux 5.19 or newer is needed");
+		return gw_error_set(error, -ENOSYS,
+				    "this kernel cannot write-protect shared memory: Linux 5.19 or "
+				    "newer is needed");
 	}
 	return fd;
 }
@@ -170,14 +173,15 @@ static int watch(struct gw_wp_sync *wp, struct watched *watched, struct gw_error
 	if (rc == 0)
 		rc = protect(wp, watched->segment.addr, watched->segment.bytes, true);
 	if (rc < 0)
-		gw_error_set(error, rc, "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
-			     (unsigned long long)watched->segment.addr, (unsigned long long)watched->segment.bytes,
-			     strerror(-rc));
+		gw_error_set(error, rc,
+			     "guest memory at 0x%llx (%llu bytes) cannot be write-protected: %s",
+			     (unsigned long long)watched->segment.addr,
+			     (unsigned long long)watched->segment.bytes, strerror(-rc));
 	return rc;
 }
 
-int gw_wp_sync_open(struct gw_wp_sync **out, const struct gw_wp_segment *segments, unsigned segment_count,
-		    struct gw_error *error)
+int gw_wp_sync_open(struct gw_wp_sync **out, const struct gw_wp_segment *segments,
+		    unsigned segment_count, struct gw_error *error)
 {
 	struct gw_wp_sync *wp = calloc(1, sizeof(*wp));
 	int rc;
@@ -194,7 +198,8 @@ int gw_wp_sync_open(struct gw_wp_sync **out, const struct gw_wp_segment *segment
 	wp->parts = calloc(wp->part_count, sizeof(*wp->parts));
 	rc = wp->uffd < 0 ? wp->uffd : 0;
 	if (rc == 0 && (wp->pagemap < 0 || wp->stop < 0 || !wp->watched || !wp->parts))
-		rc = gw_error_set(error, -ENOMEM, "no page map, or no memory for the write tracker");
+		rc = gw_error_set(error, -ENOMEM,
+				  "no page map, or no memory for the write tracker");
 	if (rc == 0) {
 		rc = gw_thread_start(&wp->thread, "godwit-faults", resolve, wp);
 		wp->thread_runs = rc == 0;
@@ -268,7 +273,8 @@ static void *find_open(void *argument)
 	uint64_t from = part->watched->segment.addr / wp->page_bytes;
 
 	while (part->rc == 0 && part->at < part->end) {
-		uint64_t left = part->end - part->at, want = left < MAP_ENTRIES ? left : MAP_ENTRIES;
+		uint64_t left = part->end - part->at,
+			 want = left < MAP_ENTRIES ? left : MAP_ENTRIES;
 		off_t at = (off_t)((from + part->at) * 8);
 		ssize_t got = pread(wp->pagemap, part->map, want * 8, at);
 
@@ -303,7 +309,8 @@ static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
 		part->at = pages / count * i;
 		part->end = i + 1 == count ? pages : pages / count * (i + 1);
 		part->rc = 0;
-		started[i] = i > 0 && gw_thread_start_small(&threads[i], "gw-scan", find_open, part) == 0;
+		started[i] = i > 0 &&
+			     gw_thread_start_small(&threads[i], "gw-scan", find_open, part) == 0;
 		if (!started[i])
 			(void)find_open(part);
 	}
@@ -319,7 +326,8 @@ static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
  * Protects the next run of open pages from *at on and reports it.  *at is then its end.
  * Return: how many pages, 0 when there are none, or -errno.
  */
-static int64_t take_stretch(struct gw_wp_sync *wp, struct watched *watched, uint64_t *at, struct gw_bitmap *shared)
+static int64_t take_stretch(struct gw_wp_sync *wp, struct watched *watched, uint64_t *at,
+			    struct gw_bitmap *shared)
 {
 	uint64_t first, end, page = wp->page_bytes, unit = watched->unit_bytes / page;
 	int rc;
@@ -332,7 +340,8 @@ static int64_t take_stretch(struct gw_wp_sync *wp, struct watched *watched, uint
 	first -= first % unit;
 	end += (unit - end % unit) % unit;
 	rc = protect(wp, watched->segment.addr + first * page, (end - first) * page, true);
-	gw_bitmap_mark_range(&shared[watched->segment.region], watched->segment.first_page + first, end - first);
+	gw_bitmap_mark_range(&shared[watched->segment.region], watched->segment.first_page + first,
+			     end - first);
 	gw_bitmap_clear_range(&watched->open, first, end - first);
 	*at = end;
 	return rc < 0 ? rc : (int64_t)(end - first);
@@ -360,16 +369,17 @@ int64_t gw_wp_sync_collect(struct gw_wp_sync *wp, struct gw_bitmap *shared, stru
 	failure = wp->failure;
 	pthread_mutex_unlock(&wp->lock);
 	if (failure)
-		return gw_error_set(error, failure, "a write fault could not be resolved: %s", strerror(-failure));
+		return gw_error_set(error, failure, "a write fault could not be resolved: %s",
+				    strerror(-failure));
 	for (unsigned i = 0; i < wp->count; i++) {
 		int64_t n = take(wp, &wp->watched[i], shared);
 
 		if (n < 0)
-			return gw_error_set(error, (int)n,
-					    "guest memory at 0x%llx cannot be protected again: %s "
-					    "(was it unmapped?)",
-					    (unsigned long long)wp->watched[i].segment.addr,
-					    strerror((int)-n));
+			return gw_error_set(
+				error, (int)n,
+				"guest memory at 0x%llx cannot be protected again: %s (was it "
+				"unmapped?)",
+				(unsigned long long)wp->watched[i].segment.addr, strerror((int)-n));
 		pages += n;
 	}
 	return pages;

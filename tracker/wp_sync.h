@@ -25,8 +25,9 @@ struct gw_wp_sync;
  * 0 and *wp, for gw_wp_sync_close(); -ENOSYS when the kernel cannot; or another -errno.  After an
  * error @error is set, and the memory is as before.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_wp_sync_open(struct gw_wp_sync **wp, const struct gw_wp_segment *segments,
-					    unsigned segment_count, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_wp_sync_open(struct gw_wp_sync **wp, const struct gw_wp_segment *segments,
+		unsigned segment_count, struct gw_error *error);
 
 /*
  * Marks in shared[segment.region] each page written since the last collect, or since the open, and

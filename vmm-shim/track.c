@@ -104,8 +104,8 @@ static enum agent_tracker in_use(void)
 	return async ? AGENT_WP_ASYNC : AGENT_WP_SYNC;
 }
 
-int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
-		struct gw_error *error)
+int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments, unsigned count,
+		struct gw_bitmap *shared, struct gw_error *error)
 {
 	bool want_kvm = wanted == AGENT_KVM_ASYNC || wanted == AGENT_KVM_SYNC;
 	bool may_async = wanted != AGENT_WP_SYNC && wanted != AGENT_KVM_SYNC;

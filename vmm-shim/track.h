@@ -17,8 +17,8 @@
  * alone.  @segments is copied.  The caller keeps @shared, which must live until track_stop().
  * Return: the enum agent_tracker in use; or -errno with @error set, and nothing is tracked.
  */
-int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments, unsigned count, struct gw_bitmap *shared,
-		struct gw_error *error) GW_MUST_CHECK;
+int track_start(enum agent_tracker wanted, const struct gw_wp_segment *segments, unsigned count,
+		struct gw_bitmap *shared, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Return: whether pages that the VMM gives back to the file system are marked too.  Valid after
@@ -36,7 +36,8 @@ bool track_is_on(void);
 int64_t track_collect(struct gw_error *error) GW_MUST_CHECK;
 
 /* Arms pages, as struct gw_local_ops has it.  Return: 0, or -errno with @error set. */
-int track_arm(unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error) GW_MUST_CHECK;
+int track_arm(unsigned region, uint64_t first_page, uint64_t pages,
+	      struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Closes all trackers.  No bitmap is touched after its return.  Allowed when nothing was started.
