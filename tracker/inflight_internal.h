@@ -25,6 +25,7 @@ struct why {
 	unsigned number;
 };
 
+/* Return: the reason for a request or ring that is not supported. */
 static inline struct why unsupported(const char *format, unsigned number)
 {
 	return (struct why){ -EOPNOTSUPP, format, number };
@@ -82,11 +83,13 @@ extern INFLIGHT_HIDDEN struct ring inflight_rings[MAX_RINGS];
  */
 extern INFLIGHT_HIDDEN _Atomic(const void *) inflight_places[MAX_RINGS];
 
+/* Return: the first place of the ring's probe sequence. */
 static inline unsigned first_place(const void *id)
 {
 	return (unsigned)(((uintptr_t)id >> 4) * 0x9E3779B97F4A7C15ULL >> 32) % MAX_RINGS;
 }
 
+/* Return: the ring, which the caller must not destroy meanwhile; or NULL.  Takes no lock. */
 static inline struct ring *find_ring(const void *id)
 {
 	for (unsigned n = 0, i = first_place(id); n < MAX_RINGS; n++, i = (i + 1) % MAX_RINGS) {
