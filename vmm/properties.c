@@ -21,29 +21,30 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Properties that are not compared, besides those that begin with "x-". */
+static const char *const ignored[] = {
+	/* names of back ends */
+	"audiodev", "chardev", "cryptodev", "device_id", "display", "drive", "failover_pair_id", "fsdev", "head", "host",
+	"hostdev", "iothread", "iothread-vq-mapping", "memdev", "netdev", "pcap", "rng", "romfile", "rootdir", "sysfsdev",
+	"tpmdev",
+	/* how the host serves the device */
+	"account-failed", "account-invalid", "backend_defaults", "bootindex", "debug", "guest-cid", "ioeventfd", "loglevel",
+	"lost_tick_policy", "max-bytes", "max_io_size", "period", "rerror", "share-rw", "tx", "vhost", "vhostfd", "vhostforce",
+	"werror", "write-cache", "wwpn",
+	/* read from an image that will be replaced, and from the storage below it */
+	"cyls", "discard_granularity", "heads", "lcyls", "lheads", "lsecs", "min_io_size", "opt_io_size", "secs",
+	/* the place, which is compared by itself; a number that may be random */
+	"addr", "port", "guid",
+	/* set by the guest */
+	"MCFG", "smb_io_base",
+};
+
 static bool is_ignored(const char *name, size_t length)
 {
-	static const char *const known[] = {
-		/* names of back ends */
-		"audiodev", "chardev", "cryptodev", "device_id", "display", "drive", "failover_pair_id", "fsdev", "head", "host",
-		"hostdev", "iothread", "iothread-vq-mapping", "memdev", "netdev", "pcap", "rng", "romfile", "rootdir", "sysfsdev",
-		"tpmdev",
-		/* how the host serves the device */
-		"account-failed", "account-invalid", "backend_defaults", "bootindex", "debug", "guest-cid", "ioeventfd", "loglevel",
-		"lost_tick_policy", "max-bytes", "max_io_size", "period", "rerror", "share-rw", "tx", "vhost", "vhostfd", "vhostforce",
-		"werror", "write-cache", "wwpn",
-		/* read from an image that will be replaced, and from the storage below it */
-		"cyls", "discard_granularity", "heads", "lcyls", "lheads", "lsecs", "min_io_size", "opt_io_size", "secs",
-		/* the place, which is compared by itself; a number that may be random */
-		"addr", "port", "guid",
-		/* set by the guest */
-		"MCFG", "smb_io_base",
-	};
-
 	if (length > 2 && strncmp(name, "x-", 2) == 0)
 		return true;
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		if (strlen(known[i]) == length && strncmp(name, known[i], length) == 0)
+	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		if (strlen(ignored[i]) == length && strncmp(name, ignored[i], length) == 0)
 			return true;
 	return false;
 }

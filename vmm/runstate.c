@@ -35,7 +35,7 @@ static const struct {
 	  "the VMM met an error while it ran, its log says which: boot it again with the QMP commands system_reset and cont" },
 	{ "debug", "a debugger holds the guest", "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
 	{ "inmigrate", "it waits for a guest", "its VMM waits for a guest itself: nothing to move" },
-	{ "finish-migrate", "the guest is paused for the end of a migration", "a migration of somebody else's is under way: wait for its end" },
+	{ "finish-migrate", "the guest is paused for the end of a migration", "another client migrates it: wait for the end of that" },
 	{ "postmigrate", "the guest is paused, and its state was handed over",
 	  "its state was handed over once already, and QEMU does that once.  Ask 'godwit status' whether the guest runs elsewhere.  If it does, end this VMM.  If it does not, say 'godwit resume' (then QMP 'stop', should it stay paused), and migrate again" },
 	{ "save-vm", "a snapshot is being saved", "a snapshot of it is being saved: wait for its end" },

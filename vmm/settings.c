@@ -55,16 +55,16 @@ static bool is_wanted(const char *name, bool incoming)
  * Capabilities that only change how QEMU migrates, so that they can be switched off.  QEMU 4.0 to
  * 11.1.
  */
+static const char *const known_capabilities[] = {
+	"auto-converge", "background-snapshot", "block", "compress", "dirty-bitmaps", "dirty-limit", "events",
+	"late-block-activate", "mapped-ram", "multifd", "pause-before-switchover", "postcopy-blocktime", "postcopy-preempt",
+	"postcopy-ram", "rdma-pin-all", "release-ram", "return-path", "switchover-ack", "validate-uuid", "x-colo",
+	"x-ignore-shared", "xbzrle", "zero-blocks", "zero-copy-send", NULL
+};
+
 static bool is_known(const char *name)
 {
-	static const char *const known[] = {
-		"auto-converge", "background-snapshot", "block", "compress", "dirty-bitmaps", "dirty-limit", "events",
-		"late-block-activate", "mapped-ram", "multifd", "pause-before-switchover", "postcopy-blocktime", "postcopy-preempt",
-		"postcopy-ram", "rdma-pin-all", "release-ram", "return-path", "switchover-ack", "validate-uuid", "x-colo",
-		"x-ignore-shared", "xbzrle", "zero-blocks", "zero-copy-send", NULL
-	};
-
-	return is_listed(name, known);
+	return is_listed(name, known_capabilities);
 }
 
 static void note_name(struct change *change, const char *name)

@@ -8,20 +8,20 @@
  * found by their QOM types.  Back ends of network cards have no QOM type, and are found in the
  * monitor's "info network".
  *
- * Block drivers are taken only if they are known, since a new driver may do anything.  Two
- * questions decide:
- *   - Does it write to images through functions that the hooks have (hooks.c)?  "file" and its like
- *     do, and formats and filters
- *     go to disk through them.  libblkio's (io_uring, nvme-io_uring, virtio-blk-...) makes its system calls itself.
- *   - Does a tracker see its reads into guest memory?  A copy by a processor goes through the VMM's
- *     page table, and write protection
- *     sees it.  The VMM's own code and the kernel, for read() and recv(), copy in this way.  So reads of network drivers are seen,
- *     which receive from sockets (nbd, ssh, curl, nfs, iscsi, rbd, gluster).  A write by a device to pages that were pinned before is
- *     not seen.  The hooks note such reads by O_DIRECT and fixed buffers, but not by RDMA (iser).
- * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them where the size of
- * the buffer is known, and the size of guest memory never is.
+ * Only known block drivers are accepted, since a new driver may do anything.  Two questions decide:
+ *   - Does the driver write to images through hooked functions (hooks.c)?  "file" and the like do, and
+ *     formats and filters reach the disk through them.  Drivers of libblkio (io_uring, nvme-io_uring,
+ *     virtio-blk-...) make their system calls themselves.
+ *   - Does a tracker see the driver's reads into guest memory?  A processor's copy goes through the
+ *     VMM's page table, so write protection sees it.  The VMM's own code copies so, and the kernel in
+ *     read() and recv().  So the reads of drivers that receive from sockets are seen (nbd, ssh, curl,
+ *     nfs, iscsi, rbd, gluster).  A device's write to pages that were pinned before is not seen.  The
+ *     hooks note such reads by O_DIRECT and fixed buffers, but not by RDMA (iser).
  *
- * The VMM is asked for its rings too (stock.c): a ring that was made without the hooks reveals a
+ * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them if the size of the
+ * buffer is known, and the size of guest memory never is.
+ *
+ * The VMM is asked for its rings too (stock.c).  A ring that was made without the hooks reveals a
  * submitter that is not seen.
  */
 #include "vmm/vmm_internal.h"
