@@ -127,7 +127,8 @@ static uint64_t find_bit(const struct gw_bitmap *bitmap, uint64_t from, bool val
 	return bitmap->bits;
 }
 
-bool gw_bitmap_next_run(const struct gw_bitmap *bitmap, uint64_t from, uint64_t *first, uint64_t *end)
+bool gw_bitmap_next_run(const struct gw_bitmap *bitmap, uint64_t from, uint64_t *first,
+			uint64_t *end)
 {
 	if (from >= bitmap->bits)
 		return false;

@@ -72,7 +72,8 @@ GW_PUBLIC uint64_t gw_bitmap_count(const struct gw_bitmap *bitmap);
  * Return: true and the run [*first, *end), end excluded; or false when no bit at or after @from is
  * set.
  */
-GW_PUBLIC bool gw_bitmap_next_run(const struct gw_bitmap *bitmap, uint64_t from, uint64_t *first, uint64_t *end);
+GW_PUBLIC bool gw_bitmap_next_run(const struct gw_bitmap *bitmap, uint64_t from, uint64_t *first,
+				  uint64_t *end);
 
 /* Shared bitmap: sets one bit.  Callable from any thread of any process that maps the words. */
 GW_PUBLIC void gw_bitmap_mark(struct gw_bitmap *shared, uint64_t bit);
@@ -81,7 +82,8 @@ GW_PUBLIC void gw_bitmap_mark(struct gw_bitmap *shared, uint64_t bit);
 GW_PUBLIC void gw_bitmap_mark_range(struct gw_bitmap *shared, uint64_t first, uint64_t count);
 
 /* Shared bitmap.  Return: how many of the @count bits from @first are not set at the moment. */
-GW_PUBLIC uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t first, uint64_t count);
+GW_PUBLIC uint64_t gw_bitmap_unmarked(const struct gw_bitmap *shared, uint64_t first,
+				      uint64_t count);
 
 /*
  * Shared bitmap: moves all bits of @shared into @into.  The caller owns @into, of the same size.

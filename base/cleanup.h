@@ -31,8 +31,8 @@ static inline void gw_cleanup_unlock(pthread_mutex_t **mutex)
 #define GW_CLEANUP_CLOSE __attribute__((cleanup(gw_cleanup_close)))
 
 /* Locks @mutex until the end of the scope. */
-#define GW_LOCK_SCOPE(mutex)                                                                                           \
-	pthread_mutex_t *gw_scope_lock __attribute__((cleanup(gw_cleanup_unlock))) = (mutex);                          \
+#define GW_LOCK_SCOPE(mutex)                                                                  \
+	pthread_mutex_t *gw_scope_lock __attribute__((cleanup(gw_cleanup_unlock))) = (mutex); \
 	pthread_mutex_lock(gw_scope_lock)
 
 #endif

@@ -30,7 +30,8 @@ void gw_error_prefix(struct gw_error *error, const char *format, ...)
 	vsnprintf(error->text, sizeof(error->text), format, args);
 	va_end(args);
 	used = strlen(error->text);
-	snprintf(error->text + used, sizeof(error->text) - used, ": %.*s", (int)sizeof(old) - 1, old);
+	snprintf(error->text + used, sizeof(error->text) - used, ": %.*s", (int)sizeof(old) - 1,
+		 old);
 }
 
 void gw_error_clear(struct gw_error *error)

@@ -30,7 +30,8 @@ struct gw_error {
  * @error may be NULL.  @code must be negative.  A text that is too long is cut.  Does not block.
  * Return: @code, so that a caller can write `return gw_error_set(e, -EIO, "...")`.
  */
-GW_PUBLIC int gw_error_set(struct gw_error *error, int code, const char *format, ...) GW_PRINTF(3, 4);
+GW_PUBLIC int gw_error_set(struct gw_error *error, int code, const char *format, ...)
+	GW_PRINTF(3, 4);
 
 /* Puts "text: " before the recorded text.  Does nothing when @error is NULL or holds no failure. */
 GW_PUBLIC void gw_error_prefix(struct gw_error *error, const char *format, ...) GW_PRINTF(2, 3);

@@ -8,8 +8,10 @@
 
 static const char text[GW_HALF_COPY_BYTES] =
 	"godwit: this is half a copy of a disk image.\n"
-	"A migration was filling it and did not come to its end here.  The guest and its whole image are at the source.\n"
-	"Nothing in this file is worth keeping: the next migration may overwrite it, and it may be deleted.\n";
+	"A migration was filling it and did not come to its end here.  The guest and its whole "
+	"image are at the source.\n"
+	"Nothing in this file is worth keeping: the next migration may overwrite it, and it may be "
+	"deleted.\n";
 
 #define FIRST_LINE 45u /* bytes of the first line, which identifies the text */
 
@@ -17,7 +19,8 @@ _Static_assert(sizeof(text) == GW_HALF_COPY_BYTES, "the text fits");
 
 int gw_half_copy_write(int fd, uint64_t bytes, const void *header, size_t header_bytes)
 {
-	size_t want = bytes < GW_HALF_COPY_BLOCK ? (size_t)bytes : GW_HALF_COPY_BLOCK, room = GW_HALF_COPY_BLOCK - sizeof(text);
+	size_t want = bytes < GW_HALF_COPY_BLOCK ? (size_t)bytes : GW_HALF_COPY_BLOCK,
+	       room = GW_HALF_COPY_BLOCK - sizeof(text);
 	char *block = aligned_alloc(4096, GW_HALF_COPY_BLOCK);
 	ssize_t n;
 	int rc;

@@ -23,7 +23,8 @@
  * zeros.  A header that does not fit is cut.  @header_bytes 0: no header.  The buffer is aligned
  * for O_DIRECT.  Blocks as pwrite() does.  Return: 0 or -errno.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_half_copy_write(int fd, uint64_t bytes, const void *header, size_t header_bytes);
+GW_PUBLIC GW_MUST_CHECK int
+gw_half_copy_write(int fd, uint64_t bytes, const void *header, size_t header_bytes);
 
 /*
  * Return: whether an image whose first @bytes are at @begin is half a copy; false for too few

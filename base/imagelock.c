@@ -21,7 +21,9 @@
 
 static struct flock lock_of(short type, off_t first, off_t bytes)
 {
-	return (struct flock){ .l_type = type, .l_whence = SEEK_SET, .l_start = first, .l_len = bytes };
+	return (struct flock){
+		.l_type = type, .l_whence = SEEK_SET, .l_start = first, .l_len = bytes
+	};
 }
 
 static bool is_locked(int fd, off_t first, off_t bytes)
@@ -58,7 +60,9 @@ static pid_t receiver_of(int fd)
 {
 	struct flock name = lock_of(F_WRLCK, RECEIVER, 1);
 
-	return fcntl(fd, F_GETLK, &name) == 0 && name.l_type != F_UNLCK && name.l_pid > 0 ? name.l_pid : 0;
+	return fcntl(fd, F_GETLK, &name) == 0 && name.l_type != F_UNLCK && name.l_pid > 0
+		       ? name.l_pid
+		       : 0;
 }
 
 int gw_image_is_received(int fd, pid_t *holder)

@@ -12,5 +12,6 @@ bool gw_incore_is_told(int fd)
 	struct stat st;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return fstat(fd, &st) == 0 && (st.st_uid == geteuid() || faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0);
+	return fstat(fd, &st) == 0 &&
+	       (st.st_uid == geteuid() || faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0);
 }

@@ -5,7 +5,8 @@
 
 #include <errno.h>
 
-void gw_sm_init(struct gw_sm *sm, const char *name, const struct gw_sm_state *states, unsigned count)
+void gw_sm_init(struct gw_sm *sm, const char *name, const struct gw_sm_state *states,
+		unsigned count)
 {
 	sm->name = name;
 	sm->states = states;
@@ -15,7 +16,8 @@ void gw_sm_init(struct gw_sm *sm, const char *name, const struct gw_sm_state *st
 
 int gw_sm_move(struct gw_sm *sm, unsigned to)
 {
-	if (to >= sm->count || to >= GW_SM_MAX_STATES || !(sm->states[sm->now].allowed & (1u << to))) {
+	if (to >= sm->count || to >= GW_SM_MAX_STATES ||
+	    !(sm->states[sm->now].allowed & (1u << to))) {
 		gw_log(GW_LOG_ERROR, "%s: a move from %s to state %u is not in the table", sm->name,
 		       sm->states[sm->now].name, to);
 		return -EINVAL;

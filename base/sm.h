@@ -34,7 +34,8 @@ struct gw_sm {
  * Sets up @sm in state 0 of @count states, at most GW_SM_MAX_STATES.  @name and @states are the
  * caller's, and must live as long as @sm.
  */
-GW_PUBLIC void gw_sm_init(struct gw_sm *sm, const char *name, const struct gw_sm_state *states, unsigned count);
+GW_PUBLIC void gw_sm_init(struct gw_sm *sm, const char *name, const struct gw_sm_state *states,
+			  unsigned count);
 
 /* Moves to state @to, and logs that at debug level.  Return: 0; or -EINVAL, logged, and no move. */
 GW_PUBLIC GW_MUST_CHECK int gw_sm_move(struct gw_sm *sm, unsigned to);

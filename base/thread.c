@@ -6,7 +6,8 @@
 
 #define SMALL_STACK_BYTES (128u * 1024)
 
-static int start(pthread_t *thread, const pthread_attr_t *attributes, const char *name, void *(*run)(void *), void *argument)
+static int start(pthread_t *thread, const pthread_attr_t *attributes, const char *name,
+		 void *(*run)(void *), void *argument)
 {
 	sigset_t all, old;
 	int rc;

@@ -31,7 +31,8 @@ GW_PUBLIC GW_MUST_CHECK int gw_parse_rate(const char *text, uint64_t *bytes_per_
  * Parses a whole decimal number from @low to @high.  Return: 0; or -EINVAL, and *number is not
  * changed.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_parse_number(const char *text, uint64_t low, uint64_t high, uint64_t *number);
+GW_PUBLIC GW_MUST_CHECK int
+gw_parse_number(const char *text, uint64_t low, uint64_t high, uint64_t *number);
 
 /* Writes "1.50 GiB", "12.0 MiB", "4 KiB" into @text; 24 bytes are enough.  Return: @text. */
 GW_PUBLIC const char *gw_format_size(char *text, size_t text_bytes, uint64_t bytes);

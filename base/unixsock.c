@@ -12,7 +12,8 @@
 
 static struct timeval timeval_of(uint64_t ns)
 {
-	struct timeval limit = { (time_t)(ns / GW_NS_PER_S), (suseconds_t)(ns % GW_NS_PER_S / 1000) };
+	struct timeval limit = { (time_t)(ns / GW_NS_PER_S),
+				 (suseconds_t)(ns % GW_NS_PER_S / 1000) };
 
 	if (ns > 0 && limit.tv_sec == 0 && limit.tv_usec == 0)
 		limit.tv_usec = 1;

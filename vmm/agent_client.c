@@ -17,7 +17,8 @@
 
 static int agent_gone(struct gw_error *error)
 {
-	return gw_error_set(error, -ECONNRESET, "the VMM's agent does not answer: the VMM died or is stuck");
+	return gw_error_set(error, -ECONNRESET,
+			    "the VMM's agent does not answer: the VMM died or is stuck");
 }
 
 /*
@@ -29,9 +30,10 @@ static int receive_packet(int fd, void *packet, size_t bytes, size_t least, int 
 {
 	struct iovec iov = { packet, bytes };
 	char space[CMSG_SPACE(sizeof(int))];
-	struct msghdr message = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)
-	};
+	struct msghdr message = { .msg_iov = &iov,
+				  .msg_iovlen = 1,
+				  .msg_control = space,
+				  .msg_controllen = sizeof(space) };
 	struct cmsghdr *header;
 	ssize_t n;
 
@@ -52,18 +54,26 @@ static int receive_packet(int fd, void *packet, size_t bytes, size_t least, int 
 
 static struct agent_head new_head(const struct agent_client *agent, enum agent_type type)
 {
-	return (struct agent_head){ .magic = AGENT_MAGIC, .version = agent->version, .type = (uint16_t)type };
+	return (struct agent_head){
+		.magic = AGENT_MAGIC, .version = agent->version, .type = (uint16_t)type
+	};
 }
 
 static const char *request_name(unsigned type)
 {
 	static const char *const names[] = {
-		[AGENT_REGIONS] = "list its memory",	    [AGENT_TRACK] = "track its memory",
-		[AGENT_COLLECT] = "tell what was written",  [AGENT_UNTRACK] = "stop tracking its memory",
-		[AGENT_IMAGE] = "hand out its images",	    [AGENT_WATCH] = "watch its images",
-		[AGENT_SYNC] = "tell what was written",	    [AGENT_UNWATCH] = "stop watching its images",
-		[AGENT_THROTTLE] = "slow its guest",	    [AGENT_ARM] = "track by KVM's log",
-		[AGENT_PREFAULT] = "map memory as it comes", [AGENT_STOCK] = "say how it reads and writes its disks",
+		[AGENT_REGIONS] = "list its memory",
+		[AGENT_TRACK] = "track its memory",
+		[AGENT_COLLECT] = "tell what was written",
+		[AGENT_UNTRACK] = "stop tracking its memory",
+		[AGENT_IMAGE] = "hand out its images",
+		[AGENT_WATCH] = "watch its images",
+		[AGENT_SYNC] = "tell what was written",
+		[AGENT_UNWATCH] = "stop watching its images",
+		[AGENT_THROTTLE] = "slow its guest",
+		[AGENT_ARM] = "track by KVM's log",
+		[AGENT_PREFAULT] = "map memory as it comes",
+		[AGENT_STOCK] = "say how it reads and writes its disks",
 	};
 
 	return type < sizeof(names) / sizeof(names[0]) && names[type] ? names[type] : "do that";
@@ -73,12 +83,16 @@ static const char *request_name(unsigned type)
  * Sets @error for an answer that refuses: the agent's text, or another one for an older agent.
  * Return: the status.
  */
-static int refused(const struct agent_client *agent, unsigned type, struct agent_answer *answer, struct gw_error *error)
+static int refused(const struct agent_client *agent, unsigned type, struct agent_answer *answer,
+		   struct gw_error *error)
 {
 	answer->text[sizeof(answer->text) - 1] = '\0';
 	if (answer->status == -EBADRQC)
-		return gw_error_set(error, -EBADRQC, "this VM runs under godwit %s, whose agent cannot %s: migrate it with that version, or shut the guest down and start it under godwit " GODWIT_VERSION,
-				    agent->release, request_name(type));
+		return gw_error_set(
+			error, -EBADRQC,
+			"this VM runs under godwit %s, whose agent cannot %s: migrate it with that "
+			"version, or shut the guest down and start it under godwit " GODWIT_VERSION,
+			agent->release, request_name(type));
 	return gw_error_set(error, answer->status, "%s", answer->text);
 }
 
@@ -86,8 +100,8 @@ static int refused(const struct agent_client *agent, unsigned type, struct agent
  * Receives an answer of @bytes, which begins with an agent_answer.  A refusal may be an
  * agent_answer only.
  */
-static int take_answer(const struct agent_client *agent, unsigned type, void *answer, size_t bytes, int *pass_fd,
-		       struct gw_error *error)
+static int take_answer(const struct agent_client *agent, unsigned type, void *answer, size_t bytes,
+		       int *pass_fd, struct gw_error *error)
 {
 	uint64_t now = gw_now_ns(&gw_clock_real), until = agent->deadline_ns;
 	struct agent_answer *begin = answer;
@@ -116,15 +130,18 @@ static int take_answer(const struct agent_client *agent, unsigned type, void *an
 		return refused(agent, type, begin, error);
 	if (n == -ECONNRESET && type == AGENT_HELLO)
 		return -ECONNRESET; /* the caller sets the text */
-	return is_ours && n == (int)bytes && (!agent->version || begin->head.version == agent->version) ? 0 : agent_gone(error);
+	return is_ours && n == (int)bytes &&
+			       (!agent->version || begin->head.version == agent->version)
+		       ? 0
+		       : agent_gone(error);
 }
 
 /*
  * Sends a request and receives its answer.  *pass_fd, unless NULL, gets the descriptor with it, or
  * -1.
  */
-static int call(const struct agent_client *agent, const void *request, size_t request_bytes, void *answer, size_t answer_bytes,
-		int *pass_fd, struct gw_error *error)
+static int call(const struct agent_client *agent, const void *request, size_t request_bytes,
+		void *answer, size_t answer_bytes, int *pass_fd, struct gw_error *error)
 {
 	const struct agent_head *head = request;
 	/*
@@ -149,23 +166,33 @@ int agent_ask(const struct agent_client *agent, enum agent_type type, struct gw_
 static int say_hello(struct agent_client *agent, struct gw_error *error)
 {
 	struct agent_hello request = {
-		.head = { .magic = AGENT_MAGIC, .version = AGENT_VERSION_NEWEST, .type = AGENT_HELLO },
+		.head = { .magic = AGENT_MAGIC,
+			  .version = AGENT_VERSION_NEWEST,
+			  .type = AGENT_HELLO },
 		.oldest = AGENT_VERSION_OLDEST,
 	};
 	struct agent_hello_answer answer;
 	int rc = call(agent, &request, sizeof(request), &answer, sizeof(answer), NULL, error);
 
 	if (rc == -ECONNRESET)
-		return gw_error_set(error, rc, "the VMM's agent hung up: the VMM died, or runs under a godwit from before version %u of the agent's protocol and has to be started anew under this one", AGENT_VERSION_OLDEST);
+		return gw_error_set(error, rc,
+				    "the VMM's agent hung up: the VMM died, or runs under a godwit "
+				    "from before version %u of the agent's protocol and has to be "
+				    "started anew under this one",
+				    AGENT_VERSION_OLDEST);
 	if (rc < 0)
 		return rc;
-	if (answer.answer.head.version < AGENT_VERSION_OLDEST || answer.answer.head.version > AGENT_VERSION_NEWEST)
-		return gw_error_set(error, -EPROTONOSUPPORT, "the VMM's agent chose version %u of its protocol, godwit " GODWIT_VERSION
-							     " speaks %u to %u", answer.answer.head.version,
-				    AGENT_VERSION_OLDEST, AGENT_VERSION_NEWEST);
+	if (answer.answer.head.version < AGENT_VERSION_OLDEST ||
+	    answer.answer.head.version > AGENT_VERSION_NEWEST)
+		return gw_error_set(
+			error, -EPROTONOSUPPORT,
+			"the VMM's agent chose version %u of its protocol, godwit " GODWIT_VERSION
+			" speaks %u to %u",
+			answer.answer.head.version, AGENT_VERSION_OLDEST, AGENT_VERSION_NEWEST);
 	agent->version = answer.answer.head.version;
 	agent->vmm_pid = answer.answer.vmm_pid;
-	snprintf(agent->release, sizeof(agent->release), "%.*s", (int)sizeof(answer.release), answer.release);
+	snprintf(agent->release, sizeof(agent->release), "%.*s", (int)sizeof(answer.release),
+		 answer.release);
 	return 0;
 }
 
@@ -175,7 +202,8 @@ int agent_open(struct agent_client *agent, const char *path, struct gw_error *er
 
 	*agent = (struct agent_client){ .fd = gw_unix_connect(path, SOCK_SEQPACKET, CONNECT_NS) };
 	if (agent->fd < 0)
-		return gw_error_set(error, agent->fd, "the shim's agent (%s) cannot be reached: %s", path, strerror(-agent->fd));
+		return gw_error_set(error, agent->fd, "the shim's agent (%s) cannot be reached: %s",
+				    path, strerror(-agent->fd));
 	gw_unix_receive_limit(agent->fd, ANSWER_NS);
 	rc = say_hello(agent, error);
 	if (rc < 0)
@@ -200,7 +228,8 @@ int agent_regions(const struct agent_client *agent, unsigned *count, struct gw_e
 	return rc == 0 && *count > AGENT_MAX_REGIONS ? agent_gone(error) : rc;
 }
 
-int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd, struct gw_error *error)
+int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *mapping, int *fd,
+		       struct gw_error *error)
 {
 	struct agent_region region;
 
@@ -211,7 +240,8 @@ int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *m
 	return 0;
 }
 
-int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t inode, struct gw_error *error)
+int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t inode,
+		     struct gw_error *error)
 {
 	struct agent_image_file request = { new_head(agent, AGENT_IMAGE), device, inode };
 	struct agent_answer answer;
@@ -240,14 +270,17 @@ static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error
 	struct agent_collect_answer answer;
 	bool is_memory = remote->collect == AGENT_COLLECT;
 	uint64_t pages = 0;
-	int rc = call(remote->agent, &request, sizeof(request), &answer, is_memory ? sizeof(answer) : sizeof(answer.answer), NULL, error);
+	int rc = call(remote->agent, &request, sizeof(request), &answer,
+		      is_memory ? sizeof(answer) : sizeof(answer.answer), NULL, error);
 
 	if (rc < 0)
 		return rc;
 	for (unsigned i = 0; i < tracker->region_count; i++)
 		pages += gw_bitmap_take(&remote->shared[i], &tracker->dirty[i]);
 	if (gw_bitmap_overruns() > 0)
-		return gw_error_set(error, -EOVERFLOW, "a fault of godwit: a range of pages ends behind its dirty bitmap");
+		return gw_error_set(
+			error, -EOVERFLOW,
+			"a fault of godwit: a range of pages ends behind its dirty bitmap");
 	return (int64_t)pages;
 }
 
@@ -257,7 +290,8 @@ static uint64_t remote_waiting(const struct gw_tracker *tracker)
 	uint64_t pages = 0;
 
 	for (unsigned i = 0; i < tracker->region_count; i++)
-		pages += remote->shared[i].bits - gw_bitmap_unmarked(&remote->shared[i], 0, remote->shared[i].bits);
+		pages += remote->shared[i].bits -
+			 gw_bitmap_unmarked(&remote->shared[i], 0, remote->shared[i].bits);
 	return pages;
 }
 
@@ -271,8 +305,8 @@ static void remote_close(struct gw_tracker *tracker)
 	free(remote);
 }
 
-static int remote_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages,
-		      struct gw_error *error)
+static int remote_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page,
+		      uint64_t pages, struct gw_error *error)
 {
 	const struct remote_tracker *remote = (const struct remote_tracker *)tracker;
 	struct agent_arm request = {
@@ -321,16 +355,17 @@ static int lay_bitmaps(struct remote_tracker *remote, const uint64_t *pages, uns
 /*
  * Maps the bitmaps' file @fd.  Return: 0 and *tracker; or -errno with @error set and @remote freed.
  */
-static int open_remote(struct remote_tracker *remote, int fd, uint64_t bytes, const struct gw_tracker_ops *ops,
-		       uint32_t page, const uint64_t *pages, unsigned count, struct gw_tracker **tracker,
-		       struct gw_error *error)
+static int open_remote(struct remote_tracker *remote, int fd, uint64_t bytes,
+		       const struct gw_tracker_ops *ops, uint32_t page, const uint64_t *pages,
+		       unsigned count, struct gw_tracker **tracker, struct gw_error *error)
 {
 	int rc;
 
 	remote->memory_bytes = bytes;
 	remote->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (remote->memory == MAP_FAILED) {
-		rc = gw_error_set(error, -errno, "the dirty bitmaps cannot be mapped: %s", strerror(errno));
+		rc = gw_error_set(error, -errno, "the dirty bitmaps cannot be mapped: %s",
+				  strerror(errno));
 		goto err_free;
 	}
 	rc = lay_bitmaps(remote, pages, count);
@@ -350,10 +385,13 @@ err_free:
 }
 
 int agent_track(const struct agent_client *agent, enum agent_tracker wanted, const uint8_t *regions,
-		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker, struct gw_error *error)
+		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker,
+		struct gw_error *error)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
-	struct agent_track request = { .head = new_head(agent, AGENT_TRACK), .tracker = wanted, .region_count = count };
+	struct agent_track request = {
+		.head = new_head(agent, AGENT_TRACK), .tracker = wanted, .region_count = count
+	};
 	struct remote_tracker *remote = calloc(1, sizeof(*remote));
 	uint64_t pages[AGENT_MAX_REGIONS];
 	struct agent_track_answer answer;
@@ -362,7 +400,9 @@ int agent_track(const struct agent_client *agent, enum agent_tracker wanted, con
 
 	if (!remote)
 		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
-	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_COLLECT, .close = AGENT_UNTRACK };
+	*remote = (struct remote_tracker){
+		.agent = agent, .collect = AGENT_COLLECT, .close = AGENT_UNTRACK
+	};
 	memcpy(request.region_index, regions, count);
 	memcpy(remote->regions, regions, count);
 	for (unsigned i = 0; i < count; i++)
@@ -376,15 +416,16 @@ int agent_track(const struct agent_client *agent, enum agent_tracker wanted, con
 		free(remote);
 		return agent_gone(error);
 	}
-	rc = open_remote(remote, fd, answer.bitmaps_bytes, &memory_ops[answer.tracker], page, pages, count, tracker, error);
+	rc = open_remote(remote, fd, answer.bitmaps_bytes, &memory_ops[answer.tracker], page, pages,
+			 count, tracker, error);
 	if (rc == 0)
 		(*tracker)->sees_discards = answer.sees_discards == 1;
 	return rc;
 }
 
 /* Sends an AGENT_WATCH request and its images. */
-static int send_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
-		      struct gw_error *error)
+static int send_watch(const struct agent_client *agent, const struct agent_image *images,
+		      unsigned count, uint32_t block_bytes, struct gw_error *error)
 {
 	struct agent_watch request = { new_head(agent, AGENT_WATCH), block_bytes, count };
 
@@ -399,8 +440,8 @@ static int send_watch(const struct agent_client *agent, const struct agent_image
 	return 0;
 }
 
-int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
-		struct gw_tracker **tracker, struct gw_error *error)
+int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count,
+		uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error)
 {
 	struct remote_tracker *remote = calloc(1, sizeof(*remote));
 	uint64_t blocks[AGENT_MAX_REGIONS];
@@ -410,7 +451,9 @@ int agent_watch(const struct agent_client *agent, const struct agent_image *imag
 
 	if (!remote)
 		return gw_error_set(error, -ENOMEM, "no memory for a tracker");
-	*remote = (struct remote_tracker){ .agent = agent, .collect = AGENT_SYNC, .close = AGENT_UNWATCH };
+	*remote = (struct remote_tracker){
+		.agent = agent, .collect = AGENT_SYNC, .close = AGENT_UNWATCH
+	};
 	for (unsigned i = 0; i < count; i++)
 		blocks[i] = images[i].blocks;
 	rc = send_watch(agent, images, count, block_bytes, error);
@@ -420,10 +463,12 @@ int agent_watch(const struct agent_client *agent, const struct agent_image *imag
 		free(remote);
 		return rc;
 	}
-	return open_remote(remote, fd, answer.bitmaps_bytes, &blocks_ops, block_bytes, blocks, count, tracker, error);
+	return open_remote(remote, fd, answer.bitmaps_bytes, &blocks_ops, block_bytes, blocks,
+			   count, tracker, error);
 }
 
-int agent_throttle(const struct agent_client *agent, struct agent_throttle *throttle, struct gw_error *error)
+int agent_throttle(const struct agent_client *agent, struct agent_throttle *throttle,
+		   struct gw_error *error)
 {
 	struct agent_answer answer;
 

@@ -33,13 +33,15 @@ void agent_close(struct agent_client *agent);
  * Return: 0; or -errno with @error set: -EBADRQC when the agent, of an older godwit, does not know
  * it.
  */
-int agent_ask(const struct agent_client *agent, enum agent_type type, struct gw_error *error) GW_MUST_CHECK;
+int agent_ask(const struct agent_client *agent, enum agent_type type,
+	      struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Lists the VMM's mappings.  Call agent_next_mapping() *count times then.  Return: 0, or -errno
  * with @error set.
  */
-int agent_regions(const struct agent_client *agent, unsigned *count, struct gw_error *error) GW_MUST_CHECK;
+int agent_regions(const struct agent_client *agent, unsigned *count,
+		  struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Receives the next mapping of agent_regions().  The caller owns *fd; -1 when the VMM has no
@@ -55,7 +57,8 @@ int agent_next_mapping(const struct agent_client *agent, struct agent_mapping *m
  * Return: 0 and *tracker, which the caller closes before the client; or -errno with @error set.
  */
 int agent_track(const struct agent_client *agent, enum agent_tracker wanted, const uint8_t *regions,
-		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+		const uint64_t *region_bytes, unsigned count, struct gw_tracker **tracker,
+		struct gw_error *error) GW_MUST_CHECK;
 
 /* Return: the enum agent_tracker named @name, or -EINVAL. */
 int agent_tracker_named(const char *name) GW_MUST_CHECK;
@@ -64,19 +67,22 @@ int agent_tracker_named(const char *name) GW_MUST_CHECK;
  * Gets the VMM's descriptor of an image file.  Return: a descriptor, which the caller closes; or
  * -errno.
  */
-int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t inode, struct gw_error *error) GW_MUST_CHECK;
+int agent_image_file(const struct agent_client *agent, uint64_t device, uint64_t inode,
+		     struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Slows the guest by @throttle, whose head this call fills in.  Return: 0, or -errno with @error
  * set.
  */
-int agent_throttle(const struct agent_client *agent, struct agent_throttle *throttle, struct gw_error *error) GW_MUST_CHECK;
+int agent_throttle(const struct agent_client *agent, struct agent_throttle *throttle,
+		   struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Starts tracking writes to @count images in blocks of @block_bytes.
  * Return: 0 and *tracker, which the caller closes before the client; or -errno with @error set.
  */
-int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count, uint32_t block_bytes,
-		struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+int agent_watch(const struct agent_client *agent, const struct agent_image *images, unsigned count,
+		uint32_t block_bytes, struct gw_tracker **tracker,
+		struct gw_error *error) GW_MUST_CHECK;
 
 #endif

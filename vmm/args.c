@@ -85,8 +85,8 @@ bool args_option(const char *text, const char *key, char *value, size_t value_by
 
 static bool is_on(const char *value)
 {
-	return strcasecmp(value, "on") == 0 || strcasecmp(value, "yes") == 0 || strcasecmp(value, "true") == 0 ||
-	       strcasecmp(value, "y") == 0;
+	return strcasecmp(value, "on") == 0 || strcasecmp(value, "yes") == 0 ||
+	       strcasecmp(value, "true") == 0 || strcasecmp(value, "y") == 0;
 }
 
 static bool parse_json_backend(const char *text, struct backend *backend)
@@ -135,7 +135,8 @@ static void ram_size(int argc, char **argv, char *size, size_t size_bytes)
 		if (!args_is(argv[i], "-m"))
 			continue;
 		if (!args_option(argv[i + 1], "size", value, sizeof(value)))
-			snprintf(value, sizeof(value), "%.*s", (int)strcspn(argv[i + 1], ","), argv[i + 1]);
+			snprintf(value, sizeof(value), "%.*s", (int)strcspn(argv[i + 1], ","),
+				 argv[i + 1]);
 		if (value[0] && value[strlen(value) - 1] >= '0' && value[strlen(value) - 1] <= '9')
 			snprintf(size, size_bytes, "%.20sM", value);
 		else
@@ -153,25 +154,33 @@ static bool is_used(int argc, char **argv, const char *id)
 		char value[GW_VMM_NAME_BYTES];
 		bool machine = args_is(argv[i], "-machine") || args_is(argv[i], "-M");
 
-		if (machine && args_option(argv[i + 1], "memory-backend", value, sizeof(value)) && strcmp(value, id) == 0)
+		if (machine && args_option(argv[i + 1], "memory-backend", value, sizeof(value)) &&
+		    strcmp(value, id) == 0)
 			return true;
-		if (args_is(argv[i], "-numa") && args_option(argv[i + 1], "memdev", value, sizeof(value)) && strcmp(value, id) == 0)
+		if (args_is(argv[i], "-numa") &&
+		    args_option(argv[i + 1], "memdev", value, sizeof(value)) &&
+		    strcmp(value, id) == 0)
 			return true;
 	}
 	return false;
 }
 
-static int judge_backend(const struct backend *backend, char *advice, size_t advice_bytes, struct gw_error *error)
+static int judge_backend(const struct backend *backend, char *advice, size_t advice_bytes,
+			 struct gw_error *error)
 {
 	if (strcmp(backend->type, "memory-backend-file") != 0) {
 		snprintf(advice, advice_bytes,
-			 "-object memory-backend-file,id=%s,share=on,mem-path=/dev/shm,size=...", backend->id);
-		return gw_error_set(error, -EINVAL, "RAM '%s' is a %s: godwit moves memory-backend-file with share=on",
-				    backend->id, backend->type);
+			 "-object memory-backend-file,id=%s,share=on,mem-path=/dev/shm,size=...",
+			 backend->id);
+		return gw_error_set(
+			error, -EINVAL,
+			"RAM '%s' is a %s: godwit moves memory-backend-file with share=on",
+			backend->id, backend->type);
 	}
 	if (!backend->share || !backend->has_path) {
 		snprintf(advice, advice_bytes, "%s%s to -object memory-backend-file,id=%s",
-			 backend->share ? "" : ",share=on", backend->has_path ? "" : ",mem-path=/dev/shm", backend->id);
+			 backend->share ? "" : ",share=on",
+			 backend->has_path ? "" : ",mem-path=/dev/shm", backend->id);
 		return gw_error_set(error, -EINVAL, "RAM '%s' is private to the VMM", backend->id);
 	}
 	return 0;
@@ -181,29 +190,39 @@ static int judge_backend(const struct backend *backend, char *advice, size_t adv
  * Refuses words by which the VMM cannot reach its run folder, and words that stand for others in a
  * file.
  */
-static int judge_word(const char *word, const char *value, char *advice, size_t advice_bytes, struct gw_error *error)
+static int judge_word(const char *word, const char *value, char *advice, size_t advice_bytes,
+		      struct gw_error *error)
 {
 	char text[256];
 
 	if (args_is(word, "-runas") ||
 	    (args_is(word, "-run-with") && args_option(value, "user", text, sizeof(text)))) {
-		snprintf(advice, advice_bytes, "leave %s %s out, and say 'godwit run' as that user", word, value);
-		return gw_error_set(error, -EINVAL, "the VMM becomes another user (%s), who cannot enter the run folder", word);
+		snprintf(advice, advice_bytes, "leave %s %s out, and say 'godwit run' as that user",
+			 word, value);
+		return gw_error_set(
+			error, -EINVAL,
+			"the VMM becomes another user (%s), who cannot enter the run folder", word);
 	}
 	if (args_is(word, "-chroot") ||
 	    (args_is(word, "-run-with") && args_option(value, "chroot", text, sizeof(text)))) {
 		snprintf(advice, advice_bytes, "leave %s %s out", word, value);
-		return gw_error_set(error, -EINVAL, "the VMM gets another root folder (%s), in which it does not find the run folder", word);
+		return gw_error_set(error, -EINVAL,
+				    "the VMM gets another root folder (%s), in which it does not "
+				    "find the run folder",
+				    word);
 	}
 	if (args_is(word, "-readconfig")) {
 		snprintf(advice, advice_bytes, "put the options of %s on the command line", value);
-		return gw_error_set(error, -EINVAL, "the options in %s are not read here, so that the VMM cannot be judged before it starts",
+		return gw_error_set(error, -EINVAL,
+				    "the options in %s are not read here, so that the VMM cannot "
+				    "be judged before it starts",
 				    value);
 	}
 	return 0;
 }
 
-int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_bytes, struct gw_error *error)
+int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_bytes,
+			  struct gw_error *error)
 {
 	bool machine_ram = false;
 	char size[32];
@@ -224,15 +243,19 @@ int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_byt
 		return 0;
 	ram_size(argc, argv, size, sizeof(size));
 	snprintf(advice, advice_bytes,
-		 "-object memory-backend-file,id=ram0,size=%s,mem-path=/dev/shm,share=on -machine memory-backend=ram0",
+		 "-object memory-backend-file,id=ram0,size=%s,mem-path=/dev/shm,share=on -machine "
+		 "memory-backend=ram0",
 		 size);
-	return gw_error_set(error, -EINVAL, "the guest's RAM is not in a shared file, so it cannot be migrated");
+	return gw_error_set(error, -EINVAL,
+			    "the guest's RAM is not in a shared file, so it cannot be migrated");
 }
 
-int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes, struct gw_error *error)
+int gw_vmm_check_args(int argc, char **argv, char *advice, size_t advice_bytes,
+		      struct gw_error *error)
 {
 	for (int i = 1; i < argc; i++) {
-		int rc = judge_word(argv[i], i + 1 < argc ? argv[i + 1] : "", advice, advice_bytes, error);
+		int rc = judge_word(argv[i], i + 1 < argc ? argv[i + 1] : "", advice, advice_bytes,
+				    error);
 
 		if (rc < 0)
 			return rc;

@@ -95,7 +95,8 @@ void gw_vmm_detach(struct gw_vmm *vmm)
 	if (vmm->settings_taken && vmm->qmp && !vmm->lease.lapsed)
 		rc = vmm_put_settings_back(vmm, NULL);
 	if (vmm->fd_passed && vmm->qmp && !vmm->lease.lapsed)
-		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1, NULL, NULL);
+		rc = qmp_command(vmm->qmp, "closefd", json_pack("{s:s}", "fdname", SAVE_FD), -1,
+				 NULL, NULL);
 	(void)rc; /* a dead VMM needs neither */
 	settle_abandon(&vmm->settle);
 	vmm_end_saving(vmm);

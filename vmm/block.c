@@ -34,12 +34,14 @@ int vmm_fronts(struct gw_vmm *vmm, struct vmm_fronts *fronts, struct gw_error *e
 const struct vmm_front *vmm_front_of(const struct vmm_fronts *fronts, const json_t *block)
 {
 	const char *name = json_string_value(json_object_get(block, "device"));
-	const char *node = json_string_value(json_object_get(json_object_get(block, "inserted"), "node-name"));
+	const char *node = json_string_value(
+		json_object_get(json_object_get(block, "inserted"), "node-name"));
 
 	for (unsigned i = 0; i < fronts->count; i++) {
 		const char *drive = fronts->list[i].drive;
 
-		if ((name && name[0] && strcmp(drive, name) == 0) || (node && strcmp(drive, node) == 0))
+		if ((name && name[0] && strcmp(drive, name) == 0) ||
+		    (node && strcmp(drive, node) == 0))
 			return &fronts->list[i];
 	}
 	return NULL;
@@ -54,7 +56,8 @@ const char *vmm_disk_name(const json_t *block, size_t *bytes)
 	if (!from[0]) {
 		from = qmp_text(block, "qdev");
 		length = strlen(from);
-		if (length > strlen(backend) && strcmp(from + length - strlen(backend), backend) == 0)
+		if (length > strlen(backend) &&
+		    strcmp(from + length - strlen(backend), backend) == 0)
 			length -= strlen(backend);
 		for (slash = from + length; slash > from && slash[-1] != '/'; slash--)
 			;
@@ -71,7 +74,8 @@ const char *vmm_disk_name(const json_t *block, size_t *bytes)
 
 bool vmm_is_filter(const char *format)
 {
-	static const char *const known[] = { "throttle", "copy-on-read", "preallocate", "compress", "copy-before-write" };
+	static const char *const known[] = { "throttle", "copy-on-read", "preallocate", "compress",
+					     "copy-before-write" };
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (strcmp(format, known[i]) == 0)
@@ -89,5 +93,6 @@ bool vmm_is_temporary(struct gw_vmm *vmm, const json_t *described)
 	if (vmm_file_of(vmm, name ? name : "", path, sizeof(path), &none) < 0)
 		return false;
 	last = strrchr(path, '/');
-	return last && strncmp(last, "/vl.", 4) == 0 && strlen(last) == 10 && stat(path, &st) < 0 && errno == ENOENT;
+	return last && strncmp(last, "/vl.", 4) == 0 && strlen(last) == 10 && stat(path, &st) < 0 &&
+	       errno == ENOENT;
 }

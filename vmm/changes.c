@@ -45,7 +45,10 @@ int gw_vmm_check_jobs(struct gw_vmm *vmm, struct gw_error *error)
 
 		if (rc < 0 || strcmp(status, "concluded") == 0 || strcmp(status, "null") == 0)
 			continue;
-		rc = gw_error_set(error, -EBUSY, "the VMM's job '%s' (%s) is under way, which works on disk images: let it end, or cancel it (job-cancel)", qmp_text(job, "id"), qmp_text(job, "type"));
+		rc = gw_error_set(error, -EBUSY,
+				  "the VMM's job '%s' (%s) is under way, which works on disk "
+				  "images: let it end, or cancel it (job-cancel)",
+				  qmp_text(job, "id"), qmp_text(job, "type"));
 	}
 	json_decref(list);
 	return rc;
@@ -82,7 +85,8 @@ static bool may_write(const json_t *edge)
 	size_t i;
 
 	json_array_foreach (json_object_get(edge, "perm"), i, permission)
-		if (json_is_string(permission) && strncmp(json_string_value(permission), "write", 5) == 0)
+		if (json_is_string(permission) &&
+		    strncmp(json_string_value(permission), "write", 5) == 0)
 			return true;
 	return false;
 }
@@ -114,7 +118,8 @@ int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error)
 		return rc;
 	/* The list does not tell which exports may write. */
 	if (json_array_size(list) > 0)
-		rc = qmp_command(vmm_qmp(vmm), "x-debug-query-block-graph", NULL, -1, &graph, &unknown);
+		rc = qmp_command(vmm_qmp(vmm), "x-debug-query-block-graph", NULL, -1, &graph,
+				 &unknown);
 	rc = rc == -EIO ? 0 : rc; /* a VMM without that command: each export counts */
 	if (rc < 0)
 		gw_error_set(error, rc, "%s", unknown.text);
@@ -122,7 +127,10 @@ int gw_vmm_check_exports(struct gw_vmm *vmm, struct gw_error *error)
 		const char *node = qmp_text(one, "node-name");
 
 		if (rc == 0 && is_written_by_export(graph, node))
-			rc = gw_error_set(error, -EBUSY, "the VMM's %s export '%s' lets others write to node '%s', and QEMU does not hand over such an image: remove it (block-export-del), or make it read-only",
+			rc = gw_error_set(error, -EBUSY,
+					  "the VMM's %s export '%s' lets others write to node "
+					  "'%s', and QEMU does not hand over such an image: remove "
+					  "it (block-export-del), or make it read-only",
 					  qmp_text(one, "type"), qmp_text(one, "id"), node);
 	}
 	json_decref(graph);
@@ -140,7 +148,8 @@ static json_t *file_of(struct gw_vmm *vmm, const char *name)
 	struct stat st;
 
 	if (vmm_file_of(vmm, name, path, sizeof(path), &none) == 0 && stat(path, &st) == 0)
-		snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)(S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev),
+		snprintf(text, sizeof(text), "%llu:%llu",
+			 (unsigned long long)(S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev),
 			 S_ISBLK(st.st_mode) ? 0ULL : (unsigned long long)st.st_ino);
 	return json_string(text);
 }
@@ -153,23 +162,27 @@ static json_t *describe_drive(struct gw_vmm *vmm, const json_t *block, bool by_f
 	size_t length;
 	const char *name = vmm_disk_name(block, &length);
 
-	for (at = json_object_get(inserted, "image"); at; at = json_object_get(at, "backing-image")) {
+	for (at = json_object_get(inserted, "image"); at;
+	     at = json_object_get(at, "backing-image")) {
 		const char *format = json_string_value(json_object_get(at, "format"));
 		const char *filename = json_string_value(json_object_get(at, "filename"));
 
 		if (!format || vmm_is_filter(format))
 			continue;
-		json_array_append_new(layers, json_pack("{s:s?, s:s, s:O?}", "filename", filename, "format", format, "size",
-							json_object_get(at, "virtual-size")));
+		json_array_append_new(
+			layers, json_pack("{s:s?, s:s, s:O?}", "filename", filename, "format",
+					  format, "size", json_object_get(at, "virtual-size")));
 		if (by_file)
 			json_array_append_new(files, file_of(vmm, filename ? filename : ""));
 	}
-	return json_pack("{s:s%, s:O, s:O?, s:o, s:o}", "name", name, length, "device", json_object_get(block, "qdev"), "node",
+	return json_pack("{s:s%, s:O, s:O?, s:o, s:o}", "name", name, length, "device",
+			 json_object_get(block, "qdev"), "node",
 			 json_object_get(inserted, "node-name"), "layers", layers, "files", files);
 }
 
 /* Return: 0 and *drives, the caller's, or -errno with @error set. */
-static int describe_drives(struct gw_vmm *vmm, bool by_file, json_t **drives, struct gw_error *error)
+static int describe_drives(struct gw_vmm *vmm, bool by_file, json_t **drives,
+			   struct gw_error *error)
 {
 	json_t *list, *block;
 	size_t i;
@@ -181,7 +194,9 @@ static int describe_drives(struct gw_vmm *vmm, bool by_file, json_t **drives, st
 	json_array_foreach (list, i, block)
 		if (rc == 0 && json_object_get(block, "qdev") &&
 		    json_array_append_new(*drives, describe_drive(vmm, block, by_file)) < 0)
-			rc = gw_error_set(error, -ENOMEM, "no memory to describe the disks, or a disk's name is not UTF-8");
+			rc = gw_error_set(
+				error, -ENOMEM,
+				"no memory to describe the disks, or a disk's name is not UTF-8");
 	json_decref(list);
 	if (rc < 0)
 		json_decref(*drives);
@@ -203,10 +218,12 @@ static bool is_alike(const json_t *one, const json_t *other, bool by_file)
 {
 	return json_equal(json_object_get(one, "layers"), json_object_get(other, "layers")) &&
 	       json_equal(json_object_get(one, "node"), json_object_get(other, "node")) &&
-	       (!by_file || json_equal(json_object_get(one, "files"), json_object_get(other, "files")));
+	       (!by_file ||
+		json_equal(json_object_get(one, "files"), json_object_get(other, "files")));
 }
 
-int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, bool by_file, struct gw_error *error)
+int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, bool by_file,
+		       struct gw_error *error)
 {
 	json_t *now, *drive;
 	size_t i;
@@ -218,12 +235,17 @@ int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, boo
 		const json_t *again = drive_of(now, json_object_get(drive, "device"));
 
 		if (rc == 0 && (!again || !is_alike(drive, again, by_file)))
-			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image or medium in mid-migration: migrate again", json_string_value(json_object_get(drive, "name")));
+			rc = gw_error_set(error, -EBUSY,
+					  "disk '%s' was unplugged, resized or given another image "
+					  "or medium in mid-migration: migrate again",
+					  json_string_value(json_object_get(drive, "name")));
 	}
 	json_array_foreach (now, i, drive)
 		if (rc == 0 && !drive_of(parts->drives, json_object_get(drive, "device")))
-			rc = gw_error_set(error, -EBUSY, "disk '%s' was plugged in in mid-migration: migrate again",
-					  json_string_value(json_object_get(drive, "name")));
+			rc = gw_error_set(
+				error, -EBUSY,
+				"disk '%s' was plugged in in mid-migration: migrate again",
+				json_string_value(json_object_get(drive, "name")));
 	json_decref(now);
 	return rc;
 }
@@ -242,14 +264,16 @@ static int list_plugged(struct gw_vmm *vmm, json_t **plugged, struct gw_error *e
 
 	*plugged = json_object();
 	for (size_t i = 0; rc == 0 && i < sizeof(places) / sizeof(places[0]); i++) {
-		rc = qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", places[i]), -1, &list, error);
+		rc = qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", places[i]),
+				 -1, &list, error);
 		if (rc < 0)
 			break;
 		json_array_foreach (list, k, one) {
 			char path[GW_VMM_PLACE_BYTES + 64];
 
 			snprintf(path, sizeof(path), "%s/%s", places[i], qmp_text(one, "name"));
-			if (rc == 0 && json_object_set(*plugged, path, json_object_get(one, "type")) < 0)
+			if (rc == 0 &&
+			    json_object_set(*plugged, path, json_object_get(one, "type")) < 0)
 				rc = gw_error_set(error, -ENOMEM, "no memory to list the devices");
 		}
 		json_decref(list);
@@ -271,7 +295,8 @@ static const char *is_only_in(json_t *one, const json_t *other)
 	return NULL;
 }
 
-int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, struct gw_error *error)
+int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts,
+			 struct gw_error *error)
 {
 	const char *gone, *new;
 	json_t *now;
@@ -282,8 +307,9 @@ int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, s
 	gone = is_only_in(parts->plugged, now);
 	new = is_only_in(now, parts->plugged);
 	if (gone || new)
-		rc = gw_error_set(error, -EBUSY, "device '%s' was %s in mid-migration: migrate again", gone ? gone : new,
-				  gone ? "unplugged" : "plugged in");
+		rc = gw_error_set(error, -EBUSY,
+				  "device '%s' was %s in mid-migration: migrate again",
+				  gone ? gone : new, gone ? "unplugged" : "plugged in");
 	json_decref(now);
 	return rc;
 }
@@ -293,7 +319,8 @@ int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, s
 int gw_vmm_note_parts(struct gw_vmm *vmm, struct gw_vmm_parts **out, struct gw_error *error)
 {
 	struct gw_vmm_parts *parts = calloc(1, sizeof(*parts));
-	int rc = parts ? list_plugged(vmm, &parts->plugged, error) : gw_error_set(error, -ENOMEM, "no memory for disks");
+	int rc = parts ? list_plugged(vmm, &parts->plugged, error)
+		       : gw_error_set(error, -ENOMEM, "no memory for disks");
 
 	if (rc == 0) {
 		rc = describe_drives(vmm, true, &parts->drives, error);

@@ -34,12 +34,14 @@ static uint64_t disk_bytes(uint64_t bytes)
 }
 
 /* Whether O_DIRECT's alignment matters for the image.  Return: 1, 0, or -errno with @error set. */
-static int matters(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error)
+static int matters(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes,
+		   struct gw_error *error)
 {
 	int fd GW_CLEANUP_CLOSE = -1;
 	int flags;
 
-	if (image->layer > 0 || !image->fixed || image->inode == 0 || disk_bytes(bytes) % MOST_BYTES == 0)
+	if (image->layer > 0 || !image->fixed || image->inode == 0 ||
+	    disk_bytes(bytes) % MOST_BYTES == 0)
 		return 0;
 	fd = gw_vmm_image_fd(vmm, image, error);
 	if (fd < 0)
@@ -56,7 +58,8 @@ static int open_beside(const struct gw_vmm_image *image)
 	struct stat st;
 	int fd, rc = 0;
 
-	snprintf(folder, sizeof(folder), "%s", real && strlen(real) < sizeof(folder) ? real : image->path);
+	snprintf(folder, sizeof(folder), "%s",
+		 real && strlen(real) < sizeof(folder) ? real : image->path);
 	snprintf(name, sizeof(name), "%s", dirname(folder));
 	fd = open(name, O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) { /* no O_TMPFILE here */
@@ -93,7 +96,8 @@ static int find_alignment(const struct gw_vmm_image *image)
 	return MOST_BYTES;
 }
 
-int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error)
+int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes,
+		      struct gw_error *error)
 {
 	int alignment, rc = matters(vmm, image, bytes, error);
 
@@ -101,12 +105,20 @@ int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint
 		return rc;
 	alignment = find_alignment(image);
 	if (alignment < 0)
-		return gw_error_set(error, alignment, "disk '%s': the image's %llu bytes may be no multiple of O_DIRECT's alignment, which cannot be tested in the image's folder: %s; start this VMM with cache=writeback for this drive",
-				    image->name, (unsigned long long)bytes, strerror(-alignment));
+		return gw_error_set(
+			error, alignment,
+			"disk '%s': the image's %llu bytes may be no multiple of O_DIRECT's "
+			"alignment, which cannot be tested in the image's folder: %s; start this "
+			"VMM with cache=writeback for this drive",
+			image->name, (unsigned long long)bytes, strerror(-alignment));
 	if (disk_bytes(bytes) % (unsigned)alignment == 0)
 		return 0;
-	return gw_error_set(error, -EINVAL, "disk '%s': the image has %llu bytes, and O_DIRECT, by which the VMM here opened it (cache=none), needs a multiple of %d on this file system: start this VMM with cache=writeback for this drive, or grow the image at the source",
-			    image->name, (unsigned long long)bytes, alignment);
+	return gw_error_set(
+		error, -EINVAL,
+		"disk '%s': the image has %llu bytes, and O_DIRECT, by which the VMM here opened "
+		"it (cache=none), needs a multiple of %d on this file system: start this VMM with "
+		"cache=writeback for this drive, or grow the image at the source",
+		image->name, (unsigned long long)bytes, alignment);
 }
 
 /* Whether block node @node has the file of an image open. */
@@ -119,12 +131,13 @@ static bool is_node_of(struct gw_vmm *vmm, const json_t *node, const struct gw_v
 	struct stat st;
 
 	return driver && filename && strcmp(driver, "file") == 0 &&
-	       vmm_file_of(vmm, filename, path, sizeof(path), &error) == 0 && stat(path, &st) == 0 &&
-	       st.st_dev == image->device && st.st_ino == image->inode;
+	       vmm_file_of(vmm, filename, path, sizeof(path), &error) == 0 &&
+	       stat(path, &st) == 0 && st.st_dev == image->device && st.st_ino == image->inode;
 }
 
 /* Lets QEMU open the file of a node again, with the same options. */
-static int reopen(struct gw_vmm *vmm, const char *node, const struct gw_vmm_image *image, struct gw_error *error)
+static int reopen(struct gw_vmm *vmm, const char *node, const struct gw_vmm_image *image,
+		  struct gw_error *error)
 {
 	char command[GW_VMM_PLACE_BYTES];
 	json_t *said = NULL;
@@ -132,15 +145,19 @@ static int reopen(struct gw_vmm *vmm, const char *node, const struct gw_vmm_imag
 	int rc;
 
 	snprintf(command, sizeof(command), "qemu-io %.64s reopen", node);
-	rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", command), -1, &said, error);
+	rc = qmp_command(vmm_qmp(vmm), "human-monitor-command",
+			 json_pack("{s:s}", "command-line", command), -1, &said, error);
 	text = rc == 0 ? json_string_value(said) : NULL;
 	if (text && text[0]) /* the monitor prints nothing on success */
-		rc = gw_error_set(error, -EIO, "disk '%s': the VMM cannot open the image again: %.200s", image->name, text);
+		rc = gw_error_set(error, -EIO,
+				  "disk '%s': the VMM cannot open the image again: %.200s",
+				  image->name, text);
 	json_decref(said);
 	return rc;
 }
 
-int gw_vmm_look_again(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error)
+int gw_vmm_look_again(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes,
+		      struct gw_error *error)
 {
 	const char *name = NULL;
 	json_t *list = NULL, *node;
@@ -149,13 +166,16 @@ int gw_vmm_look_again(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint
 
 	if (rc <= 0)
 		return rc;
-	rc = qmp_command(vmm_qmp(vmm), "query-named-block-nodes", json_pack("{s:b}", "flat", 1), -1, &list, error);
+	rc = qmp_command(vmm_qmp(vmm), "query-named-block-nodes", json_pack("{s:b}", "flat", 1), -1,
+			 &list, error);
 	json_array_foreach (list, i, node)
 		if (!name && is_node_of(vmm, node, image))
 			name = json_string_value(json_object_get(node, "node-name"));
 	if (rc == 0)
-		rc = name ? reopen(vmm, name, image, error) :
-			    gw_error_set(error, -ENOENT, "disk '%s': no block node of the VMM has the file open", image->name);
+		rc = name ? reopen(vmm, name, image, error)
+			  : gw_error_set(error, -ENOENT,
+					 "disk '%s': no block node of the VMM has the file open",
+					 image->name);
 	json_decref(list);
 	return rc;
 }

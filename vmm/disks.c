@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MAX_DISK_NAME 52 /* room for "/LAYER" */
+#define MAX_DISK_NAME 52              /* room for "/LAYER" */
 #define HEADROOM_BYTES (256ULL << 20) /* for a format's tables, besides 1/64 of the disk */
 
 /* Copies the disk's name.  A name that is too long is refused, not cut. */
@@ -31,21 +31,30 @@ static int name_of(const json_t *block, char name[GW_VMM_NAME_BYTES], struct gw_
 	const char *from = vmm_disk_name(block, &length);
 
 	if (length > MAX_DISK_NAME || memchr(from, '/', length))
-		return gw_error_set(error, -EINVAL, "disk '%.*s' cannot be moved: its name is longer than %d or has a '/': give it another id", (int)length, from, MAX_DISK_NAME);
+		return gw_error_set(error, -EINVAL,
+				    "disk '%.*s' cannot be moved: its name is longer than %d or "
+				    "has a '/': give it another id",
+				    (int)length, from, MAX_DISK_NAME);
 	snprintf(name, GW_VMM_NAME_BYTES, "%.*s", (int)length, from);
 	return 0;
 }
 
-static int unsupported(const struct gw_vmm_image *image, const char *why, const char *filename, struct gw_error *error)
+static int unsupported(const struct gw_vmm_image *image, const char *why, const char *filename,
+		       struct gw_error *error)
 {
-	return gw_error_set(error, -EINVAL, "disk '%s' cannot be moved: %s (%.200s); where both hosts can reach it, migrate without -b", image->name, why, filename);
+	return gw_error_set(error, -EINVAL,
+			    "disk '%s' cannot be moved: %s (%.200s); where both hosts can reach "
+			    "it, migrate without -b",
+			    image->name, why, filename);
 }
 
 /* Whether all data of an image lies in one file. */
 static bool is_one_file(const json_t *described, const char *format)
 {
-	static const char *const known[] = { "raw", "file", "host_device", "qcow2", "qcow", "qed", "vdi", "vhdx", "vpc" };
-	const json_t *specific = json_object_get(json_object_get(described, "format-specific"), "data");
+	static const char *const known[] = { "raw", "file", "host_device", "qcow2", "qcow",
+					     "qed", "vdi",  "vhdx",        "vpc" };
+	const json_t *specific = json_object_get(
+		json_object_get(described, "format-specific"), "data");
 
 	if (json_object_get(specific, "data-file"))
 		return false;
@@ -61,7 +70,8 @@ static int identify(struct gw_vmm_image *image, const char *filename, struct gw_
 	struct stat st;
 
 	if (stat(image->path, &st) < 0)
-		return unsupported(image, "it is no file and no block device of this host", filename, error);
+		return unsupported(image, "it is no file and no block device of this host",
+				   filename, error);
 	if (S_ISBLK(st.st_mode)) {
 		image->device = st.st_rdev;
 		image->inode = 0;
@@ -69,7 +79,8 @@ static int identify(struct gw_vmm_image *image, const char *filename, struct gw_
 		image->device = st.st_dev;
 		image->inode = st.st_ino;
 	} else {
-		return unsupported(image, "it is neither a file nor a block device", filename, error);
+		return unsupported(image, "it is neither a file nor a block device", filename,
+				   error);
 	}
 	if (S_ISREG(st.st_mode) && (uint64_t)st.st_size > image->virtual_bytes)
 		image->room_bytes = (uint64_t)st.st_size;
@@ -81,30 +92,41 @@ static int identify(struct gw_vmm_image *image, const char *filename, struct gw_
 }
 
 /* Describes one image of a chain.  Return: 0 or -errno with @error set. */
-static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_image *image, struct gw_error *error)
+static int look_at(struct gw_vmm *vmm, const json_t *described, struct gw_vmm_image *image,
+		   struct gw_error *error)
 {
 	const char *name = qmp_text(described, "filename"), *format = qmp_text(described, "format");
 	struct gw_error why = { 0 };
 
 	snprintf(image->format, sizeof(image->format), "%s", format);
-	image->virtual_bytes = (uint64_t)json_integer_value(json_object_get(described, "virtual-size"));
-	image->fixed = strcmp(format, "raw") == 0 || strcmp(format, "file") == 0 || strcmp(format, "host_device") == 0;
+	image->virtual_bytes = (uint64_t)json_integer_value(
+		json_object_get(described, "virtual-size"));
+	image->fixed = strcmp(format, "raw") == 0 || strcmp(format, "file") == 0 ||
+		       strcmp(format, "host_device") == 0;
 	if (strcmp(format, "luks") == 0 || json_is_true(json_object_get(described, "encrypted")))
-		return unsupported(image, "it is encrypted, and QEMU keeps the keys that it read at the start", name, error);
+		return unsupported(
+			image, "it is encrypted, and QEMU keeps the keys that it read at the start",
+			name, error);
 	if (vmm_is_temporary(vmm, described))
-		return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): commit it, or start the VMM without -snapshot", image->name);
+		return gw_error_set(error, -EINVAL,
+				    "disk '%s' writes to a temporary file, which ends with the VMM "
+				    "(-snapshot): commit it, or start the VMM without -snapshot",
+				    image->name);
 	if (!is_one_file(described, format))
-		return unsupported(image, "its data lies in other files too, or its format is not known", name, error);
+		return unsupported(image,
+				   "its data lies in other files too, or its format is not known",
+				   name, error);
 	if (vmm_file_of(vmm, name, image->path, sizeof(image->path), &why) < 0)
 		return unsupported(image, why.text, name, error);
 	return identify(image, name, error);
 }
 
 /* Adds the images of one disk, from the top.  Return: how many, or -errno with @error set. */
-static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_front *front, struct gw_vmm_image *images,
-		     unsigned most, struct gw_error *error)
+static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_front *front,
+		     struct gw_vmm_image *images, unsigned most, struct gw_error *error)
 {
-	const json_t *inserted = json_object_get(block, "inserted"), *described = json_object_get(inserted, "image");
+	const json_t *inserted = json_object_get(block, "inserted"),
+		     *described = json_object_get(inserted, "image");
 	char name[GW_VMM_NAME_BYTES];
 	unsigned count = 0;
 	int rc = name_of(block, name, error);
@@ -113,14 +135,17 @@ static int add_chain(struct gw_vmm *vmm, const json_t *block, const struct vmm_f
 		struct gw_vmm_image *image = &images[count];
 
 		if (count == most)
-			return gw_error_set(error, -E2BIG, "the VM has more than %d images: unplug disks, or flatten chains of images",
+			return gw_error_set(error, -E2BIG,
+					    "the VM has more than %d images: unplug disks, or "
+					    "flatten chains of images",
 					    GW_VMM_MAX_IMAGES);
 		memset(image, 0, sizeof(*image));
 		image->layer = count;
 		if (count == 0)
 			memcpy(image->name, name, sizeof(image->name));
 		else
-			snprintf(image->name, sizeof(image->name), "%.*s/%u", MAX_DISK_NAME, name, count);
+			snprintf(image->name, sizeof(image->name), "%.*s/%u", MAX_DISK_NAME, name,
+				 count);
 		if (front)
 			memcpy(image->front, front->place, sizeof(image->front));
 		rc = look_at(vmm, described, image, error);
@@ -137,7 +162,10 @@ static int check_names(const struct gw_vmm_image *images, unsigned count, struct
 	for (unsigned i = 0; i < count; i++)
 		for (unsigned k = 0; k < i; k++)
 			if (strcmp(images[i].name, images[k].name) == 0)
-				return gw_error_set(error, -EINVAL, "two disks are called '%s': give each device an id", images[i].name);
+				return gw_error_set(
+					error, -EINVAL,
+					"two disks are called '%s': give each device an id",
+					images[i].name);
 	return 0;
 }
 
@@ -149,14 +177,18 @@ static int check_files(const struct gw_vmm_image *images, unsigned count, struct
 {
 	for (unsigned i = 0; i < count; i++)
 		for (unsigned k = 0; k < i; k++)
-			if ((images[i].layer == 0 || images[k].layer == 0) && images[i].device == images[k].device &&
+			if ((images[i].layer == 0 || images[k].layer == 0) &&
+			    images[i].device == images[k].device &&
 			    images[i].inode == images[k].inode)
-				return gw_error_set(error, -EINVAL, "disks '%s' and '%s' lie in the same file (%.200s): give each an image of its own", images[k].name, images[i].name, images[i].path);
+				return gw_error_set(error, -EINVAL,
+						    "disks '%s' and '%s' lie in the same file "
+						    "(%.200s): give each an image of its own",
+						    images[k].name, images[i].name, images[i].path);
 	return 0;
 }
 
-static int add_chains(struct gw_vmm *vmm, const json_t *list, const struct vmm_fronts *fronts, struct gw_vmm_image *images,
-		      unsigned most, struct gw_error *error)
+static int add_chains(struct gw_vmm *vmm, const json_t *list, const struct vmm_fronts *fronts,
+		      struct gw_vmm_image *images, unsigned most, struct gw_error *error)
 {
 	unsigned count = 0;
 	const json_t *block;
@@ -168,7 +200,8 @@ static int add_chains(struct gw_vmm *vmm, const json_t *list, const struct vmm_f
 
 		if (!inserted || json_is_true(json_object_get(inserted, "ro")))
 			continue;
-		rc = add_chain(vmm, block, vmm_front_of(fronts, block), images + count, most - count, error);
+		rc = add_chain(vmm, block, vmm_front_of(fronts, block), images + count,
+			       most - count, error);
 		if (rc < 0)
 			return rc;
 		count += (unsigned)rc;
@@ -179,11 +212,13 @@ static int add_chains(struct gw_vmm *vmm, const json_t *list, const struct vmm_f
 	return rc < 0 ? rc : (int)count;
 }
 
-int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images, unsigned most, struct gw_error *error)
+int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images, unsigned most,
+		  struct gw_error *error)
 {
 	struct vmm_fronts *fronts = calloc(1, sizeof(*fronts));
 	json_t *list = NULL;
-	int rc = fronts ? vmm_fronts(vmm, fronts, error) : gw_error_set(error, -ENOMEM, "no memory for disks");
+	int rc = fronts ? vmm_fronts(vmm, fronts, error)
+			: gw_error_set(error, -ENOMEM, "no memory for disks");
 
 	if (rc == 0)
 		rc = qmp_command(vmm_qmp(vmm), "query-block", NULL, -1, &list, error);
@@ -203,18 +238,21 @@ int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image *image, struct
 	return fd;
 }
 
-int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count, uint32_t block_bytes,
-			struct gw_tracker **tracker, struct gw_error *error)
+int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count,
+			uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error)
 {
 	struct agent_image list[GW_VMM_MAX_IMAGES];
 
 	for (unsigned i = 0; i < count; i++)
-		list[i] = (struct agent_image){ images[i].device, images[i].inode,
-						(images[i].room_bytes + block_bytes - 1) / block_bytes };
+		list[i] = (struct agent_image){
+			images[i].device, images[i].inode,
+			(images[i].room_bytes + block_bytes - 1) / block_bytes
+		};
 	return agent_watch(vmm_agent(vmm), list, count, block_bytes, tracker, error);
 }
 
-int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most, struct gw_error *error)
+int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most,
+			struct gw_error *error)
 {
 	unsigned count = 0;
 	json_t *list, *block;
@@ -230,7 +268,9 @@ int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most, s
 		struct gw_error unknown = { 0 };
 
 		if (count < most && json_is_true(json_object_get(cache, "no-flush")) &&
-		    vmm_file_of(vmm, qmp_text(inserted, "file"), path, sizeof(path), &unknown) == 0 && stat(path, &files[count]) == 0)
+		    vmm_file_of(vmm, qmp_text(inserted, "file"), path, sizeof(path), &unknown) ==
+			    0 &&
+		    stat(path, &files[count]) == 0)
 			count++;
 	}
 	json_decref(list);

@@ -17,6 +17,7 @@ bool vmm_is_guessed(struct gw_vmm *vmm, const json_t *block, const struct gw_vmm
  * Lists the files of disks that the VMM never flushes (cache=unsafe).
  * Return: how many, at most @most; or -errno with @error set.
  */
-int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most, struct gw_error *error) GW_MUST_CHECK;
+int vmm_unflushed_files(struct gw_vmm *vmm, struct stat *files, unsigned most,
+			struct gw_error *error) GW_MUST_CHECK;
 
 #endif

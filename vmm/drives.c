@@ -48,7 +48,8 @@ static bool is_on(const char *text, const char *key)
 	char value[16];
 
 	return args_option(text, key, value, sizeof(value)) &&
-	       (strcmp(value, "on") == 0 || strcmp(value, "true") == 0 || strcmp(value, "yes") == 0);
+	       (strcmp(value, "on") == 0 || strcmp(value, "true") == 0 ||
+		strcmp(value, "yes") == 0);
 }
 
 static bool read_drive(const char *text, struct drive *drive)
@@ -65,7 +66,8 @@ static bool read_drive(const char *text, struct drive *drive)
 	if (!args_option(text, "format", drive->format, sizeof(drive->format)) &&
 	    !args_option(text, "driver", drive->format, sizeof(drive->format)))
 		drive->format[0] = '\0';
-	drive->read_only = is_on(text, "readonly") || is_on(text, "read-only") || is_on(text, "snapshot");
+	drive->read_only = is_on(text, "readonly") || is_on(text, "read-only") ||
+			   is_on(text, "snapshot");
 	return true;
 }
 
@@ -76,7 +78,8 @@ static void find_format(int argc, char **argv, const char *name, struct drive *d
 
 	strcpy(drive->format, "raw");
 	for (int i = 1; i + 1 < argc; i++) {
-		if (!args_is(argv[i], "-blockdev") || !args_option(argv[i + 1], "file", value, sizeof(value)) ||
+		if (!args_is(argv[i], "-blockdev") ||
+		    !args_option(argv[i + 1], "file", value, sizeof(value)) ||
 		    strcmp(value, name) != 0)
 			continue;
 		if (!args_option(argv[i + 1], "driver", drive->format, sizeof(drive->format)))
@@ -121,12 +124,14 @@ static void look_at_left_over(struct drive *drive, int fd)
 	struct stat st;
 	ssize_t n;
 
-	if (strcmp(drive->format, "qcow2") != 0 || fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	if (strcmp(drive->format, "qcow2") != 0 || fd < 0 || fstat(fd, &st) < 0 ||
+	    !S_ISREG(st.st_mode))
 		return;
 	n = pread(fd, begin, sizeof(begin), 0);
 	drive->left_over = n == 0 || (n > 0 && gw_half_copy_begins(begin, (size_t)n));
 	if (n > (ssize_t)GW_HALF_COPY_BYTES && drive->left_over &&
-	    !header_base(begin + GW_HALF_COPY_BYTES, (size_t)n - GW_HALF_COPY_BYTES, drive->base, drive->base_format))
+	    !header_base(begin + GW_HALF_COPY_BYTES, (size_t)n - GW_HALF_COPY_BYTES, drive->base,
+			 drive->base_format))
 		drive->base[0] = '\0';
 }
 
@@ -136,7 +141,9 @@ static int say_received(const struct drive *drive, pid_t holder, struct gw_error
 
 	if (holder > 0)
 		snprintf(who, sizeof(who), " (process %d)", (int)holder);
-	return gw_error_set(error, -EBUSY, "image %s: a godwit%s receives into it: wait for its end, or end it", drive->path, who);
+	return gw_error_set(error, -EBUSY,
+			    "image %s: a godwit%s receives into it: wait for its end, or end it",
+			    drive->path, who);
 }
 
 /* Refuses an image that a godwit receives into.  Return: 0 or -EBUSY with @error set. */
@@ -145,7 +152,9 @@ static int check_received(const struct drive *drive, struct gw_error *error)
 	int fd GW_CLEANUP_CLOSE = open(drive->path, O_RDONLY | O_CLOEXEC);
 	pid_t holder;
 
-	return fd >= 0 && gw_image_is_received(fd, &holder) < 0 ? say_received(drive, holder, error) : 0;
+	return fd >= 0 && gw_image_is_received(fd, &holder) < 0
+		       ? say_received(drive, holder, error)
+		       : 0;
 }
 
 /*
@@ -160,8 +169,11 @@ static int take_left_over(const struct drive *drive, int fd, struct gw_error *er
 	if (rc == -EBUSY)
 		return say_received(drive, holder, error);
 	if (rc < 0)
-		return gw_error_set(error, rc, "image %s cannot be locked: %s", drive->path, strerror(-rc));
-	return gw_image_is_used(fd) ? gw_error_set(error, -EBUSY, "image %s: a running VMM uses it", drive->path) : 0;
+		return gw_error_set(error, rc, "image %s cannot be locked: %s", drive->path,
+				    strerror(-rc));
+	return gw_image_is_used(fd)
+		       ? gw_error_set(error, -EBUSY, "image %s: a running VMM uses it", drive->path)
+		       : 0;
 }
 
 /* Runs qemu-img.  Return: 0 or -errno. */
@@ -173,10 +185,11 @@ static int make_qcow2(const struct drive *drive)
 
 	if (child == 0) {
 		if (drive->base[0])
-			execlp("qemu-img", "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", drive->base, "-F", format, drive->path,
-			       "1M", (char *)NULL);
+			execlp("qemu-img", "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b",
+			       drive->base, "-F", format, drive->path, "1M", (char *)NULL);
 		else
-			execlp("qemu-img", "qemu-img", "create", "-q", "-f", "qcow2", drive->path, "1M", (char *)NULL);
+			execlp("qemu-img", "qemu-img", "create", "-q", "-f", "qcow2", drive->path,
+			       "1M", (char *)NULL);
 		_exit(127);
 	}
 	if (child < 0 || waitpid(child, &status, 0) < 0)
@@ -193,19 +206,28 @@ static int make_image(const struct drive *drive, struct gw_error *error)
 	if (strcmp(drive->format, "qcow2") == 0) {
 		rc = make_qcow2(drive);
 		if (rc < 0)
-			return gw_error_set(error, rc, "image %s does not exist, and qemu-img cannot make it%s", drive->path,
-					    rc == -ENOENT ? ": it is in package qemu-utils" : "");
+			return gw_error_set(
+				error, rc, "image %s does not exist, and qemu-img cannot make it%s",
+				drive->path, rc == -ENOENT ? ": it is in package qemu-utils" : "");
 	} else if (strcmp(drive->format, "raw") == 0) {
 		fd = open(drive->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 		if (fd < 0)
-			return gw_error_set(error, -errno, "image %s does not exist and cannot be made: %s", drive->path,
-					    strerror(errno));
+			return gw_error_set(error, -errno,
+					    "image %s does not exist and cannot be made: %s",
+					    drive->path, strerror(errno));
 		close(fd);
 	} else {
-		return gw_error_set(error, -EINVAL, "image %s does not exist, and %s: create it with qemu-img, of the source's size", drive->path, drive->format[0] ?
-				    "only raw and qcow2 are made here" : "its format is not given (format=raw or format=qcow2)");
+		return gw_error_set(
+			error, -EINVAL,
+			"image %s does not exist, and %s: create it with qemu-img, of the source's "
+			"size",
+			drive->path,
+			drive->format[0] ? "only raw and qcow2 are made here"
+					 : "its format is not given (format=raw or format=qcow2)");
 	}
-	fprintf(stderr, "godwit: image %s %s: it is empty now, and the guest that arrives fills it\n", drive->path,
+	fprintf(stderr,
+		"godwit: image %s %s: it is empty now, and the guest that arrives fills it\n",
+		drive->path,
 		drive->left_over ? "was what a failed migration left" : "did not exist");
 	return 0;
 }
@@ -216,8 +238,12 @@ static int say_dangling(const struct drive *drive, struct gw_error *error)
 	char target[PATH_BYTES] = "";
 
 	if (readlink(drive->path, target, sizeof(target) - 1) < 0)
-		return gw_error_set(error, -ENOENT, "image %s is a symbolic link that leads nowhere: mend it first", drive->path);
-	return gw_error_set(error, -ENOENT, "image %.160s is a symbolic link to %.160s, which does not exist: make that, or mend the link",
+		return gw_error_set(error, -ENOENT,
+				    "image %s is a symbolic link that leads nowhere: mend it first",
+				    drive->path);
+	return gw_error_set(error, -ENOENT,
+			    "image %.160s is a symbolic link to %.160s, which does not exist: make "
+			    "that, or mend the link",
 			    drive->path, target);
 }
 
@@ -241,7 +267,9 @@ static int make_if_missing(struct drive *drive, struct gw_error *error)
 		return say_dangling(drive, error);
 	snprintf(folder, sizeof(folder), "%s", drive->path);
 	if (access(dirname(folder), F_OK) < 0)
-		return gw_error_set(error, -ENOENT, "image %s: there is no such folder: make it first", drive->path);
+		return gw_error_set(error, -ENOENT,
+				    "image %s: there is no such folder: make it first",
+				    drive->path);
 	return make_image(drive, error);
 }
 
@@ -253,8 +281,10 @@ int gw_vmm_make_images(int argc, char **argv, struct gw_error *error)
 		waits = waits || args_is(argv[i], "-incoming");
 	for (int i = 1; i + 1 < argc; i++) {
 		struct drive drive = { .read_only = false };
-		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive) :
-			     args_is(argv[i], "-blockdev") ? read_blockdev(argc, argv, argv[i + 1], &drive) : false;
+		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive)
+			     : args_is(argv[i], "-blockdev")
+				     ? read_blockdev(argc, argv, argv[i + 1], &drive)
+				     : false;
 		int rc;
 
 		if (!found || drive.read_only || !is_plain(drive.path))

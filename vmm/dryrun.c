@@ -69,11 +69,13 @@ static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char
 	int64_t sum = 0;
 
 	while (from < to) {
-		size_t count = (to - from) / page < PIECE_PAGES ? (size_t)((to - from) / page) : PIECE_PAGES;
+		size_t count = (to - from) / page < PIECE_PAGES ? (size_t)((to - from) / page)
+								: PIECE_PAGES;
 		bool touched = false;
 		int64_t pages = 0;
 
-		if (pread(pagemap, entries, count * 8, (off_t)(from / page * 8)) != (ssize_t)(count * 8))
+		if (pread(pagemap, entries, count * 8, (off_t)(from / page * 8)) !=
+		    (ssize_t)(count * 8))
 			return -EIO;
 		for (size_t i = 0; i < count; i++)
 			touched |= entries[i] >> 62 != 0; /* present, or swapped out */
@@ -105,8 +107,9 @@ static int64_t data_bytes(int pid, uint64_t bytes)
 	while (buffer && maps && pagemap >= 0 && fgets(line, sizeof(line), maps)) {
 		uint64_t from, to, inode;
 
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " rw-p %*x %*s %" SCNu64, &from, &to, &inode) == 3 && inode == 0 &&
-		    to - from == bytes) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " rw-p %*x %*s %" SCNu64, &from, &to,
+			   &inode) == 3 &&
+		    inode == 0 && to - from == bytes) {
 			int64_t pages = data_pages(pid, pagemap, from, to, buffer);
 
 			most = pages * page > most ? pages * page : most;
@@ -142,12 +145,15 @@ static uint64_t other_memory_bytes(struct gw_vmm *vmm)
 
 	if (qmp_command(vmm_qmp(vmm), "human-monitor-command", command, -1, &text, NULL) < 0)
 		return UNKNOWN_BLOCK_BYTES;
-	for (const char *line = json_string_value(text); line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+	for (const char *line = json_string_value(text); line && *line;
+	     line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
 		uint64_t used, total;
 		char block[256];
 		int64_t bytes;
 
-		if (sscanf(line, "%255s %*u %*s %*x %" SCNx64 " %" SCNx64, block, &used, &total) != 3 || is_region(vmm, block))
+		if (sscanf(line, "%255s %*u %*s %*x %" SCNx64 " %" SCNx64, block, &used, &total) !=
+			    3 ||
+		    is_region(vmm, block))
 			continue;
 		bytes = data_bytes(gw_vmm_pid(vmm), total);
 		if (bytes < 0)
@@ -167,7 +173,8 @@ static uint64_t memory_ns(struct gw_vmm *vmm)
 	uint64_t bytes = 0;
 	json_t *kvm = NULL;
 
-	if (qmp_command(vmm_qmp(vmm), "query-kvm", NULL, -1, &kvm, NULL) < 0 || !json_is_true(json_object_get(kvm, "enabled"))) {
+	if (qmp_command(vmm_qmp(vmm), "query-kvm", NULL, -1, &kvm, NULL) < 0 ||
+	    !json_is_true(json_object_get(kvm, "enabled"))) {
 		json_decref(kvm);
 		return 0;
 	}
@@ -202,14 +209,16 @@ static int save_into(struct gw_vmm *vmm, int file, struct gw_error *error)
 	/*
 	 * Not "live": a VMM with a paused guest would give up its images, and abort the next time.
 	 */
-	rc = qmp_command(vmm_qmp(vmm), "xen-save-devices-state", json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, NULL,
-			 error);
-	if (qmp_command(vmm_qmp(vmm), "remove-fd", json_pack("{s:I}", "fdset-id", id), -1, NULL, NULL) < 0)
+	rc = qmp_command(vmm_qmp(vmm), "xen-save-devices-state",
+			 json_pack("{s:s, s:b}", "filename", path, "live", 0), -1, NULL, error);
+	if (qmp_command(vmm_qmp(vmm), "remove-fd", json_pack("{s:I}", "fdset-id", id), -1, NULL,
+			NULL) < 0)
 		return rc; /* QEMU closes it when our connection ends */
 	return rc;
 }
 
-int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error)
+int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns,
+		   struct gw_error *error)
 {
 	struct gw_error refused = { 0 };
 	uint64_t from_ns;
@@ -224,7 +233,8 @@ int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, s
 	rc = save_into(vmm, file, &refused);
 	if (rc == 0 && fstat(file, &info) == 0 && info.st_size > 0) {
 		*save_ns = gw_now_ns(&gw_clock_real) - from_ns + memory_ns(vmm);
-		*state_bytes = (size_t)info.st_size + (size_t)other_memory_bytes(vmm) + STREAM_BYTES;
+		*state_bytes = (size_t)info.st_size + (size_t)other_memory_bytes(vmm) +
+			       STREAM_BYTES;
 	}
 	close(file);
 	if (rc == -EIO && strstr(refused.text, "has not been found"))

@@ -20,7 +20,8 @@ static bool is_same(const char *one, const char *other)
 {
 	struct stat a, b;
 
-	return stat(one, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+	return stat(one, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev &&
+	       a.st_ino == b.st_ino;
 }
 
 /* The prefix for an absolute name: "" when QEMU has our root and mount namespace. */
@@ -43,7 +44,8 @@ static int join(char *path, size_t room, const char *root, const char *name, str
 	return 0;
 }
 
-int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room, struct gw_error *error)
+int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room,
+		struct gw_error *error)
 {
 	char root[40];
 
@@ -55,7 +57,8 @@ int vmm_path_of(struct gw_vmm *vmm, const char *name, char *path, size_t room, s
 }
 
 /* Finds "/dev/fdset/N": any descriptor of the set leads to the file. */
-static int in_fdset(struct gw_vmm *vmm, json_int_t wanted, char *path, size_t room, struct gw_error *error)
+static int in_fdset(struct gw_vmm *vmm, json_int_t wanted, char *path, size_t room,
+		    struct gw_error *error)
 {
 	char root[64] = "";
 	json_t *sets, *set;
@@ -73,7 +76,8 @@ static int in_fdset(struct gw_vmm *vmm, json_int_t wanted, char *path, size_t ro
 	}
 	json_decref(sets);
 	if (!root[0])
-		return gw_error_set(error, -EINVAL, "its descriptor set has been removed from the VMM");
+		return gw_error_set(error, -EINVAL,
+				    "its descriptor set has been removed from the VMM");
 	return join(path, room, root, "", error);
 }
 
@@ -88,19 +92,23 @@ static const char *under(const json_t *node, struct gw_error *error)
 		const char *name = json_string_value(json_object_get(node, "filename"));
 
 		if (driver && strcmp(driver, "luks") == 0) {
-			gw_error_set(error, -EINVAL, "it is encrypted, and QEMU keeps the keys that it read at the start");
+			gw_error_set(error, -EINVAL,
+				     "it is encrypted, and QEMU keeps the keys that it read at the "
+				     "start");
 			return NULL;
 		}
 		if (json_object_get(node, "offset") || json_object_get(node, "size"))
 			break;
-		if (driver && name && (strcmp(driver, "file") == 0 || strcmp(driver, "host_device") == 0))
+		if (driver && name &&
+		    (strcmp(driver, "file") == 0 || strcmp(driver, "host_device") == 0))
 			return name;
 	}
 	gw_error_set(error, -EINVAL, "it is no plain file");
 	return NULL;
 }
 
-int vmm_file_of(struct gw_vmm *vmm, const char *filename, char *path, size_t room, struct gw_error *error)
+int vmm_file_of(struct gw_vmm *vmm, const char *filename, char *path, size_t room,
+		struct gw_error *error)
 {
 	static const char fdset[] = "/dev/fdset/", options[] = "json:", plain[] = "file:";
 	json_t *tree = NULL;
@@ -151,11 +159,18 @@ int vmm_check_process(const struct gw_vmm *vmm, const char *name, struct gw_erro
 	if (stat(folder, &st) < 0 || effective_user(gw_vmm_pid(vmm), &user) < 0)
 		return 0; /* the VMM is dead; the next call reports that */
 	if (user != 0 && user != st.st_uid)
-		return gw_error_set(error, -EPERM, "the VMM has become user %u (-runas, -run-with user=), who cannot enter %s: leave that out, and say 'godwit run' as that user", user, folder);
+		return gw_error_set(
+			error, -EPERM,
+			"the VMM has become user %u (-runas, -run-with user=), who cannot enter "
+			"%s: leave that out, and say 'godwit run' as that user",
+			user, folder);
 	/* A VMM in another mount namespace may have the folder by another name. */
 	snprintf(mounts, sizeof(mounts), "/proc/%d/ns/mnt", gw_vmm_pid(vmm));
 	snprintf(path, sizeof(path), "/proc/%d/root%s", gw_vmm_pid(vmm), folder);
 	if (folder[0] == '/' && is_same(mounts, "/proc/self/ns/mnt") && !is_same(path, folder))
-		return gw_error_set(error, -EPERM, "the VMM has another root folder (-chroot, -run-with chroot=), in which it does not find %s: leave that out", folder);
+		return gw_error_set(error, -EPERM,
+				    "the VMM has another root folder (-chroot, -run-with chroot=), "
+				    "in which it does not find %s: leave that out",
+				    folder);
 	return 0;
 }

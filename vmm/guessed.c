@@ -37,9 +37,11 @@ static bool says_format(const char *drive, const char *name)
 {
 	char format[32];
 
-	if (strncmp(name, "json:", 5) == 0 && args_option(name + 5, "driver", format, sizeof(format)) && strcmp(format, "raw") == 0)
+	if (strncmp(name, "json:", 5) == 0 &&
+	    args_option(name + 5, "driver", format, sizeof(format)) && strcmp(format, "raw") == 0)
 		return true;
-	return args_option(drive, "format", format, sizeof(format)) || args_option(drive, "driver", format, sizeof(format));
+	return args_option(drive, "format", format, sizeof(format)) ||
+	       args_option(drive, "driver", format, sizeof(format));
 }
 
 bool vmm_is_guessed(struct gw_vmm *vmm, const json_t *block, const struct gw_vmm_image *image)
@@ -55,8 +57,10 @@ bool vmm_is_guessed(struct gw_vmm *vmm, const json_t *block, const struct gw_vmm
 	snprintf(path, sizeof(path), "/proc/%d/cmdline", gw_vmm_pid(vmm));
 	words = fopen(path, "re");
 	while (words && getdelim(&word, &room, '\0', words) > 0) {
-		if (is_drive && (args_option(word, "file", name, sizeof(name)) ||
-				 args_option(word, "file.filename", name, sizeof(name))) && is_of(vmm, name, image)) {
+		if (is_drive &&
+		    (args_option(word, "file", name, sizeof(name)) ||
+		     args_option(word, "file.filename", name, sizeof(name))) &&
+		    is_of(vmm, name, image)) {
 			said |= says_format(word, name);
 			guessed |= !says_format(word, name);
 		}

@@ -14,7 +14,7 @@
 #include <pthread.h>
 #include <sys/stat.h>
 
-#define IO_S 10                /* seconds for a send or receive of device state */
+#define IO_S 10               /* seconds for a send or receive of device state */
 #define SAVE_FD "godwit-save" /* QEMU's name for the socket of the device state */
 
 /* Device state that comes out of the VMM.  The thread owns the fields below it while it runs. */
@@ -33,8 +33,8 @@ struct gw_vmm {
 	struct qmp *qmp;
 	unsigned region_count;
 	struct gw_vmm_region regions[GW_VMM_MAX_REGIONS];
-	uint8_t mapping_of[GW_VMM_MAX_REGIONS]; /* the agent's index of each region */
-	struct stat memory[GW_VMM_MAX_REGIONS]; /* the file of each region */
+	uint8_t mapping_of[GW_VMM_MAX_REGIONS];   /* the agent's index of each region */
+	struct stat memory[GW_VMM_MAX_REGIONS];   /* the file of each region */
 	struct stat unflushed[GW_VMM_MAX_IMAGES]; /* from vmm_unflushed_files() */
 	unsigned unflushed_count;
 	struct lease_client lease;
@@ -55,7 +55,8 @@ struct gw_vmm {
  * Asks for QEMU's run state.  @state and @running may be NULL.  Return: 0, or -errno with @error
  * set.
  */
-GW_MUST_CHECK int vmm_query_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running, struct gw_error *error);
+GW_MUST_CHECK int vmm_query_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running,
+				  struct gw_error *error);
 
 /* Puts back QEMU's settings for migration (settings.h).  Return: 0, or -errno with @error set. */
 GW_MUST_CHECK int vmm_put_settings_back(struct gw_vmm *vmm, struct gw_error *error);

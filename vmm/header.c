@@ -43,9 +43,9 @@
 /* A qcow2 image's first block, taken apart. */
 struct header {
 	unsigned char *block;
-	size_t limit;          /* end of the first cluster, or of the known bytes */
-	size_t bytes;          /* without extensions */
-	size_t extensions_end; /* after the end marker, or after the last extension */
+	size_t limit;                   /* end of the first cluster, or of the known bytes */
+	size_t bytes;                   /* without extensions */
+	size_t extensions_end;          /* after the end marker, or after the last extension */
 	size_t name_at, name_bytes;     /* the backing file's name; 0: none */
 	size_t format_at, format_bytes; /* the backing file's format; 0: not given */
 };
@@ -93,16 +93,19 @@ static const char *read_fixed(struct header *header, size_t bytes)
 		return "it is no qcow2 image";
 	version = get32(block + 4);
 	cluster_bits = get32(block + 20);
-	if ((version != 2 && version != 3) || (version == 3 && bytes < V3_BYTES) || cluster_bits < 9 || cluster_bits > 21)
+	if ((version != 2 && version != 3) || (version == 3 && bytes < V3_BYTES) ||
+	    cluster_bits < 9 || cluster_bits > 21)
 		return "its header cannot be understood";
 	header->limit = (size_t)1 << cluster_bits;
 	if (header->limit > bytes)
 		header->limit = bytes;
 	header->bytes = version == 2 ? V2_BYTES : get32(block + 100);
-	if (version == 3 && (header->bytes < V3_BYTES || header->bytes % 8 != 0 || header->bytes > header->limit))
+	if (version == 3 &&
+	    (header->bytes < V3_BYTES || header->bytes % 8 != 0 || header->bytes > header->limit))
 		return "its header cannot be understood";
 	if (get32(block + 32) != 0)
-		return "it is encrypted, and QEMU here would go on with the key of the image that was here before";
+		return "it is encrypted, and QEMU here would go on with the key of the image that "
+		       "was here before";
 	if (version == 3 && (get64(block + 72) & FEATURE_DATA_FILE))
 		return "its data lies in another file";
 	if (version == 3 && (get64(block + 72) & ~FEATURES_KNOWN))
@@ -116,7 +119,8 @@ static const char *read_name(struct header *header)
 
 	if (at == 0)
 		return NULL;
-	if (at < header->bytes || at > header->limit || bytes > NAME_BYTES || bytes > header->limit - at)
+	if (at < header->bytes || at > header->limit || bytes > NAME_BYTES ||
+	    bytes > header->limit - at)
 		return "its header cannot be understood";
 	header->name_at = (size_t)at;
 	header->name_bytes = (size_t)bytes;
@@ -134,12 +138,14 @@ static const char *read_extensions(struct header *header)
 			header->extensions_end = at + EXTENSION_BYTES;
 			return NULL;
 		}
-		if (bytes > end - at - EXTENSION_BYTES || padded(bytes) > end - at - EXTENSION_BYTES)
+		if (bytes > end - at - EXTENSION_BYTES ||
+		    padded(bytes) > end - at - EXTENSION_BYTES)
 			return "its header cannot be understood";
 		if (type == EXTENSION_DATA_FILE)
 			return "its data lies in another file";
 		if (type == EXTENSION_ENCRYPTION)
-			return "it is encrypted, and QEMU here would go on with the key of the image that was here before";
+			return "it is encrypted, and QEMU here would go on with the key of the "
+			       "image that was here before";
 		if (type == EXTENSION_BACKING_FORMAT) {
 			header->format_at = at + EXTENSION_BYTES;
 			header->format_bytes = bytes;
@@ -150,25 +156,31 @@ static const char *read_extensions(struct header *header)
 	/*
 	 * QEMU reads extensions in all of the first cluster, which may be larger than this block.
 	 */
-	return header->name_at || end == (size_t)1 << get32(header->block + 20) ? NULL : "its header cannot be understood";
+	return header->name_at || end == (size_t)1 << get32(header->block + 20)
+		       ? NULL
+		       : "its header cannot be understood";
 }
 
-bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES], char format[HEADER_FORMAT_BYTES])
+bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES],
+		 char format[HEADER_FORMAT_BYTES])
 {
 	struct header header = { .block = block };
 
-	if (read_fixed(&header, bytes) || read_name(&header) || read_extensions(&header) || header.name_bytes == 0 ||
-	    header.format_bytes >= HEADER_FORMAT_BYTES)
+	if (read_fixed(&header, bytes) || read_name(&header) || read_extensions(&header) ||
+	    header.name_bytes == 0 || header.format_bytes >= HEADER_FORMAT_BYTES)
 		return false;
-	snprintf(name, HEADER_NAME_BYTES, "%.*s", (int)header.name_bytes, (const char *)block + header.name_at);
-	snprintf(format, HEADER_FORMAT_BYTES, "%.*s", (int)header.format_bytes, (const char *)block + header.format_at);
+	snprintf(name, HEADER_NAME_BYTES, "%.*s", (int)header.name_bytes,
+		 (const char *)block + header.name_at);
+	snprintf(format, HEADER_FORMAT_BYTES, "%.*s", (int)header.format_bytes,
+		 (const char *)block + header.format_at);
 	return true;
 }
 
 /*
  * Copies the extensions that are not rewritten.  Feature names are copied only with @keep_features.
  */
-static size_t copy_extensions(const struct header *header, unsigned char *to, size_t room, bool keep_features)
+static size_t copy_extensions(const struct header *header, unsigned char *to, size_t room,
+			      bool keep_features)
 {
 	size_t used = 0;
 
@@ -178,7 +190,8 @@ static size_t copy_extensions(const struct header *header, unsigned char *to, si
 
 		if (type == 0)
 			break;
-		if (type != EXTENSION_BACKING_FORMAT && (type != EXTENSION_FEATURES || keep_features)) {
+		if (type != EXTENSION_BACKING_FORMAT &&
+		    (type != EXTENSION_FEATURES || keep_features)) {
 			if (bytes > room - used)
 				return SIZE_MAX;
 			memcpy(to + used, header->block + at, bytes);
@@ -190,10 +203,13 @@ static size_t copy_extensions(const struct header *header, unsigned char *to, si
 }
 
 /* Writes another backing file's name into the header.  Return: whether there is room. */
-static bool rename_backing(const struct header *header, const char *name, const char *format, bool keep_features)
+static bool rename_backing(const struct header *header, const char *name, const char *format,
+			   bool keep_features)
 {
-	size_t name_bytes = strlen(name), format_bytes = strlen(format), used, old_end = header->extensions_end;
-	size_t room = header->limit - header->bytes, more = 2 * EXTENSION_BYTES + padded((uint32_t)format_bytes) + name_bytes;
+	size_t name_bytes = strlen(name), format_bytes = strlen(format), used,
+	       old_end = header->extensions_end;
+	size_t room = header->limit - header->bytes,
+	       more = 2 * EXTENSION_BYTES + padded((uint32_t)format_bytes) + name_bytes;
 	unsigned char *fresh = calloc(1, room + 1);
 
 	used = fresh ? copy_extensions(header, fresh, room, keep_features) : SIZE_MAX;
@@ -220,7 +236,8 @@ static bool rename_backing(const struct header *header, const char *name, const 
 }
 
 /* Whether @name, read in the header of @ours, leads to the file of @below. */
-static bool is_file_of(const char *name, const struct gw_vmm_image *ours, const struct gw_vmm_image *below)
+static bool is_file_of(const char *name, const struct gw_vmm_image *ours,
+		       const struct gw_vmm_image *below)
 {
 	char folder[GW_VMM_PATH_BYTES], path[GW_VMM_PATH_BYTES + NAME_BYTES + 2];
 	struct stat st;
@@ -241,33 +258,41 @@ static bool is_file_of(const char *name, const struct gw_vmm_image *ours, const 
 
 static int refuse(const struct gw_vmm_image *ours, const char *why, struct gw_error *error)
 {
-	return gw_error_set(error, -EINVAL, "disk '%s': the image that came is not taken: %s", ours->name, why);
+	return gw_error_set(error, -EINVAL, "disk '%s': the image that came is not taken: %s",
+			    ours->name, why);
 }
 
-static int adopt_backing(const struct header *header, const struct gw_vmm_image *ours, const struct gw_vmm_image *below,
-			 struct gw_error *error)
+static int adopt_backing(const struct header *header, const struct gw_vmm_image *ours,
+			 const struct gw_vmm_image *below, struct gw_error *error)
 {
-	const char *format = strcmp(below->format, "file") == 0 || strcmp(below->format, "host_device") == 0 ? "raw" :
-													       below->format;
+	const char *format = strcmp(below->format, "file") == 0 ||
+					     strcmp(below->format, "host_device") == 0
+				     ? "raw"
+				     : below->format;
 	char name[NAME_BYTES + 1] = "";
 	char *real;
 	bool good;
 
 	memcpy(name, header->block + header->name_at, header->name_bytes);
 	if (header->name_bytes > 0 && header->format_bytes == strlen(format) &&
-	    memcmp(header->block + header->format_at, format, header->format_bytes) == 0 && is_file_of(name, ours, below))
+	    memcmp(header->block + header->format_at, format, header->format_bytes) == 0 &&
+	    is_file_of(name, ours, below))
 		return 0;
 	real = realpath(below->path, NULL);
 	good = real && strlen(real) <= NAME_BYTES &&
-	       (rename_backing(header, real, format, true) || rename_backing(header, real, format, false));
+	       (rename_backing(header, real, format, true) ||
+		rename_backing(header, real, format, false));
 	if (!good)
-		gw_error_set(error, -ENAMETOOLONG, "disk '%s': its header has no room for the name of its base here: move the base to a shorter path than %.200s", ours->name, real ? real : below->path);
+		gw_error_set(error, -ENAMETOOLONG,
+			     "disk '%s': its header has no room for the name of its base here: "
+			     "move the base to a shorter path than %.200s",
+			     ours->name, real ? real : below->path);
 	free(real);
 	return good ? 0 : error->code;
 }
 
-static int adopt_qcow2(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block, size_t bytes,
-		       struct gw_error *error)
+static int adopt_qcow2(const struct gw_vmm_image *ours, const struct gw_vmm_image *below,
+		       unsigned char *block, size_t bytes, struct gw_error *error)
 {
 	struct header header = { .block = block };
 	const char *wrong = read_fixed(&header, bytes);
@@ -283,7 +308,8 @@ static int adopt_qcow2(const struct gw_vmm_image *ours, const struct gw_vmm_imag
 		return adopt_backing(&header, ours, below, error);
 	if (header.name_bytes == 0)
 		return 0;
-	snprintf(why, sizeof(why), "its header names a backing file, '%.*s', and the VMM here has none below it",
+	snprintf(why, sizeof(why),
+		 "its header names a backing file, '%.*s', and the VMM here has none below it",
 		 (int)header.name_bytes, (const char *)block + header.name_at);
 	for (char *c = why; *c; c++)
 		if (*c < ' ' || *c > '~')
@@ -297,10 +323,12 @@ static bool is_vmdk_text(const unsigned char *block, size_t bytes)
 	static const char key[] = "version=";
 	size_t at = 0;
 
-	while (at < bytes && (block[at] == '#' || block[at] == ' ' || block[at] == '\r' || block[at] == '\n')) {
+	while (at < bytes &&
+	       (block[at] == '#' || block[at] == ' ' || block[at] == '\r' || block[at] == '\n')) {
 		bool comment = block[at] == '#';
 
-		while (at < bytes && block[at] != '\n' && (comment || block[at] == ' ' || block[at] == '\r'))
+		while (at < bytes && block[at] != '\n' &&
+		       (comment || block[at] == ' ' || block[at] == '\r'))
 			at++;
 		at += at < bytes && block[at] == '\n';
 	}
@@ -313,7 +341,10 @@ static bool is_vmdk_text(const unsigned char *block, size_t bytes)
  */
 static const char *guess(const unsigned char *block, size_t bytes)
 {
-	static const struct { const char *format, *magic; size_t bytes, at; } known[] = {
+	static const struct {
+		const char *format, *magic;
+		size_t bytes, at;
+	} known[] = {
 		{ "qcow2", "QFI\xfb", 4, 0 },
 		{ "qed", "QED", 4, 0 },
 		{ "luks", "LUKS\xba\xbe", 6, 0 },
@@ -329,30 +360,39 @@ static const char *guess(const unsigned char *block, size_t bytes)
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		if (bytes >= known[i].at + known[i].bytes && memcmp(block + known[i].at, known[i].magic, known[i].bytes) == 0)
+		if (bytes >= known[i].at + known[i].bytes &&
+		    memcmp(block + known[i].at, known[i].magic, known[i].bytes) == 0)
 			return known[i].format;
 	return is_vmdk_text(block, bytes) ? "vmdk" : NULL;
 }
 
-static int adopt_raw(const struct gw_vmm_image *ours, const unsigned char *block, size_t bytes, struct gw_error *error)
+static int adopt_raw(const struct gw_vmm_image *ours, const unsigned char *block, size_t bytes,
+		     struct gw_error *error)
 {
 	const char *format = ours->guessed ? guess(block, bytes) : NULL;
 
 	if (!format)
 		return 0;
-	return gw_error_set(error, -EINVAL, "disk '%s': the raw image that came is not taken: it begins as %s does, and this VMM would guess so at its next start; give format=raw on this VMM's command line", ours->name, format);
+	return gw_error_set(
+		error, -EINVAL,
+		"disk '%s': the raw image that came is not taken: it begins as %s does, and this "
+		"VMM would guess so at its next start; give format=raw on this VMM's command line",
+		ours->name, format);
 }
 
-int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block, size_t bytes,
-		       struct gw_error *error)
+int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below,
+		       unsigned char *block, size_t bytes, struct gw_error *error)
 {
 	if (strcmp(ours->format, "qcow2") == 0)
 		return adopt_qcow2(ours, below, block, bytes, error);
-	if (strcmp(ours->format, "qcow") == 0 && (bytes < 48 || get32(block) != QCOW_MAGIC || get64(block + 8) != 0 ||
-						  get32(block + 36) != 0))
-		return refuse(ours, "it is no qcow image, or one that names a backing file or is encrypted", error);
-	if (strcmp(ours->format, "qed") == 0 && (bytes < 64 || memcmp(block, QED_MAGIC, 4) != 0 ||
-						 (block[16] & QED_BACKING_FILE)))
+	if (strcmp(ours->format, "qcow") == 0 && (bytes < 48 || get32(block) != QCOW_MAGIC ||
+						  get64(block + 8) != 0 || get32(block + 36) != 0))
+		return refuse(
+			ours,
+			"it is no qcow image, or one that names a backing file or is encrypted",
+			error);
+	if (strcmp(ours->format, "qed") == 0 &&
+	    (bytes < 64 || memcmp(block, QED_MAGIC, 4) != 0 || (block[16] & QED_BACKING_FILE)))
 		return refuse(ours, "it is no qed image, or one that names a backing file", error);
 	return strcmp(ours->format, "raw") == 0 ? adopt_raw(ours, block, bytes, error) : 0;
 }

@@ -14,6 +14,7 @@
  * @bytes of the image; it is not changed.  Does not block.
  * Return: whether the block begins a qcow2 image that names a base.
  */
-bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES], char format[HEADER_FORMAT_BYTES]);
+bool header_base(unsigned char *block, size_t bytes, char name[HEADER_NAME_BYTES],
+		 char format[HEADER_FORMAT_BYTES]);
 
 #endif

@@ -90,7 +90,8 @@ static int await_and_judge(const char *name, bool patient, struct gw_error *erro
 			return rc == -EBUSY || (rc < 0 && !is_there(name)) ? 0 : rc;
 		}
 		if (!patient && gw_now_ns(&gw_clock_real) > until)
-			return gw_error_set(error, -ETIME, "its VMM %s for %u s", rc == 0 ? "was in preconfig" : "did not answer",
+			return gw_error_set(error, -ETIME, "its VMM %s for %u s",
+					    rc == 0 ? "was in preconfig" : "did not answer",
 					    (unsigned)(ANSWER_NS / GW_NS_PER_S));
 	}
 	return 0;
@@ -119,7 +120,8 @@ static void carry_out(const char *name, bool movable, bool start, pid_t vmm_pid)
 		return;
 	rc = qmp_command(qmp, "cont", NULL, -1, NULL, &error);
 	if (rc < 0)
-		dprintf(STDERR_FILENO, "godwit run: '%s' can be moved, but cannot be started: %s\n", name, error.text);
+		dprintf(STDERR_FILENO, "godwit run: '%s' can be moved, but cannot be started: %s\n",
+			name, error.text);
 	qmp_close(qmp);
 }
 
@@ -132,8 +134,11 @@ static void observe(const char *name, const char *advice, enum gw_vmm_strict str
 
 	if (rc < 0) {
 		length = snprintf(line, sizeof(line), "godwit run: '%s' %s: %s%s%s\n", name,
-				  strict ? "is not started, since it cannot be moved" :
-				  rc == -ETIME ? "was not judged" : "runs, but cannot be moved", error.text, with_advice ? "; add or change: " : "", with_advice ? advice : "");
+				  strict         ? "is not started, since it cannot be moved"
+				  : rc == -ETIME ? "was not judged"
+						 : "runs, but cannot be moved",
+				  error.text, with_advice ? "; add or change: " : "",
+				  with_advice ? advice : "");
 		(void)!write(STDERR_FILENO, line, (size_t)length); /* one write, one line */
 	}
 	if (strict)
@@ -178,7 +183,8 @@ int gw_vmm_observe(const char *name, const char *advice, enum gw_vmm_strict stri
 		if (fork() != 0 || nothing < 0)
 			_exit(0);
 		(void)signal(SIGPIPE, SIG_IGN);
-		if (dup2(fd, JUDGE_FD + 1) < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(JUDGE_FD + 1, JUDGE_FD) < 0)
+		if (dup2(fd, JUDGE_FD + 1) < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 ||
+		    dup2(JUDGE_FD + 1, JUDGE_FD) < 0)
 			_exit(0);
 		(void)close_range(JUDGE_FD + 1, ~0u, 0);
 		observe(name, advice, strict, self);

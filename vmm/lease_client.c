@@ -24,13 +24,17 @@
 int lease_lost(struct lease_client *lease, struct gw_error *error)
 {
 	lease->lapsed = true;
-	return gw_error_set(error, -ESTALE, "this godwit stood still for too long (stopped, frozen or starved): the VMM has taken the guest back, which goes on here");
+	return gw_error_set(error, -ESTALE,
+			    "this godwit stood still for too long (stopped, frozen or starved): "
+			    "the VMM has taken the guest back, which goes on here");
 }
 
 static void *beat(void *argument)
 {
 	struct lease_client *lease = argument;
-	struct lease_packet packet = { .magic = LEASE_MAGIC, .version = lease->version, .type = LEASE_BEAT };
+	struct lease_packet packet = {
+		.magic = LEASE_MAGIC, .version = lease->version, .type = LEASE_BEAT
+	};
 	struct pollfd stop = { .fd = lease->stop, .events = POLLIN };
 
 	do
@@ -42,12 +46,19 @@ static void *beat(void *argument)
 static int refused(int status, struct gw_error *error)
 {
 	if (status == -EMFILE || status == -ENFILE)
-		return gw_error_set(error, status, "the VMM or this host has no file descriptor left for the lease on the guest: raise the limit of the VMM by prlimit(1), and try again");
-	return gw_error_set(error, status, "the VMM refuses the lease on the guest (%s): it runs under another version of godwit; migrate it with that version", strerror(-status));
+		return gw_error_set(
+			error, status,
+			"the VMM or this host has no file descriptor left for the lease on the "
+			"guest: raise the limit of the VMM by prlimit(1), and try again");
+	return gw_error_set(error, status,
+			    "the VMM refuses the lease on the guest (%s): it runs under another "
+			    "version of godwit; migrate it with that version",
+			    strerror(-status));
 }
 
 /* One request, one answer. */
-static int call(struct lease_client *lease, const struct lease_packet *request, struct gw_error *error)
+static int call(struct lease_client *lease, const struct lease_packet *request,
+		struct gw_error *error)
 {
 	struct lease_packet answer;
 	ssize_t n;
@@ -59,25 +70,35 @@ static int call(struct lease_client *lease, const struct lease_packet *request, 
 	 * ignored.
 	 */
 	if (send(lease->fd, request, sizeof(*request), MSG_NOSIGNAL) < 0 && errno == EAGAIN)
-		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not take the lease's requests");
+		return gw_error_set(error, -ETIMEDOUT,
+				    "the VMM's agent does not take the lease's requests");
 	do
 		n = recv(lease->fd, &answer, sizeof(answer), 0);
 	while (n < 0 && errno == EINTR);
 	if (n < 0 && errno == EAGAIN)
-		return gw_error_set(error, -ETIMEDOUT, "the VMM's agent does not answer for the lease: is another godwit's guest being taken back?");
-	if (n != (ssize_t)sizeof(answer) || answer.magic != LEASE_MAGIC || answer.type != request->type)
+		return gw_error_set(error, -ETIMEDOUT,
+				    "the VMM's agent does not answer for the lease: is another "
+				    "godwit's guest being taken back?");
+	if (n != (ssize_t)sizeof(answer) || answer.magic != LEASE_MAGIC ||
+	    answer.type != request->type)
 		return lease_lost(lease, error);
 	return answer.status < 0 ? refused(answer.status, error) : 0;
 }
 
-int lease_open(struct lease_client *lease, const char *path, uint16_t version, struct gw_error *error)
+int lease_open(struct lease_client *lease, const char *path, uint16_t version,
+	       struct gw_error *error)
 {
-	struct lease_packet request = { .magic = LEASE_MAGIC, .version = version, .type = LEASE_OPEN };
+	struct lease_packet request = {
+		.magic = LEASE_MAGIC, .version = version, .type = LEASE_OPEN
+	};
 	int rc;
 
-	*lease = (struct lease_client){ .fd = gw_unix_connect(path, SOCK_SEQPACKET, ANSWER_NS), .version = version, .stop = -1 };
+	*lease = (struct lease_client){ .fd = gw_unix_connect(path, SOCK_SEQPACKET, ANSWER_NS),
+					.version = version,
+					.stop = -1 };
 	if (lease->fd < 0)
-		return gw_error_set(error, lease->fd, "the lease on the guest (%s): %s", path, strerror(-lease->fd));
+		return gw_error_set(error, lease->fd, "the lease on the guest (%s): %s", path,
+				    strerror(-lease->fd));
 	gw_unix_receive_limit(lease->fd, ANSWER_NS);
 	rc = call(lease, &request, error);
 	if (rc < 0)
@@ -111,7 +132,9 @@ int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct
 
 int lease_disarm(struct lease_client *lease, struct gw_error *error)
 {
-	struct lease_packet request = { .magic = LEASE_MAGIC, .version = lease->version, .type = LEASE_DISARM };
+	struct lease_packet request = {
+		.magic = LEASE_MAGIC, .version = lease->version, .type = LEASE_DISARM
+	};
 
 	return call(lease, &request, error);
 }

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 struct lease_client {
-	int fd;   /* -1: not open */
+	int fd;           /* -1: not open */
 	uint16_t version; /* of the protocol, as agreed on in the agent's HELLO */
 	int stop;         /* eventfd that ends the thread */
 	pthread_t beats;
@@ -23,7 +23,8 @@ struct lease_client {
  * Return: 0, and lease_close() closes it; or -errno with @error set: -EPROTONOSUPPORT for the
  * version, -EMFILE when the VMM has no descriptor left.
  */
-int lease_open(struct lease_client *lease, const char *path, uint16_t version, struct gw_error *error) GW_MUST_CHECK;
+int lease_open(struct lease_client *lease, const char *path, uint16_t version,
+	       struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Arms the lease.  The VMM takes the guest back if no beat comes for two seconds, or after
@@ -31,7 +32,8 @@ int lease_open(struct lease_client *lease, const char *path, uint16_t version, s
  * @resume: the VMM then resumes the guest.  An armed lease gets the new limit.
  * Return: 0; or -errno with @error set: -ESTALE when the lease has lapsed.
  */
-int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns, struct gw_error *error) GW_MUST_CHECK;
+int lease_arm(struct lease_client *lease, bool resume, uint64_t limit_ns,
+	      struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Disarms the lease.  Return: 0, and it cannot lapse; or -errno with @error set, and it has lapsed

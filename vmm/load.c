@@ -41,7 +41,10 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc < 0)
 		return rc;
 	if (strcmp(state, "inmigrate") != 0)
-		return gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a migration: start it with -incoming defer", vmm->name, state);
+		return gw_error_set(error, -EINVAL,
+				    "VM '%s' is '%s', it does not wait for a migration: start it "
+				    "with -incoming defer",
+				    vmm->name, state);
 	prefault(vmm);
 	gw_vmm_path(path, sizeof(path), vmm->name, "incoming.sock");
 	snprintf(uri, sizeof(uri), "unix:%s", path);
@@ -49,7 +52,8 @@ int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error)
 	if (rc == 0)
 		rc = vmm_take_settings(vmm, true, error);
 	if (rc == 0 && access(path, F_OK) < 0) /* else QEMU listens since an earlier attempt */
-		rc = qmp_command(vmm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", uri), -1, NULL, error);
+		rc = qmp_command(vmm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", uri), -1,
+				 NULL, error);
 	return rc;
 }
 
@@ -65,7 +69,8 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	qmp_forget_meddling(vmm->qmp);
 	fd = gw_unix_connect(path, SOCK_STREAM, IO_S * GW_NS_PER_S);
 	if (fd < 0)
-		return gw_error_set(error, fd, "the VMM does not take its device state at %s: %s", path, strerror(-fd));
+		return gw_error_set(error, fd, "the VMM does not take its device state at %s: %s",
+				    path, strerror(-fd));
 	unlink(path); /* QEMU accepts one connection */
 	while (bytes > 0) {
 		ssize_t n = send(fd, at, bytes, MSG_NOSIGNAL);
@@ -73,8 +78,10 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return gw_error_set(error, -errno, "the VMM stopped taking its device state: %s; its log says why",
-					    strerror(errno));
+			return gw_error_set(
+				error, -errno,
+				"the VMM stopped taking its device state: %s; its log says why",
+				strerror(errno));
 		at += n;
 		bytes -= (size_t)n;
 	}
@@ -91,7 +98,8 @@ int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_e
 	 * not.  No one waits for the answer, so the pause is no longer.  gw_vmm_detach() repeats it
 	 * and puts the rest back.
 	 */
-	return qmp_post(vmm->qmp, "migrate-set-capabilities", capability("x-ignore-shared", false), error);
+	return qmp_post(vmm->qmp, "migrate-set-capabilities", capability("x-ignore-shared", false),
+			error);
 }
 
 int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error)
@@ -101,7 +109,10 @@ int gw_vmm_not_started(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0 || !event)
 		return rc;
-	return gw_error_set(error, -EBUSY, "another QMP client %s the guest here before the source had handed it over (%s): only godwit may give 'cont' to a VMM that waits", strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
+	return gw_error_set(error, -EBUSY,
+			    "another QMP client %s the guest here before the source had handed it "
+			    "over (%s): only godwit may give 'cont' to a VMM that waits",
+			    strcmp(event, "RESUME") == 0 ? "ran" : "reset", event);
 }
 
 int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error)

@@ -21,9 +21,12 @@
 #define MACHINE_ADVICE "start this VMM with the source's -machine, -cpu, -smp and -m"
 #define DEVICE_ADVICE "start this VMM with the source's devices"
 #define FORMAT_ADVICE "give this VMM the disk that the source has"
-#define SIZE_ADVICE "if the disk is to move, say -b or -i.  If it is shared, give this VMM the same image"
-#define KEPT_SIZE_ADVICE "its device keeps the size that it read at the start, so give this VMM an image of the source's size " \
-			 "before it starts"
+#define SIZE_ADVICE \
+	"if the disk is to move, say -b or -i.  If it is shared, give this VMM the same image"
+#define KEPT_SIZE_ADVICE                                                                         \
+	"its device keeps the size that it read at the start, so give this VMM an image of the " \
+	"source's size "                                                                         \
+	"before it starts"
 
 struct facts {
 	struct gw_vmm_fact *list;
@@ -35,14 +38,19 @@ struct facts {
 };
 
 /* Adds a fact.  Return: the fact, or NULL with facts->rc set. */
-static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char *value, const char *advice)
+static struct gw_vmm_fact *add(struct facts *facts, const char *key, const char *value,
+			       const char *advice)
 {
 	struct gw_vmm_fact *fact = &facts->list[facts->count];
 
 	if (facts->rc == 0 && facts->count == facts->most)
-		facts->rc = gw_error_set(facts->error, -E2BIG, "the VM has more than %u devices and disks", facts->most);
-	if (facts->rc == 0 && (strlen(key) >= sizeof(fact->key) || strlen(value) >= sizeof(fact->value)))
-		facts->rc = gw_error_set(facts->error, -E2BIG, "'%.120s' of the VM is too long to be compared (%.120s)", key, value);
+		facts->rc = gw_error_set(facts->error, -E2BIG,
+					 "the VM has more than %u devices and disks", facts->most);
+	if (facts->rc == 0 &&
+	    (strlen(key) >= sizeof(fact->key) || strlen(value) >= sizeof(fact->value)))
+		facts->rc = gw_error_set(
+			facts->error, -E2BIG,
+			"'%.120s' of the VM is too long to be compared (%.120s)", key, value);
 	if (facts->rc < 0)
 		return NULL;
 	*fact = (struct gw_vmm_fact){ .advice = advice, .lasting = facts->lasting };
@@ -90,9 +98,12 @@ static int note_device(void *context, const struct device *device)
 
 /* --- the machine ------------------------------------------------------------------------------ */
 
-static int ask(struct gw_vmm *vmm, const char *path, const char *property, json_t **result, struct gw_error *error)
+static int ask(struct gw_vmm *vmm, const char *path, const char *property, json_t **result,
+	       struct gw_error *error)
 {
-	return qmp_command(vmm_qmp(vmm), "qom-get", json_pack("{s:s, s:s}", "path", path, "property", property), -1, result, error);
+	return qmp_command(vmm_qmp(vmm), "qom-get",
+			   json_pack("{s:s, s:s}", "path", path, "property", property), -1, result,
+			   error);
 }
 
 static int add_type(struct gw_vmm *vmm, struct facts *facts)
@@ -153,7 +164,9 @@ static int add_cpu(struct gw_vmm *vmm, struct facts *facts, const char *path)
 	facts->lasting = true;
 	if (rc == 0)
 		rc = vmm_cpu_properties(vmm, path, list, sizeof(list), facts->error);
-	add_list(facts, json_is_true(json_object_get(kvm, "enabled")) ? "the CPU under KVM" : "the CPU", list, MACHINE_ADVICE);
+	add_list(facts,
+		 json_is_true(json_object_get(kvm, "enabled")) ? "the CPU under KVM" : "the CPU",
+		 list, MACHINE_ADVICE);
 	json_decref(kvm);
 	add_possible(vmm, facts);
 	list[0] = '\0';
@@ -187,8 +200,10 @@ static int add_processors(struct gw_vmm *vmm, struct facts *facts)
 	rc = path ? ask(vmm, path, "type", &type, facts->error) : 0;
 	if (json_is_string(type))
 		(void)add(facts, "CPU model", json_string_value(type), MACHINE_ADVICE);
-	snprintf(value, sizeof(value), "%zu in %lld socket(s) of %lld die(s), %lld core(s), %lld thread(s)", json_array_size(list),
-		 (long long)sockets, (long long)dies, (long long)cores, (long long)threads);
+	snprintf(value, sizeof(value),
+		 "%zu in %lld socket(s) of %lld die(s), %lld core(s), %lld thread(s)",
+		 json_array_size(list), (long long)sockets, (long long)dies, (long long)cores,
+		 (long long)threads);
 	(void)add(facts, "number of vCPUs", value, MACHINE_ADVICE);
 	if (rc == 0 && path && !facts->again)
 		rc = add_cpu(vmm, facts, path);
@@ -207,7 +222,8 @@ static int add_memory(struct gw_vmm *vmm, struct facts *facts)
 
 	/* Older VMMs do not have this property; RAM itself is compared in any case. */
 	if (ask(vmm, "/machine", "memory", &memory, &none) == 0) {
-		snprintf(value, sizeof(value), "%lld for at most %lld MiB", (long long)json_integer_value(json_object_get(memory, "slots")),
+		snprintf(value, sizeof(value), "%lld for at most %lld MiB",
+			 (long long)json_integer_value(json_object_get(memory, "slots")),
 			 (long long)json_integer_value(json_object_get(memory, "max-size")) >> 20);
 		json_decref(memory);
 	}
@@ -217,10 +233,12 @@ static int add_memory(struct gw_vmm *vmm, struct facts *facts)
 		return rc;
 	json_array_foreach (list, i, one) {
 		const json_t *data = json_object_get(one, "data");
-		const json_t *at = json_object_get(data, "addr") ? json_object_get(data, "addr") : json_object_get(data, "memaddr");
+		const json_t *at = json_object_get(data, "addr") ? json_object_get(data, "addr")
+								 : json_object_get(data, "memaddr");
 		const char *type = json_string_value(json_object_get(one, "type"));
 
-		snprintf(key, sizeof(key), "memory device at 0x%llx", (unsigned long long)json_integer_value(at));
+		snprintf(key, sizeof(key), "memory device at 0x%llx",
+			 (unsigned long long)json_integer_value(at));
 		(void)add(facts, key, type ? type : "?", DEVICE_ADVICE);
 	}
 	json_decref(list);
@@ -233,7 +251,8 @@ static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 	unsigned count = 0;
 	const char *at;
 	json_t *text;
-	int rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), -1, &text,
+	int rc = qmp_command(vmm_qmp(vmm), "human-monitor-command",
+			     json_pack("{s:s}", "command-line", "info network"), -1, &text,
 			     facts->error);
 
 	if (rc < 0)
@@ -257,7 +276,8 @@ static int add_networks(struct gw_vmm *vmm, struct facts *facts)
 
 /* --- disks ------------------------------------------------------------------------------------ */
 /* Writes the formats of all layers, from the top: "qcow2 on raw". */
-static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value, size_t room, struct gw_error *error)
+static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value, size_t room,
+			   struct gw_error *error)
 {
 	const json_t *described = json_object_get(json_object_get(block, "inserted"), "image");
 	const char *name = json_string_value(json_object_get(block, "device"));
@@ -269,18 +289,25 @@ static int describe_layers(struct gw_vmm *vmm, const json_t *block, char *value,
 		int length;
 
 		if (vmm_is_temporary(vmm, described))
-			return gw_error_set(error, -EINVAL, "disk '%s' writes to a temporary file, which ends with the VMM (-snapshot): commit it, or start the VMM without -snapshot", name ? name : "?");
+			return gw_error_set(
+				error, -EINVAL,
+				"disk '%s' writes to a temporary file, which ends with the VMM "
+				"(-snapshot): commit it, or start the VMM without -snapshot",
+				name ? name : "?");
 		if (!format || vmm_is_filter(format))
 			continue;
 		length = snprintf(value + used, room - used, "%s%s", used ? " on " : "", format);
 		if (length < 0 || (size_t)length >= room - used)
-			return gw_error_set(error, -E2BIG, "disk '%s' has too many layers to be compared", name ? name : "?");
+			return gw_error_set(error, -E2BIG,
+					    "disk '%s' has too many layers to be compared",
+					    name ? name : "?");
 		used += (size_t)length;
 	}
 	return 0;
 }
 
-static int add_disk(struct gw_vmm *vmm, struct facts *facts, const json_t *block, const struct vmm_front *front)
+static int add_disk(struct gw_vmm *vmm, struct facts *facts, const json_t *block,
+		    const struct vmm_front *front)
 {
 	const json_t *image = json_object_get(json_object_get(block, "inserted"), "image");
 	char key[GW_VMM_PLACE_BYTES + 32], value[GW_VMM_VALUE_BYTES];
@@ -296,7 +323,8 @@ static int add_disk(struct gw_vmm *vmm, struct facts *facts, const json_t *block
 	memcpy(fact->front, front->place, sizeof(fact->front));
 	fact->moves_with_image = true;
 	snprintf(key, sizeof(key), "size of disk %s", front->place);
-	snprintf(value, sizeof(value), "%lld bytes", (long long)json_integer_value(json_object_get(image, "virtual-size")));
+	snprintf(value, sizeof(value), "%lld bytes",
+		 (long long)json_integer_value(json_object_get(image, "virtual-size")));
 	fact = add(facts, key, value, front->reads_size_anew ? SIZE_ADVICE : KEPT_SIZE_ADVICE);
 	if (!fact)
 		return facts->rc;
@@ -352,7 +380,8 @@ static int add_devices(struct gw_vmm *vmm, struct facts *facts)
 	return rc;
 }
 
-int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list, unsigned most, struct gw_error *error)
+int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list, unsigned most,
+		    struct gw_error *error)
 {
 	struct facts facts = { .list = list, .most = most, .again = again, .error = error };
 	int rc = add_type(vmm, &facts);

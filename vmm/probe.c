@@ -18,11 +18,16 @@ int gw_vmm_probe_kvm(struct gw_error *error)
 	int version;
 
 	if (fd < 0 && errno == ENOENT)
-		return gw_error_set(error, -ENOENT, "no /dev/kvm: modprobe kvm_intel or kvm_amd, or switch virtualisation on in the firmware");
+		return gw_error_set(error, -ENOENT,
+				    "no /dev/kvm: modprobe kvm_intel or kvm_amd, or switch "
+				    "virtualisation on in the firmware");
 	if (fd < 0)
-		return gw_error_set(error, -errno, "/dev/kvm: %s: usermod -aG kvm USER", strerror(errno));
+		return gw_error_set(error, -errno, "/dev/kvm: %s: usermod -aG kvm USER",
+				    strerror(errno));
 	version = ioctl(fd, KVM_GET_API_VERSION, 0);
-	return version == KVM_API_VERSION ? 0 : gw_error_set(error, -ENOTSUP, "/dev/kvm speaks version %d", version);
+	return version == KVM_API_VERSION
+		       ? 0
+		       : gw_error_set(error, -ENOTSUP, "/dev/kvm speaks version %d", version);
 }
 
 int gw_vmm_probe_kvm_log(struct gw_error *error)
@@ -33,7 +38,11 @@ int gw_vmm_probe_kvm_log(struct gw_error *error)
 	if (fd < 0)
 		return gw_error_set(error, -errno, "no KVM, no log");
 	manual = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
-	return manual > 0 ? manual : gw_error_set(error, -ENOTSUP, "KVM clears its log only when it is read: the log is used, but each collect write-protects all written pages at once");
+	return manual > 0
+		       ? manual
+		       : gw_error_set(error, -ENOTSUP,
+				      "KVM clears its log only when it is read: the log is used, "
+				      "but each collect write-protects all written pages at once");
 }
 
 /* Tries one kind of write protection on a small mapping. */

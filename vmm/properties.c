@@ -24,19 +24,66 @@
 /* Properties that are not compared, besides those that begin with "x-". */
 static const char *const ignored[] = {
 	/* names of back ends */
-	"audiodev", "chardev", "cryptodev", "device_id", "display", "drive", "failover_pair_id", "fsdev", "head", "host",
-	"hostdev", "iothread", "iothread-vq-mapping", "memdev", "netdev", "pcap", "rng", "romfile", "rootdir", "sysfsdev",
+	"audiodev",
+	"chardev",
+	"cryptodev",
+	"device_id",
+	"display",
+	"drive",
+	"failover_pair_id",
+	"fsdev",
+	"head",
+	"host",
+	"hostdev",
+	"iothread",
+	"iothread-vq-mapping",
+	"memdev",
+	"netdev",
+	"pcap",
+	"rng",
+	"romfile",
+	"rootdir",
+	"sysfsdev",
 	"tpmdev",
 	/* how the host serves the device */
-	"account-failed", "account-invalid", "backend_defaults", "bootindex", "debug", "guest-cid", "ioeventfd", "loglevel",
-	"lost_tick_policy", "max-bytes", "max_io_size", "period", "rerror", "share-rw", "tx", "vhost", "vhostfd", "vhostforce",
-	"werror", "write-cache", "wwpn",
+	"account-failed",
+	"account-invalid",
+	"backend_defaults",
+	"bootindex",
+	"debug",
+	"guest-cid",
+	"ioeventfd",
+	"loglevel",
+	"lost_tick_policy",
+	"max-bytes",
+	"max_io_size",
+	"period",
+	"rerror",
+	"share-rw",
+	"tx",
+	"vhost",
+	"vhostfd",
+	"vhostforce",
+	"werror",
+	"write-cache",
+	"wwpn",
 	/* read from an image that will be replaced, and from the storage below it */
-	"cyls", "discard_granularity", "heads", "lcyls", "lheads", "lsecs", "min_io_size", "opt_io_size", "secs",
+	"cyls",
+	"discard_granularity",
+	"heads",
+	"lcyls",
+	"lheads",
+	"lsecs",
+	"min_io_size",
+	"opt_io_size",
+	"secs",
 	/* the place, which is compared by itself; a number that may be random */
-	"addr", "port", "guid",
+	"addr",
+	"port",
+	"guid",
 	/* set by the guest */
-	"MCFG", "smb_io_base",
+	"MCFG",
+	"smb_io_base",
 };
 
 static bool is_ignored(const char *name, size_t length)
@@ -50,13 +97,15 @@ static bool is_ignored(const char *name, size_t length)
 }
 
 /* Appends "name=value;" to a list.  Return: 0, or -E2BIG: the list is as it was. */
-static int append(char *list, size_t room, const char *name, size_t name_bytes, const char *value, size_t value_bytes)
+static int append(char *list, size_t room, const char *name, size_t name_bytes, const char *value,
+		  size_t value_bytes)
 {
 	size_t used = strlen(list), need = name_bytes + value_bytes + 2;
 
 	if (need >= room - used)
 		return -E2BIG;
-	snprintf(list + used, room - used, "%.*s=%.*s;", (int)name_bytes, name, (int)value_bytes, value);
+	snprintf(list + used, room - used, "%.*s=%.*s;", (int)name_bytes, name, (int)value_bytes,
+		 value);
 	for (char *c = list + used + name_bytes + 1; *c && c[1]; c++)
 		if (*c == ';')
 			*c = ',';
@@ -68,7 +117,8 @@ int vmm_add_property(char *list, size_t room, const char *line)
 	const char *equals = strstr(line, " = "), *value = equals ? equals + 3 : "";
 	size_t bytes;
 
-	if (!equals || memchr(line, ' ', (size_t)(equals - line)) || is_ignored(line, (size_t)(equals - line)))
+	if (!equals || memchr(line, ' ', (size_t)(equals - line)) ||
+	    is_ignored(line, (size_t)(equals - line)))
 		return 0;
 	/* Versions of QEMU write a switch as "on" or as true. */
 	if (strcmp(value, "\"on\"") == 0)
@@ -82,14 +132,17 @@ int vmm_add_property(char *list, size_t room, const char *line)
 }
 
 /* Adds a property of QEMU's object model.  A property that does not exist is omitted. */
-static int add_asked(struct gw_vmm *vmm, const char *path, const char *name, char *list, size_t room)
+static int add_asked(struct gw_vmm *vmm, const char *path, const char *name, char *list,
+		     size_t room)
 {
 	struct gw_error none = { 0 };
 	json_t *answer;
 	char *text;
 	int rc;
 
-	rc = qmp_command(vmm_qmp(vmm), "qom-get", json_pack("{s:s, s:s}", "path", path, "property", name), -1, &answer, &none);
+	rc = qmp_command(vmm_qmp(vmm), "qom-get",
+			 json_pack("{s:s, s:s}", "path", path, "property", name), -1, &answer,
+			 &none);
 	if (rc < 0)
 		return rc == -EIO ? 0 : rc;
 	text = json_dumps(answer, JSON_ENCODE_ANY | JSON_COMPACT);
@@ -105,8 +158,9 @@ static int add_features(struct gw_vmm *vmm, const char *path, char *list, size_t
 	struct gw_error none = { 0 };
 	json_t *words, *word;
 	size_t i;
-	int rc = qmp_command(vmm_qmp(vmm), "qom-get", json_pack("{s:s, s:s}", "path", path, "property", "feature-words"), -1, &words,
-			     &none);
+	int rc = qmp_command(vmm_qmp(vmm), "qom-get",
+			     json_pack("{s:s, s:s}", "path", path, "property", "feature-words"), -1,
+			     &words, &none);
 
 	if (rc < 0)
 		return rc == -EIO ? 0 : rc;
@@ -115,27 +169,36 @@ static int add_features(struct gw_vmm *vmm, const char *path, char *list, size_t
 		char name[64], value[24];
 		int name_bytes, value_bytes;
 
-		name_bytes = snprintf(name, sizeof(name), "CPUID 0x%llx.%lld %.8s",
-				      (unsigned long long)json_integer_value(json_object_get(word, "cpuid-input-eax")),
-				      (long long)json_integer_value(json_object_get(word, "cpuid-input-ecx")), where ? where : "?");
-		value_bytes = snprintf(value, sizeof(value), "0x%llx",
-				       (unsigned long long)json_integer_value(json_object_get(word, "features")));
+		name_bytes = snprintf(
+			name, sizeof(name), "CPUID 0x%llx.%lld %.8s",
+			(unsigned long long)json_integer_value(
+				json_object_get(word, "cpuid-input-eax")),
+			(long long)json_integer_value(json_object_get(word, "cpuid-input-ecx")),
+			where ? where : "?");
+		value_bytes = snprintf(
+			value, sizeof(value), "0x%llx",
+			(unsigned long long)json_integer_value(json_object_get(word, "features")));
 		if (rc == 0)
-			rc = append(list, room, name, (size_t)name_bytes, value, (size_t)value_bytes);
+			rc = append(list, room, name, (size_t)name_bytes, value,
+				    (size_t)value_bytes);
 	}
 	json_decref(words);
 	return rc;
 }
 
-int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t room, struct gw_error *error)
+int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t room,
+		       struct gw_error *error)
 {
 	/* Without the host's own: stepping, microcode, frequency. */
-	static const char *const names[] = { "vendor", "family", "model", "phys-bits", "level", "xlevel", "xlevel2" };
+	static const char *const names[] = { "vendor", "family", "model",  "phys-bits",
+					     "level",  "xlevel", "xlevel2" };
 	int rc = add_features(vmm, path, list, room);
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && rc == 0; i++)
 		rc = add_asked(vmm, path, names[i], list, room);
-	return rc < 0 ? gw_error_set(error, rc, "the VM's processors cannot be described: %s", strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(error, rc, "the VM's processors cannot be described: %s",
+				     strerror(-rc))
+		      : 0;
 }
 
 /* Finds the path of a device of the board.  Return: whether one of that type exists. */
@@ -148,7 +211,8 @@ static bool find_on_board(struct gw_vmm *vmm, const char *type, char *path, size
 	size_t i;
 
 	snprintf(child, sizeof(child), "child<%s>", type);
-	if (qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", "/machine/unattached"), -1, &list, &none) < 0)
+	if (qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", "/machine/unattached"),
+			-1, &list, &none) < 0)
 		return false;
 	json_array_foreach (list, i, one) {
 		const char *name = json_string_value(json_object_get(one, "name"));
@@ -166,8 +230,14 @@ static bool find_on_board(struct gw_vmm *vmm, const char *type, char *path, size
 int vmm_board_properties(struct gw_vmm *vmm, char *list, size_t room, struct gw_error *error)
 {
 	/* Without cpu-hotplug-legacy, which the guest switches. */
-	static const char *const names[] = { "disable_s3", "disable_s4", "s4_val", "enable_tco", "memory-hotplug-support",
-					     "acpi-pci-hotplug-with-bridge-support" };
+	static const char *const names[] = {
+		"disable_s3",
+		"disable_s4",
+		"s4_val",
+		"enable_tco",
+		"memory-hotplug-support",
+		"acpi-pci-hotplug-with-bridge-support"
+	};
 	char path[128];
 	int rc = 0;
 
@@ -175,5 +245,7 @@ int vmm_board_properties(struct gw_vmm *vmm, char *list, size_t room, struct gw_
 		return 0;
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && rc == 0; i++)
 		rc = add_asked(vmm, path, names[i], list, room);
-	return rc < 0 ? gw_error_set(error, rc, "the VM's board cannot be described: %s", strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(error, rc, "the VM's board cannot be described: %s",
+				     strerror(-rc))
+		      : 0;
 }

@@ -16,9 +16,11 @@
 int vmm_add_property(char *list, size_t room, const char *line) GW_MUST_CHECK;
 
 /* Adds properties of the processor at @path in QEMU's object model. */
-int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t room, struct gw_error *error) GW_MUST_CHECK;
+int vmm_cpu_properties(struct gw_vmm *vmm, const char *path, char *list, size_t room,
+		       struct gw_error *error) GW_MUST_CHECK;
 
 /* Adds properties of the board that the tree of devices does not show. */
-int vmm_board_properties(struct gw_vmm *vmm, char *list, size_t room, struct gw_error *error) GW_MUST_CHECK;
+int vmm_board_properties(struct gw_vmm *vmm, char *list, size_t room,
+			 struct gw_error *error) GW_MUST_CHECK;
 
 #endif

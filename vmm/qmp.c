@@ -41,14 +41,17 @@ static uint64_t deadline_of(const struct qmp *qmp, uint64_t timeout_ns)
 
 static int vmm_gone(struct gw_error *error)
 {
-	return gw_error_set(error, -ECONNRESET, "the VMM closed its QMP connection: it died or was ended; its standard error says why");
+	return gw_error_set(error, -ECONNRESET,
+			    "the VMM closed its QMP connection: it died or was ended; its standard "
+			    "error says why");
 }
 
 /*
  * Reads the next line as JSON.  Return: 1 and *object, the caller's; 0 at the deadline; or -errno
  * with @error set.
  */
-static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object, struct gw_error *error)
+static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object,
+		       struct gw_error *error)
 {
 	for (;;) {
 		char *end = memchr(qmp->buffer, '\n', qmp->used);
@@ -63,12 +66,15 @@ static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object, s
 			memmove(qmp->buffer, qmp->buffer + length, qmp->used - length);
 			qmp->used -= length;
 			if (!*object)
-				return gw_error_set(error, -EPROTO, "the VMM's QMP answer is no JSON");
+				return gw_error_set(error, -EPROTO,
+						    "the VMM's QMP answer is no JSON");
 			return 1;
 		}
 		if (qmp->used == LINE_BYTES)
 			return gw_error_set(error, -EPROTO, "the VMM's QMP answer is too long");
-		if (poll(&pfd, 1, now < deadline_ns ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 0) == 0)
+		if (poll(&pfd, 1,
+			 now < deadline_ns ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 0) ==
+		    0)
 			return 0;
 		n = recv(qmp->fd, qmp->buffer + qmp->used, LINE_BYTES - qmp->used, MSG_DONTWAIT);
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
@@ -81,7 +87,8 @@ static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object, s
 static void note_event(struct qmp *qmp, const json_t *object)
 {
 	const char *event = json_string_value(json_object_get(object, "event"));
-	const char *status = json_string_value(json_object_get(json_object_get(object, "data"), "status"));
+	const char *status = json_string_value(
+		json_object_get(json_object_get(object, "data"), "status"));
 
 	if (!event)
 		return;
@@ -93,18 +100,23 @@ static void note_event(struct qmp *qmp, const json_t *object)
 }
 
 /* Sends a command.  Takes over @arguments. */
-static int send_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, struct gw_error *error)
+static int send_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd,
+			struct gw_error *error)
 {
-	json_t *request = arguments ? json_pack("{s:s, s:I, s:o}", "execute", command, "id", ++qmp->last_id,
-						"arguments", arguments) :
-				      json_pack("{s:s, s:I}", "execute", command, "id", ++qmp->last_id);
+	json_t *request = arguments ? json_pack("{s:s, s:I, s:o}", "execute", command, "id",
+						++qmp->last_id, "arguments", arguments)
+				    : json_pack("{s:s, s:I}", "execute", command, "id",
+						++qmp->last_id);
 	char *text GW_CLEANUP_FREE = json_dumps(request, JSON_COMPACT);
 
 	json_decref(request);
 	if (!text)
 		return gw_error_set(error, -ENOMEM, "no memory for QMP command %s", command);
 	if (fdpass_send(qmp->fd, text, strlen(text), pass_fd) < 0)
-		return errno == EAGAIN ? gw_error_set(error, -ETIMEDOUT, "the VMM does not read its QMP socket: it is stuck") : vmm_gone(error);
+		return errno == EAGAIN
+			       ? gw_error_set(error, -ETIMEDOUT,
+					      "the VMM does not read its QMP socket: it is stuck")
+			       : vmm_gone(error);
 	return 0;
 }
 
@@ -113,8 +125,8 @@ int qmp_post(struct qmp *qmp, const char *command, json_t *arguments, struct gw_
 	return send_command(qmp, command, arguments, -1, error);
 }
 
-int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
-		struct gw_error *error)
+int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd,
+		json_t **result, struct gw_error *error)
 {
 	uint64_t deadline_ns = deadline_of(qmp, COMMAND_NS);
 	json_t *object;
@@ -123,9 +135,11 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 	if (rc < 0)
 		return rc;
 	while ((rc = next_object(qmp, deadline_ns, &object, error)) == 1) {
-		const json_t *answer = json_object_get(object, "return"), *refusal = json_object_get(object, "error");
+		const json_t *answer = json_object_get(object, "return"),
+			     *refusal = json_object_get(object, "error");
 
-		if ((answer || refusal) && json_integer_value(json_object_get(object, "id")) != qmp->last_id) {
+		if ((answer || refusal) &&
+		    json_integer_value(json_object_get(object, "id")) != qmp->last_id) {
 			json_decref(object);
 			continue;
 		}
@@ -144,7 +158,9 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
 		note_event(qmp, object);
 		json_decref(object);
 	}
-	return rc < 0 ? rc : gw_error_set(error, -ETIMEDOUT, "the VMM does not answer the QMP command %s", command);
+	return rc < 0 ? rc
+		      : gw_error_set(error, -ETIMEDOUT,
+				     "the VMM does not answer the QMP command %s", command);
 }
 
 int qmp_open(struct qmp **out, const char *path, uint64_t timeout_ns, struct gw_error *error)
@@ -165,7 +181,10 @@ int qmp_open(struct qmp **out, const char *path, uint64_t timeout_ns, struct gw_
 	rc = next_object(qmp, gw_now_ns(&gw_clock_real) + timeout_ns, &greeting, error);
 	if (rc <= 0) {
 		if (rc == 0)
-			rc = gw_error_set(error, -EBUSY, "the VMM does not greet on QMP: it is busy or stuck, or another client holds %s", path);
+			rc = gw_error_set(error, -EBUSY,
+					  "the VMM does not greet on QMP: it is busy or stuck, or "
+					  "another client holds %s",
+					  path);
 		goto err_close;
 	}
 	json_decref(greeting);
@@ -241,12 +260,15 @@ int qmp_wait_migrated(struct qmp *qmp, uint64_t timeout_ns, struct gw_error *err
 
 		if (strcmp(qmp->migration, "completed") == 0)
 			return 0;
-		if (strcmp(qmp->migration, "failed") == 0 || strcmp(qmp->migration, "cancelled") == 0)
+		if (strcmp(qmp->migration, "failed") == 0 ||
+		    strcmp(qmp->migration, "cancelled") == 0)
 			return migration_failed(qmp, error);
 		rc = next_object(qmp, deadline_ns, &object, error);
 		if (rc == 0)
-			return gw_error_set(error, -ETIMEDOUT, "the VMM's device state is not done in time (status '%s')",
-					    qmp->migration);
+			return gw_error_set(
+				error, -ETIMEDOUT,
+				"the VMM's device state is not done in time (status '%s')",
+				qmp->migration);
 		if (rc < 0)
 			return rc;
 		note_event(qmp, object);

@@ -18,7 +18,8 @@ struct qmp;
  * Connects to the socket at @path and negotiates.  Waits up to @timeout_ns for the greeting.
  * Return: 0 and *qmp, which qmp_close() frees; or -errno with @error set.
  */
-int qmp_open(struct qmp **qmp, const char *path, uint64_t timeout_ns, struct gw_error *error) GW_MUST_CHECK;
+int qmp_open(struct qmp **qmp, const char *path, uint64_t timeout_ns,
+	     struct gw_error *error) GW_MUST_CHECK;
 
 /* Closes and frees a connection.  NULL is allowed. */
 void qmp_close(struct qmp *qmp);
@@ -29,8 +30,8 @@ void qmp_close(struct qmp *qmp);
  * Return: 0, and *result unless @result is NULL, which the caller releases; -EIO when QEMU refuses,
  * with QEMU's text in @error; or another -errno.
  */
-int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd, json_t **result,
-		struct gw_error *error) GW_MUST_CHECK;
+int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pass_fd,
+		json_t **result, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Sends a command without waiting for its answer.  The next qmp_command() skips that answer, so a
@@ -38,7 +39,8 @@ int qmp_command(struct qmp *qmp, const char *command, json_t *arguments, int pas
  * qmp_command().
  * Return: 0 or -errno with @error set.
  */
-int qmp_post(struct qmp *qmp, const char *command, json_t *arguments, struct gw_error *error) GW_MUST_CHECK;
+int qmp_post(struct qmp *qmp, const char *command, json_t *arguments,
+	     struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Sets a deadline for all later calls, in ns of CLOCK_MONOTONIC.  A call that reaches it fails with

@@ -79,7 +79,11 @@ int gw_vmm_check_name(const char *name, struct gw_error *error)
 		good = !is_control(c);
 	if (good)
 		return 0;
-	return gw_error_set(error, -EINVAL, "'%.60s' is no name for a VM: 1 to %u bytes of UTF-8 without '/' and control characters, also those of Unicode that end a line or change the direction of text", name, GW_VMM_GUEST_BYTES - 1);
+	return gw_error_set(
+		error, -EINVAL,
+		"'%.60s' is no name for a VM: 1 to %u bytes of UTF-8 without '/' and control "
+		"characters, also those of Unicode that end a line or change the direction of text",
+		name, GW_VMM_GUEST_BYTES - 1);
 }
 
 void gw_vmm_short_name(const char *name, char text[GW_VMM_SHORT_BYTES])
@@ -94,7 +98,9 @@ void gw_vmm_short_name(const char *name, char text[GW_VMM_SHORT_BYTES])
 	for (const char *c = name; *c; c++) {
 		hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
 		if (used < SLUG_BYTES) {
-			text[used] = isalnum((unsigned char)*c) || (used && strchr("._-", *c)) ? *c : '_';
+			text[used] = isalnum((unsigned char)*c) || (used && strchr("._-", *c))
+					     ? *c
+					     : '_';
 			used++;
 		}
 	}
@@ -164,7 +170,8 @@ void gw_vmm_path(char *path, size_t path_bytes, const char *name, const char *fi
 	char folder[GW_VMM_SHORT_BYTES];
 
 	gw_vmm_short_name(name, folder);
-	snprintf(path, path_bytes, "%s/%s%s%s", gw_vmm_run_root(), folder, file ? "/" : "", file ? file : "");
+	snprintf(path, path_bytes, "%s/%s%s%s", gw_vmm_run_root(), folder, file ? "/" : "",
+		 file ? file : "");
 }
 
 /*
@@ -236,12 +243,19 @@ int gw_vmm_find(const char *name, struct gw_error *error)
 	gw_vmm_short_name(name, folder);
 	snprintf(path, sizeof(path), ROOTS_RUN_ROOT "/%s", folder);
 	if (rc == -EACCES || (geteuid() != 0 && access(path, F_OK) == 0))
-		return gw_error_set(error, -EACCES, "VM '%s' is another user's, and this one may not look into %s: run this as that user, or as root with GODWIT_RUN_DIR set to the folder", name,
-				    rc == -EACCES ? gw_vmm_run_root() : ROOTS_RUN_ROOT);
+		return gw_error_set(
+			error, -EACCES,
+			"VM '%s' is another user's, and this one may not look into %s: run this as "
+			"that user, or as root with GODWIT_RUN_DIR set to the folder",
+			name, rc == -EACCES ? gw_vmm_run_root() : ROOTS_RUN_ROOT);
 	if (rc < 0)
-		return gw_error_set(error, rc, "it is unknown whether VM '%s' runs: its lock in %s: %s", name, gw_vmm_run_root(),
-				    strerror(-rc));
-	return gw_error_set(error, -ENOENT, "no VM named '%s' runs under godwit here (%s): 'godwit list' shows those that do, 'godwit run --name %s -- qemu-system-...' starts one", name, gw_vmm_run_root(), name);
+		return gw_error_set(error, rc,
+				    "it is unknown whether VM '%s' runs: its lock in %s: %s", name,
+				    gw_vmm_run_root(), strerror(-rc));
+	return gw_error_set(error, -ENOENT,
+			    "no VM named '%s' runs under godwit here (%s): 'godwit list' shows "
+			    "those that do, 'godwit run --name %s -- qemu-system-...' starts one",
+			    name, gw_vmm_run_root(), name);
 }
 
 void rundir_await_judge(const char *name)

@@ -28,29 +28,43 @@ static const struct {
 	{ "watchdog", "the guest is stopped: its watchdog bit", NULL },
 	{ "guest-panicked", "the guest's kernel crashed", NULL },
 	{ "suspended", "the guest sleeps",
-	  "it sleeps (S3), and QEMU's migrate would leave it neither asleep nor awake: wake it up with the QMP command system_wakeup, and migrate again" },
+	  "it sleeps (S3), and QEMU's migrate would leave it neither asleep nor awake: wake it up "
+	  "with the QMP command system_wakeup, and migrate again" },
 	{ "shutdown", "the guest has shut down",
-	  "it has shut down: end its VMM, or boot it again with the QMP commands system_reset and cont" },
+	  "it has shut down: end its VMM, or boot it again with the QMP commands system_reset and "
+	  "cont" },
 	{ "internal-error", "the VMM met an error and stopped the guest",
-	  "the VMM met an error while it ran, its log says which: boot it again with the QMP commands system_reset and cont" },
-	{ "debug", "a debugger holds the guest", "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
-	{ "inmigrate", "it waits for a guest", "its VMM waits for a guest itself: nothing to move" },
-	{ "finish-migrate", "the guest is paused for the end of a migration", "another client migrates it: wait for the end of that" },
+	  "the VMM met an error while it ran, its log says which: boot it again with the QMP "
+	  "commands system_reset and cont" },
+	{ "debug", "a debugger holds the guest",
+	  "a debugger holds it, and the VMM at the destination would abort: let it go on first" },
+	{ "inmigrate", "it waits for a guest",
+	  "its VMM waits for a guest itself: nothing to move" },
+	{ "finish-migrate", "the guest is paused for the end of a migration",
+	  "another client migrates it: wait for the end of that" },
 	{ "postmigrate", "the guest is paused, and its state was handed over",
-	  "its state was handed over once already, and QEMU does that once.  Ask 'godwit status' whether the guest runs elsewhere.  If it does, end this VMM.  If it does not, say 'godwit resume' (then QMP 'stop', should it stay paused), and migrate again" },
-	{ "save-vm", "a snapshot is being saved", "a snapshot of it is being saved: wait for its end" },
-	{ "restore-vm", "a snapshot is being loaded", "a snapshot of it is being loaded: wait for its end" },
-	{ "colo", "it is the twin of another VM", "it is the twin of another one (COLO): end that first" },
+	  "its state was handed over once already, and QEMU does that once.  Ask 'godwit status' "
+	  "whether the guest runs elsewhere.  If it does, end this VMM.  If it does not, say "
+	  "'godwit resume' (then QMP 'stop', should it stay paused), and migrate again" },
+	{ "save-vm", "a snapshot is being saved",
+	  "a snapshot of it is being saved: wait for its end" },
+	{ "restore-vm", "a snapshot is being loaded",
+	  "a snapshot of it is being loaded: wait for its end" },
+	{ "colo", "it is the twin of another VM",
+	  "it is the twin of another one (COLO): end that first" },
 };
 
 int gw_vmm_check_state(const char *state, struct gw_error *error)
 {
 	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
 		if (strcmp(states[i].state, state) == 0)
-			return states[i].refused ? gw_error_set(error, -EINVAL, "the guest is '%s': %s", state,
-								states[i].refused) :
-						   0;
-	return gw_error_set(error, -EINVAL, "the guest is '%s', a state that this godwit does not know: let it run, and migrate again",
+			return states[i].refused
+				       ? gw_error_set(error, -EINVAL, "the guest is '%s': %s",
+						      state, states[i].refused)
+				       : 0;
+	return gw_error_set(error, -EINVAL,
+			    "the guest is '%s', a state that this godwit does not know: let it "
+			    "run, and migrate again",
 			    state);
 }
 
@@ -113,9 +127,16 @@ int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *error)
 	json_decref(answer);
 	read_incoming(vmm, incoming, sizeof(incoming));
 	if (incoming[0] && strcmp(incoming, "defer") != 0)
-		return gw_error_set(error, -EINVAL, "the VMM was started with '-incoming %s', so QEMU listens there itself and takes no guest from godwit: start it with '-incoming defer'", incoming);
-	return listens ? gw_error_set(error, -EINVAL, "the VMM was told to listen for QEMU's own migrate (QMP migrate-incoming), and takes no guest from godwit: start it anew with '-incoming defer'") :
-			 0;
+		return gw_error_set(
+			error, -EINVAL,
+			"the VMM was started with '-incoming %s', so QEMU listens there itself and "
+			"takes no guest from godwit: start it with '-incoming defer'",
+			incoming);
+	return listens ? gw_error_set(error, -EINVAL,
+				      "the VMM was told to listen for QEMU's own migrate (QMP "
+				      "migrate-incoming), and takes no guest from godwit: start it "
+				      "anew with '-incoming defer'")
+		       : 0;
 }
 
 /* Whether QEMU's migration status @status means that a migration is under way. */
@@ -137,12 +158,16 @@ int gw_vmm_check_blockers(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0)
 		return rc;
-	reason = json_string_value(json_array_get(json_object_get(migration, "blocked-reasons"), 0));
+	reason = json_string_value(
+		json_array_get(json_object_get(migration, "blocked-reasons"), 0));
 	status = json_string_value(json_object_get(migration, "status"));
 	if (reason)
 		rc = gw_error_set(error, -EOPNOTSUPP, "the VMM cannot migrate: %s", reason);
 	else if (is_busy(status))
-		rc = gw_error_set(error, -EBUSY, "the VMM is in a migration of its own ('%s'): wait for its end, or say migrate_cancel", status);
+		rc = gw_error_set(error, -EBUSY,
+				  "the VMM is in a migration of its own ('%s'): wait for its end, "
+				  "or say migrate_cancel",
+				  status);
 	json_decref(migration);
 	return rc;
 }

@@ -43,7 +43,8 @@ static int pass_save_fd(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return gw_error_set(error, -errno, "socket pair: %s", strerror(errno));
-	rc = qmp_command(vmm->qmp, "getfd", json_pack("{s:s}", "fdname", SAVE_FD), pair[0], NULL, error);
+	rc = qmp_command(vmm->qmp, "getfd", json_pack("{s:s}", "fdname", SAVE_FD), pair[0], NULL,
+			 error);
 	close(pair[0]);
 	if (rc < 0) {
 		close(pair[1]);
@@ -64,9 +65,11 @@ int gw_vmm_check_tracker(const char *wanted)
 	return agent_tracker_named(wanted) < 0 ? -EINVAL : 0;
 }
 
-int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracker **tracker, struct gw_error *error)
+int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracker **tracker,
+			struct gw_error *error)
 {
-	enum agent_tracker by = wanted ? (enum agent_tracker)agent_tracker_named(wanted) : AGENT_BEST;
+	enum agent_tracker by = wanted ? (enum agent_tracker)agent_tracker_named(wanted)
+				       : AGENT_BEST;
 	uint64_t bytes[GW_VMM_MAX_REGIONS];
 	char path[192];
 	int rc;
@@ -85,7 +88,8 @@ int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracke
 	memset(vmm->saving.bytes, 0, STATE_BYTES);
 	for (unsigned i = 0; i < vmm->region_count; i++)
 		bytes[i] = vmm->regions[i].bytes;
-	return agent_track(&vmm->agent, by, vmm->mapping_of, bytes, vmm->region_count, tracker, error);
+	return agent_track(&vmm->agent, by, vmm->mapping_of, bytes, vmm->region_count, tracker,
+			   error);
 }
 
 /*
@@ -106,7 +110,8 @@ int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_er
 
 	/* A guest that was paused before is not resumed.  The rest of the undo is the same. */
 	if (rc == 0)
-		rc = armed ? lease_arm(&vmm->lease, vmm->was_running, limit_ns, error) : lease_disarm(&vmm->lease, error);
+		rc = armed ? lease_arm(&vmm->lease, vmm->was_running, limit_ns, error)
+			   : lease_disarm(&vmm->lease, error);
 	if (rc == 0)
 		vmm->guarded = armed;
 	/* Not earlier: until right before the pause, the user's own migrate must send RAM. */
@@ -134,12 +139,14 @@ static bool is_not_flushed(const void *context, const struct stat *st)
 {
 	const struct gw_vmm *vmm = context;
 
-	return is_among(vmm->memory, vmm->region_count, st) || is_among(vmm->unflushed, vmm->unflushed_count, st);
+	return is_among(vmm->memory, vmm->region_count, st) ||
+	       is_among(vmm->unflushed, vmm->unflushed_count, st);
 }
 
 int gw_vmm_settle(struct gw_vmm *vmm, uint64_t *ns, struct gw_error *error)
 {
-	int rc = vmm->settle ? 0 : vmm_unflushed_files(vmm, vmm->unflushed, GW_VMM_MAX_IMAGES, error);
+	int rc = vmm->settle ? 0
+			     : vmm_unflushed_files(vmm, vmm->unflushed, GW_VMM_MAX_IMAGES, error);
 
 	if (!vmm->settle && rc >= 0) {
 		vmm->unflushed_count = (unsigned)rc;
@@ -155,9 +162,11 @@ int gw_vmm_still_paused(struct gw_vmm *vmm, struct gw_error *error)
 
 	if (rc < 0 || (!running && !qmp_meddling(vmm->qmp)))
 		return rc;
-	return gw_error_set(error, -EBUSY, "another QMP client %s the guest while it was paused to be moved (%s)",
-			    running || strcmp(qmp_meddling(vmm->qmp), "RESUME") == 0 ? "resumed" : "reset",
-			    running ? "it runs" : qmp_meddling(vmm->qmp));
+	return gw_error_set(
+		error, -EBUSY,
+		"another QMP client %s the guest while it was paused to be moved (%s)",
+		running || strcmp(qmp_meddling(vmm->qmp), "RESUME") == 0 ? "resumed" : "reset",
+		running ? "it runs" : qmp_meddling(vmm->qmp));
 }
 
 /* Lists the threads that run vCPUs. */
@@ -183,9 +192,11 @@ static int find_threads(struct gw_vmm *vmm, struct agent_throttle *throttle, str
 	return 0;
 }
 
-int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s, struct gw_error *error)
+int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s,
+		    struct gw_error *error)
 {
-	struct agent_throttle throttle = { .stand_percent = cpu_percent, .disk_bytes_per_s = disk_bytes_per_s };
+	struct agent_throttle throttle = { .stand_percent = cpu_percent,
+					   .disk_bytes_per_s = disk_bytes_per_s };
 	int rc = cpu_percent > 0 ? find_threads(vmm, &throttle, error) : 0;
 
 	return rc < 0 ? rc : agent_throttle(&vmm->agent, &throttle, error);
@@ -210,8 +221,9 @@ static void *gather(void *argument)
 		ssize_t n;
 
 		if (saving->used == saving->room) {
-			unsigned char *more = saving->room < STATE_MAX_BYTES ? realloc(saving->bytes, saving->room * 2) :
-									       NULL;
+			unsigned char *more = saving->room < STATE_MAX_BYTES
+						      ? realloc(saving->bytes, saving->room * 2)
+						      : NULL;
 			if (!more) {
 				saving->failure = -ENOMEM;
 				return NULL;
@@ -241,10 +253,12 @@ int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error)
 	qmp_forget_migration(vmm->qmp);
 	vmm->migrating = vmm->was_saved = true;
 	vmm->fd_passed = false; /* migrate takes the descriptor */
-	return qmp_command(vmm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" SAVE_FD), -1, NULL, error);
+	return qmp_command(vmm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" SAVE_FD), -1, NULL,
+			   error);
 }
 
-int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error)
+int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes,
+		       struct gw_error *error)
 {
 	struct saving *saving = &vmm->saving;
 	int rc = qmp_wait_migrated(vmm->qmp, SAVE_NS, error);
@@ -270,7 +284,8 @@ int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, st
 /* Whether a guest in run state @state is paused by a migration or by `stop`. */
 static bool is_held(const char *state)
 {
-	return strcmp(state, "paused") == 0 || strcmp(state, "postmigrate") == 0 || strcmp(state, "finish-migrate") == 0;
+	return strcmp(state, "paused") == 0 || strcmp(state, "postmigrate") == 0 ||
+	       strcmp(state, "finish-migrate") == 0;
 }
 
 int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
@@ -309,7 +324,8 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	}
 	vmm->migrating = vmm->left_paused = false;
 	/* QEMU refuses until the cancel has ended. */
-	while ((rc = vmm_put_settings_back(vmm, &last)) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
+	while ((rc = vmm_put_settings_back(vmm, &last)) == -EIO &&
+	       gw_now_ns(&gw_clock_real) < deadline_ns)
 		nanosleep(&pause, NULL);
 	if (vmm->was_running || vmm_query_state(vmm->qmp, state, sizeof(state), NULL, &last) < 0)
 		return 0;

@@ -56,10 +56,31 @@ static bool is_wanted(const char *name, bool incoming)
  * 11.1.
  */
 static const char *const known_capabilities[] = {
-	"auto-converge", "background-snapshot", "block", "compress", "dirty-bitmaps", "dirty-limit", "events",
-	"late-block-activate", "mapped-ram", "multifd", "pause-before-switchover", "postcopy-blocktime", "postcopy-preempt",
-	"postcopy-ram", "rdma-pin-all", "release-ram", "return-path", "switchover-ack", "validate-uuid", "x-colo",
-	"x-ignore-shared", "xbzrle", "zero-blocks", "zero-copy-send", NULL
+	"auto-converge",
+	"background-snapshot",
+	"block",
+	"compress",
+	"dirty-bitmaps",
+	"dirty-limit",
+	"events",
+	"late-block-activate",
+	"mapped-ram",
+	"multifd",
+	"pause-before-switchover",
+	"postcopy-blocktime",
+	"postcopy-preempt",
+	"postcopy-ram",
+	"rdma-pin-all",
+	"release-ram",
+	"return-path",
+	"switchover-ack",
+	"validate-uuid",
+	"x-colo",
+	"x-ignore-shared",
+	"xbzrle",
+	"zero-blocks",
+	"zero-copy-send",
+	NULL
 };
 
 static bool is_known(const char *name)
@@ -71,11 +92,13 @@ static void note_name(struct change *change, const char *name)
 {
 	size_t used = strlen(change->names);
 
-	snprintf(change->names + used, sizeof(change->names) - used, "%s%s", used > 0 ? ", " : "", name);
+	snprintf(change->names + used, sizeof(change->names) - used, "%s%s", used > 0 ? ", " : "",
+		 name);
 }
 
 /* Return: 0 or -errno with @error set.  The caller releases @change in any case. */
-static int judge_capabilities(struct qmp *qmp, bool incoming, struct change *change, struct gw_error *error)
+static int judge_capabilities(struct qmp *qmp, bool incoming, struct change *change,
+			      struct gw_error *error)
 {
 	json_t *list, *one, *wanted = json_array(), *was = json_array();
 	size_t i;
@@ -89,24 +112,32 @@ static int judge_capabilities(struct qmp *qmp, bool incoming, struct change *cha
 		return rc;
 	json_array_foreach (list, i, one) {
 		const char *name = qmp_text(one, "capability");
-		bool on = json_is_true(json_object_get(one, "state")), want = is_wanted(name, incoming);
+		bool on = json_is_true(json_object_get(one, "state")),
+		     want = is_wanted(name, incoming);
 
 		if (on && !is_known(name))
-			rc = gw_error_set(error, -EOPNOTSUPP, "the VMM's migration capability '%.60s' is on, and godwit does not know it: switch it off (migrate-set-capabilities)", name);
+			rc = gw_error_set(
+				error, -EOPNOTSUPP,
+				"the VMM's migration capability '%.60s' is on, and godwit does not "
+				"know it: switch it off (migrate-set-capabilities)",
+				name);
 		if (on == want)
 			continue;
-		json_array_append_new(wanted, json_pack("{s:s, s:b}", "capability", name, "state", want));
+		json_array_append_new(wanted,
+				      json_pack("{s:s, s:b}", "capability", name, "state", want));
 		note_name(change, name);
 		if (is_listed(name, ours))
 			continue;
-		json_array_append_new(was, json_pack("{s:s, s:b}", "capability", name, "state", on));
+		json_array_append_new(was,
+				      json_pack("{s:s, s:b}", "capability", name, "state", on));
 		change->is_noted = true;
 	}
 	json_decref(list);
 	return rc;
 }
 
-static void change_parameter(struct change *change, const char *name, const json_t *is, json_t *wanted)
+static void change_parameter(struct change *change, const char *name, const json_t *is,
+			     json_t *wanted)
 {
 	json_object_set(change->was, name, (json_t *)(uintptr_t)is);
 	json_object_set_new(change->wanted, name, wanted);
@@ -114,7 +145,8 @@ static void change_parameter(struct change *change, const char *name, const json
 	change->is_noted = true;
 }
 
-static int judge_parameters(struct qmp *qmp, bool incoming, struct change *change, struct gw_error *error)
+static int judge_parameters(struct qmp *qmp, bool incoming, struct change *change,
+			    struct gw_error *error)
 {
 	const json_t *speed;
 	json_t *is;
@@ -128,11 +160,14 @@ static int judge_parameters(struct qmp *qmp, bool incoming, struct change *chang
 		return rc;
 	speed = json_object_get(is, "max-bandwidth");
 	if (qmp_text(is, "tls-creds")[0])
-		change_parameter(change, "tls-creds", json_object_get(is, "tls-creds"), json_string(""));
+		change_parameter(change, "tls-creds", json_object_get(is, "tls-creds"),
+				 json_string(""));
 	if (qmp_text(is, "mode")[0] && strcmp(qmp_text(is, "mode"), "normal") != 0)
-		change_parameter(change, "mode", json_object_get(is, "mode"), json_string("normal"));
+		change_parameter(change, "mode", json_object_get(is, "mode"),
+				 json_string("normal"));
 	if (!incoming && speed && json_integer_value(speed) < ENOUGH_BYTES_PER_S)
-		change_parameter(change, "max-bandwidth", speed, json_integer(UNLIMITED_BYTES_PER_S));
+		change_parameter(change, "max-bandwidth", speed,
+				 json_integer(UNLIMITED_BYTES_PER_S));
 	json_decref(is);
 	return 0;
 }
@@ -141,7 +176,8 @@ static int judge_parameters(struct qmp *qmp, bool incoming, struct change *chang
  * Appends the commands that undo @changes to the file.  Commands of an earlier godwit stay before
  * them.
  */
-static int note(const char *undo_path, const struct change *changes, size_t count, struct gw_error *error)
+static int note(const char *undo_path, const struct change *changes, size_t count,
+		struct gw_error *error)
 {
 	FILE *file = fopen(undo_path, "ae");
 	bool good = file != NULL;
@@ -152,14 +188,17 @@ static int note(const char *undo_path, const struct change *changes, size_t coun
 
 		if (!changes[i].is_noted)
 			continue;
-		line = json_pack("{s:s, s:O}", "execute", changes[i].command, "arguments", changes[i].was);
+		line = json_pack("{s:s, s:O}", "execute", changes[i].command, "arguments",
+				 changes[i].was);
 		good = json_dumpf(line, file, JSON_COMPACT) == 0 && fputc('\n', file) != EOF;
 		json_decref(line);
 	}
 	good = file && fclose(file) == 0 && good;
 	rc = good ? 0 : -errno;
-	return good ? 0 : gw_error_set(error, rc < 0 ? rc : -EIO, "the VMM's settings for migration cannot be noted in %s: %s",
-				       undo_path, strerror(-rc));
+	return good ? 0
+		    : gw_error_set(error, rc < 0 ? rc : -EIO,
+				   "the VMM's settings for migration cannot be noted in %s: %s",
+				   undo_path, strerror(-rc));
 }
 
 static int apply(struct qmp *qmp, struct change *change, struct gw_error *error)
@@ -171,7 +210,10 @@ static int apply(struct qmp *qmp, struct change *change, struct gw_error *error)
 	rc = qmp_command(qmp, change->command, change->wanted, -1, NULL, error);
 	change->wanted = NULL;
 	if (rc < 0)
-		gw_error_prefix(error, "the VMM's settings for migration cannot be changed as godwit needs them (%s)", change->names);
+		gw_error_prefix(error,
+				"the VMM's settings for migration cannot be changed as godwit "
+				"needs them (%s)",
+				change->names);
 	return rc;
 }
 
@@ -199,7 +241,8 @@ int vmm_settings_take(struct qmp *qmp, const char *undo_path, bool incoming, str
 
 static int switch_off(struct qmp *qmp, const char *name, struct gw_error *error)
 {
-	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state", false);
+	json_t *one = json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", name, "state",
+				false);
 
 	return qmp_command(qmp, "migrate-set-capabilities", one, -1, NULL, error);
 }
@@ -215,11 +258,14 @@ int vmm_settings_put_back(struct qmp *qmp, const char *undo_path, struct gw_erro
 		return rc;
 	file = fopen(undo_path, "re");
 	while (file && getline(&line, &room, file) > 0) {
-		json_t *command = json_loads(line, 0, NULL), *arguments = json_object_get(command, "arguments");
+		json_t *command = json_loads(line, 0, NULL),
+		       *arguments = json_object_get(command, "arguments");
 		struct gw_error refused = { 0 };
 
-		if (arguments && qmp_command(qmp, qmp_text(command, "execute"), json_incref(arguments), -1, NULL, &refused) < 0)
-			gw_warn("a setting for migration stays as godwit needs it: %s", refused.text);
+		if (arguments && qmp_command(qmp, qmp_text(command, "execute"),
+					     json_incref(arguments), -1, NULL, &refused) < 0)
+			gw_warn("a setting for migration stays as godwit needs it: %s",
+				refused.text);
 		json_decref(command);
 	}
 	if (file)

@@ -16,13 +16,15 @@
  * Return: 0; or -errno with @error set, and no change stays: an unknown capability is on, or QEMU
  * refuses.
  */
-int vmm_settings_take(struct qmp *qmp, const char *undo_path, bool incoming, struct gw_error *error) GW_MUST_CHECK;
+int vmm_settings_take(struct qmp *qmp, const char *undo_path, bool incoming,
+		      struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Switches x-ignore-shared off, runs the commands in @undo_path and removes the file.  A refused
  * command is logged as a warning.
  * Return: 0; or -errno with @error set and nothing put back: -EIO while QEMU is in a migration.
  */
-int vmm_settings_put_back(struct qmp *qmp, const char *undo_path, struct gw_error *error) GW_MUST_CHECK;
+int vmm_settings_put_back(struct qmp *qmp, const char *undo_path,
+			  struct gw_error *error) GW_MUST_CHECK;
 
 #endif

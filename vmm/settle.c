@@ -52,7 +52,8 @@ static void *run(void *argument)
 {
 	struct settle *settle = argument;
 
-	for (unsigned pass = 0; pass < MOST_PASSES && (pass == 0 || settle->ns > SHORT_NS); pass++) {
+	for (unsigned pass = 0; pass < MOST_PASSES && (pass == 0 || settle->ns > SHORT_NS);
+	     pass++) {
 		uint64_t from = gw_now_ns(&gw_clock_real);
 
 		/* An error is ignored: the VMM's own flush meets it too, and reports it. */
@@ -91,20 +92,22 @@ static bool is_there(const struct settle *settle, const struct stat *st)
 	struct stat other;
 
 	for (unsigned i = 0; i < settle->count; i++)
-		if (fstat(settle->fds[i], &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino)
+		if (fstat(settle->fds[i], &other) == 0 && other.st_dev == st->st_dev &&
+		    other.st_ino == st->st_ino)
 			return true;
 	return false;
 }
 
-static void add_file(struct settle *settle, int pid, const char *name, bool (*skip)(const void *, const struct stat *),
-		     const void *context)
+static void add_file(struct settle *settle, int pid, const char *name,
+		     bool (*skip)(const void *, const struct stat *), const void *context)
 {
 	char path[64];
 	struct stat st;
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd/%.16s", pid, name);
-	if (settle->count == MOST_FILES || stat(path, &st) < 0 || (!S_ISBLK(st.st_mode) && (!S_ISREG(st.st_mode) || st.st_size == 0)) ||
+	if (settle->count == MOST_FILES || stat(path, &st) < 0 ||
+	    (!S_ISBLK(st.st_mode) && (!S_ISREG(st.st_mode) || st.st_size == 0)) ||
 	    skip(context, &st) || !is_read_and_written(pid, name) || is_there(settle, &st))
 		return;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -112,7 +115,8 @@ static void add_file(struct settle *settle, int pid, const char *name, bool (*sk
 		settle->fds[settle->count++] = fd;
 }
 
-int settle_begin(struct settle **out, int pid, bool (*skip)(const void *context, const struct stat *st), const void *context,
+int settle_begin(struct settle **out, int pid,
+		 bool (*skip)(const void *context, const struct stat *st), const void *context,
 		 struct gw_error *error)
 {
 	struct settle *settle = calloc(1, sizeof(*settle));
@@ -136,7 +140,8 @@ int settle_begin(struct settle **out, int pid, bool (*skip)(const void *context,
 	if (rc < 0) {
 		atomic_store(&settle->holders, 1);
 		let_go(settle);
-		return gw_error_set(error, rc, "no thread to sync the VMM's images: %s", strerror(-rc));
+		return gw_error_set(error, rc, "no thread to sync the VMM's images: %s",
+				    strerror(-rc));
 	}
 	pthread_detach(thread);
 	*out = settle;

@@ -16,7 +16,8 @@ struct settle;
  * for which @skip returns true is omitted; @skip is called in this function only.
  * Return: 0 and *settle, which settle_poll() or settle_abandon() frees; or -errno with @error set.
  */
-int settle_begin(struct settle **settle, int pid, bool (*skip)(const void *context, const struct stat *st), const void *context,
+int settle_begin(struct settle **settle, int pid,
+		 bool (*skip)(const void *context, const struct stat *st), const void *context,
 		 struct gw_error *error) GW_MUST_CHECK;
 
 /*

@@ -21,7 +21,10 @@ struct tree {
 	bool placed; /* the top of the stack has its place */
 	int (*found)(void *context, const struct device *device);
 	void *context;
-	struct { char place[GW_VMM_PLACE_BYTES]; unsigned count; } twins[GW_VMM_MAX_FACTS];
+	struct {
+		char place[GW_VMM_PLACE_BYTES];
+		unsigned count;
+	} twins[GW_VMM_MAX_FACTS];
 	unsigned twin_count;
 };
 
@@ -30,9 +33,9 @@ struct tree {
  */
 static const char *common_type(const char *type)
 {
-	static const char *const kvm[][2] = { { "kvm-i8259", "isa-i8259" },
-					      { "kvm-ioapic", "ioapic" },
-					      { "kvm-pit", "isa-pit" } };
+	static const char *const kvm[][2] = {
+		{ "kvm-i8259", "isa-i8259" }, { "kvm-ioapic", "ioapic" }, { "kvm-pit", "isa-pit" }
+	};
 
 	for (size_t i = 0; i < sizeof(kvm) / sizeof(kvm[0]); i++)
 		if (strcmp(type, kvm[i][0]) == 0)
@@ -73,14 +76,17 @@ static int place_device(struct tree *tree)
 	if (device->addr[0] || device->port[0])
 		snprintf(own, sizeof(own), "%s", device->addr[0] ? device->addr : device->port);
 	else if (device->target[0])
-		snprintf(own, sizeof(own), "%s:%s:%s", device->channel, device->target, device->lun);
+		snprintf(own, sizeof(own), "%s:%s:%s", device->channel, device->target,
+			 device->lun);
 	else if (device->other[0])
 		snprintf(own, sizeof(own), "%s-%s", device->type, device->other);
 	else
 		snprintf(own, sizeof(own), "%s", device->type);
-	length = snprintf(device->place, sizeof(device->place), "%s%s%s%s%s", parent ? parent->place : "",
-			  parent && parent->bus[0] ? "." : "", parent ? parent->bus : "", parent ? "/" : "", own);
-	if (length < 0 || (size_t)length + 8 >= sizeof(device->place) || make_unique(tree, device->place) < 0)
+	length = snprintf(device->place, sizeof(device->place), "%s%s%s%s%s",
+			  parent ? parent->place : "", parent && parent->bus[0] ? "." : "",
+			  parent ? parent->bus : "", parent ? "/" : "", own);
+	if (length < 0 || (size_t)length + 8 >= sizeof(device->place) ||
+	    make_unique(tree, device->place) < 0)
 		return -E2BIG;
 	return tree->found(tree->context, device);
 }
@@ -95,7 +101,11 @@ static void take_value(char *to, size_t room, const char *value)
 
 static void take_property(struct device *device, const char *line)
 {
-	struct { const char *name; char *to; size_t room; } const known[] = {
+	struct {
+		const char *name;
+		char *to;
+		size_t room;
+	} const known[] = {
 		{ "addr = ", device->addr, sizeof(device->addr) },
 		{ "channel = ", device->channel, sizeof(device->channel) },
 		{ "scsi-id = ", device->target, sizeof(device->target) },
@@ -115,7 +125,8 @@ static void take_property(struct device *device, const char *line)
 	/* USB: "addr 0.0, port 1, speed 5000, ..."; the guest assigns the address. */
 	port = strncmp(line, "addr ", 5) == 0 ? strstr(line, ", port ") : NULL;
 	if (port && !strstr(line, " = "))
-		snprintf(device->port, sizeof(device->port), "%.*s", (int)strcspn(port + 7, ","), port + 7);
+		snprintf(device->port, sizeof(device->port), "%.*s", (int)strcspn(port + 7, ","),
+			 port + 7);
 }
 
 /*
@@ -178,8 +189,8 @@ static int take_line(struct tree *tree, char *line, const char *rest)
 	return 0;
 }
 
-int vmm_walk_tree(struct gw_vmm *vmm, int (*found)(void *context, const struct device *device), void *context,
-		  struct gw_error *error)
+int vmm_walk_tree(struct gw_vmm *vmm, int (*found)(void *context, const struct device *device),
+		  void *context, struct gw_error *error)
 {
 	struct tree *tree = calloc(1, sizeof(*tree));
 	char *copy, *rest, *line;
@@ -187,7 +198,8 @@ int vmm_walk_tree(struct gw_vmm *vmm, int (*found)(void *context, const struct d
 	int rc = tree ? 0 : gw_error_set(error, -ENOMEM, "no memory for the tree of devices");
 
 	if (rc == 0)
-		rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", "info qtree"), -1, &text,
+		rc = qmp_command(vmm_qmp(vmm), "human-monitor-command",
+				 json_pack("{s:s}", "command-line", "info qtree"), -1, &text,
 				 error);
 	if (rc < 0) {
 		free(tree);
@@ -203,5 +215,8 @@ int vmm_walk_tree(struct gw_vmm *vmm, int (*found)(void *context, const struct d
 		rc = copy ? place_device(tree) : -ENOMEM;
 	free(copy);
 	free(tree);
-	return rc < 0 ? gw_error_set(error, rc, "the VMM's tree of devices is too deep or too large: %s", strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(error, rc,
+				     "the VMM's tree of devices is too deep or too large: %s",
+				     strerror(-rc))
+		      : 0;
 }

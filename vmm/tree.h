@@ -22,7 +22,7 @@ struct device {
  * as QMP does.  Return: 0; or -errno with @error set, the first one that @found returned among
  * them.
  */
-int vmm_walk_tree(struct gw_vmm *vmm, int (*found)(void *context, const struct device *device), void *context,
-		  struct gw_error *error) GW_MUST_CHECK;
+int vmm_walk_tree(struct gw_vmm *vmm, int (*found)(void *context, const struct device *device),
+		  void *context, struct gw_error *error) GW_MUST_CHECK;
 
 #endif

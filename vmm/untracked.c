@@ -9,17 +9,17 @@
  * monitor's "info network".
  *
  * Only known block drivers are accepted, since a new driver may do anything.  Two questions decide:
- *   - Does the driver write to images through hooked functions (hooks.c)?  "file" and the like do, and
- *     formats and filters reach the disk through them.  Drivers of libblkio (io_uring, nvme-io_uring,
- *     virtio-blk-...) make their system calls themselves.
+ *   - Does the driver write to images through hooked functions (hooks.c)?  "file" and the like do,
+ *     and formats and filters reach the disk through them.  Drivers of libblkio (io_uring,
+ *     nvme-io_uring, virtio-blk-...) make their system calls themselves.
  *   - Does a tracker see the driver's reads into guest memory?  A processor's copy goes through the
- *     VMM's page table, so write protection sees it.  The VMM's own code copies so, and the kernel in
- *     read() and recv().  So the reads of drivers that receive from sockets are seen (nbd, ssh, curl,
- *     nfs, iscsi, rbd, gluster).  A device's write to pages that were pinned before is not seen.  The
- *     hooks note such reads by O_DIRECT and fixed buffers, but not by RDMA (iser).
+ *     VMM's page table, so write protection sees it.  The VMM's own code copies so, and the kernel
+ *     in read() and recv().  So the reads of drivers that receive from sockets are seen (nbd, ssh,
+ *     curl, nfs, iscsi, rbd, gluster).  A device's write to pages that were pinned before is not
+ *     seen.  The hooks note such reads by O_DIRECT and fixed buffers, but not by RDMA (iser).
  *
- * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them if the size of the
- * buffer is known, and the size of guest memory never is.
+ * Calls with checked bounds (__pread64_chk) are not hooked.  A compiler uses them if the size of
+ * the buffer is known, and the size of guest memory never is.
  *
  * The VMM is asked for its rings too (stock.c).  A ring that was made without the hooks reveals a
  * submitter that is not seen.
@@ -48,24 +48,62 @@ static const struct {
 	const char *name, *why;
 } drivers[] = {
 	{ "nvme", "drives a disk whose hardware writes to the guest's memory by DMA" },
-	{ "virtio-blk-vfio-pci", "drives a disk whose hardware writes to the guest's memory by DMA" },
+	{ "virtio-blk-vfio-pci",
+	  "drives a disk whose hardware writes to the guest's memory by DMA" },
 	{ "virtio-blk-vhost-user", "has a back end that writes to the guest's memory" },
 	{ "virtio-blk-vhost-vdpa", "has a back end that writes to the guest's memory" },
-	{ "io_uring", "reads and writes past all calls that can be watched (take driver=file with aio=io_uring)" },
-	{ "nvme-io_uring", "reads and writes past all calls that can be watched (take driver=host_device)" },
+	{ "io_uring", "reads and writes past all calls that can be watched (take driver=file with "
+		      "aio=io_uring)" },
+	{ "nvme-io_uring",
+	  "reads and writes past all calls that can be watched (take driver=host_device)" },
 	{ "iser", "reads into the guest's memory by RDMA" },
 };
 
 static const char *const known_drivers[] = {
 	/* files and devices of this host */
-	"file", "host_device", "host_cdrom", "null-co", "null-aio", "vvfat",
+	"file",
+	"host_device",
+	"host_cdrom",
+	"null-co",
+	"null-aio",
+	"vvfat",
 	/* formats */
-	"raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhdx", "luks", "parallels", "dmg", "cloop", "bochs",
+	"raw",
+	"qcow2",
+	"qcow",
+	"qed",
+	"vmdk",
+	"vdi",
+	"vpc",
+	"vhdx",
+	"luks",
+	"parallels",
+	"dmg",
+	"cloop",
+	"bochs",
 	/* filters, also those of block jobs */
-	"throttle", "copy-on-read", "copy-before-write", "snapshot-access", "preallocate", "compress", "blkdebug", "blkverify",
-	"quorum", "mirror_top", "commit_top",
+	"throttle",
+	"copy-on-read",
+	"copy-before-write",
+	"snapshot-access",
+	"preallocate",
+	"compress",
+	"blkdebug",
+	"blkverify",
+	"quorum",
+	"mirror_top",
+	"commit_top",
 	/* over the network, with a copy by a processor */
-	"nbd", "ssh", "http", "https", "ftp", "ftps", "nfs", "iscsi", "rbd", "gluster",
+	"nbd",
+	"ssh",
+	"http",
+	"https",
+	"ftp",
+	"ftps",
+	"nfs",
+	"iscsi",
+	"rbd",
+	"gluster",
 };
 
 /* Whether @name is one of "NAME,NAME,...". */
@@ -85,23 +123,29 @@ static bool is_allowed(const char *allowed, const char *name)
 
 static int refuse(const char *name, const char *type, const char *why, struct gw_error *error)
 {
-	return gw_error_set(error, -EOPNOTSUPP, "device '%s' (%s) %s, and no tracker sees that: unplug it, or, if it is known to be idle, say --allow-untracked %s", name, type, why, name);
+	return gw_error_set(error, -EOPNOTSUPP,
+			    "device '%s' (%s) %s, and no tracker sees that: unplug it, or, if it "
+			    "is known to be idle, say --allow-untracked %s",
+			    name, type, why, name);
 }
 
 static int judge(const char *name, const char *type, const char *allowed, struct gw_error *error)
 {
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (strncmp(type, kinds[i].prefix, strlen(kinds[i].prefix)) == 0 && !is_allowed(allowed, name))
+		if (strncmp(type, kinds[i].prefix, strlen(kinds[i].prefix)) == 0 &&
+		    !is_allowed(allowed, name))
 			return refuse(name, type, kinds[i].why, error);
 	return 0;
 }
 
 /* Judges the devices below one QOM path. */
-static int judge_devices(struct gw_vmm *vmm, const char *path, const char *allowed, struct gw_error *error)
+static int judge_devices(struct gw_vmm *vmm, const char *path, const char *allowed,
+			 struct gw_error *error)
 {
 	json_t *list, *one;
 	size_t i;
-	int rc = qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", path), -1, &list, error);
+	int rc = qmp_command(vmm_qmp(vmm), "qom-list", json_pack("{s:s}", "path", path), -1, &list,
+			     error);
 
 	if (rc < 0)
 		return rc;
@@ -123,8 +167,8 @@ static int judge_networks(struct gw_vmm *vmm, const char *allowed, struct gw_err
 {
 	json_t *text;
 	char *rest, *line, *copy;
-	int rc = qmp_command(vmm_qmp(vmm), "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), -1, &text,
-			     error);
+	int rc = qmp_command(vmm_qmp(vmm), "human-monitor-command",
+			     json_pack("{s:s}", "command-line", "info network"), -1, &text, error);
 
 	if (rc < 0)
 		return rc;
@@ -135,7 +179,8 @@ static int judge_networks(struct gw_vmm *vmm, const char *allowed, struct gw_err
 		const char *at = strstr(line, "type=");
 
 		line += strspn(line, " \\");
-		if (at && sscanf(line, "%63[^:]:", name) == 1 && sscanf(at, "type=%63[^,\r]", type) == 1)
+		if (at && sscanf(line, "%63[^:]:", name) == 1 &&
+		    sscanf(at, "type=%63[^,\r]", type) == 1)
 			rc = judge(name, type, allowed, error);
 	}
 	free(copy);
@@ -157,7 +202,8 @@ static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error 
 {
 	json_t *list, *node;
 	size_t i;
-	int rc = qmp_command(vmm_qmp(vmm), "query-named-block-nodes", json_pack("{s:b}", "flat", 1), -1, &list, error);
+	int rc = qmp_command(vmm_qmp(vmm), "query-named-block-nodes", json_pack("{s:b}", "flat", 1),
+			     -1, &list, error);
 
 	if (rc < 0)
 		return rc;
@@ -176,7 +222,8 @@ static int judge_disks(struct gw_vmm *vmm, const char *allowed, struct gw_error 
 
 int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error)
 {
-	static const char *const paths[] = { "/machine/peripheral", "/machine/peripheral-anon", "/objects" };
+	static const char *const paths[] = { "/machine/peripheral", "/machine/peripheral-anon",
+					     "/objects" };
 	int rc = judge_disks(vmm, allowed, error);
 
 	for (size_t i = 0; rc == 0 && i < sizeof(paths) / sizeof(paths[0]); i++)

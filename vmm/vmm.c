@@ -28,7 +28,8 @@
 
 #define PEEK_NS (2 * GW_NS_PER_S)
 
-int vmm_query_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running, struct gw_error *error)
+int vmm_query_state(struct qmp *qmp, char *state, size_t state_bytes, bool *running,
+		    struct gw_error *error)
 {
 	json_t *result;
 	int rc = qmp_command(qmp, "query-status", NULL, -1, &result, error);
@@ -36,7 +37,8 @@ int vmm_query_state(struct qmp *qmp, char *state, size_t state_bytes, bool *runn
 	if (rc < 0)
 		return rc;
 	if (state)
-		snprintf(state, state_bytes, "%s", json_string_value(json_object_get(result, "status")));
+		snprintf(state, state_bytes, "%s",
+			 json_string_value(json_object_get(result, "status")));
 	if (running)
 		*running = json_is_true(json_object_get(result, "running"));
 	json_decref(result);
@@ -111,7 +113,8 @@ int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct
 	return vmm_query_state(vmm->qmp, state, state_bytes, NULL, error);
 }
 
-int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes, struct gw_error *error)
+int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes,
+		struct gw_error *error)
 {
 	struct qmp *qmp;
 	json_t *list;
@@ -128,7 +131,8 @@ int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram
 		rc = qmp_command(qmp, "query-memdev", NULL, -1, &list, error);
 		*ram_bytes = 0;
 		for (size_t i = 0; rc == 0 && i < json_array_size(list); i++)
-			*ram_bytes += (uint64_t)json_integer_value(json_object_get(json_array_get(list, i), "size"));
+			*ram_bytes += (uint64_t)json_integer_value(
+				json_object_get(json_array_get(list, i), "size"));
 		if (rc == 0)
 			json_decref(list);
 	}

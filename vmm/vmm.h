@@ -71,7 +71,8 @@ int gw_vmm_pid(const struct gw_vmm *vmm);
  * Asks for QEMU's run state: "running", "paused", "inmigrate", ...  32 bytes are enough.  Return: 0
  * or -errno.
  */
-GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_run_state(struct gw_vmm *vmm, char *state, size_t state_bytes,
+				   struct gw_error *error);
 
 /*
  * Whether a guest in run state @state may be migrated.  Return: 0, or -EINVAL with reason and
@@ -97,8 +98,8 @@ GW_MUST_CHECK int gw_vmm_check_deferred(struct gw_vmm *vmm, struct gw_error *err
  * *ram_bytes gets the size of the VM's RAM, unless @ram_bytes is NULL.  Waits for two seconds at
  * most.
  */
-GW_MUST_CHECK int gw_vmm_peek(const char *name, char *state, size_t state_bytes, uint64_t *ram_bytes,
-			      struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_peek(const char *name, char *state, size_t state_bytes,
+			      uint64_t *ram_bytes, struct gw_error *error);
 
 /*
  * Whether the VMM lives and has not taken the guest back (gw_vmm_guard()).  Does not block.
@@ -115,7 +116,8 @@ GW_MUST_CHECK int gw_vmm_check(struct gw_vmm *vmm, struct gw_error *error);
  * "NAME,NAME" of devices that the user vouches for, or NULL.
  * Return: 0; or -EOPNOTSUPP with the device and the reason in @error.
  */
-GW_MUST_CHECK int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_devices(struct gw_vmm *vmm, const char *allowed,
+				       struct gw_error *error);
 
 /*
  * Whether the VM's RAM is as it was in gw_vmm_attach().  Return: 0; or -EBUSY with the change in
@@ -129,7 +131,8 @@ GW_MUST_CHECK int gw_vmm_recheck_memory(struct gw_vmm *vmm, struct gw_error *err
  * of the state and the time to save it; both are 0 if the VMM cannot rehearse.  Return: 0; or
  * -errno with the VMM's own text in @error.
  */
-GW_MUST_CHECK int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_dry_run(struct gw_vmm *vmm, size_t *state_bytes, uint64_t *save_ns,
+				 struct gw_error *error);
 
 #define GW_TRACKERS "kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync"
 
@@ -142,8 +145,8 @@ GW_MUST_CHECK int gw_vmm_check_tracker(const char *wanted);
  * Return: 0 and *tracker, which the caller closes before gw_vmm_detach(); or -errno with @error
  * set.
  */
-GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, struct gw_tracker **tracker,
-				      struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted,
+				      struct gw_tracker **tracker, struct gw_error *error);
 
 /*
  * Arms or disarms the lease on the guest, a dead man's switch that a thread renews
@@ -153,7 +156,8 @@ GW_MUST_CHECK int gw_vmm_tracker_open(struct gw_vmm *vmm, const char *wanted, st
  * state does not migrate.
  * Return: 0; or -errno with @error set: -ESTALE when the guest has been taken back.
  */
-GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_guard(struct gw_vmm *vmm, bool armed, uint64_t limit_ns,
+			       struct gw_error *error);
 
 /*
  * Syncs the guest's images while the guest runs, so that the pause need not wait for the host's
@@ -187,8 +191,8 @@ bool gw_vmm_was_running(const struct gw_vmm *vmm);
  * process.
  * Return: 0, or -errno with @error set.
  */
-GW_MUST_CHECK int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent, uint64_t disk_bytes_per_s,
-				  struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_throttle(struct gw_vmm *vmm, unsigned cpu_percent,
+				  uint64_t disk_bytes_per_s, struct gw_error *error);
 
 /*
  * Stops the guest, if it ran when the lease was armed.
@@ -207,7 +211,8 @@ GW_MUST_CHECK int gw_vmm_save_begin(struct gw_vmm *vmm, struct gw_error *error);
  * Return: 0, *state and *bytes; or -errno with @error set.  The handle owns *state, and frees it in
  * gw_vmm_resume() or gw_vmm_detach().
  */
-GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_save_finish(struct gw_vmm *vmm, const void **state, size_t *bytes,
+				     struct gw_error *error);
 /*
  * Cancels a save, and resumes a guest that ran when the lease was armed.  Tries for up to 10 s.  A
  * guest that then does not run for reasons of its own (asleep, shut down, a full disk) counts as
@@ -233,7 +238,8 @@ GW_MUST_CHECK int gw_vmm_prepare(struct gw_vmm *vmm, struct gw_error *error);
  * x-ignore-shared is off before QEMU does the next command, such as that of gw_vmm_start().
  * Return: 0, or -errno with @error set.
  */
-GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_load(struct gw_vmm *vmm, const void *state, size_t bytes,
+			      struct gw_error *error);
 
 /*
  * Whether the loaded guest has not run yet, by the VMM's events so far.  Does not block.
@@ -254,8 +260,9 @@ GW_MUST_CHECK int gw_vmm_stop(struct gw_vmm *vmm, struct gw_error *error);
  * Return: 0; or -errno with @error set.  Refused are images that name other files, are encrypted or
  * cannot be understood.  A raw image is refused if QEMU would guess another format by its header.
  */
-GW_MUST_CHECK int gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below, unsigned char *block,
-				     size_t bytes, struct gw_error *error);
+GW_MUST_CHECK int
+gw_vmm_adopt_image(const struct gw_vmm_image *ours, const struct gw_vmm_image *below,
+		   unsigned char *block, size_t bytes, struct gw_error *error);
 
 /* Starts the loaded guest.  Return: 0, or -errno with @error set. */
 GW_MUST_CHECK int gw_vmm_start(struct gw_vmm *vmm, struct gw_error *error);

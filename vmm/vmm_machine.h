@@ -24,15 +24,15 @@ struct gw_tracker;
 
 /* An image file or block device behind a disk that the guest may write to. */
 struct gw_vmm_image {
-	char name[GW_VMM_NAME_BYTES]; /* "virtio0"; "virtio0/1" is its first backing file */
-	char path[GW_VMM_PATH_BYTES]; /* the path by which this process can open it */
-	char format[32];              /* "raw", "qcow2", ... */
-	unsigned layer;               /* 0: the layer that the guest writes to */
-	bool fixed;                   /* its size is the disk's */
-	bool guessed;                 /* QEMU guesses the format at each start */
-	uint64_t virtual_bytes;       /* the disk, as the guest sees it */
-	uint64_t room_bytes;          /* the file does not grow beyond this size */
-	uint64_t device, inode;       /* identify the file, see tracker/blocks.h */
+	char name[GW_VMM_NAME_BYTES];   /* "virtio0"; "virtio0/1" is its first backing file */
+	char path[GW_VMM_PATH_BYTES];   /* the path by which this process can open it */
+	char format[32];                /* "raw", "qcow2", ... */
+	unsigned layer;                 /* 0: the layer that the guest writes to */
+	bool fixed;                     /* its size is the disk's */
+	bool guessed;                   /* QEMU guesses the format at each start */
+	uint64_t virtual_bytes;         /* the disk, as the guest sees it */
+	uint64_t room_bytes;            /* the file does not grow beyond this size */
+	uint64_t device, inode;         /* identify the file, see tracker/blocks.h */
 	char front[GW_VMM_PLACE_BYTES]; /* place of the device that has the disk; "": none */
 };
 
@@ -40,33 +40,38 @@ struct gw_vmm_image {
  * Lists the images of all disks that the guest may write to, with all layers.
  * Return: how many, at most @most; or -errno with the disk that cannot be moved in @error.
  */
-GW_MUST_CHECK int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images, unsigned most, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_images(struct gw_vmm *vmm, struct gw_vmm_image *images, unsigned most,
+				struct gw_error *error);
 
 /*
  * Gets the VMM's descriptor of an image.  Return: a descriptor, which the caller closes; or -errno.
  */
-GW_MUST_CHECK int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image *image, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_image_fd(struct gw_vmm *vmm, const struct gw_vmm_image *image,
+				  struct gw_error *error);
 
 /*
  * Receiver: whether the VMM could let a guest write to an image of @bytes bytes.  Call before the
  * image is changed.  May write a block to a temporary file without a name in the image's folder.
  * Return: 0; or -errno with the reason in @error.
  */
-GW_MUST_CHECK int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_size(struct gw_vmm *vmm, const struct gw_vmm_image *image,
+				    uint64_t bytes, struct gw_error *error);
 
 /*
  * Receiver: lets the VMM open an image again, if its alignment for O_DIRECT matters.  Call when the
  * file has its @bytes bytes and begins with data.  Return: 0, or -errno with @error set.
  */
-GW_MUST_CHECK int gw_vmm_look_again(struct gw_vmm *vmm, const struct gw_vmm_image *image, uint64_t bytes, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_look_again(struct gw_vmm *vmm, const struct gw_vmm_image *image,
+				    uint64_t bytes, struct gw_error *error);
 
 /*
  * Starts tracking writes to @count images in blocks of @block_bytes (tracker/blocks.h).
  * Return: 0 and *tracker, which the caller closes before gw_vmm_detach(); or -errno with @error
  * set.
  */
-GW_MUST_CHECK int gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count,
-				      uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error);
+GW_MUST_CHECK int
+gw_vmm_watch_images(struct gw_vmm *vmm, const struct gw_vmm_image *images, unsigned count,
+		    uint32_t block_bytes, struct gw_tracker **tracker, struct gw_error *error);
 
 /* --- changes by others ------------------------------------------------------------------------ */
 
@@ -93,20 +98,23 @@ struct gw_vmm_parts;
  * Notes the present parts.  Return: 0 and *parts, which gw_vmm_parts_free() frees; or -errno with
  * @error set.
  */
-GW_MUST_CHECK int gw_vmm_note_parts(struct gw_vmm *vmm, struct gw_vmm_parts **parts, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_note_parts(struct gw_vmm *vmm, struct gw_vmm_parts **parts,
+				    struct gw_error *error);
 
 /*
  * Whether all disks and media are as noted.  With @by_file their files are looked at by name too,
  * which may wait for a file system.  Otherwise only the VMM is asked.
  * Return: 0; or -EBUSY with the disk that changed in @error.
  */
-GW_MUST_CHECK int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, bool by_file, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_media(struct gw_vmm *vmm, const struct gw_vmm_parts *parts,
+				     bool by_file, struct gw_error *error);
 
 /*
  * Whether the devices are the noted ones.  Return: 0; or -EBUSY with the device that came or went
  * in @error.
  */
-GW_MUST_CHECK int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_plugged(struct gw_vmm *vmm, const struct gw_vmm_parts *parts,
+				       struct gw_error *error);
 
 /* Frees noted parts.  NULL is allowed. */
 void gw_vmm_parts_free(struct gw_vmm_parts *parts);
@@ -136,8 +144,8 @@ struct gw_vmm_fact {
  * Return: how many facts, at most @most; or -errno with @error set, as for a disk that writes to a
  * temporary file (-snapshot).
  */
-GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list, unsigned most,
-				  struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_describe(struct gw_vmm *vmm, bool again, struct gw_vmm_fact *list,
+				  unsigned most, struct gw_error *error);
 
 /*
  * Whether QEMU would migrate.  Return: 0; -EOPNOTSUPP with QEMU's reason in @error; or -EBUSY

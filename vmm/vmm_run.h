@@ -60,7 +60,8 @@ GW_MUST_CHECK int gw_vmm_find(const char *name, struct gw_error *error);
  * Return: 0, and @advice is empty; or -EINVAL with @error set, and @advice names the words to add
  * or change.
  */
-GW_MUST_CHECK int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_bytes, struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_check_ram_args(int argc, char **argv, char *advice, size_t advice_bytes,
+					struct gw_error *error);
 
 /*
  * Judges a whole command line, as gw_vmm_check_ram_args() does.  Options in a file (-readconfig)
@@ -112,8 +113,8 @@ GW_MUST_CHECK int gw_vmm_observe(const char *name, const char *advice, enum gw_v
  * guest's memory at the VMM's own addresses (tracker/kvm.h).  @stopped: the guest waits for "cont".
  * Returns only on failure: -errno with @error set.
  */
-GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim, bool no_alias, bool stopped,
-			      struct gw_error *error);
+GW_MUST_CHECK int gw_vmm_exec(const char *name, int argc, char **argv, const char *shim,
+			      bool no_alias, bool stopped, struct gw_error *error);
 
 /* --- abilities of this host ------------------------------------------------------------------- */
 
