@@ -130,10 +130,11 @@ static int take_answer(const struct agent_client *agent, unsigned type, void *an
 		return refused(agent, type, begin, error);
 	if (n == -ECONNRESET && type == AGENT_HELLO)
 		return -ECONNRESET; /* the caller sets the text */
-	return is_ours && n == (int)bytes &&
-			       (!agent->version || begin->head.version == agent->version)
-		       ? 0
-		       : agent_gone(error);
+	if (!is_ours || n != (int)bytes)
+		return agent_gone(error);
+	if (agent->version && begin->head.version != agent->version)
+		return agent_gone(error);
+	return 0;
 }
 
 /*

@@ -34,8 +34,8 @@ int vmm_fronts(struct gw_vmm *vmm, struct vmm_fronts *fronts, struct gw_error *e
 const struct vmm_front *vmm_front_of(const struct vmm_fronts *fronts, const json_t *block)
 {
 	const char *name = json_string_value(json_object_get(block, "device"));
-	const char *node = json_string_value(
-		json_object_get(json_object_get(block, "inserted"), "node-name"));
+	const json_t *inserted = json_object_get(block, "inserted");
+	const char *node = json_string_value(json_object_get(inserted, "node-name"));
 
 	for (unsigned i = 0; i < fronts->count; i++) {
 		const char *drive = fronts->list[i].drive;

@@ -53,10 +53,9 @@ static bool is_one_file(const json_t *described, const char *format)
 {
 	static const char *const known[] = { "raw", "file", "host_device", "qcow2", "qcow",
 					     "qed", "vdi",  "vhdx",        "vpc" };
-	const json_t *specific = json_object_get(
-		json_object_get(described, "format-specific"), "data");
+	const json_t *specific = json_object_get(described, "format-specific");
 
-	if (json_object_get(specific, "data-file"))
+	if (json_object_get(json_object_get(specific, "data"), "data-file"))
 		return false;
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (strcmp(format, known[i]) == 0)

@@ -281,12 +281,13 @@ int gw_vmm_make_images(int argc, char **argv, struct gw_error *error)
 		waits = waits || args_is(argv[i], "-incoming");
 	for (int i = 1; i + 1 < argc; i++) {
 		struct drive drive = { .read_only = false };
-		bool found = args_is(argv[i], "-drive") ? read_drive(argv[i + 1], &drive)
-			     : args_is(argv[i], "-blockdev")
-				     ? read_blockdev(argc, argv, argv[i + 1], &drive)
-				     : false;
+		bool found = false;
 		int rc;
 
+		if (args_is(argv[i], "-drive"))
+			found = read_drive(argv[i + 1], &drive);
+		else if (args_is(argv[i], "-blockdev"))
+			found = read_blockdev(argc, argv, argv[i + 1], &drive);
 		if (!found || drive.read_only || !is_plain(drive.path))
 			continue;
 		rc = check_received(&drive, error);

@@ -151,9 +151,10 @@ static uint64_t other_memory_bytes(struct gw_vmm *vmm)
 		char block[256];
 		int64_t bytes;
 
-		if (sscanf(line, "%255s %*u %*s %*x %" SCNx64 " %" SCNx64, block, &used, &total) !=
-			    3 ||
-		    is_region(vmm, block))
+		int found = sscanf(line, "%255s %*u %*s %*x %" SCNx64 " %" SCNx64, block, &used,
+				   &total);
+
+		if (found != 3 || is_region(vmm, block))
 			continue;
 		bytes = data_bytes(gw_vmm_pid(vmm), total);
 		if (bytes < 0)

@@ -265,10 +265,9 @@ static int refuse(const struct gw_vmm_image *ours, const char *why, struct gw_er
 static int adopt_backing(const struct header *header, const struct gw_vmm_image *ours,
 			 const struct gw_vmm_image *below, struct gw_error *error)
 {
-	const char *format = strcmp(below->format, "file") == 0 ||
-					     strcmp(below->format, "host_device") == 0
-				     ? "raw"
-				     : below->format;
+	bool plain = strcmp(below->format, "file") == 0 ||
+		     strcmp(below->format, "host_device") == 0;
+	const char *format = plain ? "raw" : below->format;
 	char name[NAME_BYTES + 1] = "";
 	char *real;
 	bool good;

@@ -166,18 +166,16 @@ static int add_features(struct gw_vmm *vmm, const char *path, char *list, size_t
 		return rc == -EIO ? 0 : rc;
 	json_array_foreach (words, i, word) {
 		const char *where = json_string_value(json_object_get(word, "cpuid-register"));
+		json_int_t eax = json_integer_value(json_object_get(word, "cpuid-input-eax"));
+		json_int_t ecx = json_integer_value(json_object_get(word, "cpuid-input-ecx"));
+		json_int_t features = json_integer_value(json_object_get(word, "features"));
 		char name[64], value[24];
 		int name_bytes, value_bytes;
 
-		name_bytes = snprintf(
-			name, sizeof(name), "CPUID 0x%llx.%lld %.8s",
-			(unsigned long long)json_integer_value(
-				json_object_get(word, "cpuid-input-eax")),
-			(long long)json_integer_value(json_object_get(word, "cpuid-input-ecx")),
-			where ? where : "?");
-		value_bytes = snprintf(
-			value, sizeof(value), "0x%llx",
-			(unsigned long long)json_integer_value(json_object_get(word, "features")));
+		name_bytes = snprintf(name, sizeof(name), "CPUID 0x%llx.%lld %.8s",
+				      (unsigned long long)eax, (long long)ecx, where ? where : "?");
+		value_bytes = snprintf(value, sizeof(value), "0x%llx",
+				       (unsigned long long)features);
 		if (rc == 0)
 			rc = append(list, room, name, (size_t)name_bytes, value,
 				    (size_t)value_bytes);

@@ -55,7 +55,6 @@ static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object,
 {
 	for (;;) {
 		char *end = memchr(qmp->buffer, '\n', qmp->used);
-		uint64_t now = gw_now_ns(&gw_clock_real);
 		struct pollfd pfd = { .fd = qmp->fd, .events = POLLIN };
 		ssize_t n;
 
@@ -72,9 +71,7 @@ static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object,
 		}
 		if (qmp->used == LINE_BYTES)
 			return gw_error_set(error, -EPROTO, "the VMM's QMP answer is too long");
-		if (poll(&pfd, 1,
-			 now < deadline_ns ? (int)((deadline_ns - now) / GW_NS_PER_MS) + 1 : 0) ==
-		    0)
+		if (poll(&pfd, 1, gw_left_ms(deadline_ns)) == 0)
 			return 0;
 		n = recv(qmp->fd, qmp->buffer + qmp->used, LINE_BYTES - qmp->used, MSG_DONTWAIT);
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
@@ -87,8 +84,8 @@ static int next_object(struct qmp *qmp, uint64_t deadline_ns, json_t **object,
 static void note_event(struct qmp *qmp, const json_t *object)
 {
 	const char *event = json_string_value(json_object_get(object, "event"));
-	const char *status = json_string_value(
-		json_object_get(json_object_get(object, "data"), "status"));
+	const json_t *data = json_object_get(object, "data");
+	const char *status = json_string_value(json_object_get(data, "status"));
 
 	if (!event)
 		return;
