@@ -137,7 +137,7 @@ int main(int argc, char **argv)
 	if (span_ns == 0 || span_ns >= GW_NS_PER_S || vcpus < 1 || vcpus > MAX_VCPUS || pages == 0)
 		return 2;
 	gw_kvm_survive_forks(); /* in any order, here as in vmm-shim/shim.c */
-	ENSURE(vcpus_init() == 0, "the signal is free");
+	ENSURE(vcpus_init(sigaction) == 0, "the signal is free");
 	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	micro_open_on(&micros[0], memfd_create("slots", MFD_CLOEXEC), pages, SECONDS, true);
 	for (unsigned i = 1; i < vcpus; i++) {

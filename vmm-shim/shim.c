@@ -16,6 +16,7 @@
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/vcpus.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,7 +84,7 @@ __attribute__((constructor)) static void shim_init(int argc, char **argv)
 	gw_kvm_survive_forks();
 	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	hooks_enable();
-	(void)vcpus_init(); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
+	(void)vcpus_init(sigaction); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
 	rc = agent_start(folder, becomes_daemon(argc, argv));
 	if (rc < 0)
 		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,

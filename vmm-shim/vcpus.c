@@ -161,16 +161,16 @@ static void forget_threads(void)
 	atomic_store(&vcpus.stand_until_ns, 0);
 }
 
-int vcpus_init(void)
+int vcpus_init(int (*real)(int number, const struct sigaction *action, struct sigaction *old))
 {
 	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_RESTART | SA_SIGINFO }, was;
 
-	if (sigaction(SIGNAL, NULL, &was) < 0 || was.sa_handler != SIG_DFL)
+	if (real(SIGNAL, NULL, &was) < 0 || was.sa_handler != SIG_DFL)
 		return -EBUSY;
 	if (pthread_key_create(&vcpus.key, unlist) != 0)
 		return -EAGAIN;
 	sigemptyset(&action.sa_mask);
-	if (sigaction(SIGNAL, &action, NULL) < 0)
+	if (real(SIGNAL, &action, NULL) < 0)
 		return -errno;
 	vcpus.can_park = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 	(void)pthread_atfork(NULL, NULL, forget_threads);

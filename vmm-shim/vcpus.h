@@ -11,11 +11,15 @@
 
 #include "base/error.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Before the VMM starts its threads: reserves a signal.  Return: 0, or -errno: then nobody can be parked or made to stand. */
-int vcpus_init(void);
+/*
+ * Call before the VMM starts its threads.  Reserves a signal and sets its handler by way of @real, a sigaction().
+ * Return: 0; -EBUSY when the VMM uses the signal, or another -errno.  On failure no thread can be parked or made to stand.
+ */
+int vcpus_init(int (*real)(int number, const struct sigaction *action, struct sigaction *old));
 
 /* The reserved signal, which no thread may block; 0: there is none. */
 int vcpus_signal(void);

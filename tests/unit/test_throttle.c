@@ -142,7 +142,7 @@ static void check_share(bool in_kvm)
 	uint64_t turns;
 	int ids[SPINNERS];
 
-	cr_assert_eq(vcpus_init(), 0);
+	cr_assert_eq(vcpus_init(sigaction), 0);
 	start(spinner, in_kvm, ids);
 	times = stood(ids[0]);
 	await_turns(spinner, 100);
@@ -195,7 +195,7 @@ Test(throttle, a_thread_of_kvm_does_not_stand_in_the_vmms_code)
 	unsigned long times;
 	int id;
 
-	cr_assert_eq(vcpus_init(), 0);
+	cr_assert_eq(vcpus_init(sigaction), 0);
 	cr_assert_eq(pthread_create(&spinner[0].thread, NULL, run_vmm_code, spinner), 0);
 	while ((id = atomic_load(&spinner[0].id)) == 0)
 		usleep(100);
@@ -215,7 +215,7 @@ Test(throttle, it_is_lifted_at_once)
 	int ids[SPINNERS];
 	uint64_t from, ns, least = UINT64_MAX;
 
-	cr_assert_eq(vcpus_init(), 0);
+	cr_assert_eq(vcpus_init(sigaction), 0);
 	start(spinners, false, ids);
 	for (int tries = 0; tries < 20 && least >= 10 * GW_NS_PER_MS; tries++) { /* a busy machine lets one of them through */
 		cr_assert_eq(throttle_set(99, ids, SPINNERS, &error), 0);
@@ -234,7 +234,7 @@ Test(throttle, what_cannot_be_slowed_is_said)
 	struct gw_error error = { 0 };
 	int none = 1 << 22;
 
-	cr_assert_eq(vcpus_init(), 0);
+	cr_assert_eq(vcpus_init(sigaction), 0);
 	cr_assert_eq(throttle_set(50, &none, 1, &error), -EPERM);
 	cr_assert_eq(throttle_set(100, &none, 1, &error), -EINVAL);
 	cr_assert_eq(throttle_set(50, &none, 0, &error), -EINVAL);

@@ -42,7 +42,7 @@ static void *run(void *argument)
 
 static void start(struct runner *runners, unsigned count, bool kvm)
 {
-	cr_assert_eq(vcpus_init(), 0);
+	cr_assert_eq(vcpus_init(sigaction), 0);
 	for (unsigned i = 0; i < count; i++) {
 		runners[i].kvm = kvm;
 		cr_assert_eq(pthread_create(&runners[i].thread, NULL, run, &runners[i]), 0);
