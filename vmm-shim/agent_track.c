@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starts and ends tracking for the agent: finds the segments of the regions that godwit asked for, and makes their bitmaps. */
+#include "vmm-shim/agent_state.h"
+
+#include "tracker/kvm.h"
+#include "vmm-shim/track.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define AGAIN_MS 1000 /* doubled each time: a virtual processor that does not leave KVM holds up the others for 200 ms */
+#define AGAIN_MOST_MS (256 * AGAIN_MS)
+
+/* Makes one file that holds the bitmap of each wanted region, a whole number of pages for each. */
+static int make_bitmaps(struct agent *agent, const struct agent_track *request, struct gw_error *error)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
+	int fd;
+
+	for (unsigned i = 0; i < request->region_count; i++) {
+		uint64_t bits = agent->mappings.files[request->region_index[i]].bytes / page;
+
+		offset += (gw_bitmap_bytes(bits) + page - 1) / page * page;
+	}
+	agent->bitmaps_bytes = offset;
+	fd = memfd_create("godwit-dirty", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, (off_t)offset) < 0)
+		goto err_close;
+	agent->bitmaps = mmap(NULL, offset, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (agent->bitmaps == MAP_FAILED) {
+		agent->bitmaps = NULL;
+		goto err_close;
+	}
+	offset = 0;
+	for (unsigned i = 0; i < request->region_count; i++) {
+		struct gw_bitmap *bitmap = &agent->shared[request->region_index[i]];
+
+		bitmap->bits = agent->mappings.files[request->region_index[i]].bytes / page;
+		bitmap->words = (uint64_t *)(void *)((char *)agent->bitmaps + offset);
+		offset += (gw_bitmap_bytes(bitmap->bits) + page - 1) / page * page;
+	}
+	return fd;
+
+err_close:
+	gw_error_set(error, -errno, "%zu bytes of dirty bitmaps: %s", offset, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return error->code;
+}
+
+/*
+ * Where the files that godwit was told of are mapped by now: slots, and so their aliases, may have come and gone since.  From here
+ * on they are held as they are (tracker/kvm.h).  Return: 0, or -errno with @error set.
+ */
+static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error)
+{
+	static struct mappings now;
+	struct mappings *known = &agent->mappings;
+	int rc;
+
+	gw_kvm_hold(with_kvm);
+	rc = mappings_read(&now, error);
+	known->segment_count = 0;
+	for (unsigned k = 0; k < now.segment_count && rc == 0; k++) {
+		struct gw_wp_segment segment = now.segments[k];
+		const struct agent_mapping *file = &now.files[segment.region];
+		unsigned i = 0;
+
+		while (i < known->count && (known->files[i].inode != file->inode || known->files[i].device != file->device))
+			i++;
+		if (i == known->count)
+			continue; /* memory that is new is asked for by name, before the guest changes hands */
+		if (file->bytes > known->files[i].bytes)
+			return gw_error_set(error, -EBUSY, "memory of the guest has grown: migrate again");
+		segment.region = i;
+		known->segments[known->segment_count++] = segment;
+	}
+	return rc;
+}
+
+/* The segments of the regions asked for.  Return: their number, or -EINVAL for a region that is not there. */
+static int pick_segments(struct agent *agent, const struct agent_track *request,
+			 struct gw_wp_segment *segments, struct gw_error *error)
+{
+	int count = 0;
+
+	if (request->region_count < 1 || request->region_count > agent->mappings.count)
+		return gw_error_set(error, -EINVAL, "%u of %u regions asked for", request->region_count,
+				    agent->mappings.count);
+	for (unsigned i = 0; i < request->region_count; i++) {
+		int before = count;
+
+		if (request->region_index[i] >= agent->mappings.count)
+			return gw_error_set(error, -EINVAL, "no region %u", request->region_index[i]);
+		if (agent->files[request->region_index[i]] < 0)
+			agent->files[request->region_index[i]] = mappings_reopen(&agent->mappings.files[request->region_index[i]]);
+		for (unsigned k = 0; k < agent->mappings.segment_count; k++) {
+			if (agent->mappings.segments[k].region != request->region_index[i])
+				continue;
+			segments[count] = agent->mappings.segments[k];
+			segments[count].fd = agent->files[request->region_index[i]];
+			segments[count].has_file = segments[count].fd >= 0;
+			count++;
+		}
+		if (count == before)
+			return gw_error_set(error, -EFAULT, "%s is not mapped any more", agent->mappings.files[request->region_index[i]].path);
+	}
+	return count;
+}
+
+int agent_track_start(struct agent *agent, const struct agent_track *request, int *fd, struct gw_error *error)
+{
+	static struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
+	int count;
+
+	if (request->tracker >= AGENT_TRACKERS)
+		return gw_error_set(error, -EINVAL, "no tracker %u", request->tracker);
+	count = read_again(agent, request->tracker != AGENT_WP_ASYNC && request->tracker != AGENT_WP_SYNC, error);
+	if (count == 0)
+		count = pick_segments(agent, request, segments, error);
+	if (count < 0)
+		return count;
+	*fd = make_bitmaps(agent, request, error);
+	if (*fd < 0)
+		return *fd;
+	return track_start((enum agent_tracker)request->tracker, segments, (unsigned)count, agent->shared, error);
+}
+
+void agent_track_stop(struct agent *agent)
+{
+	track_stop();
+	agent->again_ms = gw_kvm_release() < 0 ? AGAIN_MS : 0;
+	for (unsigned i = 0; i < AGENT_MAX_REGIONS; i++)
+		if (agent->files[i] >= 0)
+			close(agent->files[i]);
+	memset(agent->files, -1, sizeof(agent->files));
+	if (agent->bitmaps)
+		munmap(agent->bitmaps, agent->bitmaps_bytes);
+	agent->bitmaps = NULL;
+}
+
+void agent_track_release(struct agent *agent)
+{
+	if (gw_kvm_release() == 0)
+		agent->again_ms = 0;
+	else if (agent->again_ms < AGAIN_MOST_MS)
+		agent->again_ms *= 2;
+}
