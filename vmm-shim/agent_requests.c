@@ -96,7 +96,7 @@ static int answer_track(struct agent *agent, const union agent_packet *request)
 	if (rc >= 0) {
 		answer.tracker = (uint32_t)rc;
 		answer.sees_discards = track_sees_discards() > 0;
-		answer.bitmaps_bytes = agent->bitmaps_bytes;
+		answer.bitmaps_bytes = agent->bitmaps.bytes;
 	}
 	return fdpass_send(agent->client, &answer, sizeof(answer), rc < 0 ? -1 : fd);
 }
@@ -106,11 +106,14 @@ static int answer_collect(struct agent *agent, const union agent_packet *request
 	struct gw_error error = { 0 };
 	int64_t pages = track_is_on() ? track_collect(&error) :
 					gw_error_set(&error, -EINVAL, "memory is not being tracked");
-	struct agent_collect_answer answer = {
+	struct agent_collect_answer answer;
+
+	if (gw_bitmap_overruns() > 0)
+		pages = gw_error_set(&error, -EOVERFLOW, "a fault of godwit: a range of pages ends behind its dirty bitmap");
+	answer = (struct agent_collect_answer){
 		.answer = agent_new_answer(agent, request->head.type, pages < 0 ? (int)pages : 0, &error),
 		.marked_pages = pages < 0 ? 0 : (uint64_t)pages,
 	};
-
 	return fdpass_send(agent->client, &answer, sizeof(answer), -1);
 }
 

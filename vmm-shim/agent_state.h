@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "vmm-shim/agent_proto.h"
+#include "vmm-shim/bitmaps.h"
 #include "vmm-shim/mappings.h"
 #include "vmm-shim/spare.h"
 
@@ -24,8 +25,7 @@ struct agent {
 	pid_t session;      /* of the process that the VMM began as */
 	int files[AGENT_MAX_REGIONS]; /* while tracking: of the regions, opened anew; -1: none */
 	int again_ms; /* so soon gw_kvm_release() is to be tried again; 0: not */
-	void *bitmaps; /* the mapping that holds them all */
-	size_t bitmaps_bytes;
+	struct bitmaps bitmaps; /* while tracking: the file of @shared */
 };
 
 /* The answer to a request of @type, or its beginning.  @status below 0: a refusal, for what @error says. */

@@ -7,47 +7,26 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #define AGAIN_MS 1000 /* doubled each time: a virtual processor that does not leave KVM holds up the others for 200 ms */
 #define AGAIN_MOST_MS (256 * AGAIN_MS)
 
-/* Makes one file that holds the bitmap of each wanted region, a whole number of pages for each. */
+/* Makes a bitmap for each region of @request, in agent->shared.  Return: the file's descriptor, or -errno with @error set. */
 static int make_bitmaps(struct agent *agent, const struct agent_track *request, struct gw_error *error)
 {
-	size_t page = (size_t)sysconf(_SC_PAGESIZE), offset = 0;
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), bits[AGENT_MAX_REGIONS];
+	struct gw_bitmap laid[AGENT_MAX_REGIONS];
 	int fd;
 
-	for (unsigned i = 0; i < request->region_count; i++) {
-		uint64_t bits = agent->mappings.files[request->region_index[i]].bytes / page;
-
-		offset += (gw_bitmap_bytes(bits) + page - 1) / page * page;
-	}
-	agent->bitmaps_bytes = offset;
-	fd = memfd_create("godwit-dirty", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, (off_t)offset) < 0)
-		goto err_close;
-	agent->bitmaps = mmap(NULL, offset, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (agent->bitmaps == MAP_FAILED) {
-		agent->bitmaps = NULL;
-		goto err_close;
-	}
-	offset = 0;
-	for (unsigned i = 0; i < request->region_count; i++) {
-		struct gw_bitmap *bitmap = &agent->shared[request->region_index[i]];
-
-		bitmap->bits = agent->mappings.files[request->region_index[i]].bytes / page;
-		bitmap->words = (uint64_t *)(void *)((char *)agent->bitmaps + offset);
-		offset += (gw_bitmap_bytes(bitmap->bits) + page - 1) / page * page;
-	}
+	for (unsigned i = 0; i < request->region_count; i++)
+		bits[i] = agent->mappings.files[request->region_index[i]].bytes / page;
+	fd = bitmaps_map(&agent->bitmaps, "godwit-dirty", bits, request->region_count, laid);
+	if (fd < 0)
+		return gw_error_set(error, fd, "%zu bytes of dirty bitmaps: %s", agent->bitmaps.bytes, strerror(-fd));
+	for (unsigned i = 0; i < request->region_count; i++)
+		agent->shared[request->region_index[i]] = laid[i];
 	return fd;
-
-err_close:
-	gw_error_set(error, -errno, "%zu bytes of dirty bitmaps: %s", offset, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	return error->code;
 }
 
 /*
@@ -136,9 +115,7 @@ void agent_track_stop(struct agent *agent)
 		if (agent->files[i] >= 0)
 			close(agent->files[i]);
 	memset(agent->files, -1, sizeof(agent->files));
-	if (agent->bitmaps)
-		munmap(agent->bitmaps, agent->bitmaps_bytes);
-	agent->bitmaps = NULL;
+	bitmaps_unmap(&agent->bitmaps);
 }
 
 void agent_track_release(struct agent *agent)

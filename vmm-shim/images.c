@@ -3,17 +3,16 @@
 
 #include "tracker/inflight.h"
 #include "tracker/watch.h"
+#include "vmm-shim/bitmaps.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-static void *bitmaps; /* NULL: nothing is watched */
-static size_t bitmaps_bytes;
+static struct bitmaps bitmaps; /* none: nothing is watched */
 
 int images_open(const struct gw_file_id *id)
 {
@@ -49,31 +48,18 @@ int images_open(const struct gw_file_id *id)
 
 static int make_bitmaps(const struct agent_image *images, unsigned count, struct gw_blocks_file *files)
 {
-	size_t offset = 0;
-	int fd = memfd_create("godwit-blocks", MFD_CLOEXEC);
+	struct gw_bitmap laid[GW_BLOCKS_MAX_FILES];
+	uint64_t bits[GW_BLOCKS_MAX_FILES];
+	int fd;
 
-	bitmaps_bytes = 0;
 	for (unsigned i = 0; i < count; i++)
-		gw_bitmap_lay(&files[i].marks, images[i].blocks, NULL, &bitmaps_bytes);
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, (off_t)bitmaps_bytes) < 0)
-		goto err_close;
-	bitmaps = mmap(NULL, bitmaps_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (bitmaps == MAP_FAILED) {
-		bitmaps = NULL;
-		goto err_close;
-	}
-	for (unsigned i = 0; i < count; i++) {
+		bits[i] = images[i].blocks;
+	fd = bitmaps_map(&bitmaps, "godwit-blocks", bits, count, laid);
+	for (unsigned i = 0; i < count && fd >= 0; i++) {
 		files[i].id = (struct gw_file_id){ images[i].device, images[i].inode };
-		gw_bitmap_lay(&files[i].marks, images[i].blocks, bitmaps, &offset);
+		files[i].marks = laid[i];
 	}
 	return fd;
-
-err_close:
-	count = (unsigned)errno;
-	close(fd);
-	return -(int)count;
 }
 
 int images_watch(const struct agent_image *images, unsigned count, uint32_t block_bytes, uint64_t *bytes,
@@ -82,29 +68,27 @@ int images_watch(const struct agent_image *images, unsigned count, uint32_t bloc
 	struct gw_blocks_file files[GW_BLOCKS_MAX_FILES];
 	int fd, rc;
 
-	if (bitmaps)
+	if (bitmaps.memory)
 		return gw_error_set(error, -EBUSY, "disks are already being watched");
 	if (count < 1 || count > GW_BLOCKS_MAX_FILES)
 		return gw_error_set(error, -EINVAL, "%u images asked for: 1 to %d can be watched", count, GW_BLOCKS_MAX_FILES);
 	fd = make_bitmaps(images, count, files);
 	if (fd < 0)
-		return gw_error_set(error, fd, "%zu bytes of bitmaps: %s", bitmaps_bytes, strerror(-fd));
+		return gw_error_set(error, fd, "%zu bytes of bitmaps: %s", bitmaps.bytes, strerror(-fd));
 	rc = gw_blocks_watch(files, count, block_bytes);
 	if (rc < 0) {
 		images_unwatch();
 		close(fd);
 		return gw_error_set(error, rc, "disks cannot be watched: %s", rc == -ETIMEDOUT ? GW_INFLIGHT_STUCK : strerror(-rc));
 	}
-	*bytes = bitmaps_bytes;
+	*bytes = bitmaps.bytes;
 	return fd;
 }
 
 void images_unwatch(void)
 {
 	gw_blocks_unwatch();
-	if (bitmaps)
-		munmap(bitmaps, bitmaps_bytes);
-	bitmaps = NULL;
+	bitmaps_unmap(&bitmaps);
 }
 
 int images_sync(struct gw_error *error)

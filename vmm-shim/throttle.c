@@ -112,9 +112,9 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 			return gw_error_set(error, -EPERM, "the guest cannot be slowed: thread %d of the VMM is gone or blocks "
 							   "signals", ids[i]);
 	pthread_mutex_lock(&throttle.lock);
-	vcpus_forget_marks();
+	vcpus_forget_tags();
 	for (unsigned i = 0; i < count && rc == 0; i++)
-		rc = vcpus_mark(ids[i]);
+		rc = vcpus_tag(ids[i]);
 	memcpy(throttle.ids, ids, count * sizeof(*ids));
 	throttle.count = count;
 	pthread_mutex_unlock(&throttle.lock);

@@ -41,7 +41,7 @@ enum place { ELSEWHERE, BETWEEN, IN_KVM, PARKED };
 struct vcpu {
 	int id;
 	_Atomic enum place place;
-	_Atomic int mark; /* which vcpus_mark() reached this thread last */
+	_Atomic int tag;  /* which vcpus_tag() reached this thread last */
 	struct vcpu *next;
 	bool listed;
 };
@@ -50,7 +50,7 @@ static struct {
 	bool ready, can_park;
 	_Atomic uint32_t parked; /* a futex */
 	_Atomic uint64_t stand_until_ns;
-	_Atomic int marks;
+	_Atomic int tags;
 	pthread_mutex_t lock; /* guards the list */
 	struct vcpu *list;
 	pthread_key_t key; /* its destructor takes a thread off the list */
@@ -96,10 +96,10 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	(void)number;
 	(void)context;
 	if (info->si_code == SI_QUEUE && info->si_value.sival_int)
-		atomic_store(&self.mark, info->si_value.sival_int);
+		atomic_store(&self.tag, info->si_value.sival_int);
 	else if (place == IN_KVM)
 		rest();
-	else if (place == ELSEWHERE && atomic_load(&self.mark) == atomic_load(&vcpus.marks))
+	else if (place == ELSEWHERE && atomic_load(&self.tag) == atomic_load(&vcpus.tags))
 		while (stand())
 			;
 	errno = kept;
@@ -178,13 +178,13 @@ int vcpus_init(int (*real)(int number, const struct sigaction *action, struct si
 	return 0;
 }
 
-static int send(int id, int mark)
+static int send(int id, int tag)
 {
 	siginfo_t info = { .si_signo = SIGNAL, .si_code = SI_QUEUE };
 
 	info.si_pid = getpid();
 	info.si_uid = getuid();
-	info.si_value.sival_int = mark;
+	info.si_value.sival_int = tag;
 	return syscall(SYS_rt_tgsigqueueinfo, getpid(), id, SIGNAL, &info) < 0 ? -errno : 0;
 }
 
@@ -237,15 +237,15 @@ void vcpus_stand_until(uint64_t ns)
 	atomic_store(&vcpus.stand_until_ns, ns);
 }
 
-int vcpus_mark(int id)
+int vcpus_tag(int id)
 {
-	return send(id, atomic_load(&vcpus.marks));
+	return send(id, atomic_load(&vcpus.tags));
 }
 
-void vcpus_forget_marks(void)
+void vcpus_forget_tags(void)
 {
-	if (atomic_fetch_add(&vcpus.marks, 1) == INT32_MAX - 1)
-		atomic_store(&vcpus.marks, 1);
+	if (atomic_fetch_add(&vcpus.tags, 1) == INT32_MAX - 1)
+		atomic_store(&vcpus.tags, 1);
 }
 
 void vcpus_tell(int id)

@@ -40,10 +40,10 @@ void vcpus_stand_until(uint64_t ns);
 
 /*
  * Marks a thread as one that stands when it is told to, wherever it is: one that interprets the guest.  Marks of before
- * vcpus_forget_marks() do not count.  Return: 0 or -errno.
+ * vcpus_forget_tags() do not count.  Return: 0 or -errno.
  */
-int vcpus_mark(int id) GW_MUST_CHECK;
-void vcpus_forget_marks(void);
+int vcpus_tag(int id) GW_MUST_CHECK;
+void vcpus_forget_tags(void);
 
 /* Tells a thread to stand.  One that is in KVM_RUN leaves it; one that is neither there nor marked takes no notice. */
 void vcpus_tell(int id);

@@ -128,25 +128,25 @@ Test(vcpus, those_that_stand_can_be_parked)
 }
 
 /* The id of a thread that has ended may be another's. */
-Test(vcpus, a_thread_that_is_not_marked_takes_no_notice)
+Test(vcpus, a_thread_that_is_not_tagged_takes_no_notice)
 {
 	struct runner runner = { 0 };
 
 	start(&runner, 1, false);
-	vcpus_forget_marks();
+	vcpus_forget_tags();
 	vcpus_stand_until(gw_now_ns(&gw_clock_real) + 3600 * GW_NS_PER_S);
 	vcpus_tell(runner.id);
 	wait_for_turns(&runner);
 	cr_assert_not(stands(&runner));
-	cr_assert_eq(vcpus_mark(runner.id), 0);
+	cr_assert_eq(vcpus_tag(runner.id), 0);
 	vcpus_tell(runner.id);
 	cr_assert(stands(&runner));
 	vcpus_stand_until(0);
 	wait_for_turns(&runner);
-	vcpus_forget_marks();
+	vcpus_forget_tags();
 	vcpus_stand_until(gw_now_ns(&gw_clock_real) + 3600 * GW_NS_PER_S);
 	vcpus_tell(runner.id);
-	cr_assert_not(stands(&runner), "a mark of before does not count");
+	cr_assert_not(stands(&runner), "a tag of before does not count");
 	vcpus_stand_until(0);
 	stop(&runner, 1);
 }
