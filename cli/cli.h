@@ -199,7 +199,6 @@ json_t *status_json(const struct gw_status *status, const char *name);
 
 #define MIGRATE_SOCKET "migrate.sock"
 #define RECEIVE_SOCKET "receive.sock"
-#define LAST_FILE "last.json"
 #define WAITING "waiting" /* the state of a receiver to which nobody came yet */
 
 struct monitor;
@@ -227,19 +226,6 @@ void monitor_end_wait(struct monitor *monitor);
 
 /* The session's thread: what status answers from now on. */
 void monitor_publish(struct monitor *monitor, const struct gw_status *status);
-
-/*
- * The record of the guest's owner, LAST_FILE, for status and resume.  The record is on the disk when these return.  Both functions
- * replace only a record of this process: a godwit that thaws after hours must not overwrite a later record.
- *
- * uncertain: the source before COMMIT, the receiver before LOADED.  Return: 0, or -errno with @error set.
- * owned: the receiver, before it starts the guest.  uncertain() has written this record to a file, so a full disk does not matter.
- */
-int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *error) GW_MUST_CHECK;
-void monitor_record_owned(const char *name);
-
-/* After `godwit resume`: this side owns the guest.  Replaces any earlier record. */
-void monitor_record_resumed(const char *name, bool is_source);
 
 /* Ends it and leaves @status behind in LAST_FILE for later questions. */
 void monitor_close(struct monitor *monitor, const struct gw_status *status);

@@ -5,20 +5,17 @@
  * A migrating process serves a socket in its VM's run folder: one packet is the question ("status" or
  * "cancel"), one packet the answer, in JSON.  A thread of its own serves it from a copy of the status that
  * the session's thread leaves under a lock, so that no question ever delays the session.
- *
- * The last status stays behind in a file, the record of the guest's owner (docs/ownership.md).  The record is replaced in one step
- * and names its writer.  A godwit that stood still does not replace the record of a later one.
+ * The end leaves a record (record.h).
  */
 #include "cli/cli.h"
+#include "cli/record.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/thread.h"
 #include "base/unixsock.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -34,8 +31,6 @@
 #define REST_MS 1000
 #define QUESTION_NS GW_NS_PER_S
 #define ANSWER_NS (5 * GW_NS_PER_S)
-#define FRESH_FILE "last.json.new"
-#define END_FILE "last.json.end"
 
 struct monitor {
 	char name[GW_VMM_GUEST_BYTES];
@@ -49,133 +44,6 @@ struct monitor {
 	struct gw_status status;
 	struct gw_error error; /* status.error points here */
 };
-
-/* --- the record ---------------------------------------------------------------------------------------- */
-
-/* Identifies the records of this process.  A process id is used again; a process id with a time is not. */
-static const char *writer_of_this(void)
-{
-	static char writer[48];
-
-	if (!writer[0])
-		snprintf(writer, sizeof(writer), "%d-%llu", (int)getpid(), (unsigned long long)gw_now_ns(&gw_clock_real));
-	return writer;
-}
-
-/* Whether the record is of this process. */
-static bool is_ours(const char *name)
-{
-	char path[192];
-	json_t *object;
-	const char *writer;
-	bool ours;
-
-	gw_vmm_path(path, sizeof(path), name, LAST_FILE);
-	object = json_load_file(path, 0, NULL);
-	writer = json_string_value(json_object_get(object, "writer"));
-	ours = writer && strcmp(writer, writer_of_this()) == 0;
-	json_decref(object);
-	return ours;
-}
-
-/* Writes @object, which it takes over, to @file, and to the device.  Return: 0 or -errno. */
-static int write_whole(const char *name, const char *file, json_t *object)
-{
-	char path[192];
-	char *text GW_CLEANUP_FREE = NULL;
-	int fd GW_CLEANUP_CLOSE = -1;
-	ssize_t n;
-
-	if (object)
-		json_object_set_new(object, "writer", json_string(writer_of_this()));
-	text = json_dumps(object, JSON_INDENT(2));
-	json_decref(object);
-	if (!text)
-		return -ENOMEM;
-	gw_vmm_path(path, sizeof(path), name, file);
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -errno;
-	n = write(fd, text, strlen(text));
-	if (n != (ssize_t)strlen(text) || fdatasync(fd) < 0) {
-		int rc = n < 0 || n == (ssize_t)strlen(text) ? -errno : -ENOSPC;
-
-		(void)unlink(path);
-		return rc;
-	}
-	return 0;
-}
-
-/* Puts a file that was written whole in the record's place.  Return: 0 or -errno. */
-static int put_in_place(const char *name, const char *file)
-{
-	char from[192], to[192];
-
-	gw_vmm_path(from, sizeof(from), name, file);
-	gw_vmm_path(to, sizeof(to), name, LAST_FILE);
-	return rename(from, to) < 0 ? -errno : 0;
-}
-
-/* The folder's entries reach the device.  Return: 0 or -errno. */
-static int sync_folder(const char *name)
-{
-	char folder[192];
-	int fd GW_CLEANUP_CLOSE = -1;
-
-	gw_vmm_path(folder, sizeof(folder), name, NULL);
-	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
-static int write_record(const char *name, json_t *object)
-{
-	int rc = write_whole(name, FRESH_FILE, object);
-
-	if (rc == 0)
-		rc = put_in_place(name, FRESH_FILE);
-	return rc < 0 ? rc : sync_folder(name);
-}
-
-static json_t *record_of(const char *name, bool is_source, const char *state, bool owns_guest)
-{
-	return json_pack("{s:s, s:s, s:s, s:b}", "name", name, "role", is_source ? "source" : "destination", "state", state,
-			 "owns_guest", owns_guest);
-}
-
-int monitor_record_uncertain(const char *name, bool is_source, struct gw_error *error)
-{
-	int rc = is_ours(name) ? 0 : -ESTALE;
-
-	/* The end is written now, and later put in place by its name alone: there may be no room then. */
-	if (rc == 0)
-		rc = write_whole(name, END_FILE, record_of(name, is_source, gw_state_name(GW_STATE_DONE), !is_source));
-	if (rc == 0)
-		rc = write_record(name, record_of(name, is_source, gw_state_name(GW_STATE_UNCERTAIN), false));
-	if (rc < 0)
-		return gw_error_set(error, rc, "the record of who owns the guest cannot be written in %s/%s: %s", gw_vmm_run_root(),
-				    name, rc == -ESTALE ? "another godwit has written its own" : strerror(-rc));
-	return 0;
-}
-
-/*
- * The guest waits for this, so the folder is not synced: a process that dies here loses nothing by it, and a host that
- * loses its power loses the guest's VMM too.
- */
-void monitor_record_owned(const char *name)
-{
-	int rc = put_in_place(name, END_FILE);
-
-	if (rc < 0) /* the guest starts all the same: the source has let it go */
-		gw_warn("the record of who owns the guest: %s; this host does", strerror(-rc));
-}
-
-void monitor_record_resumed(const char *name, bool is_source)
-{
-	int rc = write_record(name, record_of(name, is_source, "resumed", true));
-
-	if (rc < 0)
-		gw_warn("the record of who owns the guest cannot be written: %s", strerror(-rc));
-}
 
 /* Return: whether there is a session. */
 static bool copy_status(struct monitor *monitor, struct gw_status *status, struct gw_error *error)
@@ -276,6 +144,7 @@ static int serve_on(struct monitor **out, const char *name, const char *file, st
 		    struct gw_error *error)
 {
 	struct monitor *monitor = calloc(1, sizeof(*monitor));
+	struct gw_error unwritten = { 0 };
 	struct stat st;
 	int rc;
 
@@ -296,7 +165,7 @@ static int serve_on(struct monitor **out, const char *name, const char *file, st
 		rc = monitor->listener = listen_at(monitor->path);
 	/* The record of an earlier migration must not answer for this one. */
 	if (rc >= 0 && session)
-		rc = write_record(name, record_of(name, file[0] == 'm', gw_state_name(GW_STATE_FAILED), file[0] == 'm'));
+		rc = record_begin(name, strcmp(file, MIGRATE_SOCKET) == 0, &unwritten);
 	if (rc >= 0 && stat(monitor->path, &st) == 0)
 		monitor->inode = st.st_ino;
 	if (rc >= 0)
@@ -331,11 +200,10 @@ int monitor_wait(struct monitor **out, const char *name, const char *guest, cons
 
 int monitor_begin(struct monitor *monitor, struct gw_session *session, struct gw_error *error)
 {
-	int rc = write_record(monitor->name, record_of(monitor->name, false, gw_state_name(GW_STATE_FAILED), false));
+	int rc = record_begin(monitor->name, false, error);
 
 	if (rc < 0)
-		return gw_error_set(error, rc, "the record of who owns the guest cannot be written in %s/%s: %s", gw_vmm_run_root(),
-				    monitor->name, strerror(-rc));
+		return rc;
 	GW_LOCK_SCOPE(&monitor->lock);
 	gw_session_status(session, &monitor->status);
 	gw_error_clear(&monitor->error);
@@ -351,21 +219,6 @@ void monitor_publish(struct monitor *monitor, const struct gw_status *status)
 	if (status->error)
 		monitor->error = *status->error;
 	monitor->status.error = NULL;
-}
-
-/* Where the record of the end cannot be written, the one that was made ready before tells who owns the guest. */
-static void record_end(const char *name, const struct gw_status *status, json_t *object)
-{
-	bool handed_over = status->state == GW_STATE_DONE || status->state == GW_STATE_NOT_STARTED;
-	char path[192];
-	int rc = write_record(name, object);
-
-	if (rc < 0 && handed_over)
-		rc = put_in_place(name, END_FILE);
-	if (rc < 0)
-		gw_warn("the record of who owns the guest cannot be written: %s: 'godwit status' knows less", strerror(-rc));
-	gw_vmm_path(path, sizeof(path), name, END_FILE);
-	(void)unlink(path);
 }
 
 static void end_thread(struct monitor *monitor)
@@ -390,26 +243,16 @@ static void free_monitor(struct monitor *monitor)
 	free(monitor);
 }
 
-static void leave_record(struct monitor *monitor, const struct gw_status *status)
-{
-	json_t *object = status_json(status, monitor->name);
-
-	if (!is_ours(monitor->name))
-		json_decref(object);
-	else
-		record_end(monitor->name, status, object);
-}
-
 void monitor_close(struct monitor *monitor, const struct gw_status *status)
 {
 	end_thread(monitor);
-	leave_record(monitor, status);
+	record_end(monitor->name, status);
 	free_monitor(monitor);
 }
 
 void monitor_wait_on(struct monitor *monitor, const struct gw_status *status)
 {
-	leave_record(monitor, status);
+	record_end(monitor->name, status);
 	GW_LOCK_SCOPE(&monitor->lock);
 	monitor->session = NULL;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Gives a VMM (vmm.h) to the engine: the two do not know each other. */
 #include "cli/cli.h"
+#include "cli/record.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -108,7 +109,7 @@ static int vm_record(void *vm, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
 
-	return monitor_record_uncertain(self->name, self->is_source, error);
+	return record_uncertain(self->name, self->is_source, error);
 }
 
 /* The guest stands and its state is saved: devices and disks that came, went or changed since the guard was armed show now. */
@@ -271,7 +272,7 @@ static int vm_start(void *vm, bool run, struct gw_error *error)
 	const struct cli_vm *self = vm;
 
 	gw_images_keep(self->disks);
-	monitor_record_owned(self->name);
+	record_owned(self->name);
 	return run && !self->leave_paused ? gw_vmm_start(self->vmm, error) : 0;
 }
 
