@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit cancel: asks the process that moves or receives a guest to end, and waits for it. */
 #include "cli/known.h"
+#include "cli/monitor.h"
 #include "cli/record.h"
 
 #include <errno.h>

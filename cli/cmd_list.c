@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit list: the guests that run under godwit here. */
 #include "cli/cli.h"
+#include "cli/monitor.h"
 
 #include "base/log.h"
 #include "base/units.h"

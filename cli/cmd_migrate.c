@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit migrate: the source of a migration, in the foreground or detached. */
 #include "cli/cli.h"
+#include "cli/monitor.h"
 
 #include "base/cleanup.h"
 #include "base/units.h"

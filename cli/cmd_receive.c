@@ -8,6 +8,7 @@
  * end, good or bad, is the end of the command.
  */
 #include "cli/cli.h"
+#include "cli/monitor.h"
 
 #include "base/log.h"
 

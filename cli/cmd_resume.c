@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit resume: the way out of an uncertain end. */
 #include "cli/known.h"
+#include "cli/monitor.h"
 #include "cli/record.h"
 
 #include <stdio.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit status: how a guest's migration stands. */
 #include "cli/known.h"
+#include "cli/monitor.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -2,6 +2,7 @@
 /* Finds how a guest's migration stands, for status, cancel and resume. */
 #include "cli/known.h"
 
+#include "cli/monitor.h"
 #include "cli/record.h"
 
 #include <errno.h>

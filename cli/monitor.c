@@ -7,6 +7,8 @@
  * the session's thread leaves under a lock, so that no question ever delays the session.
  * The end leaves a record (record.h).
  */
+#include "cli/monitor.h"
+
 #include "cli/cli.h"
 #include "cli/record.h"
 

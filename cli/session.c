@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runs a session to its end: steps, progress, signals. */
 #include "cli/cli.h"
+#include "cli/monitor.h"
 
 #include <signal.h>
 #include <stdatomic.h>
