@@ -2,15 +2,18 @@
 /*
  * Theory of operation
  *
- * One thread, asleep in poll() until godwit connects to the socket in the VM's run folder (which only the
- * VM's user can enter).  One godwit at a time: a second is told EBUSY.  In a VMM without a descriptor each is told EMFILE
- * (spare.h).  HELLO agrees on a version (agent_proto.h).  A request that this agent does not know is refused, and the
- * connection goes on.  The thread hands out the files that hold guest RAM, starts and stops write tracking, collects on
- * request, and slows the guest.  In a VMM that waits for a guest, the thread maps the memory that arrives.
+ * The agent is one thread.  It sleeps in poll() until godwit connects to the socket in the VM's run
+ * folder, which only the VM's user can enter.  The agent serves one godwit at a time and refuses a
+ * second with EBUSY.  In a VMM without a free descriptor, it refuses each with EMFILE (spare.h).
+ * HELLO agrees on a version (agent_proto.h).  A request that this agent does not know is refused,
+ * and the connection goes on.  The thread hands out the files that hold guest RAM, starts and stops
+ * write tracking, collects on request, and slows the guest.  In a VMM that waits for a guest, the
+ * thread maps the memory that arrives.
  *
- * When the connection ends, the guest is no longer slowed, and tracking and mapping stop.  The dead man's switch has a thread of
- * its own (lease.c), since the agent's thread may be busy in a long collect.  A lease that lapses ends the agent's connection too.
- * The agent never exits or aborts: it lives in somebody else's process.
+ * When the connection ends, the guest is no longer slowed, and tracking and mapping stop.  The dead
+ * man's switch has a thread of its own (lease.c), since the agent's thread may be busy in a long
+ * collect.  A lease that lapses ends the agent's connection too.  The agent never exits or aborts,
+ * since it lives in another program's process.
  */
 #include "vmm-shim/agent.h"
 
@@ -34,9 +37,11 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define MOST_FDS 65536 /* of the VMM, to look for connections among; some 10 ms of system calls */
+/* highest descriptor of the VMM that is looked at; about 10 ms of system calls */
+#define MOST_FDS 65536
 
-static struct agent the_agent = { .client = -1, .lock = PTHREAD_MUTEX_INITIALIZER }; /* one a process */
+/* one for each process */
+static struct agent the_agent = { .client = -1, .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void unthrottle(void)
 {
@@ -44,7 +49,7 @@ static void unthrottle(void)
 
 	gw_pace_set(0);
 	if (throttle_set(0, NULL, 0, &error) < 0)
-		return; /* never: lifting does not fail */
+		return; /* cannot happen: lifting does not fail */
 }
 
 static void set_client(struct agent *agent, int fd)
@@ -66,9 +71,9 @@ static void client_gone(struct agent *agent)
 }
 
 /*
- * Cuts what godwit process @pid has of the VMM.  Its QMP connection: it may say "cont" or "quit" when it thaws, hours later.  The
- * socket without a name that it takes the device state from: QEMU writes there with its main loop held, so a guest whose godwit
- * stands still would wait for it as long.
+ * Cuts the connections that godwit process @pid has to the VMM.  A godwit that thaws hours later
+ * could say "cont" or "quit" over its QMP connection.  QEMU writes the device state to godwit's
+ * unnamed socket with its main loop held, so the guest would wait for a frozen godwit.
  */
 static void cut_connections(const char *folder, int pid)
 {
@@ -85,7 +90,7 @@ static void cut_connections(const char *folder, int pid)
 	}
 }
 
-/* The lease's thread: the guest is taken back. */
+/* Runs in the lease's thread: takes the guest back. */
 static void lapsed(int pid)
 {
 	struct agent *agent = &the_agent;
@@ -95,7 +100,7 @@ static void lapsed(int pid)
 	cut_connections(agent->folder, pid);
 	GW_LOCK_SCOPE(&agent->lock);
 	if (agent->client >= 0 && gw_unix_peer(agent->client) == pid)
-		(void)shutdown(agent->client, SHUT_RDWR); /* this thread's agent ends the rest */
+		(void)shutdown(agent->client, SHUT_RDWR); /* the agent's thread ends the rest */
 }
 
 static int is_slowed(void)
@@ -114,7 +119,7 @@ static void take_client(struct agent *agent)
 	if (full) {
 		door_full(full, &error);
 	} else if (agent->client >= 0) {
-		gw_error_set(&error, -EBUSY, "another godwit is attached to this VM: 'godwit status' tells of it");
+		gw_error_set(&error, -EBUSY, "another godwit is attached to this VM: 'godwit status' shows it");
 	} else {
 		throttle_begin();
 		set_client(agent, fd);
@@ -165,8 +170,9 @@ static int start_threads(void)
 }
 
 /*
- * A VMM that becomes a daemon forks twice, with setsid() in between.  The process of the second fork is the VMM, and the first one
- * that is born into another session.  Later children of the VMM are helpers, which must not answer for the VMM.
+ * A VMM that becomes a daemon forks twice, with setsid() in between.  The process of the second
+ * fork is the VMM.  It is the first process that is born into another session.  Later children of
+ * the VMM are helpers, which must not answer for the VMM.
  */
 static void start_in_daemon(void)
 {

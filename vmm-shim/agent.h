@@ -6,10 +6,10 @@
 #include <stdbool.h>
 
 /*
- * Starts the agent on AGENT_SOCKET in @folder.  Called once, from the constructor.
- * @in_daemon: the VMM is about to become a daemon.  The sockets listen from now on; the threads that answer start in the daemon,
- * since threads do not survive a fork.
- * Return: 0 or -errno; the VMM runs on either way.
+ * Starts the agent on AGENT_SOCKET in @folder.  Call once, from the constructor.
+ * @in_daemon: the VMM is about to become a daemon.  The sockets listen from now on.  The threads
+ * that answer start in the daemon, since threads do not survive a fork.
+ * Return: 0 or -errno.  The VMM runs on in either case.
  */
 int agent_start(const char *folder, bool in_daemon);
 

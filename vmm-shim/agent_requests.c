@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The agent's requests: a table, a function each (agent_proto.h). */
+/* Answers the agent's requests: a table, with a function for each (agent_proto.h). */
 #include "vmm-shim/agent_state.h"
 
 #include "base/cleanup.h"
@@ -27,7 +27,6 @@ union agent_packet {
 	struct agent_throttle throttle;
 };
 
-/* The answer to a request of @type, or its beginning.  @status below 0: a refusal, for what @error says. */
 struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error)
 {
 	struct agent_answer answer = {
@@ -43,7 +42,10 @@ struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, i
 	return answer;
 }
 
-/* Sends an answer that has no fields of its own, with @fd unless it is negative.  Return: 0, or -errno to end the connection. */
+/*
+ * Sends an answer without fields of its own, with @fd unless it is negative.  Return: 0, or -errno
+ * to end the connection.
+ */
 static int send_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error, int fd)
 {
 	struct agent_answer answer = agent_new_answer(agent, type, status, error);
@@ -137,7 +139,7 @@ static int answer_image(struct agent *agent, const union agent_packet *request)
 	int fd GW_CLEANUP_CLOSE = images_open(&id);
 
 	if (fd < 0)
-		gw_error_set(&error, fd, "the VMM does not have it open");
+		gw_error_set(&error, fd, "the VMM does not have this file open");
 	return send_answer(agent, request->head.type, fd < 0 ? fd : 0, &error, fd);
 }
 
@@ -201,7 +203,7 @@ static int answer_prefault(struct agent *agent, const union agent_packet *reques
 	int rc = prefault_start();
 
 	if (rc < 0)
-		gw_error_set(&error, rc, "no thread to map memory: %s", strerror(-rc));
+		gw_error_set(&error, rc, "the thread that maps memory cannot start: %s", strerror(-rc));
 	return send_answer(agent, request->head.type, rc, &error, -1);
 }
 
@@ -211,7 +213,10 @@ static int answer_untrack(struct agent *agent, const union agent_packet *request
 	return send_answer(agent, request->head.type, 0, NULL, -1);
 }
 
-/* Agrees on the newest version that both ends speak.  A godwit without one is refused in the version that it asked for. */
+/*
+ * Agrees on the newest version that both ends speak.  A godwit that speaks none of the agent's
+ * versions is refused in the version that it asked for.
+ */
 static int answer_hello(struct agent *agent, const union agent_packet *request)
 {
 	uint16_t oldest = request->hello.oldest, newest = request->head.version;
@@ -260,7 +265,8 @@ int agent_serve(struct agent *agent)
 
 	if (n < (ssize_t)sizeof(request.head) || request.head.magic != AGENT_MAGIC)
 		return -EPROTO;
-	memset((char *)&request + n, 0, sizeof(request) - (size_t)n); /* fields that an older godwit does not know */
+	/* fields that an older godwit does not send */
+	memset((char *)&request + n, 0, sizeof(request) - (size_t)n);
 	if (type != AGENT_HELLO && (agent->version == 0 || request.head.version != agent->version))
 		return -EPROTO;
 	if (type >= sizeof(requests) / sizeof(requests[0]) || !requests[type].answer) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Starts and ends tracking for the agent: finds the segments of the regions that godwit asked for, and makes their bitmaps. */
+/*
+ * Starts and ends tracking for the agent: finds the segments of the requested regions, and creates
+ * their bitmaps.
+ */
 #include "vmm-shim/agent_state.h"
 
 #include "tracker/kvm.h"
@@ -9,10 +12,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define AGAIN_MS 1000 /* doubled each time: a virtual processor that does not leave KVM holds up the others for 200 ms */
+/* doubled each time: a vCPU that stays in KVM_RUN delays the others by 200 ms */
+#define AGAIN_MS 1000
 #define AGAIN_MOST_MS (256 * AGAIN_MS)
 
-/* Makes a bitmap for each region of @request, in agent->shared.  Return: the file's descriptor, or -errno with @error set. */
+/*
+ * Creates a bitmap for each region of @request, in agent->shared.  Return: the file's descriptor,
+ * or -errno with @error set.
+ */
 static int make_bitmaps(struct agent *agent, const struct agent_track *request, struct gw_error *error)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), bits[AGENT_MAX_REGIONS];
@@ -30,8 +37,9 @@ static int make_bitmaps(struct agent *agent, const struct agent_track *request, 
 }
 
 /*
- * Where the files that godwit was told of are mapped by now: slots, and so their aliases, may have come and gone since.  From here
- * on they are held as they are (tracker/kvm.h).  Return: 0, or -errno with @error set.
+ * Finds where the files that godwit knows are mapped now: slots, and so their aliases, may have
+ * come and gone.  From here on they are held as they are (tracker/kvm.h).  Return: 0, or -errno
+ * with @error set.
  */
 static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error)
 {
@@ -50,23 +58,26 @@ static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error
 		while (i < known->count && (known->files[i].inode != file->inode || known->files[i].device != file->device))
 			i++;
 		if (i == known->count)
-			continue; /* memory that is new is asked for by name, before the guest changes hands */
+			continue; /* new memory is asked for by name before the handover */
 		if (file->bytes > known->files[i].bytes)
-			return gw_error_set(error, -EBUSY, "memory of the guest has grown: migrate again");
+			return gw_error_set(error, -EBUSY, "the guest's memory has grown: migrate again");
 		segment.region = i;
 		known->segments[known->segment_count++] = segment;
 	}
 	return rc;
 }
 
-/* The segments of the regions asked for.  Return: their number, or -EINVAL for a region that is not there. */
+/*
+ * Picks the segments of the requested regions.  Return: their number, or -EINVAL for a region that
+ * does not exist.
+ */
 static int pick_segments(struct agent *agent, const struct agent_track *request,
 			 struct gw_wp_segment *segments, struct gw_error *error)
 {
 	int count = 0;
 
 	if (request->region_count < 1 || request->region_count > agent->mappings.count)
-		return gw_error_set(error, -EINVAL, "%u of %u regions asked for", request->region_count,
+		return gw_error_set(error, -EINVAL, "%u regions are asked for, and the VMM has %u", request->region_count,
 				    agent->mappings.count);
 	for (unsigned i = 0; i < request->region_count; i++) {
 		int before = count;
@@ -84,7 +95,7 @@ static int pick_segments(struct agent *agent, const struct agent_track *request,
 			count++;
 		}
 		if (count == before)
-			return gw_error_set(error, -EFAULT, "%s is not mapped any more", agent->mappings.files[request->region_index[i]].path);
+			return gw_error_set(error, -EFAULT, "%s is no longer mapped: migrate again", agent->mappings.files[request->region_index[i]].path);
 	}
 	return count;
 }

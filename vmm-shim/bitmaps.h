@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A file of bitmaps that godwit maps too (agent_proto.h).  Internal to vmm-shim.  Threads: the agent's. */
+/*
+ * A file of bitmaps that godwit maps too (agent_proto.h).  Internal to vmm-shim.  Threads: the
+ * agent's.
+ */
 #ifndef GODWIT_SHIM_BITMAPS_H
 #define GODWIT_SHIM_BITMAPS_H
 
@@ -12,14 +15,15 @@ struct bitmaps {
 };
 
 /*
- * Creates a file for @count bitmaps of @bits[i] bits each, named @name for /proc, and maps it.  Lays the bitmaps out in this order,
- * each in whole pages, and sets laid[i].
- * Return: the file's descriptor, the caller's to close, or -errno with nothing mapped.  bitmaps->bytes is set in either case.
+ * Creates a file for @count bitmaps of @bits[i] bits each, and maps the file.  @name appears in
+ * /proc.  The bitmaps lie in this order, each in whole pages; laid[i] is set to the i-th.
+ * Return: the file's descriptor, which the caller closes, or -errno with nothing mapped.
+ * bitmaps->bytes is set in either case.
  */
 int bitmaps_map(struct bitmaps *bitmaps, const char *name, const uint64_t *bits, unsigned count, struct gw_bitmap *laid)
 	GW_MUST_CHECK;
 
-/* Unmaps them, if any. */
+/* Unmaps the file, if it is mapped. */
 void bitmaps_unmap(struct bitmaps *bitmaps);
 
 #endif

@@ -2,11 +2,13 @@
 /*
  * Theory of operation
  *
- * When godwit is gone between "guest paused" and the point of no return, only the shim is left to give the guest back.  The shim
- * connects to a QMP socket of the VMM, as any client does, and sends the commands.  The socket serves the shim alone.  A few fixed
- * commands and a search for "running": true need no JSON library inside the VMM.
+ * When godwit dies between "guest paused" and the point of no return, only the shim can give the
+ * guest back.  The shim connects to a QMP socket of the VMM, as any client does, and sends the
+ * commands.  The socket serves the shim alone.  A few fixed commands and a search for "running":
+ * true need no JSON library inside the VMM.
  *
- * A VMM that hangs, on storage for example, does not answer until the hang ends.  The attempts go on until then.
+ * A VMM that hangs, on storage for example, does not answer until the hang ends.  The attempts go
+ * on until then.
  */
 #include "vmm-shim/guard.h"
 
@@ -27,7 +29,10 @@
 #define FIRST_PAUSE_MS 50
 #define LONGEST_PAUSE_MS 1000
 
-/* Reads lines until one holds @word; gives up after @ms without a byte.  Return: whether it came. */
+/*
+ * Reads lines until one holds @word, or an answer comes without it.  Gives up after @ms without a
+ * byte.  Return: whether @word came.
+ */
 static bool await(int fd, const char *word, int ms)
 {
 	char line[4096];
@@ -59,11 +64,14 @@ static bool say(int fd, const char *command, const char *word)
 	return send(fd, line, (size_t)length, MSG_NOSIGNAL) == length && await(fd, word, 2000);
 }
 
-/* So that the user's own migrate sends RAM again. */
+/* A later migrate of the user must send RAM again. */
 #define FORGET_IGNORE_SHARED                                                                                           \
 	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
 
-/* Says what the godwit that is gone has noted beside the socket at @path: a command a line.  QEMU may refuse one; once is enough. */
+/*
+ * Sends the commands that the dead godwit has left in the file beside the socket at @path, one each
+ * line.  QEMU may refuse a command; none is sent twice.
+ */
 static void put_back(int fd, const char *path)
 {
 	char *line GW_CLEANUP_FREE = NULL, name[160];
@@ -81,7 +89,10 @@ static void put_back(int fd, const char *path)
 	(void)unlink(name);
 }
 
-/* Whether the guest is in none of the states in which a migration holds it: it runs, or went its own way before it was stopped. */
+/*
+ * Whether the guest has left the states in which a migration holds it.  It runs, or it had stopped
+ * for another reason before.
+ */
 static bool is_let_go(int fd)
 {
 	static const char *const states[] = { "\"running\": true", "\"suspended\"", "\"shutdown\"", "\"internal-error\"",
@@ -93,7 +104,7 @@ static bool is_let_go(int fd)
 	return false;
 }
 
-/* One attempt over a fresh connection.  Return: whether all is done. */
+/* One attempt over a new connection.  Return: whether all is done. */
 static bool try_once(const char *path, bool resume)
 {
 	int fd GW_CLEANUP_CLOSE = gw_unix_connect(path, SOCK_STREAM, CONNECT_NS);
@@ -105,7 +116,8 @@ static bool try_once(const char *path, bool resume)
 		(void)say(fd, "\"cont\"", "\"return\"");
 	if (resume && !is_let_go(fd))
 		return false;
-	if (!say(fd, FORGET_IGNORE_SHARED, "\"return\"")) /* refused while a migration is being cancelled */
+	/* QEMU refuses it while a migration is being cancelled */
+	if (!say(fd, FORGET_IGNORE_SHARED, "\"return\""))
 		return false;
 	put_back(fd, path);
 	return true;

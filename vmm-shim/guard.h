@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives a guest back whose godwit is gone.  Runs in the VMM. */
+/* Gives a guest back after its godwit has died.  Runs in the VMM.  Threads: the lease's. */
 #ifndef GODWIT_SHIM_GUARD_H
 #define GODWIT_SHIM_GUARD_H
 
 #include <stdbool.h>
 
 /*
- * Over the QMP socket at @path: cancels a migration if one is under way, says cont until the guest runs when @resume, and
- * switches x-ignore-shared off in any case, and puts back what is noted in AGENT_UNDO_FILE beside the socket.  Tries until all of that is done, however long the VMM hangs.
- * Blocks; not to be called from the VMM's main loop.
+ * Uses the QMP socket at @path.  Cancels a migration that is under way.  With @resume sends cont
+ * until the guest runs.  Switches x-ignore-shared off, and sends the commands of AGENT_UNDO_FILE
+ * beside the socket.
+ * Repeats this until all of it is done, however long the VMM hangs.  Blocks; do not call from the
+ * VMM's main loop.
  */
 void guard_give_back(const char *path, bool resume);
 

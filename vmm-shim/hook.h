@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* For the files that interpose functions (hook_*.c): how a hook is declared, and how it calls the real function.  Internal to vmm-shim. */
+/*
+ * For the files that interpose functions (hook_*.c): declares a hook, and finds the real function.
+ * Internal to vmm-shim.
+ */
 #ifndef GODWIT_SHIM_HOOK_H
 #define GODWIT_SHIM_HOOK_H
 
@@ -9,10 +12,13 @@
 #include <sys/types.h>
 
 #define EXPORT __attribute__((visibility("default")))
-/* The same function under its other name, for offsets of 64 bits; here they are one. */
+/*
+ * The same function under its second name, for offsets of 64 bits.  off_t has 64 bits here, so both
+ * are one.
+ */
 #define ALSO(name) __attribute__((visibility("default"), alias(#name)))
 
-/* The real function of this name, looked up once: whoever comes first stores what all would. */
+/* The real function of this name, looked up once.  Threads that race all store the same value. */
 #define REAL(name)                                                                                                     \
 	({                                                                                                             \
 		static __typeof__(&name) real_function;                                                                \
@@ -24,13 +30,17 @@
 		found;                                                                                                 \
 	})
 
-/* The address of a real function.  One that no library has is replaced by a function that fails with ENOSYS. */
+/*
+ * Finds the real function @name.  Return: its address; for a missing function the address of one
+ * that fails with ENOSYS.
+ */
 void *hooks_find_real(const char *name);
 
-#define HIDDEN __attribute__((visibility("hidden"))) /* so that a hook reads it without the global offset table */
+/* spares the read through the global offset table */
+#define HIDDEN __attribute__((visibility("hidden")))
 
-extern HIDDEN _Atomic bool hooks_enabled;         /* hooks_enable() was called */
-extern HIDDEN __thread bool hooks_own_thread; /* the calling thread is none of the VMM's: hooks_leave_alone() */
+extern HIDDEN _Atomic bool hooks_enabled;         /* set by hooks_enable() */
+extern HIDDEN __thread bool hooks_own_thread; /* set by hooks_leave_alone() */
 
 static inline bool hooks_are_enabled(void)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Interposes the calls that read and write files and wait for it: each is reported when it has returned (hooks.c). */
+/*
+ * Interposes the synchronous reads and writes of files.  Each is reported after it returns
+ * (hooks.c).
+ */
 #include "vmm-shim/hook_files.h"
 
 #include "tracker/blocks.h"
@@ -15,7 +18,7 @@
 
 _Static_assert(sizeof(off_t) == 8, "offsets have 64 bits");
 
-/* --- writes ------------------------------------------------------------------------------------------------- */
+/* --- writes -------------------------------------------------------------------------------- */
 
 void hook_wrote(int fd, off_t offset, size_t bytes)
 {
@@ -26,7 +29,7 @@ void hook_wrote(int fd, off_t offset, size_t bytes)
 	errno = kept;
 }
 
-/* What was written where the file's own position stood. */
+/* Reports a write of @bytes that ended at the file's current position. */
 static void wrote_here(int fd, ssize_t bytes)
 {
 	int kept = errno, file = bytes > 0 ? gw_blocks_find(fd) : -1;
@@ -37,7 +40,7 @@ static void wrote_here(int fd, ssize_t bytes)
 	errno = kept;
 }
 
-/* Before a write that may have to wait (tracker/pace.h). */
+/* Before a write: waits if the disk is slowed (tracker/pace.h). */
 static void will_write(int fd, off_t offset, size_t bytes)
 {
 	int kept = errno, file = offset >= 0 ? gw_blocks_find(fd) : -1;
@@ -117,7 +120,7 @@ EXPORT ssize_t writev(int fd, const struct iovec *vector, int count)
 	return rc;
 }
 
-/* Memory that was given back. */
+/* Reports memory that the VMM has freed in its file. */
 static void discarded(int fd, off_t offset, off_t bytes)
 {
 	int kept = errno;
@@ -133,7 +136,10 @@ EXPORT int fallocate(int fd, int mode, off_t offset, off_t bytes)
 
 	if (gw_reads_watching() && mode & ~FALLOC_FL_KEEP_SIZE)
 		discarded(fd, offset, bytes);
-	/* These two move what stands behind; a VMM has no use for them, but nobody is to find out by losing bytes. */
+	/*
+	 * These two move the rest of the file.  No VMM is known to use them; all bytes from @offset
+	 * on are reported.
+	 */
 	if (gw_blocks_watching())
 		hook_wrote(fd, offset, mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE) ? SIZE_MAX : (size_t)bytes);
 	return rc;
@@ -149,7 +155,7 @@ EXPORT int ftruncate(int fd, off_t bytes)
 	if (watching && fstat(fd, &st) < 0)
 		st.st_size = 0;
 	rc = REAL(ftruncate)(fd, bytes);
-	if (bytes < st.st_size) /* should it grow again, it has zeros there */
+	if (bytes < st.st_size) /* if the file grows again, it has zeros there */
 		hook_wrote(fd, bytes, (size_t)(st.st_size - bytes));
 	return rc;
 }
@@ -168,7 +174,7 @@ EXPORT ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *
 	return rc;
 }
 
-/* --- reads -------------------------------------------------------------------------------------------------- */
+/* --- reads --------------------------------------------------------------------------------- */
 
 void hook_have_read(const struct iovec *vector, int count)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Interposes ioctl(), whose requests run the guest, set KVM's memory slots or change a disk; and munmap() and madvise(). */
+/*
+ * Interposes ioctl(), whose requests run the guest, set KVM's memory slots or change a disk.
+ * Interposes munmap() and madvise() too.
+ */
 #include "tracker/blocks.h"
 #include "tracker/kvm.h"
 #include "tracker/reads.h"
@@ -18,11 +21,13 @@
 #include <sys/mman.h>
 
 #define SECTOR 512u
-#define NVME_TYPE 'N' /* of all ioctls in linux/nvme_ioctl.h */
+#define NVME_TYPE 'N' /* the type of all ioctls in linux/nvme_ioctl.h */
 
-/* --- ioctls that change a disk, or read from one ---------------------------------------------------------------- */
+/*
+ * --- ioctls that change a disk, or read from one -----------------------------------------------
+ */
 
-/* SG_IO: the kernel lets the device write to the buffer itself. */
+/* SG_IO: the device writes to the buffer directly. */
 static void have_read_sg(const struct sg_io_hdr *header)
 {
 	if (header->interface_id != 'S' || header->dxfer_direction == SG_DXFER_TO_DEV ||
@@ -34,7 +39,7 @@ static void have_read_sg(const struct sg_io_hdr *header)
 		gw_reads_mark((uintptr_t)header->dxferp, header->dxfer_len);
 }
 
-/* XFS's own ways to allocate, free and zero a range, from before fallocate(). */
+/* XFS's own ioctls that allocate, free and zero a range; they predate fallocate(). */
 static bool is_xfs_space(unsigned long request)
 {
 	unsigned long number = _IOC_NR(request);
@@ -43,7 +48,10 @@ static bool is_xfs_space(unsigned long request)
 					     number == 43 || number == 57);
 }
 
-/* A disk that is passed through: commands of the guest's, whatever they are; or states of zones, which no copy has. */
+/*
+ * Commands of the guest to a disk that is passed through, of unknown effect.  Or states of zones,
+ * which no copy has.
+ */
 static bool is_command(unsigned long request)
 {
 	return is_xfs_space(request) || request == SG_IO || request == SCSI_IOCTL_SEND_COMMAND || _IOC_TYPE(request) == NVME_TYPE ||
@@ -52,7 +60,7 @@ static bool is_command(unsigned long request)
 
 static void changed(int fd, unsigned long request, const void *argument)
 {
-	const uint64_t *range = argument; /* first and length, of bytes or sectors */
+	const uint64_t *range = argument; /* start and length, in bytes or sectors */
 	const struct file_clone_range *clone = argument;
 	int kept = errno;
 
@@ -62,14 +70,16 @@ static void changed(int fd, unsigned long request, const void *argument)
 		hook_wrote(fd, (off_t)(range[0] * SECTOR), range[1] * SECTOR);
 	else if (request == FICLONE)
 		hook_wrote(fd, 0, SIZE_MAX);
-	else if (request == FICLONERANGE) /* of length 0: to the end */
+	else if (request == FICLONERANGE) /* length 0: up to the end of the file */
 		hook_wrote(fd, (off_t)clone->dest_offset, clone->src_length ? clone->src_length : SIZE_MAX);
 	else if (is_command(request))
 		gw_blocks_distrust(fd);
 	errno = kept;
 }
 
-/* --- ioctl and memory --------------------------------------------------------------------------------------- */
+/*
+ * --- ioctl and memory --------------------------------------------------------------------------
+ */
 
 EXPORT int ioctl(int fd, unsigned long request, ...)
 {
@@ -80,7 +90,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(list, request);
 	argument = va_arg(list, void *);
 	va_end(list);
-	if (request == KVM_RUN) { /* the one that counts */
+	if (request == KVM_RUN) { /* the hot one */
 		vcpus_enter();
 		rc = REAL(ioctl)(fd, request, argument);
 		vcpus_leave();
@@ -89,7 +99,8 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	if (gw_kvm_wants(request) && !hooks_own_thread && hooks_are_enabled())
 		return gw_kvm_ioctl(fd, request, argument, REAL(ioctl));
 	rc = REAL(ioctl)(fd, request, argument);
-	if (gw_blocks_watching() && (rc >= 0 || errno != EFAULT)) /* then the argument can be read */
+	/* without EFAULT the argument can be read */
+	if (gw_blocks_watching() && (rc >= 0 || errno != EFAULT))
 		changed(fd, request, argument);
 	if (gw_reads_watching() && request == SG_IO && (rc >= 0 || errno != EFAULT))
 		have_read_sg(argument);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Interposes the calls of libaio and liburing, by which reads and writes are submitted alone: each is noted before. */
+/*
+ * Interposes the calls of libaio and liburing that only submit reads and writes.  Each is noted
+ * before the call (hooks.c).
+ */
 #include "tracker/inflight.h"
 #include "tracker/pace.h"
 #include "vmm-shim/hook.h"
@@ -31,7 +34,10 @@ static void note_uring(const struct io_uring *ring)
 	errno = kept;
 }
 
-/* A ring is known from its creation: an unknown ring was made without these hooks (vmm-shim/stock.c). */
+/*
+ * A ring is known from its creation.  An unknown ring was created without these hooks
+ * (vmm-shim/stock.c).
+ */
 static int made_uring(const struct io_uring *ring, int rc)
 {
 	if (rc >= 0 && hooks_are_enabled())
@@ -76,7 +82,7 @@ EXPORT int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring)
 	return made_uring(ring, REAL(io_uring_queue_mmap)(fd, params, ring));
 }
 
-/* A call that is noted, or counted together with those of other threads. */
+/* A submission that is noted, or that is counted together with those of other threads. */
 static __attribute__((noinline)) int submit_shared(aio_context_t context, long count, struct iocb **list)
 {
 	struct gw_inflight_call call;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Interposes the calls by which a VMM blocks signals (vmm-shim/vcpus.h has one) and handles SIGBUS (vmm-shim/sigbus.h). */
+/*
+ * Interposes the calls that block signals, for the reserved signal of vcpus.h, and sigaction(), for
+ * SIGBUS (sigbus.h).
+ */
 #include "vmm-shim/hook.h"
 #include "vmm-shim/sigbus.h"
 #include "vmm-shim/vcpus.h"
@@ -7,7 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 
-/* Leaves our signal out of what is to be blocked. */
+/* Leaves the reserved signal out of a set that the VMM is about to block. */
 static const sigset_t *without_ours(int how, const sigset_t *set, sigset_t *copy)
 {
 	int number = vcpus_signal();

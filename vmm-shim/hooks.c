@@ -2,15 +2,19 @@
 /*
  * Theory of operation
  *
- * The dynamic linker finds these functions before those of libc, libaio and liburing, to which each passes its
- * call on.  A write that a call does is reported when the call has returned, well or badly, since part of it may
- * have been done (tracker/blocks.h says why after); writes that a call only submits are noted before.  While no
- * migration watches disks, a synchronous hook costs two loads and a jump.  Writers that are to be slowed wait here,
- * before their write.  Calls to KVM about its memory slots and its log go through tracker/kvm.h.  Memory that is given back is
- * reported as if it had been written to.
+ * The dynamic linker finds these functions before those of libc, libaio and liburing.  Each passes
+ * its call on to the real one.  A synchronous write is reported after the call returns, even when
+ * it failed, since a part may have been written (tracker/blocks.h explains why after).  A write
+ * that a call only submits is noted before the call.  While no migration watches disks, a
+ * synchronous hook costs two loads and a jump.  Writers that godwit slows wait here, before their
+ * write.  KVM calls about memory slots and the dirty log go through tracker/kvm.h.  Memory that the
+ * VMM frees in its file is reported like written memory.
  *
- * errno and return values are those of the real function.  The functions are declared here and not taken from
- * the headers of libaio and liburing: nothing of theirs is needed but the names.
+ * errno and return values are those of the real function.  The hooks declare the functions of
+ * libaio and liburing themselves, without those libraries' headers: only the names are needed.
+ *
+ * The files: hook_files.c (read and write), hook_ioctl.c (ioctl, munmap, madvise), hook_rings.c
+ * (libaio, liburing), hook_signals.c.
  */
 #include "vmm-shim/hooks.h"
 
@@ -20,14 +24,20 @@
 #include <errno.h>
 #include <stdint.h>
 
-/* Stands in for a function that no library has: returns an error, where a call through a null pointer would end the VMM. */
+/*
+ * Replaces a function that no library has.  Returns an error, where a call through a null pointer
+ * would end the VMM.
+ */
 static int missing(void)
 {
 	errno = ENOSYS;
 	return -ENOSYS;
 }
 
-/* A VMM's module may have brought the library along for itself alone: then RTLD_NEXT does not find it. */
+/*
+ * A module of the VMM may have loaded the library for itself alone: then RTLD_NEXT does not find
+ * the function.
+ */
 void *hooks_find_real(const char *name)
 {
 	static const char *const libraries[] = { "liburing.so.2", "libaio.so.1", "libaio.so.1t64" };
@@ -42,7 +52,7 @@ void *hooks_find_real(const char *name)
 }
 
 _Atomic bool hooks_enabled;
-__thread bool hooks_own_thread; /* no thread of the VMM's */
+__thread bool hooks_own_thread;
 
 void hooks_enable(void)
 {

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Opens and watches image files of the VMM. */
 #include "vmm-shim/images.h"
 
 #include "tracker/inflight.h"
@@ -12,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct bitmaps bitmaps; /* none: nothing is watched */
+static struct bitmaps bitmaps; /* without memory: nothing is watched */
 
 int images_open(const struct gw_file_id *id)
 {
@@ -38,7 +39,10 @@ int images_open(const struct gw_file_id *id)
 	best = fcntl(best, F_DUPFD_CLOEXEC, 0);
 	if (best < 0)
 		return -errno;
-	/* Another thread may have closed it meanwhile, and the number be another file's. */
+	/*
+	 * Another thread may have closed the descriptor meanwhile, and its number may be another
+	 * file's.
+	 */
 	if (gw_file_identify(best, &found) < 0 || found.inode != id->inode || found.device != id->device) {
 		close(best);
 		return -EAGAIN;
@@ -71,7 +75,7 @@ int images_watch(const struct agent_image *images, unsigned count, uint32_t bloc
 	if (bitmaps.memory)
 		return gw_error_set(error, -EBUSY, "disks are already being watched");
 	if (count < 1 || count > GW_BLOCKS_MAX_FILES)
-		return gw_error_set(error, -EINVAL, "%u images asked for: 1 to %d can be watched", count, GW_BLOCKS_MAX_FILES);
+		return gw_error_set(error, -EINVAL, "%u images are asked for: 1 to %d can be watched", count, GW_BLOCKS_MAX_FILES);
 	fd = make_bitmaps(images, count, files);
 	if (fd < 0)
 		return gw_error_set(error, fd, "%zu bytes of bitmaps: %s", bitmaps.bytes, strerror(-fd));

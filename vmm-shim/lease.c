@@ -2,19 +2,24 @@
 /*
  * Theory of operation
  *
- * A godwit that stops or slows the guest may die, be stopped by a signal, be frozen by a cgroup, or starve.  The VMM sees the same
- * in each case: no beat comes.  So a thread of the VMM watches and does nothing else.  The thread alone decides on the state:
+ * A godwit that stops or slows the guest may die, be stopped by a signal, be frozen by a cgroup, or
+ * starve.  The VMM sees the same in each case: no beat comes.  A thread of the VMM watches for the
+ * beats and does nothing else.  This thread alone decides on the state:
  *
- *   idle     nobody holds the lease
- *   held     godwit is attached and beats; the guest runs
- *   armed    the guest is paused or is about to be paused; the lease lasts while beats come, until its limit
- *   lapsed   the guest is taken back: godwit's connections are cut, the throttle is lifted, and the guest is resumed over a
- *            QMP socket of the agent's own; resuming is tried again until the guest runs
+ *   idle     no process holds the lease
+ *   held     godwit is attached and sends beats; the guest runs
+ *   armed    the guest is paused or is about to be paused; the lease lasts while beats come, until
+ *            its limit
+ *   lapsed   the guest is taken back: godwit's connections are cut, the throttle is lifted, and the
+ *            guest is resumed over a QMP socket of the agent's own; resuming is tried again until
+ *            the guest runs
  *
- * Taking back and disarming exclude each other, since both happen in this one thread.  A godwit that thaws after a lapse reads LAPSED
- * or finds a closed socket.  Such a godwit cannot commit any more.
+ * Taking back and disarming exclude each other, since both happen in this one thread.  A godwit
+ * that thaws after a lapse reads LAPSED or finds a closed socket.  Such a godwit can no longer
+ * commit.
  *
- * A lease that is held but not armed lapses only while the guest is slowed.  Otherwise there is nothing to undo.
+ * A lease that is held but not armed lapses only while the guest is slowed.  Otherwise there is
+ * nothing to undo.
  */
 #include "vmm-shim/lease.h"
 
@@ -39,10 +44,10 @@ static struct {
 	char guard_path[108];
 	struct door door;
 	int client; /* -1: idle */
-	uint16_t version; /* that the client speaks; 0: it said nothing */
+	uint16_t version; /* the client's version; 0: the client has not opened the lease */
 	int pid;    /* of the client */
 	bool opened, armed, resume;
-	uint64_t beat_ns, limit_ns; /* the last beat; when an armed lease ends in any case */
+	uint64_t beat_ns, limit_ns; /* the time of the last beat; the end of an armed lease */
 	int (*is_slowed)(void);
 	void (*lapsed)(int pid);
 } lease = { .client = -1 };
@@ -63,19 +68,19 @@ static void let_go(void)
 	lease.armed = lease.opened = false;
 }
 
-/* Takes the guest back.  Blocks until the guest has been given back. */
+/* Takes the guest back.  Blocks until the VMM has resumed the guest. */
 static void lapse(void)
 {
 	bool armed = lease.armed;
 
-	(void)say(LEASE_LAPSED, 0); /* a client that died cannot read this */
+	(void)say(LEASE_LAPSED, 0); /* a dead client cannot read this */
 	lease.lapsed(lease.pid);
 	let_go();
 	if (armed)
 		guard_give_back(lease.guard_path, lease.resume);
 }
 
-/* When the lease lapses unless something comes; UINT64_MAX: never. */
+/* The time at which the lease lapses without another packet; UINT64_MAX: never. */
 static uint64_t lapses_at_ns(void)
 {
 	uint64_t beat = lease.beat_ns + LEASE_NS;
@@ -130,7 +135,10 @@ static int take_packet(void)
 	return say(packet.type, 0);
 }
 
-/* The lease has one holder at a time.  The next client waits in the backlog, up to the client's own limit. */
+/*
+ * The lease has one holder at a time.  The next client waits in the listener's backlog, up to its
+ * own time limit.
+ */
 static void take_client(void)
 {
 	struct lease_packet refusal = { .magic = LEASE_MAGIC, .version = AGENT_VERSION_NEWEST, .type = LEASE_OPEN };
@@ -146,7 +154,7 @@ static void take_client(void)
 	}
 }
 
-/* One look at the holder.  @came: its socket has something. */
+/* Checks the holder once.  @came: its socket has input. */
 static void look(bool came)
 {
 	int rc = came ? take_packet() : 0;
@@ -158,7 +166,8 @@ static void look(bool came)
 	else if (gw_now_ns(&gw_clock_real) >= lapses_at_ns() && lease.opened)
 		lapse();
 	else if (gw_now_ns(&gw_clock_real) >= lapses_at_ns())
-		let_go(); /* it has opened no lease, so nothing is taken from anybody */
+		/* the client has not opened the lease, so there is nothing to take back */
+		let_go();
 }
 
 static void *watch(void *argument)

@@ -2,11 +2,11 @@
 /*
  * Theory of operation
  *
- * Nothing is hooked to find guest RAM, so a VMM that does not migrate pays nothing: when godwit asks, the
- * agent reads the process's own map.  A line counts when it is shared, writable, of a named file and at
- * least 1 MiB of that file is mapped.  One file may be mapped in pieces and more than once (QEMU splits a
- * mapping by madvise, memory aliases map it again): each piece becomes a segment, so that a write through
- * any of them is seen.
+ * No hook is needed to find guest RAM, so a VMM that does not migrate pays nothing.  When godwit
+ * asks, the agent reads the process's own map.  A line is a candidate when it is shared, writable,
+ * and of a named file of which at least 1 MiB is mapped.  A file may be mapped in pieces and more
+ * than once: QEMU splits a mapping by madvise(), and memory aliases map the file again.  Each piece
+ * becomes a segment, so that a write through any of them is seen.
  */
 #include "vmm-shim/mappings.h"
 
@@ -34,10 +34,10 @@ struct numbers {
 
 struct line {
 	uint64_t start, end, offset, device, inode;
-	char path[384]; /* for people: as much of it as fits */
+	char path[384]; /* for messages: the part of it that fits */
 };
 
-/* Return: where the path begins in a line of the map, or 0 when it is none. */
+/* Return: where the path begins in a line of the map, or 0 for a line of another form. */
 static int parse_numbers(const char *text, struct numbers *numbers)
 {
 	unsigned long long start, end, offset, inode;
@@ -55,7 +55,7 @@ static int parse_numbers(const char *text, struct numbers *numbers)
 	return at;
 }
 
-/* Return: whether the line is a candidate, and its parts. */
+/* Splits a line into its parts.  Return: whether the line is a candidate. */
 static bool parse_line(const char *text, struct line *line)
 {
 	static const char deleted[] = " (deleted)";
@@ -103,17 +103,19 @@ static int add_line(struct mappings *mappings, const struct line *line)
 	return 0;
 }
 
-/* How much of each file is mapped, whatever their number. */
+/* The mapped size of each file; any number of files. */
 struct sizes {
 	struct size {
-		uint64_t device, inode, bytes; /* from the file's start to the end of its last mapping */
+		/* from the file's start to the end of its last mapping */
+		uint64_t device, inode, bytes;
 	} *list;
 	size_t count, room;
 };
 
 static struct size *find_size(const struct sizes *sizes, const struct line *line)
 {
-	for (size_t i = sizes->count; i-- > 0;) /* the newest first: the map has the pieces of a file together, mostly */
+	/* newest first: the map mostly has the pieces of a file together */
+	for (size_t i = sizes->count; i-- > 0;)
 		if (sizes->list[i].inode == line->inode && sizes->list[i].device == line->device)
 			return &sizes->list[i];
 	return NULL;
@@ -142,7 +144,10 @@ static int add_size(struct sizes *sizes, const struct line *line)
 	return 0;
 }
 
-/* Reads the map twice: which files are large enough to be RAM, unlike device registers and rings, shows at its end. */
+/*
+ * Reads the map twice, since a file's mapped size is known only at its end.  Files smaller than
+ * MIN_BYTES, such as device registers and rings, are left out.
+ */
 static int read_map(FILE *maps, struct mappings *mappings, struct sizes *sizes)
 {
 	char text[LINE_BYTES];
@@ -175,12 +180,12 @@ int mappings_read(struct mappings *mappings, struct gw_error *error)
 	fclose(maps);
 	free(sizes.list);
 	if (rc == -E2BIG)
-		return gw_error_set(error, rc, "the VMM has more than %d files of %u KiB or more, or %d pieces of them, mapped",
+		return gw_error_set(error, rc, "the VMM has mapped more than %d files of %u KiB or more, or more than %d pieces of them",
 				    AGENT_MAX_REGIONS, MIN_BYTES / 1024, AGENT_MAX_SEGMENTS);
-	return rc < 0 ? gw_error_set(error, rc, "the VMM's map cannot be read: %s", strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(error, rc, "the VMM's memory map cannot be read: %s", strerror(-rc)) : 0;
 }
 
-/* Whether a mapping of @fd is one of @file, by the kernel's own numbers for it. */
+/* Whether a mapping of @fd belongs to @file, by the device and inode in the kernel's map. */
 static bool maps_as(int fd, const struct agent_mapping *file, size_t bytes)
 {
 	void *place = mmap(NULL, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd, 0);
@@ -199,7 +204,10 @@ static bool maps_as(int fd, const struct agent_mapping *file, size_t bytes)
 	return found;
 }
 
-/* A descriptor of this process on @file, open to read and write.  Return: a new descriptor or -errno. */
+/*
+ * Finds a descriptor of @file in this process that is open for reading and writing.  Return: a new
+ * descriptor or -errno.
+ */
 static int find_descriptor(const struct agent_mapping *file, bool by_mapping)
 {
 	DIR *folder = opendir("/proc/self/fd");
@@ -230,7 +238,7 @@ int mappings_open(const struct agent_mapping *file)
 {
 	int fd = find_descriptor(file, false);
 
-	/* On some file systems (btrfs) stat() and the map have different numbers for the device. */
+	/* On some file systems, such as btrfs, stat() and the map have different device numbers. */
 	return fd == -ENOENT ? find_descriptor(file, true) : fd;
 }
 

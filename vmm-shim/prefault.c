@@ -2,20 +2,25 @@
 /*
  * Theory of operation
  *
- * At the destination godwit puts the guest's memory into its file past the VMM, whose page table knows nothing of it: the guest
- * would pay a page fault of the host for each page that it touches first.  So while memory comes a thread maps what is there,
- * 16 pages a fault where the guest would take one each, in the mapping by which virtual processors reach it.
+ * At the destination godwit writes the guest's memory into its file, past the VMM.  The VMM's page
+ * table stays empty, so each first touch by the guest would be a page fault of the host.  While
+ * memory arrives, a thread maps the pages that are there, 16 pages for each fault instead of one.
+ * It uses the mapping by which KVM's vCPUs reach the memory.
  *
- * Nobody tells it what has come (with RDMA nobody knows): it looks where the file has data (SEEK_DATA) and what of it is in
- * memory (mincore()), in chunks of 2 MiB, and keeps how many pages of a chunk it has mapped.  A file of which as much is
- * allocated as the last time is not looked at, nor is a chunk that was whole.  Holes are not touched, as that would allocate
- * them; one that is punched between being looked at and being mapped is allocated anew, a page of zeros.
+ * The thread is not told which pages have arrived: with RDMA the receiving host does not know.  It
+ * finds data in the file with SEEK_DATA, and resident pages with mincore(), in chunks of 2 MiB.  It
+ * keeps the number of pages that it has mapped in each chunk.  A file with the same number of
+ * allocated blocks as last time is skipped, and so is a chunk that was complete.  Holes are not
+ * touched, since that would allocate them.  A hole that is punched between the look and the mapping
+ * is allocated anew, as a page of zeros.
  *
- * It takes a quarter of one processor at most: after each chunk it rests three times as long as the chunk took.  Memory that is
- * not tmpfs is left alone: huge pages are few faults, and a file on a disk may have to be read.
+ * The thread uses at most a quarter of one processor: after each chunk it rests three times as long
+ * as the chunk took.  Memory that is not tmpfs is left alone: huge pages cause few faults, and a
+ * file on a disk may have to be read.
  *
- * The VMM's map is read anew when more has come, as slots, and so aliases, come and go.  A mapping that goes meanwhile is an
- * error of madvise() that nobody minds; what comes in its place is only read.
+ * The VMM's map is read again when more has arrived, since slots, and so aliases, come and go.
+ * When a mapping disappears meanwhile, madvise() fails, and the error is ignored.  A new mapping in
+ * its place is only read.
  */
 #include "vmm-shim/prefault.h"
 
@@ -42,15 +47,15 @@
 #define MADV_POPULATE_READ 22
 #endif
 #define CHUNK_BYTES (2ULL << 20)
-#define PASS_NS (20 * GW_NS_PER_MS) /* between two passes */
-#define RESTS 3 /* times as long as the work took */
+#define PASS_NS (20 * GW_NS_PER_MS) /* pause between two passes */
+#define RESTS 3 /* a rest, in multiples of the work before */
 
-/* A mapping, and what is known of it. */
+/* A mapping, and the state of its chunks. */
 struct span {
 	struct gw_wp_segment segment;
 	uint64_t device, inode;
-	uint64_t blocks;  /* of the file, when it was looked at last */
-	uint16_t *mapped; /* pages of each chunk */
+	uint64_t blocks;  /* allocated blocks of the file at the last look */
+	uint16_t *mapped; /* number of mapped pages in each chunk */
 };
 
 static struct {
@@ -59,7 +64,7 @@ static struct {
 	pthread_mutex_t lock; /* guards ends */
 	pthread_cond_t woken;
 	bool ends;
-	struct span spans[AGENT_MAX_SEGMENTS]; /* the rest is the thread's */
+	struct span spans[AGENT_MAX_SEGMENTS]; /* this and all below belong to the thread */
 	unsigned count;
 	uint64_t page_bytes;
 } prefault = { .lock = PTHREAD_MUTEX_INITIALIZER, .woken = PTHREAD_COND_INITIALIZER };
@@ -79,7 +84,7 @@ static bool rest(uint64_t ns)
 	return !ends;
 }
 
-/* --- which mappings ------------------------------------------------------------------------------------------ */
+/* --- which mappings ------------------------------------------------------------------------ */
 
 static uint64_t chunks_of(const struct span *span)
 {
@@ -93,7 +98,10 @@ static bool is_tmpfs(int fd)
 	return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
 }
 
-/* The same mapping as it was at the last pass: what was mapped then is. */
+/*
+ * Takes over the state of the same mapping from the last pass, when @old has it.  Return: whether
+ * it had.
+ */
 static bool take_known(struct span *span, struct span *old, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -107,7 +115,7 @@ static bool take_known(struct span *span, struct span *old, unsigned count)
 	return false;
 }
 
-/* Return: whether it is one to be mapped. */
+/* Opens a new mapping.  Return: whether the thread shall map its pages. */
 static bool take_new(struct span *span, const struct agent_mapping *file)
 {
 	span->segment.fd = mappings_reopen(file);
@@ -154,7 +162,7 @@ static void find_spans(void)
 	forget(old, old_count);
 }
 
-/* How much of the file is allocated. */
+/* The allocated blocks of the file. */
 static uint64_t blocks_of(const struct span *span)
 {
 	struct stat st;
@@ -170,9 +178,9 @@ static bool has_more_come(void)
 	return false;
 }
 
-/* --- mapping ---------------------------------------------------------------------------------------------------- */
+/* --- mapping ------------------------------------------------------------------------------- */
 
-/* Maps what has come to a chunk since it was looked at last.  Return: whether to go on. */
+/* Maps the pages that have arrived in a chunk since the last look.  Return: whether to go on. */
 static bool map_chunk(struct span *span, uint64_t chunk)
 {
 	uint64_t began = gw_now_ns(&gw_clock_real), page = prefault.page_bytes, left = span->segment.bytes - chunk * CHUNK_BYTES;

@@ -2,12 +2,12 @@
 /*
  * libgodwit-shim.so: preloaded into an unmodified VMM by `godwit run`.
  *
- * Its constructor starts the agent and takes the shim out of the environment, so that no child of the VMM
- * (helpers, network scripts) carries it.  Guest RAM is found by looking, not by hooking; disk writes are hooked
- * (hooks.c).
+ * Its constructor starts the agent and removes the shim from the environment, so that no child of
+ * the VMM (helpers, network scripts) loads it.  The shim finds guest RAM in the process's map,
+ * without a hook.  It hooks the calls that read and write disks and that talk to KVM (hooks.c).
  *
- * In a process that is not a VMM (a wrapper script that starts one) it does nothing and stays in the
- * environment, for the VMM to come.
+ * In a process that is not a VMM, such as a wrapper script that starts one, the shim does nothing.
+ * It stays in the environment for the VMM.
  */
 #include "tracker/kvm.h"
 #include "vmm-shim/agent.h"
@@ -37,7 +37,7 @@ static int is_vmm(void)
 	       (other && strcmp(base, other) == 0);
 }
 
-/* Takes this library's entry out of LD_PRELOAD and leaves others. */
+/* Removes this library's entry from LD_PRELOAD and leaves the others. */
 static void leave_environment(void)
 {
 	const char *list = getenv("LD_PRELOAD");
@@ -61,7 +61,7 @@ static void leave_environment(void)
 		unsetenv("LD_PRELOAD");
 }
 
-/* Whether the VMM becomes a daemon.  QEMU knows that from its command line alone. */
+/* Whether the VMM becomes a daemon.  Only QEMU's command line tells. */
 static bool becomes_daemon(int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++)
@@ -70,7 +70,7 @@ static bool becomes_daemon(int argc, char **argv)
 	return false;
 }
 
-/* The C library gives a constructor the arguments of main(). */
+/* glibc gives a constructor the arguments of main(). */
 __attribute__((constructor)) static void shim_init(int argc, char **argv)
 {
 	const char *folder = getenv(AGENT_ENV_DIR);
@@ -84,7 +84,8 @@ __attribute__((constructor)) static void shim_init(int argc, char **argv)
 	gw_kvm_survive_forks();
 	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	hooks_enable();
-	(void)vcpus_init(sigaction); /* a VMM that has the signal cannot be slowed, and is told so when it is to be */
+	/* without the signal, a request to slow the guest is refused */
+	(void)vcpus_init(sigaction);
 	rc = agent_start(folder, becomes_daemon(argc, argv));
 	if (rc < 0)
 		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,

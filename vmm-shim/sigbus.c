@@ -2,9 +2,10 @@
 /*
  * Theory of operation
  *
- * The kernel reports a memory error at the address that KVM's slot or the page table has, which is the alias while a migration
- * runs (tracker/kvm.h).  QEMU looks the address up in its own RAM, to give the guest a machine check, and ends the VM if it does
- * not find it.  So the VMM's handler of SIGBUS is kept here, and called with the VMM's own address.
+ * The kernel reports a memory error at the address in KVM's slot or in the page table.  While a
+ * migration runs, this address is the alias (tracker/kvm.h).  QEMU looks the address up in its own
+ * RAM to give the guest a machine check.  It ends the VM when it does not find the address.  So the
+ * shim keeps the VMM's handler of SIGBUS, and calls it with the VMM's own address.
  */
 #include "vmm-shim/sigbus.h"
 
@@ -15,13 +16,14 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of those who set it */
-/* A handler may run while another is set: the one that was set last is complete. */
+/* taken by the threads that set the handler */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* The handler may run while another thread sets one.  The latest entry is always complete. */
 static struct sigaction kept[2];
 static _Atomic unsigned latest;
-static bool ours; /* the kernel calls on_sigbus() */
+static bool ours; /* on_sigbus() is set in the kernel */
 
-/* A child that was forked while another thread held it. */
+/* In a child that was forked while another thread held the lock. */
 static void unlock_in_child(void)
 {
 	lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
@@ -63,7 +65,7 @@ int sigbus_action(const struct sigaction *action, struct sigaction *old,
 		given.sa_sigaction = on_sigbus;
 		given.sa_flags |= SA_SIGINFO;
 		kept[1 - last] = *action;
-		atomic_store(&latest, 1 - last); /* before the kernel may call it */
+		atomic_store(&latest, 1 - last); /* before the kernel can call on_sigbus() */
 	}
 	rc = real(SIGBUS, action ? &given : NULL, &was);
 	if (rc < 0)

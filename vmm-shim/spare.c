@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A listener with a spare descriptor. */
 #include "vmm-shim/spare.h"
 
 #include "base/clock.h"
@@ -50,7 +51,11 @@ int door_accept(struct door *door, int *full)
 		door->spare = -1;
 		fd = accept4(door->listener, NULL, NULL, SOCK_CLOEXEC);
 		if (fd >= 0)
-			return fd; /* another thread may have been faster, and there is no spare then */
+			/*
+			 * another thread may have taken the free descriptor: then *full stays set,
+			 * and there is no spare
+			 */
+			return fd;
 		rc = -errno;
 	}
 	if (rc != -EINTR && rc != -ECONNABORTED)
@@ -63,7 +68,10 @@ void door_refuse(struct door *door, int fd, const void *bytes, size_t count)
 	char scrap[8];
 
 	if (send(fd, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)count) {
-		/* A socket closed with unread input is reset, and the answer lost: no more input, then what came already. */
+		/*
+		 * Closing a socket with unread input resets it, and the answer is lost.  So input
+		 * is shut down, and the rest read.
+		 */
 		shutdown(fd, SHUT_RD);
 		while (recv(fd, scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
 			;

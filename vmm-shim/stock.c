@@ -2,8 +2,9 @@
 /*
  * Theory of operation
  *
- * Hooks see calls of the libraries' functions, and miss a library that makes its system calls itself, as libblkio does.  But a
- * ring leaves a trace in the process: a descriptor of io_uring, a mapping of libaio.  The hooks must have seen the creation of each.
+ * Hooks see the calls of library functions.  They miss a library that makes its system calls
+ * itself, as libblkio does.  But each ring leaves a trace in the process: a descriptor of io_uring,
+ * or a mapping of libaio.  The hooks must have seen the creation of each ring.
  */
 #include "vmm-shim/stock.h"
 

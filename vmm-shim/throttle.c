@@ -2,13 +2,13 @@
 /*
  * Theory of operation
  *
- * Time is cut into periods.  In the first part of each all virtual processors stand, in the rest they run: all at the
- * same time, so that none waits in vain for a lock that a standing one holds.  At the start of a period a ticker tells
- * each of their threads to stand (vcpus.h).
+ * Time is divided into periods.  In the first part of each period all vCPU threads sleep; in the
+ * rest they run.  All sleep at the same time, so that none waits for a lock that a sleeping vCPU
+ * holds.  At the start of a period a ticker thread signals each vCPU thread to sleep (vcpus.h).
  *
- * Threads are named by their ids, and the id of a thread that has ended may be another's.  So each is marked first, and one that
- * has no mark and runs no virtual processor of KVM takes no notice.  A thread that blocks the signal is found before anybody is
- * slowed.
+ * Threads are named by their ids, and the id of an ended thread may belong to another.  So each
+ * thread is tagged first.  A thread without a tag that runs no vCPU of KVM ignores the signal.  A
+ * thread that blocks the signal is found before any thread is slowed.
  */
 #include "vmm-shim/throttle.h"
 
@@ -32,7 +32,7 @@
 #define LOOK_NS (2 * GW_NS_PER_MS)
 
 static struct {
-	bool ended; /* under lock: no more may be slowed, see throttle_end() */
+	bool ended; /* under @lock: throttle_set() refuses to slow the guest, see throttle_end() */
 	_Atomic unsigned percent;
 	pthread_mutex_t lock; /* guards ids and count */
 	pthread_cond_t lifted; /* percent became 0 */
@@ -56,7 +56,8 @@ static void *tick(void *argument)
 		for (unsigned i = 0; i < throttle.count; i++)
 			vcpus_tell(throttle.ids[i]);
 		period_ns += PERIOD_NS;
-		if (period_ns < gw_now_ns(&gw_clock_real)) /* we were kept from running ourselves */
+		/* the ticker itself did not get to run */
+		if (period_ns < gw_now_ns(&gw_clock_real))
 			period_ns = gw_now_ns(&gw_clock_real);
 		next = (struct timespec){ (time_t)(period_ns / GW_NS_PER_S), (long)(period_ns % GW_NS_PER_S) };
 		(void)pthread_cond_clockwait(&throttle.lifted, &throttle.lock, CLOCK_MONOTONIC, &next);
@@ -66,7 +67,7 @@ static void *tick(void *argument)
 	return NULL;
 }
 
-/* Whether a thread of ours takes the signal now.  Return: 0 or -errno. */
+/* Whether a thread of this process does not block the signal now.  Return: 0 or -errno. */
 static int look_at_thread(int id)
 {
 	char path[64], line[256];
@@ -84,7 +85,10 @@ static int look_at_thread(int id)
 	return found && !(blocked >> (vcpus_signal() - 1) & 1) ? 0 : -EPERM;
 }
 
-/* One that is slowed already has been looked at; one that was until now has the signal blocked while it stands. */
+/*
+ * A thread that is slowed already passed this check.  A thread that was slowed until now has the
+ * signal blocked while it still sleeps.
+ */
 static int check_thread(int id)
 {
 	struct timespec pause = { .tv_nsec = (long)LOOK_NS };
@@ -103,9 +107,9 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 	int rc = 0;
 
 	if (!vcpus_signal())
-		return gw_error_set(error, -EOPNOTSUPP, "the guest cannot be slowed: the VMM uses the signal for that itself");
+		return gw_error_set(error, -EOPNOTSUPP, "the guest cannot be slowed: the VMM uses the signal that godwit needs for it");
 	if (count < 1 || count > THROTTLE_MAX_THREADS)
-		return gw_error_set(error, -EINVAL, "%u virtual processors: 1 to %d can be slowed", count,
+		return gw_error_set(error, -EINVAL, "the guest has %u virtual processors: 1 to %d can be slowed", count,
 				    THROTTLE_MAX_THREADS);
 	for (unsigned i = 0; i < count; i++)
 		if (check_thread(ids[i]) < 0)
@@ -118,7 +122,7 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 	memcpy(throttle.ids, ids, count * sizeof(*ids));
 	throttle.count = count;
 	pthread_mutex_unlock(&throttle.lock);
-	return rc < 0 ? gw_error_set(error, rc, "the guest cannot be slowed: its threads cannot be told: %s", strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(error, rc, "the guest cannot be slowed: its threads cannot be signalled: %s", strerror(-rc)) : 0;
 }
 
 int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_error *error)
@@ -131,7 +135,7 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 		rc = take_threads(ids, count, error);
 	pthread_mutex_lock(&throttle.lock);
 	if (rc == 0 && percent > 0 && throttle.ended)
-		rc = gw_error_set(error, -ESTALE, "the guest was taken back: it is slowed no more");
+		rc = gw_error_set(error, -ESTALE, "the guest was taken back, and is not slowed any more");
 	atomic_store(&throttle.percent, rc == 0 ? percent : 0);
 	if (rc < 0 || percent == 0)
 		vcpus_stand_until(0);
@@ -142,7 +146,7 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 		throttle.ticks = rc == 0;
 		if (rc < 0) {
 			atomic_store(&throttle.percent, 0);
-			gw_error_set(error, rc, "no thread to slow the guest: %s", strerror(-rc));
+			gw_error_set(error, rc, "the thread that slows the guest cannot start: %s", strerror(-rc));
 		}
 	} else if (throttle.ticks && (rc < 0 || percent == 0)) {
 		pthread_join(throttle.ticker, NULL);

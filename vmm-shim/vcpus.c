@@ -2,18 +2,21 @@
 /*
  * Theory of operation
  *
- * A thread says where it is in a variable of its own: in KVM_RUN, or between two of them.  It enters a list when it first runs a
- * virtual processor, and leaves the list when it ends.
+ * A thread keeps its place in a variable of its own: in KVM_RUN, or between two of them.  A thread
+ * enters a list before its first KVM_RUN, and leaves the list when it ends.
  *
- * A vCPU thread may sleep only in KVM_RUN, where the VMM holds no lock.  A signal ends KVM_RUN, and its handler sleeps.  A thread
- * that is signalled elsewhere sleeps before its next KVM_RUN.  A thread that interprets or translates the guest has no such
- * place.  Once marked, it sleeps where the signal finds it, for a few milliseconds.
+ * A vCPU thread may sleep only in KVM_RUN, where the VMM holds no lock.  A signal ends KVM_RUN, and
+ * the signal's handler sleeps.  A thread that is signalled elsewhere sleeps before its next
+ * KVM_RUN.  A thread that interprets or translates the guest has no such place.  Once tagged, it
+ * sleeps where the signal finds it, for a few milliseconds.
  *
- * Parking: the flag is set, then each thread that is in KVM_RUN is signalled until none is.  A thread says that it enters before
- * it reads the flag, and the parker sets the flag before it reads where threads are.  The barrier between the two is the parker's
- * alone (membarrier(2)), so that KVM_RUN costs two stores and two loads.
+ * Parking: the flag is set, then each thread in KVM_RUN is signalled until none is there.  A thread
+ * stores its place before it reads the flag.  The parker sets the flag before it reads the places.
+ * The barrier between the two is the parker's alone (membarrier(2)), so that KVM_RUN costs two
+ * stores and two loads.
  *
- * QEMU blocks all signals in its threads, so pthread_sigmask() and sigprocmask() are interposed and leave this one out (hooks.c).
+ * QEMU blocks all signals in its threads, so pthread_sigmask() and sigprocmask() are interposed and
+ * leave this signal out (hook_signals.c).
  */
 #include "vmm-shim/vcpus.h"
 
@@ -31,34 +34,38 @@
 #include <unistd.h>
 
 #define SIGNAL (SIGRTMAX - 6)
-#define SLICE_NS (2 * GW_NS_PER_MS) /* a thread that stands hears so soon that it may run */
+/* longest sleep, after which a thread looks whether it may run */
+#define SLICE_NS (2 * GW_NS_PER_MS)
 #define PARK_NS (200 * GW_NS_PER_MS)
 #define LOOK_NS (50 * 1000ULL)
-#define LOOKS_A_SIGNAL 20 /* a thread is signalled anew every so many looks */
+#define LOOKS_A_SIGNAL 20 /* a thread is signalled again every so many looks */
 
 enum place { ELSEWHERE, BETWEEN, IN_KVM, PARKED };
 
 struct vcpu {
 	int id;
 	_Atomic enum place place;
-	_Atomic int tag;  /* which vcpus_tag() reached this thread last */
+	_Atomic int tag;  /* the last tag that reached this thread */
 	struct vcpu *next;
 	bool listed;
 };
 
 static struct {
 	bool ready, can_park;
-	_Atomic uint32_t parked; /* a futex */
+	_Atomic uint32_t parked; /* 0 or 1; a futex */
 	_Atomic uint64_t stand_until_ns;
 	_Atomic int tags;
 	pthread_mutex_t lock; /* guards the list */
 	struct vcpu *list;
-	pthread_key_t key; /* its destructor takes a thread off the list */
+	pthread_key_t key; /* its destructor removes a thread from the list */
 } vcpus = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static __thread struct vcpu self __attribute__((tls_model("initial-exec")));
 
-/* Sleeps a little if it is to stand.  Return: whether it was.  Async-signal-safe. */
+/*
+ * Sleeps for SLICE_NS at most, if the guest is to stand now.  Return: whether it slept.
+ * Async-signal-safe.
+ */
 static bool stand(void)
 {
 	uint64_t now = gw_now_ns(&gw_clock_real), until = atomic_load(&vcpus.stand_until_ns);
@@ -72,7 +79,10 @@ static bool stand(void)
 	return true;
 }
 
-/* The same for as long as it is to stand or all are parked, in the midst of KVM_RUN or right before.  Async-signal-safe. */
+/*
+ * Sleeps until the guest may run and is not parked, in KVM_RUN or right before it.
+ * Async-signal-safe.
+ */
 static void rest(void)
 {
 	bool rested;
@@ -132,7 +142,7 @@ void vcpus_enter(void)
 	if (!self.listed && vcpus.ready)
 		list();
 	atomic_store_explicit(&self.place, IN_KVM, memory_order_relaxed);
-	atomic_signal_fence(memory_order_seq_cst); /* vcpus_park() has the processor's */
+	atomic_signal_fence(memory_order_seq_cst); /* the processor's fence is in vcpus_park() */
 	if (atomic_load_explicit(&vcpus.parked, memory_order_relaxed) ||
 	    atomic_load_explicit(&vcpus.stand_until_ns, memory_order_relaxed))
 		rest();
@@ -149,8 +159,8 @@ int vcpus_signal(void)
 }
 
 /*
- * The child has one thread, and none that runs a virtual processor yet.  The lock is made anew: it is not taken before a fork, since
- * vcpus_park() takes it under a lock of its caller's, which forks take too.
+ * A fork's child has one thread, which has run no vCPU yet.  The lock is initialised anew, since
+ * forks do not take it: vcpus_park() takes it under a lock of its caller's, which forks take too.
  */
 static void forget_threads(void)
 {
@@ -188,7 +198,7 @@ static int send(int id, int tag)
 	return syscall(SYS_rt_tgsigqueueinfo, getpid(), id, SIGNAL, &info) < 0 ? -errno : 0;
 }
 
-/* Whether any thread is in KVM_RUN; each such is signalled when @tell. */
+/* Whether any thread is in KVM_RUN.  With @tell each such thread is signalled. */
 static bool is_any_inside(bool tell)
 {
 	bool any = false;
@@ -250,5 +260,5 @@ void vcpus_forget_tags(void)
 
 void vcpus_tell(int id)
 {
-	(void)send(id, 0); /* one that has ended needs none */
+	(void)send(id, 0); /* fails for a thread that has ended */
 }
