@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * godwit bench: memory to memory through the very path that a migration takes, engine, zero detection, rounds
- * and all, with a guest that is nothing but memory.  For judging links beside ib_write_bw and iperf3.
+ * godwit bench: measures a link, memory to memory, by the path of a migration: engine, zero
+ * detection and rounds.  Its guest is nothing but memory.  It serves to judge links beside
+ * ib_write_bw and iperf3.
  *
- * Around the session the two ends exchange two messages of their own: how much memory it will be, and how
- * much CPU the receiver has used.
+ * Around the session the two ends exchange messages of their own: the size of the memory, and the
+ * receiver's use of CPU.
  */
 #include "cli/cli.h"
 
@@ -38,10 +39,10 @@ struct bench {
 	struct gw_link_options link;
 	struct gw_session_options session;
 	struct gw_region region;
-	struct gw_bitmap clean; /* what the tracker finds dirty: nothing */
+	struct gw_bitmap clean; /* the tracker's dirty pages: none */
 };
 
-/* --- a guest that is nothing but memory ------------------------------------------------------------- */
+/* --- a guest that is nothing but memory ---------------------------------------------------- */
 
 static int tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
@@ -98,7 +99,7 @@ static const struct gw_vm_ops memory_ops = {
 	.record = nothing,
 };
 
-/* Random bytes, with pages of zeros among them; or, at the receiver, merely backed by memory. */
+/* Fills the source's memory with random bytes, and pages of zeros among them. */
 static int fill(const struct bench *bench, int fd)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE), words = page / sizeof(uint64_t);
@@ -120,7 +121,10 @@ static int fill(const struct bench *bench, int fd)
 	return 0;
 }
 
-/* What may be taken without the machine running out; a memory file knows no limit of its own. */
+/*
+ * The memory that can be taken without the machine running out.  A memory file has no limit of its
+ * own.
+ */
 static uint64_t available_bytes(void)
 {
 	unsigned long long kib = 0;
@@ -156,7 +160,8 @@ static int make_memory(struct bench *bench, bool source, struct gw_error *error)
 	rc = gw_region_open_file(&bench->region, "bench", fd, bench->bytes, !source, error);
 	if (rc == 0 && !source && !bench->fresh) {
 		bench->region.memory.placement = GW_PLACE_MAPPED;
-		(void)madvise(bench->region.memory.base, bench->bytes, POPULATE_WRITE); /* an old kernel: faults later */
+		/* without it, on an old kernel, pages fault later */
+		(void)madvise(bench->region.memory.base, bench->bytes, POPULATE_WRITE);
 	}
 	if (rc == 0 && source && gw_bitmap_new(&bench->clean, bench->bytes / (uint64_t)sysconf(_SC_PAGESIZE)) < 0)
 		rc = gw_error_set(error, -ENOMEM, "no memory for a bitmap");
@@ -173,7 +178,7 @@ static uint64_t cpu_ns(void)
 	       (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
 }
 
-/* Waits for a message of the bench's own.  Return: 0, or -errno with @error set. */
+/* Waits for a message of bench itself.  Return: 0, or -errno with @error set. */
 static int await_message(struct gw_link *link, uint16_t type, struct gw_link_event *event, struct gw_error *error)
 {
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + ANSWER_NS;
@@ -216,9 +221,9 @@ static void free_memory(struct bench *bench)
 	gw_bitmap_free(&bench->clean);
 }
 
-/* --- the receiver ------------------------------------------------------------------------------------- */
+/* --- the receiver -------------------------------------------------------------------------- */
 
-/* One bench.  Return: 0, or -errno with @error set. */
+/* Serves one source.  Return: 0, or -errno with @error set. */
 static int serve_one(struct bench *bench, struct gw_link *link, struct gw_error *error)
 {
 	uint64_t numbers[2], used, from;
@@ -229,7 +234,7 @@ static int serve_one(struct bench *bench, struct gw_link *link, struct gw_error 
 	if (rc < 0)
 		return rc;
 	if (event.payload_bytes != sizeof(numbers))
-		return gw_error_set(error, -EPROTO, "%s asks for what this godwit does not know", link->peer);
+		return gw_error_set(error, -EPROTO, "%s sends a request that this godwit does not know", link->peer);
 	memcpy(numbers, event.payload, sizeof(numbers));
 	bench->bytes = be64toh(numbers[0]);
 	bench->fresh = be64toh(numbers[1]);
@@ -284,7 +289,7 @@ static int serve(struct bench *bench, const char *address)
 	return interrupted() ? EXIT_DONE : EXIT_FAILED;
 }
 
-/* --- the source --------------------------------------------------------------------------------------- */
+/* --- the source ---------------------------------------------------------------------------- */
 
 static void print_result(const struct bench *bench, const struct gw_status *s, const char *note, uint64_t total_ns,
 			 uint64_t own_ns, uint64_t peer_ns)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* godwit cancel: asks the process that moves or receives a guest to end, and waits for it. */
+/* godwit cancel: asks the process that moves or receives a guest to end, and waits for that. */
 #include "cli/known.h"
 #include "cli/monitor.h"
 #include "cli/record.h"
@@ -9,7 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Asks the process that moves or receives the guest to end.  Return: 0 and *waits, or an exit code after a complaint. */
+/*
+ * Asks the process that moves or receives the guest to end.  Return: 0 and *waits, or an exit code
+ * after a complaint.
+ */
 static int ask_to_cancel(const struct command *command, const char *name, bool *waits)
 {
 	static const char *const sockets[] = { MIGRATE_SOCKET, RECEIVE_SOCKET };
@@ -44,12 +47,16 @@ static int ask_to_cancel(const struct command *command, const char *name, bool *
 	return EXIT_FAILED;
 }
 
-/* Tells how the cancelled process ended; @before is the record of the time when it was asked.  Return: the exit code. */
+/*
+ * Prints how the cancelled process ended.  @before is the record at the time of the request.
+ * Return: the exit code.
+ */
 static int tell_end(const char *name, bool waits, const json_t *before, const json_t *record)
 {
 	const char *state = known_text(record, "state");
 
-	if (waits && (record == before || json_equal(record, before))) { /* no migration has begun meanwhile */
+	/* no migration has begun meanwhile */
+	if (waits && (record == before || json_equal(record, before))) {
 		printf("the receiver of '%s' waits no more\n", name);
 		return EXIT_DONE;
 	}
@@ -57,7 +64,10 @@ static int tell_end(const char *name, bool waits, const json_t *before, const js
 	return strcmp(state, "cancelled") == 0 ? EXIT_DONE : EXIT_FAILED;
 }
 
-/* The answer is the status before it took effect: waits for the end and tells that.  Return: the exit code. */
+/*
+ * Waits for the end and prints it, since the answer to cancel has the status before it took effect.
+ * Return: the exit code.
+ */
 static int await_end(const struct command *command, const char *name, bool waits, const json_t *before)
 {
 	for (int i = 0; i < 200; i++) {

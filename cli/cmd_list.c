@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* godwit list: the guests that run under godwit here. */
+/* godwit list: the guests that run under godwit on this host. */
 #include "cli/cli.h"
 #include "cli/monitor.h"
 
@@ -12,11 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a godwit does with the VM, a word; *address, for the caller to release, is where a receiver waits. */
+/*
+ * Finds a godwit's activity with the VM: one word in @activity.  *address, which the caller
+ * releases, is where a receiver waits.
+ */
 static void find_activity(const char *name, char *activity, size_t bytes, json_t **address)
 {
 	static const struct {
-		const char *file, *word, *stalled; /* a receiver that does not answer may do either */
+		/* a receiver that does not answer may be waiting or receiving */
+		const char *file, *word, *stalled;
 	} kinds[] = { { MIGRATE_SOCKET, "migrating", "migrating, and stalled" },
 		      { RECEIVE_SOCKET, "receiving", "waiting or receiving, and stalled" } };
 
@@ -37,7 +41,7 @@ static void find_activity(const char *name, char *activity, size_t bytes, json_t
 	}
 }
 
-/* @readable: whether this user may look into the VM's folder. */
+/* @readable: this user may read the VM's folder. */
 static void print_one(const char *name, bool readable, json_t *array)
 {
 	struct gw_error error = { 0 };
@@ -93,7 +97,7 @@ int cmd_list(const struct command *command, int argc, char **argv)
 	while (folder && (entry = readdir(folder))) {
 		int known = gw_vmm_name_of(entry->d_name, name), alive = known == 0 ? gw_vmm_is_alive(name) : known;
 
-		if (alive > 0 || alive == -EACCES) /* another user's, which may run */
+		if (alive > 0 || alive == -EACCES) /* another user's VM, which may run */
 			print_one(known == 0 ? name : entry->d_name, alive > 0, array);
 	}
 	if (folder)

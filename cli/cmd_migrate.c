@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 
 #define LOG_FILE "migrate.log"
-#define QUIET_MS 3000 /* the parent of a detached migration says that it waits */
+#define QUIET_MS 3000 /* after this the parent of a detached migration prints that it waits */
 
 struct plan {
 	const char *name, *uri, *fault, *tracker, *untracked;
@@ -24,8 +24,9 @@ struct plan {
 	char guest[GW_NAME_BYTES];
 	struct gw_session_options session;
 	struct gw_link_options link;
-	int tell; /* detached: the pipe to the parent, -1 otherwise */
-	char log[192]; /* detached: what stands in for LOG_FILE until the VM is attached; "": nothing */
+	int tell; /* detached: the pipe to the parent; -1 otherwise */
+	/* detached: the log's path until the VM is attached, then LOG_FILE; "": no log */
+	char log[192];
 };
 
 static int read_numbers(const struct command *command, const struct given *given, struct plan *plan)
@@ -121,7 +122,7 @@ static int make_plan(const struct command *command, const struct given *given, s
 	return error.code;
 }
 
-/* Detached: the parent hears that the copy has begun. */
+/* Detached: tells the parent that the copy has begun. */
 static void tell_started(void *context)
 {
 	struct plan *plan = context;
@@ -129,13 +130,13 @@ static void tell_started(void *context)
 	if (plan->tell >= 0) {
 		ssize_t n = write(plan->tell, "", 1);
 
-		(void)n; /* the parent may have been killed; the migration goes on */
+		(void)n; /* the parent may be dead; the migration goes on */
 		close(plan->tell);
 	}
 	plan->tell = -1;
 }
 
-/* Whether there is a guest here to move, in a state that can be. */
+/* Checks that the VM has a guest in a state that can be moved. */
 static int check_movable(struct cli_vm *vm, struct gw_error *error)
 {
 	char state[32];
@@ -144,7 +145,7 @@ static int check_movable(struct cli_vm *vm, struct gw_error *error)
 	return rc < 0 ? rc : gw_vmm_check_state(state, error);
 }
 
-/* Reasons for which it cannot be moved now, before a receiver is troubled. */
+/* Checks the reasons against moving the VM now, before a receiver is contacted. */
 static int check_reasons(struct cli_vm *vm, struct gw_error *error)
 {
 	int rc = gw_vmm_check_devices(vm->vmm, vm->untracked, error);
@@ -167,7 +168,10 @@ static int open_link(struct gw_link **link, const struct plan *plan, struct gw_e
 	return rc < 0 ? rc : gw_fault_wrap(link, *link, &fault);
 }
 
-/* Only the process that is attached to the VM has the name of its log: a second one empties nothing. */
+/*
+ * Gives the log its name.  Only the process that is attached to the VM may, so a second one does
+ * not replace the log.
+ */
 static void settle_log(struct plan *plan, bool attached)
 {
 	char path[192];
@@ -236,7 +240,10 @@ out:
 	return code;
 }
 
-/* Opens what the child writes to, a file of its own in the run folder.  Return: it, or -errno. */
+/*
+ * Opens the child's output, a file of its own in the run folder.  Return: its descriptor, or
+ * -errno.
+ */
 static int open_log(struct plan *plan)
 {
 	char file[48];
@@ -259,7 +266,7 @@ static int redirect_output(int log)
 	return 0;
 }
 
-/* What the child said, to where it would have said it. */
+/* Prints the child's output to the stream where the child would have printed it. */
 static void show_log(const struct plan *plan, int log)
 {
 	FILE *file = fdopen(dup(log), "r");
@@ -273,7 +280,7 @@ static void show_log(const struct plan *plan, int log)
 	fclose(file);
 }
 
-/* Waits for the child's word that the copy has begun.  Return: whether it came. */
+/* Waits until the child reports that the copy has begun.  Return: whether it did. */
 static bool await_start(const struct plan *plan, int tell)
 {
 	struct pollfd word = { .fd = tell, .events = POLLIN };
@@ -286,7 +293,7 @@ static bool await_start(const struct plan *plan, int tell)
 	return read(tell, &byte, 1) == 1;
 }
 
-/* Forks; the parent returns once the copy has begun or has failed to. */
+/* Forks.  The parent returns once the copy has begun or has failed. */
 static int migrate_detached(const struct command *command, struct plan *plan)
 {
 	struct gw_error error = { 0 };

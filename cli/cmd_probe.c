@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * godwit probe: what this host can do, what HOST:PORT would choose, and for each thing that is missing the command
- * that mends it.
+ * godwit probe: the abilities of this host, the transport that a migration to HOST:PORT would
+ * choose, and a command that remedies each shortage.
  */
 #include "cli/cli.h"
 
@@ -17,7 +17,10 @@
 #define MAX_DEVICES 16
 #define MEMLOCK_ENOUGH (64ULL * GW_GIB)
 
-/* A fact is told as a line and a value of JSON; advice is gathered and told at the end. */
+/*
+ * A fact is printed as a line, or is a value of the JSON.  Advice is collected and printed at the
+ * end.
+ */
 struct probe {
 	json_t *object, *advice;
 	bool text;
@@ -32,7 +35,7 @@ static void tell(struct probe *probe, const char *key, const char *label, bool g
 		json_array_append_new(probe->advice, json_sprintf("%s: %s", label, value));
 }
 
-/* What a guest's memory can be tracked by, the best first. */
+/* Prints the trackers that work for guest memory here, the best first. */
 static void tell_trackers(struct probe *probe)
 {
 	struct gw_error error = { 0 }, no_async = { 0 };
@@ -146,7 +149,8 @@ static void tell_rdma(struct probe *probe)
 		printf("\n");
 	}
 	json_object_set_new(probe->object, "rdma_devices", list);
-	if (count == 0 && error.code == -ENODEV) { /* a device that is not there is said once, by what mends it */
+	/* a missing device is reported once, by the advice */
+	if (count == 0 && error.code == -ENODEV) {
 		json_object_set_new(probe->object, "rdma", json_null());
 		json_array_append_new(probe->advice, json_sprintf("RDMA: %s", error.text));
 		return;

@@ -2,10 +2,10 @@
 /*
  * godwit receive: waits for one guest and takes it over.
  *
- * Callers that are turned away, strangers, other versions, other guests, guests of another size, cost
- * nothing: it goes on waiting, and listens meanwhile.  So it does after a source that hung up, or that was refused, before
- * anything was changed here.  Once memory or an image was changed the migration is the one it was started for, and its
- * end, good or bad, is the end of the command.
+ * A refused caller costs nothing: a stranger, another version, another guest, or a guest of another
+ * size.  The receiver goes on waiting, and listens meanwhile.  It also goes on after a source that
+ * hung up, or that was refused, before anything changed here.  Once memory or an image has changed,
+ * this migration is the one: its end, good or bad, ends the command.
  */
 #include "cli/cli.h"
 #include "cli/monitor.h"
@@ -18,27 +18,27 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FACTS_AGE_NS (500 * GW_NS_PER_MS) /* the VM is described again when that is older */
+#define FACTS_AGE_NS (500 * GW_NS_PER_MS) /* a description older than this is renewed */
 #define ACCEPT_WAIT_NS (200 * GW_NS_PER_MS)
 
 struct wait {
 	const struct command *command;
 	struct cli_vm vm;
-	struct gw_listener *listener; /* NULL: closed, while a guest comes */
+	struct gw_listener *listener; /* NULL: closed, while a guest arrives */
 	char address[128]; /* with the port that was bound */
 	const char *fault;
 	struct gw_link_options link;
 	struct gw_session_options session;
-	const char *guest;       /* the name to wait for; session.guest is this on the wire */
+	const char *guest;       /* the expected name; session.guest is its form on the wire */
 	char wire_guest[GW_NAME_BYTES];
 	bool overwrite;
 	struct report report;
-	struct monitor *monitor; /* of the whole command; NULL: not yet, or no more */
+	struct monitor *monitor; /* of the whole command; NULL: not yet, or ended */
 	struct gw_vm_ops vm_ops;
 	struct gw_session *current;
 	const struct gw_link *current_link;
 	bool accepted; /* the HELLO of the current session */
-	bool said;     /* where it listens */
+	bool said;     /* the address was announced */
 	char rails_text[512];
 	const char *rails[GW_LINK_MAX_RAILS];
 };
@@ -57,11 +57,14 @@ static void say_where(struct wait *wait)
 	fflush(stdout);
 }
 
-/* Somebody has opened a session: describes the VM here while the source describes its own.  A stranger costs that twice a second. */
+/*
+ * A peer has opened a session: describes the VM here while the source describes its own.  A
+ * stranger costs such a description twice a second.
+ */
 static void describe_ahead(void *context)
 {
 	struct wait *wait = context;
-	struct gw_error later = { 0 }; /* the session asks again, and says why not */
+	struct gw_error later = { 0 }; /* the session asks again, and reports the error */
 
 	if (gw_now_ns(&gw_clock_real) - wait->session.facts_ns < FACTS_AGE_NS)
 		return;
@@ -70,7 +73,10 @@ static void describe_ahead(void *context)
 	wait->session.facts_ns = gw_now_ns(&gw_clock_real);
 }
 
-/* Waits until a source is through the handshake and has said something.  Return: 0 and *link; -EINTR on a signal; -errno. */
+/*
+ * Waits for a source that has passed the handshake and sent a message.  Return: 0 and *link; -EINTR
+ * on a signal; -errno.
+ */
 static int await_source(struct wait *wait, struct gw_link **link, struct gw_error *error)
 {
 	int rc = wait->listener ? 0 : gw_listener_open(&wait->listener, wait->address, &wait->link, error);
@@ -85,7 +91,7 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 	for (;;) {
 		struct gw_error refused = { 0 };
 
-		if (interrupted()) /* first: strangers may come without an end */
+		if (interrupted()) /* checked first, since strangers may come without end */
 			return gw_error_set(error, -EINTR, "cancelled, no guest was taken");
 		if (gw_vmm_check(wait->vm.vmm, error) < 0)
 			return error->code;
@@ -103,7 +109,7 @@ static int await_source(struct wait *wait, struct gw_link **link, struct gw_erro
 	}
 }
 
-/* The guest is on its way: nobody else is waited for. */
+/* Closes the listener: the guest is on its way. */
 static void stop_listening(void *context)
 {
 	struct wait *wait = context;
@@ -112,7 +118,7 @@ static void stop_listening(void *context)
 	wait->listener = NULL;
 }
 
-/* vm_ops.prepare: the HELLO is accepted, and the session is a migration from now on. */
+/* vm_ops.prepare: the HELLO is accepted, and the session is the migration from now on. */
 static int accept_guest(void *vm, struct gw_error *error)
 {
 	struct wait *wait = (struct wait *)((char *)vm - offsetof(struct wait, vm));
@@ -124,11 +130,11 @@ static int accept_guest(void *vm, struct gw_error *error)
 		return rc;
 	wait->accepted = true;
 	report_link(&wait->report, gw_link_note(wait->current_link));
-	wait->said = false; /* what comes after it is a new wait */
+	wait->said = false; /* a wait after this session is announced again */
 	return 0;
 }
 
-/* The end of a session whose HELLO was accepted.  Return: whether it was the one. */
+/* Ends a session whose HELLO was accepted.  Return: whether the command ends with it. */
 static bool end_guest(struct wait *wait, const struct gw_status *status, const char *peer)
 {
 	struct gw_error error = { 0 };
@@ -146,7 +152,9 @@ static bool end_guest(struct wait *wait, const struct gw_status *status, const c
 	return over;
 }
 
-/* One session.  Return: true when it was the one; false to wait for another. */
+/*
+ * Runs one session.  Return: true when the command ends with it; false to wait for another source.
+ */
 static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 {
 	struct gw_session *session = NULL;
@@ -206,7 +214,7 @@ static int receive(struct wait *wait, const char *name)
 	rc = cli_vm_open(&wait->vm, name, true, &error);
 	if (rc == 0)
 		rc = check_waiting(wait, &error);
-	/* With shared storage none will come, whatever they are on. */
+	/* With shared storage no disk moves, whatever the images lie on. */
 	if (rc == 0 && cli_disks_receive(&wait->vm, wait->overwrite, &refused) < 0)
 		wait->session.no_disks = refused.text;
 	wait->session.disks = wait->vm.disks;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* godwit resume: the way out of an uncertain end. */
+/* godwit resume: starts a paused guest, also after an uncertain end. */
 #include "cli/known.h"
 #include "cli/monitor.h"
 #include "cli/record.h"
@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Why the guest must not run here without --force.  Return: NULL when it may. */
+/* The reason against running the guest here without --force.  Return: NULL when it may run. */
 static const char *why_not_resume(const struct known *known)
 {
 	const char *state = known_text(known->status, "state");
@@ -17,7 +17,7 @@ static const char *why_not_resume(const struct known *known)
 		return "it waits for a guest and has none";
 	if (!state[0])
 		return strcmp(known->run_state, "postmigrate") == 0 ?
-			       "its state was handed over once, and no record says what became of the guest" : NULL;
+			       "its state was handed over once, and there is no record of the outcome" : NULL;
 	if (known_owns(known->status))
 		return NULL;
 	if (source && strcmp(state, "uncertain") == 0)
@@ -45,7 +45,7 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	known_find(name, &known);
 	is_source = strcmp(known_text(known.status, "role"), "destination") != 0;
 	runs = strcmp(known.run_state, "running") == 0;
-	/* A live session is attached, and that is an error of its own. */
+	/* gw_vmm_attach() refuses a VM with a live session, with an error of its own. */
 	why = known.live && strcmp(known_text(known.status, "state"), WAITING) != 0 ? NULL : why_not_resume(&known);
 	json_decref(known.status);
 	if (strcmp(known.run_state, "inmigrate") == 0) {
@@ -64,7 +64,7 @@ int cmd_resume(const struct command *command, int argc, char **argv)
 	rc = gw_vmm_start(vmm, &error);
 	if (rc < 0)
 		complain(command, "%s", error.text);
-	else if (!runs) /* the record of a guest that runs already stays as it is, with its reason */
+	else if (!runs) /* the record of a running guest stays, with its reason */
 		record_resumed(name, is_source);
 	if (rc >= 0)
 		printf("'%s' %s\n", name, runs ? "runs already" : "runs here now");

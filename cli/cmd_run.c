@@ -13,7 +13,10 @@
 #define GODWIT_LIBDIR "/usr/local/lib"
 #endif
 
-/* Beside this program as it was built or installed, or where GODWIT_SHIM says. */
+/*
+ * Finds the shim beside this program, as built or installed, or where GODWIT_SHIM says.  Return: 0
+ * or -errno.
+ */
 static int find_shim(char *path, size_t bytes)
 {
 	const char *set = getenv("GODWIT_SHIM");
@@ -51,7 +54,10 @@ static bool has_word(const struct run *run, const char *word)
 	return false;
 }
 
-/* A VMM that cannot be moved starts all the same.  Return: 0, or an exit code: with --strict nobody but the observer lets it run. */
+/*
+ * Starts the observer of the VMM.  A VMM that cannot be moved runs all the same, without --strict.
+ * With --strict only the observer lets the guest run.  Return: 0, or an exit code.
+ */
 static int observe(const struct command *command, const struct run *run, bool *stopped)
 {
 	struct gw_error error = { 0 };
@@ -66,7 +72,7 @@ static int observe(const struct command *command, const struct run *run, bool *s
 	if (gw_vmm_observe(run->name, run->advice, *stopped ? GW_VMM_STRICT_START : strict) == 0)
 		return 0;
 	if (run->strict) {
-		complain(command, "nobody can judge the VMM here before its guest runs (this process is an init process): leave "
+		complain(command, "the VMM cannot be judged before its guest runs, since this process is an init process: leave "
 				  "--strict out");
 		return EXIT_FAILED;
 	}
@@ -75,12 +81,13 @@ static int observe(const struct command *command, const struct run *run, bool *s
 	return 0;
 }
 
-/* Returns only on failure. */
+/* Returns only on failure, with an exit code. */
 static int become_vmm(const struct command *command, struct run *run)
 {
 	struct gw_error error = { 0 };
 	bool stopped;
-	int lock = gw_vmm_claim(run->name, &error), rc; /* first: a VMM of that name that runs has images */
+	/* first of all: a running VMM of that name has images */
+	int lock = gw_vmm_claim(run->name, &error), rc;
 
 	if (lock < 0) {
 		complain(command, "%s", error.text);
@@ -98,7 +105,7 @@ static int become_vmm(const struct command *command, struct run *run)
 	return EXIT_FAILED;
 }
 
-/* Judges the words alone.  Return: 0, or an exit code. */
+/* Judges the command line alone.  Return: 0, or an exit code. */
 static int judge_words(const struct command *command, struct run *run)
 {
 	struct gw_error error = { 0 };
@@ -153,6 +160,6 @@ int cmd_run(const struct command *command, int argc, char **argv)
 		run.advice[0] = '\0';
 	if (found)
 		return become_vmm(command, &run);
-	complain(command, "libgodwit-shim.so is not where it belongs (%s): set GODWIT_SHIM to its path", run.shim);
+	complain(command, "libgodwit-shim.so is not in its place (%s): set GODWIT_SHIM to its path", run.shim);
 	return EXIT_FAILED;
 }

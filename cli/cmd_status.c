@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* godwit status: how a guest's migration stands. */
+/* godwit status: the state of a guest's migration. */
 #include "cli/known.h"
 #include "cli/monitor.h"
 
@@ -14,7 +14,7 @@ static double number(const json_t *object, const char *key)
 	return json_number_value(json_object_get(object, key));
 }
 
-/* How a migration goes that is under way, seen from its source. */
+/* Prints the progress of a migration under way, at its source. */
 static void print_progress(const json_t *s)
 {
 	json_t *regions = json_object_get(s, "regions"), *one;
@@ -38,7 +38,7 @@ static void print_progress(const json_t *s)
 			       number(one, "dirty_bytes_per_s") / 1048576);
 }
 
-/* Whether 'cont' is all that the guest needs. */
+/* Whether 'cont' is enough to run the guest. */
 static bool is_paused(const struct known *known)
 {
 	static const char *const states[] = { "paused", "postmigrate", "finish-migrate", "prelaunch" };
@@ -49,7 +49,10 @@ static bool is_paused(const struct known *known)
 	return false;
 }
 
-/* Of a session that does not answer.  It is its VMM's end of the lease that gives a guest back, and a receiver has none. */
+/*
+ * Prints advice on a session that does not answer.  The VMM's end of the lease gives a guest back;
+ * a receiver has no lease.
+ */
 static void print_stalled(int pid, bool source)
 {
 	printf("  The godwit that %s, process %d, does not answer: it is stopped or frozen.  ",
@@ -64,7 +67,10 @@ static void print_stalled(int pid, bool source)
 		       "  ('kill -9 %d'), and ask 'godwit status' at the source if a guest was on its way.\n", pid);
 }
 
-/* The guest's owner, by the state of the VMM and the record; docs/ownership.md has the table. */
+/*
+ * Prints the guest's owner, by the state of the VMM and the record; docs/ownership.md has the
+ * table.
+ */
 static void print_owner(const char *name, const struct known *known)
 {
 	const char *state = known_text(known->status, "state");
@@ -102,7 +108,7 @@ static void print_owner(const char *name, const struct known *known)
 		       "  lets it run; QMP 'stop' pauses it again.\n", name);
 }
 
-/* QEMU's own word, which its QMP and logs have too, and what it means where that is another. */
+/* Prints QEMU's own name of the state, as in QMP and logs, and its meaning where that differs. */
 static void print_vmm(const char *name, const char *state)
 {
 	const char *meaning = strcmp(state, "running") == 0 ? NULL : gw_vmm_explain_state(state);
@@ -121,7 +127,7 @@ static void print_status(const char *name, const struct known *known)
 		if (known->stalled_pid)
 			print_stalled(known->stalled_pid, known->stalled_source);
 		if (strcmp(known->run_state, "postmigrate") == 0)
-			printf("  Its state was handed over once, and no record says what became of it: look where the guest runs\n"
+			printf("  Its state was handed over once, and there is no record of the outcome: find out where the guest runs\n"
 			       "  before you say 'godwit resume --force %s'.\n", name);
 		return;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives the disks of a VMM to the engine: which of them move, and what their images are. */
+/* Gives the disks of a VMM to the engine: which disks move, and which images they have. */
 #include "cli/cli.h"
 
 #include "base/clock.h"
@@ -21,7 +21,7 @@ struct choice {
 	size_t name_bytes, path_bytes;
 };
 
-/* Return: whether there is one at *at, which moves on to the next. */
+/* Return: whether an entry begins at *at, which then moves on to the next. */
 static bool next_choice(const char **at, struct choice *choice)
 {
 	size_t whole;
@@ -44,7 +44,7 @@ static bool is_disk(const struct choice *choice, const char *image_name)
 	       (image_name[choice->name_bytes] == '\0' || image_name[choice->name_bytes] == '/');
 }
 
-/* Takes out of vm->images what does not move.  Return: 0, or -EINVAL with @error set. */
+/* Removes the images that do not move from vm->images.  Return: 0, or -EINVAL with @error set. */
 static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
 {
 	bool wanted[GW_VMM_MAX_IMAGES] = { false };
@@ -53,7 +53,7 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 	bool after_path = false;
 	unsigned kept = 0;
 
-	while (next_choice(&at, &choice)) { /* each that was named must be there */
+	while (next_choice(&at, &choice)) { /* each named disk must exist */
 		bool found = false;
 
 		for (unsigned i = 0; i < vm->image_count; i++)
@@ -78,7 +78,7 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 	return 0;
 }
 
-/* Where the user wants the disk of an image; "" for nowhere special. */
+/* Finds the user's path for the disk of an image; "" for none. */
 static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image *image, char place[GW_DISK_PLACE_BYTES])
 {
 	const char *at = plan->only;
@@ -90,7 +90,7 @@ static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image
 			snprintf(place, GW_DISK_PLACE_BYTES, "%.*s", (int)choice.path_bytes, choice.path);
 }
 
-/* A base that is being read. */
+/* A base image that is being read. */
 struct reading {
 	const struct report *report;
 	const char *name;
@@ -120,7 +120,7 @@ static const struct gw_vmm_image *image_of(const struct cli_vm *vm, const char *
 	return image;
 }
 
-/* Describes the images to the engine, for the other end to compare. */
+/* Describes the images to the engine, for comparison with the other end. */
 static void describe_images(const struct cli_vm *vm)
 {
 	static_assert(sizeof(vm->images[0].front) <= GW_DISK_FRONT_BYTES && sizeof(vm->images[0].format) <= GW_DISK_FORMAT_BYTES,
@@ -135,7 +135,10 @@ static void describe_images(const struct cli_vm *vm)
 	}
 }
 
-/* The layers that do not move: what the receiver is to find in its own.  Return: 0 or -errno with @error set. */
+/*
+ * Hashes the layers that do not move, which the receiver compares with its own.  Return: 0 or
+ * -errno with @error set.
+ */
 static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsigned count,
 		      struct gw_disk_base *bases, struct gw_error *error)
 {
@@ -160,7 +163,10 @@ static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsi
 	return rc;
 }
 
-/* As files to be opened: those of vm->images that are moved, or those below them.  Return: how many, or -errno. */
+/*
+ * Lists the files to open: the images of vm->images that move, or with @moved false the layers
+ * below them.  Return: their number, or -errno with @error set.
+ */
 static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool moved, struct gw_image_file *files,
 		    struct gw_error *error)
 {
@@ -185,7 +191,7 @@ static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool mo
 	return (int)count;
 }
 
-/* The time of the last write to a layer below the top; zero for a top layer and for a device. */
+/* The time of the last write to a layer below the top.  Zero for a top layer and for a device. */
 static struct timespec last_written(const struct gw_vmm_image *image, bool cached)
 {
 	unsigned how = cached ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT;
@@ -234,7 +240,8 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 		rc = gw_images_open(&vm->disks, files, (unsigned)rc, false, error);
 	if (rc < 0)
 		return rc;
-	for (unsigned i = 0; i < vm->image_count; i++) /* those that are tracked, in the order of vm->disks */
+	/* the tracked images, in the order of vm->disks */
+	for (unsigned i = 0; i < vm->image_count; i++)
 		if (plan->mode == CLI_DISKS_ALL || vm->images[i].layer == 0)
 			vm->images[kept++] = vm->images[i];
 	vm->image_count = kept;
@@ -244,7 +251,10 @@ int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct g
 	return 0;
 }
 
-/* The path without symbolic links; "" when that is too long.  A path in a mount namespace of the VMM is not resolved. */
+/*
+ * Resolves symbolic links of @path; "" when the result is too long.  A path in the VMM's mount
+ * namespace is not resolved.
+ */
 static void real_path(const char *path, char place[GW_DISK_PLACE_BYTES])
 {
 	const char *inside = strncmp(path, "/proc/", 6) == 0 ? strstr(path, "/root/") : NULL;
@@ -272,7 +282,7 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 		return rc;
 	vm->image_count = (unsigned)rc;
 	for (unsigned i = 0; i < vm->image_count; i++) {
-		/* What lies there by that name must be what the VMM has open. */
+		/* The file at this path must be the one that the VMM has open. */
 		rc = gw_vmm_image_fd(vm->vmm, &vm->images[i], error);
 		if (rc < 0)
 			return rc;
@@ -285,7 +295,7 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 		files[i].path = vm->images[i].path;
 		files[i].fixed = vm->images[i].fixed;
 		files[i].overwrite = overwrite;
-		/* The layers of a disk stand behind one another, from the top. */
+		/* The layers of a disk are adjacent, the top layer first. */
 		vm->layers[i].image = &vm->images[i];
 		if (i + 1 < vm->image_count && vm->images[i + 1].layer == vm->images[i].layer + 1)
 			vm->layers[i].below = &vm->images[i + 1];
@@ -336,7 +346,10 @@ static bool is_named_among(const char *name, const struct gw_vmm_image *images, 
 	return false;
 }
 
-/* Layers that do not move are checked too: a write after the comparison would exist on this host alone. */
+/*
+ * Checks that layers that do not move were not written to since the comparison: such a write would
+ * exist on this host alone.
+ */
 static int check_written(const struct cli_vm *vm, bool cached, struct gw_error *error)
 {
 	for (unsigned i = 0; i < vm->all_count; i++)

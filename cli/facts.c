@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives the engine the facts that must be the same at both ends, as vmm describes them. */
+/* Gives the engine the facts that must be equal at both ends, as vmm describes them. */
 #include "cli/cli.h"
 
 #include <assert.h>
@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Whether the source moves the disk of that device: the receiver's disk takes the properties of the source's disk then. */
+/*
+ * Whether the source moves the disk of device @front.  Then the receiver's disk takes the
+ * properties of the source's disk.
+ */
 static bool moves(const struct cli_vm *vm, const char *front)
 {
 	for (unsigned i = 0; vm->is_source && vm->disks && i < vm->image_count; i++)
@@ -31,7 +34,7 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 		vm->facts = calloc(GW_VMM_MAX_FACTS, sizeof(*vm->facts));
 	if (!vm->described || !vm->facts)
 		return gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
-	/* First: what changes between the two looks must be seen by the next ones. */
+	/* First, so that changes between the two looks are seen by later checks. */
 	rc = vm->is_source && !vm->parts ? gw_vmm_note_parts(vm->vmm, &vm->parts, error) : 0;
 	if (rc == 0)
 		rc = gw_vmm_describe(vm->vmm, false, vm->described, GW_VMM_MAX_FACTS, error);
@@ -56,13 +59,13 @@ static const struct gw_vmm_fact *fact_of(const struct gw_vmm_fact *list, unsigne
 	return NULL;
 }
 
-/* For people: the key of a list of properties (engine.h) without its mark. */
+/* The key for messages: without the '?' before a list of properties (engine.h). */
 static const char *name_of(const struct gw_vmm_fact *fact)
 {
 	return fact->key + (fact->key[0] == '?');
 }
 
-/* Names what one list has and the other has not, or has otherwise. */
+/* Compares two lists of facts, and names the first difference in @error.  Return: 0 or -EBUSY. */
 static int compare(const struct gw_vmm_fact *then, unsigned then_count, const struct gw_vmm_fact *now, unsigned now_count,
 		   struct gw_error *error)
 {

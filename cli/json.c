@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* JSON as the command prints it: one object a line, texts that are always UTF-8, numbers without digits that say nothing. */
+/*
+ * JSON as the command prints it: one object each line, texts in valid UTF-8, and numbers without
+ * meaningless digits.
+ */
 #include "cli/cli.h"
 
 #include <stdio.h>
@@ -9,7 +12,10 @@
 #define REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
 #define MOST_BYTES 4 /* of a character */
 
-/* Return: how many bytes the character at @text has, 0 when it is no UTF-8.  Jansson judges, as it will refuse the rest. */
+/*
+ * Return: the bytes of the character at @text; 0 when it is not UTF-8.  Jansson decides, since it
+ * refuses other texts.
+ */
 static size_t character_bytes(const char *text)
 {
 	size_t left = strnlen(text, MOST_BYTES);

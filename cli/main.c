@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* godwit: a table of subcommands. */
+/* godwit: the table of subcommands, and main(). */
 #include "cli/cli.h"
 
 #include "base/log.h"
@@ -12,7 +12,7 @@
 
 #define JSON_OPTION { "json", 0, NULL, "print JSON instead of text" }
 #define QUIET_OPTION { "quiet", 'q', NULL, "print nothing but errors" }
-#define VERBOSE_OPTION { "verbose", 'v', NULL, "log what is done" }
+#define VERBOSE_OPTION { "verbose", 'v', NULL, "log each step" }
 #define FAULT_OPTION { "fault", 0, "SPEC", "rehearse a failure: fail@N, cut@N, corrupt@N, drop@N or rail@N, at the N-th call" }
 
 const struct command commands[] = {
@@ -20,10 +20,10 @@ const struct command commands[] = {
 	  "--name NAME [--] VMM [ARGUMENT...]",
 	  "start a VMM so that its guest can be moved",
 	  cmd_run,
-	  { { "name", 'n', "NAME", "what the guest is called; the same on both hosts" },
-	    { "no-alias", 0, NULL, "give KVM the guest's memory where the VMM has it; then its log is of no use to godwit" },
+	  { { "name", 'n', "NAME", "the guest's name; the same on both hosts" },
+	    { "no-alias", 0, NULL, "give KVM the guest's memory at the VMM's own addresses; godwit cannot use KVM's log then" },
 	    { "strict", 0, NULL, "do not start a VMM whose guest could not be moved" },
-	    { "check", 0, NULL, "only judge the command line, start nothing" } } },
+	    { "check", 0, NULL, "only check the command line; start nothing" } } },
 	{ "list", "[--json]", "show the guests that run under godwit here", cmd_list, { JSON_OPTION } },
 	{ "receive",
 	  "--name NAME --listen ADDR:PORT",
@@ -32,7 +32,7 @@ const struct command commands[] = {
 	  { { "name", 'n', "NAME", "the waiting VM (godwit run ... -incoming defer)" },
 	    { "listen", 'l', "ADDR:PORT", "where to listen: a loopback address, unless --insecure; port 0 takes any" },
 	    { "guest", 0, "GUEST", "take this guest only; default: NAME" },
-	    { "rails", 0, "ADDR,ADDR", "more addresses of RDMA devices here to offer; all of them if it listens on all" },
+	    { "rails", 0, "ADDR,ADDR", "more addresses of RDMA devices to offer; default: all of them when listening on all addresses" },
 	    { "tcp", 0, NULL, "offer no RDMA" },
 	    { "insecure", 0, NULL, "listen beyond loopback although the peer is not authenticated" },
 	    { "hook", 0, "COMMAND", "run when all RAM is here, before the guest is taken; if it fails the guest stays" },
@@ -50,16 +50,16 @@ const struct command commands[] = {
 	    { "channels", 'c', "N", "data connections, 1 to 32; default 4" },
 	    { "queue-pairs", 0, "N", "RDMA queue pairs for each device, 1 to 8; default 4" },
 	    { "downtime", 0, "MS", "longest blackout allowed, in milliseconds; default 300" },
-	    { "pause-limit", 0, "MS", "past it a paused guest is resumed here; default 5000, never below --downtime" },
-	    { "hook-limit", 0, "S", "so long the destination's --hook may hold the guest up besides; default 30" },
-	    { "block", 'b', NULL, "move the disks too, with all their layers; without, both hosts share them" },
-	    { "incremental", 'i', NULL, "move the top layer of the disks; their base is on both hosts" },
-	    { "disk", 0, "NAME[=PATH],...", "move these disks alone; PATH: the image it goes to there" },
+	    { "pause-limit", 0, "MS", "resume the guest here after a pause of this length; default 5000, never below --downtime" },
+	    { "hook-limit", 0, "S", "longest time that the destination's --hook may add to that, in seconds; default 30" },
+	    { "block", 'b', NULL, "move the disks too, with all their layers; without it both hosts share them" },
+	    { "incremental", 'i', NULL, "move only the top layer of the disks; their base is on both hosts" },
+	    { "disk", 0, "NAME[=PATH],...", "move only these disks; PATH: the disk's image at the destination" },
 	    { "bandwidth", 0, "RATE", "limit while the guest runs: 500M (bytes), 10Gbit; default none" },
 	    { "rounds", 0, "N", "most rounds after the bulk; default 50" },
 	    { "max-time", 0, "S", "most seconds of copying; default none" },
 	    { "on-limit", 0, "POLICY", "for a guest that writes too fast: throttle (default) slows it, give-up, stop-copy" },
-	    { "no-rehearsal", 0, NULL, "do not stop the guest for a moment beforehand to try saving its devices; estimate it" },
+	    { "no-rehearsal", 0, NULL, "do not stop the guest for a moment beforehand to measure saving its devices; estimate the time" },
 	    { "tracker", 0, "NAME", "track memory by kvm_log+wp_async, kvm_log+wp_sync, wp_async or wp_sync; default: the best" },
 	    { "allow-untracked", 0, "DEVICE,...", "move the guest although these devices may write to its memory unseen" },
 	    { "as", 0, "GUEST", "the guest's name at the receiver; default: NAME" },
@@ -71,30 +71,30 @@ const struct command commands[] = {
 	    FAULT_OPTION } },
 	{ "status",
 	  "[--json] [--watch] NAME",
-	  "show how a guest's migration stands",
+	  "show the state of a guest's migration",
 	  cmd_status,
-	  { JSON_OPTION, { "watch", 'w', NULL, "show it again and again until it ends" } } },
+	  { JSON_OPTION, { "watch", 'w', NULL, "repeat it until the migration ends" } } },
 	{ "cancel", "NAME", "end a guest's migration, or a receiver's wait; the guest runs on at its source", cmd_cancel, { { 0 } } },
 	{ "resume", "[--force] NAME", "let a paused guest run, after you made sure that it runs nowhere else", cmd_resume,
-	  { { "force", 0, NULL, "even where the last migration is known to have handed the guest over" } } },
+	  { { "force", 0, NULL, "resume even a guest that the last migration is known to have handed over" } } },
 	{ "bench",
 	  "--listen ADDR:PORT | [OPTION...] URI",
 	  "measure a link, memory to memory, by the path that a guest takes",
 	  cmd_bench,
-	  { { "listen", 'l', "ADDR:PORT", "be the end that receives, again and again" },
+	  { { "listen", 'l', "ADDR:PORT", "be the receiving end, for one source after another" },
 	    { "size", 's', "BYTES", "memory to move, at both ends; default 4G" },
-	    { "chunk", 0, "BYTES", "largest piece; default and most 1M" },
-	    { "zero", 0, "PERCENT", "so many of the pages are zero; default 0" },
-	    { "fresh", 0, NULL, "the destination's memory is not there before; default: it is" },
+	    { "chunk", 0, "BYTES", "largest piece; at most 1M, the default" },
+	    { "zero", 0, "PERCENT", "share of pages that are zero; default 0" },
+	    { "fresh", 0, NULL, "do not allocate the destination's memory beforehand" },
 	    { "channels", 'c', "N", "data connections, 1 to 32; default 4" },
 	    { "queue-pairs", 0, "N", "RDMA queue pairs for each device, 1 to 8; default 4" },
 	    { "zero-copy", 'z', NULL, "TCP: send pages by reference" },
 	    { "tcp", 0, NULL, "with --listen: offer no RDMA" },
-	    { "insecure", 0, NULL, "with --listen: beyond loopback" },
+	    { "insecure", 0, NULL, "with --listen: listen beyond loopback" },
 	    JSON_OPTION } },
 	{ "probe",
 	  "[--json] [URI]",
-	  "say what this host can do, what URI would choose, and what mends what is missing",
+	  "show what this host can do, which transport URI would choose, and the remedy of each shortage",
 	  cmd_probe,
 	  { JSON_OPTION } },
 	{ 0 },
@@ -128,13 +128,16 @@ static int help(const char *name)
 	return name && !command ? EXIT_USAGE : EXIT_DONE;
 }
 
-/* The exit status of these says which side has the guest: output that was lost does not change it. */
+/*
+ * The exit status of these commands tells which side has the guest.  Lost output does not change
+ * it.
+ */
 static bool moves_guest(const struct command *command)
 {
 	return command->run == cmd_migrate || command->run == cmd_receive || command->run == cmd_cancel || command->run == cmd_resume;
 }
 
-/* Output that a full disk took in part, or not at all, is a failure; @command NULL: none. */
+/* Reports output that was lost, on a full disk for example, as a failure.  @command NULL: none. */
 static int check_output(int code, const struct command *command)
 {
 	errno = 0;
@@ -145,8 +148,9 @@ static int check_output(int code, const struct command *command)
 }
 
 /*
- * Takes the numbers of standard streams that are closed.  Otherwise a socket or the guest's memory could get such a number, and
- * output would go there.  Return: false when one cannot be taken.
+ * Opens /dev/null in place of closed standard streams.  Otherwise a socket or the guest's memory
+ * could get the number of such a stream, and receive output.  Return: false when a number cannot be
+ * taken.
  */
 static bool hold_standard_streams(void)
 {
@@ -156,7 +160,7 @@ static bool hold_standard_streams(void)
 	return true;
 }
 
-/* `help` and `--version`, with the words behind them.  Return: an exit code, or -1: the word is neither. */
+/* Answers `help` and `--version`.  Return: an exit code, or -1 for another word. */
 static int answer_alone(int count, char **words)
 {
 	bool version = strcmp(words[0], "--version") == 0;

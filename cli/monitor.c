@@ -2,9 +2,11 @@
 /*
  * Theory of operation
  *
- * A migrating process serves a socket in its VM's run folder: one packet is the question ("status" or
- * "cancel"), one packet the answer, in JSON.  A thread of its own serves it from a copy of the status that
- * the session's thread leaves under a lock, so that no question ever delays the session.
+ * A migrating process serves a socket in its VM's run folder.  One packet is the question ("status"
+ * or "cancel"), one packet the answer, in JSON.  A thread of its own serves the socket from a copy
+ * of the status, which the session's thread leaves under a lock.  So no question delays the
+ * session.
+ *
  * The end leaves a record (record.h).
  */
 #include "cli/monitor.h"
@@ -37,9 +39,10 @@
 struct monitor {
 	char name[GW_VMM_GUEST_BYTES];
 	char path[192];
-	ino_t inode; /* of the socket at path: another process may have put its own there */
+	ino_t inode; /* of the socket at @path: another process may have put its own there */
 	int listener, stop;
-	char guest[GW_NAME_BYTES], address[128]; /* that it waits for, where it listens */
+	/* a receiver: the expected guest, and where it listens */
+	char guest[GW_NAME_BYTES], address[128];
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards the three below */
 	struct gw_session *session; /* NULL: a receiver that waits */
@@ -47,7 +50,7 @@ struct monitor {
 	struct gw_error error; /* status.error points here */
 };
 
-/* Return: whether there is a session. */
+/* Copies the status.  Return: whether there is a session. */
 static bool copy_status(struct monitor *monitor, struct gw_status *status, struct gw_error *error)
 {
 	GW_LOCK_SCOPE(&monitor->lock);
@@ -74,7 +77,8 @@ static void cancel(struct monitor *monitor)
 	if (monitor->session)
 		gw_session_cancel(monitor->session);
 	if (monitor->guest[0])
-		(void)kill(getpid(), SIGTERM); /* the wait ends as by ^C, whoever is served */
+		/* the wait ends as by ^C, even while another source is served */
+		(void)kill(getpid(), SIGTERM);
 }
 
 static void answer(struct monitor *monitor, int fd)
@@ -113,7 +117,10 @@ static void *serve(void *argument)
 			return NULL;
 		fd = accept4(monitor->listener, NULL, NULL, SOCK_CLOEXEC);
 		if (fd < 0) {
-			(void)poll(&fds[1], 1, REST_MS); /* no descriptor is left: the listener would be reported at once again */
+			/*
+			 * without a free descriptor poll() would report the listener at once again
+			 */
+			(void)poll(&fds[1], 1, REST_MS);
 			continue;
 		}
 		answer(monitor, fd);
@@ -121,7 +128,10 @@ static void *serve(void *argument)
 	}
 }
 
-/* Replaces a socket that a killed or stopped process has left at @path: the VM's agent serves this process now. */
+/*
+ * Listens at @path.  Replaces a socket that a killed or stopped process has left there: the VM's
+ * agent serves this process now.
+ */
 static int listen_at(const char *path)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -141,7 +151,7 @@ static int listen_at(const char *path)
 	return fd;
 }
 
-/* Listens on @file and serves.  @session NULL: see monitor_wait(). */
+/* Listens on @file and starts the thread.  @session NULL: see monitor_wait(). */
 static int serve_on(struct monitor **out, const char *name, const char *file, struct gw_session *session, const struct monitor *wait,
 		    struct gw_error *error)
 {
@@ -232,7 +242,7 @@ static void end_thread(struct monitor *monitor)
 	pthread_join(monitor->thread, NULL);
 }
 
-/* The socket goes last: a process that asks finds it or the record. */
+/* Removes the socket, after the record is written: a process that asks finds one of them. */
 static void free_monitor(struct monitor *monitor)
 {
 	struct stat st;
@@ -285,7 +295,7 @@ int monitor_ask(const char *name, const char *file, const char *question, json_t
 	if (n < 0 && errno == EAGAIN)
 		return -ETIMEDOUT;
 	if (n <= 0)
-		return -ENOENT; /* it ended while we asked */
+		return -ENOENT; /* the process ended meanwhile */
 	*out = json_loadb(text, (size_t)n, 0, NULL);
 	return *out ? 0 : -EPROTO;
 }

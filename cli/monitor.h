@@ -9,24 +9,28 @@
 
 #define MIGRATE_SOCKET "migrate.sock"
 #define RECEIVE_SOCKET "receive.sock"
-#define WAITING "waiting" /* the state of a receiver to which nobody came yet */
+#define WAITING "waiting" /* the state of a receiver that waits for a source */
 
 struct monitor;
 
 /*
- * Serves status and cancel of @session on @file in the VM's run folder, from a thread of its own, so that
- * the session's thread is never kept waiting.  Only the process that is attached to the VM may call monitor_open().
+ * Serves status and cancel of @session on @file in the VM's run folder.  Starts a thread of its
+ * own, so that the session's thread never waits.  Only the process that is attached to the VM may
+ * call monitor_open().
+ * Return: 0 and *monitor, for monitor_close(); or -errno with @error set.
  */
 int monitor_open(struct monitor **monitor, const char *name, const char *file, struct gw_session *session,
 		 struct gw_error *error) GW_MUST_CHECK;
 
 /*
- * The same for a receiver to which nobody came yet: status answers WAITING, @guest and @address, and cancel ends the process as ^C
- * does.  The record of an earlier migration stays.
+ * The same for a receiver that waits for a source.  status answers WAITING, @guest and @address.
+ * cancel ends the process as ^C does.  The record of an earlier migration stays.
  *
- * begin: a HELLO was accepted, so @session is the migration from now on, and has a record.  The session's thread calls it.
- * wait_on: that session is over, its record is written, and another is waited for.
- * end_wait: ends it where no session is, and writes no record; NULL is nothing.  monitor_close() ends it with its session.
+ * begin: call when a HELLO was accepted.  @session is the migration from now on, and gets a record.
+ * Threads: the session's.
+ * wait_on: call when that session is over and another is awaited.  Writes its record.
+ * end_wait: ends the monitor without a session, and writes no record.  NULL is ignored.
+ * monitor_close() ends a monitor with its session.
  */
 int monitor_wait(struct monitor **monitor, const char *name, const char *guest, const char *address,
 		 struct gw_error *error) GW_MUST_CHECK;
@@ -34,15 +38,19 @@ int monitor_begin(struct monitor *monitor, struct gw_session *session, struct gw
 void monitor_wait_on(struct monitor *monitor, const struct gw_status *status);
 void monitor_end_wait(struct monitor *monitor);
 
-/* The session's thread: what status answers from now on. */
+/* Sets the status that the monitor answers from now on.  Threads: the session's. */
 void monitor_publish(struct monitor *monitor, const struct gw_status *status);
 
-/* Ends it and leaves @status behind in LAST_FILE for later questions. */
+/* Ends the monitor, and writes @status to the record for later questions.  Frees @monitor. */
 void monitor_close(struct monitor *monitor, const struct gw_status *status);
 
 /*
- * Asks a monitor.  @question: "status" or "cancel".  Return: 0 and *answer, JSON for the caller to release;
- * -ENOENT when nobody serves it; -ETIMEDOUT and *pid when that process does not answer: it is stopped or frozen.
+ * Asks the monitor of another process.  @question: "status" or "cancel".  Blocks for 6 seconds at
+ * most.  *pid is that process, once it has accepted the connection.
+ * Return: 0 and *answer, JSON that the caller releases; or one of:
+ *   -ENOENT     no process serves @file
+ *   -ETIMEDOUT  the process does not answer: it is stopped or frozen
+ *   -EPROTO     the answer is not JSON
  */
 int monitor_ask(const char *name, const char *file, const char *question, json_t **answer, int *pid) GW_MUST_CHECK;
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One table of options a command, for parsing, for --help, and for the test that holds the man page to it. */
+/* Parses the options of a command from its table, which serves --help and style_man too. */
 #include "cli/cli.h"
 
 #include "base/log.h"
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LONG_ONLY 256 /* what getopt_long() returns for the option in row N is its letter, or this and N */
+#define LONG_ONLY 256 /* getopt_long() returns an option's letter, or this plus its row */
 #define LETTERS_BYTES (2 * MAX_OPTIONS + 4)
 
 static bool json_wanted;
@@ -50,7 +50,7 @@ static int code_of(const struct command *command, int row)
 	return letter ? letter : LONG_ONLY + row;
 }
 
-/* The row of what getopt_long() returned, or -1. */
+/* The row of the option that getopt_long() returned, or -1. */
 static int row_of(const struct command *command, int code)
 {
 	for (int i = 0; i < MAX_OPTIONS && command->options[i].name; i++)
@@ -59,14 +59,14 @@ static int row_of(const struct command *command, int code)
 	return -1;
 }
 
-/* The table as getopt_long() takes it. */
+/* Converts the table for getopt_long(). */
 static void make_tables(const struct command *command, bool stop_at_first, struct option *longs, char *letters)
 {
 	int i;
 
 	if (stop_at_first)
 		*letters++ = '+';
-	*letters++ = ':'; /* a value that is missing is told from an option that is unknown */
+	*letters++ = ':'; /* distinguishes a missing value from an unknown option */
 	*letters++ = 'h';
 	for (i = 0; i < MAX_OPTIONS && command->options[i].name; i++) {
 		const struct option_spec *o = &command->options[i];
@@ -82,7 +82,10 @@ static void make_tables(const struct command *command, bool stop_at_first, struc
 	*letters = '\0';
 }
 
-/* Whether @word is not --@name, with or without a value: getopt_long() takes a shortened word too. */
+/*
+ * Whether @word differs from --@name, with or without a value: getopt_long() accepts a shortened
+ * word too.
+ */
 static bool is_shortened(const char *word, const char *name)
 {
 	size_t bytes = strlen(name);
@@ -95,7 +98,7 @@ static void complain_of_word(const struct command *command, const char *word)
 	complain(command, "'%s' is no option, and none may be shortened; 'godwit %s --help' lists them", word, command->name);
 }
 
-/* Says what is wrong with the option that getopt_long() stumbled over. */
+/* Reports the fault of the option that getopt_long() refused. */
 static void complain_of_option(const struct command *command, int code, const char *word)
 {
 	int row = optopt ? row_of(command, optopt) : -1;
@@ -113,7 +116,7 @@ static void complain_of_option(const struct command *command, int code, const ch
 		complain_of_word(command, word);
 }
 
-/* Whether JSON is wanted, for complaints about the words before it too. */
+/* Whether --json is among the words, so that complaints about earlier words are JSON too. */
 static bool asks_for_json(const struct command *command, int argc, char **argv)
 {
 	bool has_json = false, asked = false;

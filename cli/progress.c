@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The line of a terminal that shows how a migration goes.  Its parts have a rank: those that do not fit the width are left out, and
- * the bar takes the room that the others leave.
+ * The progress line of a terminal.  Its parts have ranks: parts that do not fit the width are left
+ * out, and the bar takes the remaining room.
  */
 #include "cli/cli.h"
 

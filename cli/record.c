@@ -2,8 +2,9 @@
 /*
  * Theory of operation
  *
- * The last status stays behind in a file, the record of the guest's owner (docs/ownership.md).  The record is replaced in one step
- * and names its writer.  A godwit that stood still does not replace the record of a later one.
+ * The last status stays in a file, the record of the guest's owner (docs/ownership.md).  The record
+ * is replaced in one step and names its writer.  A godwit that was frozen does not replace the
+ * record of a later one.
  */
 #include "cli/record.h"
 
@@ -30,7 +31,10 @@ json_t *record_load(const char *name)
 	return json_load_file(path, 0, NULL);
 }
 
-/* Identifies the records of this process.  A process id is used again; a process id with a time is not. */
+/*
+ * Identifies the records of this process.  A process id is used again; a process id with a time is
+ * not.
+ */
 static const char *writer_of_this(void)
 {
 	static char writer[48];
@@ -40,7 +44,7 @@ static const char *writer_of_this(void)
 	return writer;
 }
 
-/* Whether the record is of this process. */
+/* Whether this process has written the record. */
 static bool is_ours(const char *name)
 {
 	json_t *object = record_load(name);
@@ -51,7 +55,7 @@ static bool is_ours(const char *name)
 	return ours;
 }
 
-/* Writes @object, which it takes over, to @file, and to the device.  Return: 0 or -errno. */
+/* Writes @object to @file and to the device, and releases @object.  Return: 0 or -errno. */
 static int write_whole(const char *name, const char *file, json_t *object)
 {
 	char path[192];
@@ -79,7 +83,7 @@ static int write_whole(const char *name, const char *file, json_t *object)
 	return 0;
 }
 
-/* Puts a file that was written whole in the record's place.  Return: 0 or -errno. */
+/* Replaces the record by a complete file.  Return: 0 or -errno. */
 static int put_in_place(const char *name, const char *file)
 {
 	char from[192], to[192];
@@ -89,7 +93,7 @@ static int put_in_place(const char *name, const char *file)
 	return rename(from, to) < 0 ? -errno : 0;
 }
 
-/* The folder's entries reach the device.  Return: 0 or -errno. */
+/* Writes the folder's entries to the device.  Return: 0 or -errno. */
 static int sync_folder(const char *name)
 {
 	char folder[192];
@@ -132,7 +136,10 @@ int record_uncertain(const char *name, bool is_source, struct gw_error *error)
 {
 	int rc = is_ours(name) ? 0 : -ESTALE;
 
-	/* The end is written now, and later put in place by its name alone: there may be no room then. */
+	/*
+	 * The record of the end is written now, and later only renamed into place, since the disk
+	 * may be full then.
+	 */
 	if (rc == 0)
 		rc = write_whole(name, END_FILE, record_of(name, is_source, gw_state_name(GW_STATE_DONE), !is_source));
 	if (rc == 0)
@@ -141,15 +148,15 @@ int record_uncertain(const char *name, bool is_source, struct gw_error *error)
 }
 
 /*
- * The guest waits for this, so the folder is not synced: a process that dies here loses nothing by it, and a host that
- * loses its power loses the guest's VMM too.
+ * The guest waits for this function, so it does not sync the folder.  A process that dies here
+ * loses nothing by that.  A host that loses its power loses the guest's VMM too.
  */
 void record_owned(const char *name)
 {
 	int rc = put_in_place(name, END_FILE);
 
-	if (rc < 0) /* the guest starts all the same: the source has let it go */
-		gw_warn("the record of who owns the guest: %s; this host does", strerror(-rc));
+	if (rc < 0) /* the guest starts all the same: the source has released it */
+		gw_warn("the record of who owns the guest cannot be put in place: %s; this host owns it", strerror(-rc));
 }
 
 void record_resumed(const char *name, bool is_source)
@@ -160,7 +167,10 @@ void record_resumed(const char *name, bool is_source)
 		gw_warn("the record of who owns the guest cannot be written: %s", strerror(-rc));
 }
 
-/* Where the record of the end cannot be written, the one that was made ready before tells who owns the guest. */
+/*
+ * Writes the record of the end.  When that fails after a handover, the record that was prepared by
+ * record_uncertain() takes its place.
+ */
 static void write_end(const char *name, const struct gw_status *status, json_t *object)
 {
 	bool handed_over = status->state == GW_STATE_DONE || status->state == GW_STATE_NOT_STARTED;
@@ -170,7 +180,7 @@ static void write_end(const char *name, const struct gw_status *status, json_t *
 	if (rc < 0 && handed_over)
 		rc = put_in_place(name, END_FILE);
 	if (rc < 0)
-		gw_warn("the record of who owns the guest cannot be written: %s: 'godwit status' knows less", strerror(-rc));
+		gw_warn("the record of who owns the guest cannot be written: %s; 'godwit status' cannot show how the migration ended", strerror(-rc));
 	gw_vmm_path(path, sizeof(path), name, END_FILE);
 	(void)unlink(path);
 }

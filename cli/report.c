@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Progress and summary: a bar on a terminal, a line a phase elsewhere, JSON lines on request. */
+/*
+ * Prints progress and summary: a bar on a terminal, a line for each phase elsewhere, JSON lines on
+ * request.
+ */
 #include "cli/cli.h"
 
 #include "base/units.h"
@@ -13,9 +16,9 @@
 
 #define USUAL_COLUMNS 80
 #define TERMINAL_NS (100 * GW_NS_PER_MS)
-#define HOOK_RAN_NS 100000 /* less: there was no hook */
+#define HOOK_RAN_NS 100000 /* a shorter handover had no hook */
 #define JSON_NS (500 * GW_NS_PER_MS)
-#define LINE_NS (10 * GW_NS_PER_S) /* where there is no bar, a phase that is long says that it goes on */
+#define LINE_NS (10 * GW_NS_PER_S) /* without a bar: a long phase is printed again after this */
 
 static double mib(double bytes)
 {
@@ -150,10 +153,14 @@ static size_t terminal_columns(void)
 	return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : USUAL_COLUMNS;
 }
 
-/* Blanks cover what is left of the line before: no escapes, which not every terminal knows and NO_COLOR forbids. */
+/*
+ * Blanks cover the rest of the previous line.  Escapes are not used: not every terminal knows them,
+ * and NO_COLOR forbids them.
+ */
 static void draw(struct report *report, const struct gw_status *s)
 {
-	size_t columns = terminal_columns() - 1, length; /* a full line would wrap on some terminals */
+	/* a full line would wrap on some terminals */
+	size_t columns = terminal_columns() - 1, length;
 	char line[PROGRESS_BYTES];
 
 	progress_line(s, columns, line);
@@ -177,15 +184,15 @@ static void print_phase(const struct gw_status *s)
 	fflush(stdout);
 }
 
-/* Nothing is printed in the blackout: a slow terminal must not make it longer. */
+/* Nothing is printed in the blackout, since a slow terminal would make it longer. */
 static bool in_blackout(enum gw_state state)
 {
 	return state == GW_STATE_SWITCHOVER || state == GW_STATE_DEVICE || state == GW_STATE_COMMIT;
 }
 
 /*
- * A pipe that nobody reads, or a terminal that was stopped, would hold up the session that it tells of.  What is left out is told by
- * the next line that fits, and the summary comes when there is nothing left to hold up.
+ * A pipe without a reader, or a stopped terminal, would delay the session.  Skipped lines are
+ * covered by the next line that fits, and by the summary after the session.
  */
 bool report_would_block(int fd)
 {
@@ -261,7 +268,7 @@ static void print_prediction(const struct gw_prediction *p, uint64_t total_ns)
 	printf("\n");
 }
 
-/* What was done about a guest that wrote too fast. */
+/* Prints how a guest that wrote too fast was slowed. */
 static void print_policy(const struct gw_status *s)
 {
 	printf("  policy      %s", gw_limit_policy_name(s->on_limit));
@@ -320,7 +327,7 @@ static void print_summary(const struct gw_status *s, const char *name, const cha
 	       (double)s->device_bytes / 1024);
 }
 
-/* What became of a guest that was not handed over. */
+/* The fate of a guest that was not handed over. */
 static const char *that_stays(const struct gw_status *s)
 {
 	if (s->must_run_first)
@@ -329,7 +336,7 @@ static const char *that_stays(const struct gw_status *s)
 	return "; the guest stays here, as it was";
 }
 
-/* A receiver that turned a source away before copying began goes on waiting, and says that itself. */
+/* A receiver that refused a source before copying began goes on waiting, and prints that itself. */
 static const char *that_ends(const struct gw_status *s)
 {
 	return s->begun ? "; this receiver ends: start it again for another attempt" : "";

@@ -9,7 +9,7 @@
 
 #define STEP_WAIT_NS (100 * GW_NS_PER_MS)
 
-static _Atomic(struct gw_session *) running; /* what a signal cancels */
+static _Atomic(struct gw_session *) running; /* the session that a signal cancels */
 static volatile sig_atomic_t signalled;
 
 static void on_signal(int number)
@@ -30,7 +30,7 @@ void catch_signals(void)
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGHUP, &action, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	/* A job stopped by ^Z in the blackout would leave the guest paused for as long. */
+	/* A job that ^Z stops in the blackout would leave the guest paused. */
 	signal(SIGTSTP, SIG_IGN);
 	signal(SIGTTOU, SIG_IGN);
 }

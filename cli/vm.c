@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives a VMM (vmm.h) to the engine: the two do not know each other. */
+/* Connects a VMM (vmm.h) to the engine: the two do not know each other. */
 #include "cli/cli.h"
 #include "cli/record.h"
 
@@ -17,9 +17,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define HOOK_TRIES 200 /* looks at a hook that is to end, the second half of them after SIGKILL */
+#define HOOK_TRIES 200 /* looks at a hook that must end; SIGKILL comes after half of them */
 #define HOOK_LOOK_US 10000
-#define LOOK_NS (10 * GW_NS_PER_MS) /* a look at the disks is not repeated so soon */
+#define LOOK_NS (10 * GW_NS_PER_MS) /* the least time between two looks at the disks */
 
 static int vm_tracker_open(void *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
@@ -47,7 +47,7 @@ static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct 
 	return self->no_rehearsal ? 0 : gw_vmm_dry_run(self->vmm, state_bytes, save_ns, error);
 }
 
-/* The last look that may take its time: the guest runs. */
+/* The last full check: the guest still runs, so it may take its time. */
 static int check_unchanged(struct cli_vm *vm, struct gw_error *error)
 {
 	int rc = gw_vmm_check_jobs(vm->vmm, error);
@@ -83,13 +83,16 @@ static void vm_deadline(void *vm, uint64_t deadline_ns)
 	gw_vmm_set_deadline(((struct cli_vm *)vm)->vmm, deadline_ns);
 }
 
-/* Changes since check_unchanged(), some before the guest stood: its last writes went to what the destination has not. */
+/*
+ * Finds changes since check_unchanged(), even from before the pause: the guest's last writes went
+ * to images that the destination does not have.
+ */
 static int check_disks(struct cli_vm *vm, struct gw_error *error)
 {
 	int rc;
 
 	vm->looked_ns = gw_now_ns(&gw_clock_real);
-	/* A block job that began in the blackout changes images that were compared. */
+	/* A block job that began in the blackout changes images after their comparison. */
 	rc = vm->disks ? gw_vmm_check_jobs(vm->vmm, error) : 0;
 	return rc == 0 ? gw_vmm_check_media(vm->vmm, vm->parts, false, error) : rc;
 }
@@ -101,7 +104,7 @@ static int vm_still_paused(void *vm, struct gw_error *error)
 
 	if (rc == 0)
 		rc = cli_disks_still(self, error);
-	/* Last: whoever lets the guest run while the rest is looked at is noticed. */
+	/* Last, so that a client that resumes the guest during the other checks is noticed. */
 	return rc == 0 ? gw_vmm_still_paused(self->vmm, error) : rc;
 }
 
@@ -112,7 +115,10 @@ static int vm_record(void *vm, struct gw_error *error)
 	return record_uncertain(self->name, self->is_source, error);
 }
 
-/* The guest stands and its state is saved: devices and disks that came, went or changed since the guard was armed show now. */
+/*
+ * The guest is paused and its state is saved.  Finds devices and disks that were added, removed or
+ * changed since the guard was armed.
+ */
 static int vm_recheck(void *vm, struct gw_error *error)
 {
 	struct cli_vm *self = vm;
@@ -151,7 +157,7 @@ static int vm_prepare(void *vm, struct gw_error *error)
 	return gw_vmm_prepare(((struct cli_vm *)vm)->vmm, error);
 }
 
-/* The images of the engine are the VM's, in the same order; see cli_disks_receive(). */
+/* The engine's images are the VM's, in the same order; see cli_disks_receive(). */
 static int vm_image_fits(void *vm, unsigned image, uint64_t bytes, struct gw_error *error)
 {
 	const struct cli_vm *self = vm;
@@ -175,7 +181,10 @@ static int hook_ended(const struct cli_vm *vm, int status, struct gw_error *erro
 			    WIFEXITED(status) ? WEXITSTATUS(status) : status);
 }
 
-/* In a process group of its own, so that it can be ended with all that it started.  Signals are as in a fresh shell. */
+/*
+ * Starts the hook in a process group of its own, so that it can be ended with its children.
+ * Signals are as in a new shell.
+ */
 static int start_hook(struct cli_vm *vm, struct gw_error *error)
 {
 	char *arguments[] = { (char[]){ "sh" }, (char[]){ "-c" }, (char *)(uintptr_t)vm->hook, NULL };
@@ -205,8 +214,8 @@ static int start_hook(struct cli_vm *vm, struct gw_error *error)
 }
 
 /*
- * Ends the hook's process group: what does not heed SIGTERM within a second is killed, whether or not the shell lives.  A
- * process that left the group is on its own.
+ * Ends the hook's process group.  Processes that ignore SIGTERM for a second are killed, even
+ * without the shell.  A process that left the group is not ended.
  */
 static void end_hook(struct cli_vm *vm)
 {
@@ -252,7 +261,8 @@ static int vm_handover(void *vm, bool give_up, struct gw_error *error)
 static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *error)
 {
 	struct cli_vm *self = vm;
-	int rc = gw_images_check(self->disks, error); /* QEMU itself would find it out after COMMIT */
+	/* QEMU itself would find the fault only after COMMIT */
+	int rc = gw_images_check(self->disks, error);
 
 	return rc < 0 ? rc : gw_vmm_load(self->vmm, state, bytes, error);
 }
