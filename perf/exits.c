@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * exits: a VMM whose guest does nothing but leave it; see perf/compare-shim.
+ * exits: a VMM whose guest does nothing but leave KVM_RUN; see perf/compare-shim.
  *
- * The guest writes to a port that nobody has, again and again, each time an exit from KVM_RUN.  For each line of
- * input, which says how many milliseconds, the guest runs so long.  Of every 16 exits the time is taken; printed are that number and the
- * nanoseconds of the fastest, which others on the machine did not disturb.
+ * The guest writes to an unused port again and again, and each write is an exit from KVM_RUN.  Each
+ * line of input is a number of milliseconds for which the guest runs.  Every 16 exits are timed.
+ * The program prints that number and the nanoseconds of the fastest 16, which other load did not
+ * disturb.
  */
 #include "tests/kvm/micro.h"
 
@@ -39,7 +40,10 @@ int main(void)
 	pthread_t other;
 	char line[64];
 
-	/* As any VMM has: with one thread alone the kernel spares itself the counting of who uses a descriptor. */
+	/*
+	 * A second thread, as any VMM has one.  With one thread the kernel does not count the users
+	 * of a descriptor.
+	 */
 	if (pthread_create(&other, NULL, wait_for_ever, NULL) != 0)
 		return 1;
 	micro_open(&micro, PAGES, SECONDS, false);

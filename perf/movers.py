@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The movers that are compared: each moves a paused guest once and says what it took.  And turns, for what is compared standing."""
+"""The compared movers: each moves a paused guest once and returns its figures.  Also turns, for
+comparisons without a migration."""
 
 import contextlib
 import resource
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import vmlab
 
-tempfile.tempdir = "/dev/shm"  # the run folder lies in memory, as /run does
+tempfile.tempdir = "/dev/shm"  # the run folder is in memory, as /run is
 
 
 @contextlib.contextmanager
 def godwit_of(build):
-    """Meanwhile godwit is that of the folder @build; None: the usual one."""
+    """In this context godwit is the one of the build folder @build; None: the usual one."""
     usual = vmlab.GODWIT
     if build:
         vmlab.GODWIT = Path(build).resolve() / "bin" / "godwit"
@@ -26,7 +27,7 @@ def godwit_of(build):
 
 
 def run_godwit(lab, source, destination, scheme, options):
-    """godwit moves the guest.  Return: its figures; the time is the whole command's, from its start to its exit."""
+    """godwit moves the guest.  Return: its figures; the time is that of the whole command."""
     receiver, port = lab.b.receive("guest")
     qemu_before = [vmlab.cpu_seconds(vm.process.pid) for vm in (source, destination)]
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -52,7 +53,7 @@ def run_godwit(lab, source, destination, scheme, options):
 
 
 def run_qemu(source, destination, uri, channels=1, capabilities=()):
-    """QEMU moves it by its own means.  Return: its figures; the time is QEMU's own."""
+    """QEMU's own migration moves the guest.  Return: its figures; the time is QEMU's own."""
     multifd = channels > 1
     for vm in (source, destination):
         vm.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40, "downtime-limit": 300},
@@ -69,7 +70,7 @@ def run_qemu(source, destination, uri, channels=1, capabilities=()):
         info = source.qmp("query-migrate")
         if info["status"] == "failed":
             raise vmlab.LabError(f"QEMU's migration failed: {info}")
-        # QEMU says "completed" a moment before it has filled in how long it took.
+        # QEMU reports "completed" a moment before it has set the total time.
         return info if info["status"] == "completed" and info.get("total-time") else None
 
     info = vmlab.wait_for(ended, 300, "QEMU's migration", 0.02)
@@ -81,8 +82,8 @@ def run_qemu(source, destination, uri, channels=1, capabilities=()):
 
 
 def take_turns(kinds, turn, count, warm_up=2):
-    """Each kind takes so many turns, another one first each time, so that whatever the machine does hits all alike.  turn(kind)
-    returns a tuple of figures.  Return: the figures of each kind, turn by turn."""
+    """Each kind takes @count turns.  Another kind is first each time, so that disturbances of the
+    machine hit all alike.  turn(kind) returns a tuple of figures.  Return: the figures of each kind, by turn."""
     figures = {kind: [] for kind in kinds}
     for n in range(count + warm_up):
         first = n % len(kinds)
@@ -94,5 +95,5 @@ def take_turns(kinds, turn, count, warm_up=2):
 
 
 def ratio(figures, kind, base, which):
-    """Return: the median of the ratios, turn by turn, of one of a kind's figures to the base's."""
+    """Return: the median, over the turns, of the ratio of one figure of @kind to that of @base."""
     return statistics.median(a[which] / b[which] for a, b in zip(figures[kind], figures[base]))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ramcmp A B: compares two RAM files byte by byte with read(), which allocates nothing in a hole.
- * Exit 0 when they are equal, 1 when they differ (and where), 2 when they cannot be read.
+ * Exit 0 when they are equal, 1 when they differ (prints where), 2 when they cannot be read.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ramfill FILE MIB TOUCHED_MIB: makes FILE (tmpfs or hugetlbfs) MIB long and fills its first TOUCHED_MIB with
- * random bytes, so that no page compresses, repeats or is zero.  The rest stays a hole.
+ * ramfill FILE MIB TOUCHED_MIB: creates FILE (tmpfs or hugetlbfs) with MIB mebibytes.  Fills the
+ * first TOUCHED_MIB with random bytes, so that no page compresses, repeats or is zero.  The rest
+ * stays a hole.
  */
 #include <errno.h>
 #include <fcntl.h>

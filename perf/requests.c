@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * requests: a VMM that does nothing but read from a disk in its page cache, the cheapest request there is; see perf/compare-shim.
+ * requests: a VMM that only reads from a disk in its page cache, the cheapest request; see
+ * perf/compare-shim.
  *
- * For each line of input, "MS ENGINE DEPTH", it submits and completes 4 KiB reads one after the other for so many milliseconds,
- * while DEPTH - 1 other requests are under way that do not end.  Of every 64 reads the time is taken; printed are that number and
- * the nanoseconds of the fastest, which others on the machine did not disturb.  ENGINE: 0 io_uring, 1 libaio.
+ * Each line of input is "MS ENGINE DEPTH".  The program submits and completes 4 KiB reads one after
+ * the other for MS milliseconds.  Meanwhile DEPTH - 1 other requests are under way that do not end.
+ * Every 64 reads are timed.  The program prints that number and the nanoseconds of the fastest 64,
+ * which other load did not disturb.  ENGINE: 0 io_uring, 1 libaio.
  */
 #include "base/clock.h"
 
@@ -35,7 +37,7 @@
 static char block[BLOCK] __attribute__((aligned(4096))), scrap[MOST_DEPTH];
 static int fd, pipes[2];
 
-/* --- io_uring ------------------------------------------------------------------------------------------------ */
+/* --- io_uring ------------------------------------------------------------------------------ */
 
 static struct io_uring ring;
 
@@ -69,7 +71,7 @@ static void close_uring(void)
 	io_uring_queue_exit(&ring);
 }
 
-/* --- libaio, whose functions are found as QEMU's linker finds them ------------------------------------------------ */
+/* --- libaio, whose functions are found as QEMU's linker finds them ------------------------- */
 
 static int (*setup)(int events, aio_context_t *context);
 static int (*submit_aio)(aio_context_t context, long count, struct iocb **list);
@@ -150,7 +152,10 @@ int main(void)
 	pthread_t other;
 	uint64_t ms;
 
-	/* As any VMM has: with one thread alone the kernel spares itself the counting of who uses a descriptor. */
+	/*
+	 * A second thread, as any VMM has one.  With one thread the kernel does not count the users
+	 * of a descriptor.
+	 */
 	CHECK(pthread_create(&other, NULL, wait_for_ever, NULL) == 0);
 	CHECK(dlopen("libaio.so.1", RTLD_NOW | RTLD_GLOBAL) || dlopen("libaio.so.1t64", RTLD_NOW | RTLD_GLOBAL));
 	setup = (int (*)(int, aio_context_t *))find("io_setup");

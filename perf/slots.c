@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * slots: what a guest feels of its memory slots being given to KVM at aliases, and back (tracker/kvm.h).
+ * slots: the effect on a guest of moving its memory slots to aliases and back (tracker/kvm.h).
  *
  *   slots VCPUS GIB ROUNDS SPAN_MS [forks]
  *
- * The guest of a few instructions under the real KVM: each virtual processor writes to pages of its own, again and again, and their
- * count is looked at all the time.  For each move of the slots a line of JSON says how long the call took, how long no page at
- * all was written, and when the guest wrote as much as before again.  SPAN_MS before and after each move are measured.  With
- * forks another thread forks all the time, as a VMM does for its scripts.
+ * The guest of a few instructions runs under the real KVM.  Each vCPU writes to pages of its own
+ * again and again, and the program watches their count.  For each move of the slots it prints a
+ * line of JSON: the duration of the call, the longest time without a written page, and the time
+ * until the guest wrote at its old rate.  SPAN_MS before and after each move are measured.  With
+ * "forks" another thread forks all the time, as a VMM does for its scripts.
  */
 #include "tests/kvm/micro.h"
 
@@ -88,7 +89,10 @@ static void *move(void *argument)
 	return NULL;
 }
 
-/* The longest time without a page, and from the call's beginning to a millisecond with 90 % of the pages of before. */
+/*
+ * Measures the longest time without a written page, and the time from the call to the first span
+ * with 90 % of the former rate.
+ */
 static void look(struct watch *watch)
 {
 	uint64_t from = gw_now_ns(&gw_clock_real), last_change = from, gap = 0, count = atomic_load(&written), before = count;
@@ -136,7 +140,7 @@ int main(int argc, char **argv)
 		span_ns = (uint64_t)atoi(argv[4]) * GW_NS_PER_MS;
 	if (span_ns == 0 || span_ns >= GW_NS_PER_S || vcpus < 1 || vcpus > MAX_VCPUS || pages == 0)
 		return 2;
-	gw_kvm_survive_forks(); /* in any order, here as in vmm-shim/shim.c */
+	gw_kvm_survive_forks(); /* in any order relative to vcpus_init(), as in vmm-shim/shim.c */
 	ENSURE(vcpus_init(sigaction) == 0, "the signal is free");
 	gw_kvm_park_by(vcpus_park, vcpus_unpark);
 	micro_open_on(&micros[0], memfd_create("slots", MFD_CLOEXEC), pages, SECONDS, true);

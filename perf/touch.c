@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * touch [MIB [ROUNDS]]: what it costs a guest of KVM to touch its memory for the first time after it came.
+ * touch [MIB [ROUNDS]]: the cost for a guest of KVM of its first touch of memory that has just
+ * arrived.
  *
- * Memory is put into a file past the VMM, as godwit does at a destination; then the guest (tests/kvm/micro.h) writes a word to each
- * page.  With the VMM's page table empty; with it filled before, as vmm-shim/prefault.c does, whose time is given too; and as
- * QEMU's own migration leaves it, which wrote through it.  They take turns; medians, microseconds a page.
+ * Memory is written into a file past the VMM, as godwit does at a destination.  Then the guest
+ * (tests/kvm/micro.h) writes a word to each page, in three cases.  The VMM's page table is empty.
+ * Or it was filled before, as vmm-shim/prefault.c does, and the time of that is printed too.  Or
+ * the VMM wrote the memory through it, as in QEMU's own migration.  The cases take turns.  The
+ * program prints medians, in microseconds a page.
  */
 #include "tests/kvm/micro.h"
 

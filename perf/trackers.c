@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * trackers [MIB [ROUNDS [huge]]]: what each tracker costs a guest of KVM and whoever collects; see perf/compare-trackers.
+ * trackers [MIB [ROUNDS [huge]]]: the cost of each tracker for a guest of KVM and for a collect;
+ * see perf/compare-trackers.
  *
- * The guest (tests/kvm/micro.h) passes over its memory and writes a word to each so-many-th page.  A pass is timed with
- * nothing tracked and under each tracker, then what was written is collected and armed again, timed too.  Two VMs of the
- * same size, one whose slot is at an alias and one whose slot is not; the trackers take turns.  JSON, one line a figure.
- * huge: memory of huge pages, of which write protection finds the whole one.
+ * The guest (tests/kvm/micro.h) passes over its memory and writes a word to every n-th page.  A
+ * pass is timed without tracking and under each tracker.  Then the written pages are collected and
+ * armed again, timed too.  There are two VMs of the same size, one whose slot is at an alias and
+ * one whose slot is not.  The trackers take turns.  Prints JSON, one line for each figure.
+ * huge: memory of huge pages, for which write protection reports the whole huge page.
  */
 #include "tests/kvm/micro.h"
 
@@ -46,7 +48,7 @@ static const struct micro *guest_of(enum how how)
 	return how == KVM_LOG || how == ALIAS ? &aliased : &plain;
 }
 
-/* As QEMU does: the log of the whole slot, then what it says is cleared. */
+/* As QEMU does: reads the log of the whole slot, then clears the bits that it has read. */
 static uint64_t collect_as_vmm(void)
 {
 	struct kvm_dirty_log get = { .dirty_bitmap = vmm_log };
@@ -112,7 +114,7 @@ static void finish(enum how how)
 		set_plain(0);
 }
 
-/* Passes with nothing but this tracker. */
+/* Times passes with this tracker alone. */
 static void measure(enum how how, unsigned percent, bool counts)
 {
 	unsigned step = 100 / percent, pages = (plain.pages - MICRO_FIRST) / step;
@@ -137,7 +139,7 @@ static void measure(enum how how, unsigned percent, bool counts)
 	finish(how);
 }
 
-/* For the alias of huge pages, while the guest is opened. */
+/* Finds the file for the alias of huge pages, while the guest is opened. */
 static int find_file(uint64_t addr, uint64_t *offset)
 {
 	*offset = addr - (uintptr_t)aliased.memory;
