@@ -67,6 +67,38 @@ static void print_stalled(int pid, bool source)
 		       "  ('kill -9 %d'), and ask 'godwit status' at the source if a guest was on its way.\n", pid);
 }
 
+/* Prints the owner of a guest that runs here. */
+static void print_running(const char *name, const struct known *known, bool source)
+{
+	const char *state = known_text(known->status, "state");
+
+	if (known->status && source && !known_owns(known->status) && strcmp(state, "uncertain") != 0)
+		printf("  The guest was handed over, and yet it runs here: make sure that it runs nowhere else.\n");
+	else if (known->status && !source && !known_owns(known->status))
+		printf("  The guest runs here, and its source is not known to have let it go: it may run at both.  Ask\n"
+		       "  'godwit status %s' at the source: if the guest is paused there, end the VMM there; if it runs there,\n"
+		       "  end the VMM here.  What this guest has written to a shared disk meanwhile is not undone.\n", name);
+	else
+		printf("  this side owns the guest: it runs here\n");
+}
+
+/* Prints advice on a guest that is not running here, and whose owner is uncertain. */
+static void print_uncertain(const char *name, const struct known *known, bool source)
+{
+	if (source && strcmp(known->run_state, "gone") == 0)
+		printf("  The link died while the guest changed hands, and the VMM here is gone.  Ask 'godwit status %s' at the\n"
+		       "  destination: if it owns the guest, nothing is left to do; if it is uncertain too, say\n"
+		       "  'godwit resume --force %s' there; if it does not own it, the guest went with the VMM.\n", name, name);
+	else if (source)
+		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"
+		       "  destination: if it owns the guest, end the VMM here; if it does not, end the VMM there and say\n"
+		       "  'godwit resume --force %s' here.\n", name, name);
+	else
+		printf("  The guest is loaded here, and whether the source let it go is not known.  Ask 'godwit status %s' there:\n"
+		       "  if it owns the guest, end the VMM here; if it is uncertain too, end the VMM on one of the two hosts,\n"
+		       "  then say 'godwit resume --force %s' on the other.\n", name, name);
+}
+
 /*
  * Prints the guest's owner, by the state of the VMM and the record; docs/ownership.md has the
  * table.
@@ -79,26 +111,10 @@ static void print_owner(const char *name, const struct known *known)
 
 	if (known->stalled_pid)
 		print_stalled(known->stalled_pid, known->stalled_source);
-	if (runs && known->status && source && !known_owns(known->status) && strcmp(state, "uncertain") != 0)
-		printf("  The guest was handed over, and yet it runs here: make sure that it runs nowhere else.\n");
-	else if (runs && known->status && !source && !known_owns(known->status))
-		printf("  The guest runs here, and its source is not known to have let it go: it may run at both.  Ask\n"
-		       "  'godwit status %s' at the source: if the guest is paused there, end the VMM there; if it runs there,\n"
-		       "  end the VMM here.  What this guest has written to a shared disk meanwhile is not undone.\n", name);
-	else if (runs)
-		printf("  this side owns the guest: it runs here\n");
-	else if (strcmp(state, "uncertain") == 0 && source && strcmp(known->run_state, "gone") == 0)
-		printf("  The link died while the guest changed hands, and the VMM here is gone.  Ask 'godwit status %s' at the\n"
-		       "  destination: if it owns the guest, nothing is left to do; if it is uncertain too, say\n"
-		       "  'godwit resume --force %s' there; if it does not own it, the guest went with the VMM.\n", name, name);
-	else if (strcmp(state, "uncertain") == 0 && source)
-		printf("  The link died while the guest changed hands.  It is paused here.  Ask 'godwit status %s' at the\n"
-		       "  destination: if it owns the guest, end the VMM here; if it does not, end the VMM there and say\n"
-		       "  'godwit resume --force %s' here.\n", name, name);
+	if (runs)
+		print_running(name, known, source);
 	else if (strcmp(state, "uncertain") == 0)
-		printf("  The guest is loaded here, and whether the source let it go is not known.  Ask 'godwit status %s' there:\n"
-		       "  if it owns the guest, end the VMM here; if it is uncertain too, end the VMM on one of the two hosts,\n"
-		       "  then say 'godwit resume --force %s' on the other.\n", name, name);
+		print_uncertain(name, known, source);
 	else if (known_owns(known->status) && is_paused(known))
 		printf("  this side owns the guest, which is paused: 'godwit resume %s' starts it\n", name);
 	else

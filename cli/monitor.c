@@ -213,13 +213,15 @@ int monitor_wait(struct monitor **out, const char *name, const char *guest, cons
 int monitor_begin(struct monitor *monitor, struct gw_session *session, struct gw_error *error)
 {
 	int rc = record_begin(monitor->name, false, error);
+	struct gw_status status;
 
 	if (rc < 0)
 		return rc;
+	gw_session_status(session, &status); /* takes the transport's lock */
+	status.error = NULL;
 	GW_LOCK_SCOPE(&monitor->lock);
-	gw_session_status(session, &monitor->status);
+	monitor->status = status;
 	gw_error_clear(&monitor->error);
-	monitor->status.error = NULL;
 	monitor->session = session;
 	return 0;
 }

@@ -80,22 +80,23 @@ static int pick_segments(struct agent *agent, const struct agent_track *request,
 		return gw_error_set(error, -EINVAL, "%u regions are asked for, and the VMM has %u", request->region_count,
 				    agent->mappings.count);
 	for (unsigned i = 0; i < request->region_count; i++) {
+		unsigned region = request->region_index[i];
 		int before = count;
 
-		if (request->region_index[i] >= agent->mappings.count)
-			return gw_error_set(error, -EINVAL, "no region %u", request->region_index[i]);
-		if (agent->files[request->region_index[i]] < 0)
-			agent->files[request->region_index[i]] = mappings_reopen(&agent->mappings.files[request->region_index[i]]);
+		if (region >= agent->mappings.count)
+			return gw_error_set(error, -EINVAL, "no region %u", region);
+		if (agent->files[region] < 0)
+			agent->files[region] = mappings_reopen(&agent->mappings.files[region]);
 		for (unsigned k = 0; k < agent->mappings.segment_count; k++) {
-			if (agent->mappings.segments[k].region != request->region_index[i])
+			if (agent->mappings.segments[k].region != region)
 				continue;
 			segments[count] = agent->mappings.segments[k];
-			segments[count].fd = agent->files[request->region_index[i]];
+			segments[count].fd = agent->files[region];
 			segments[count].has_file = segments[count].fd >= 0;
 			count++;
 		}
 		if (count == before)
-			return gw_error_set(error, -EFAULT, "%s is no longer mapped: migrate again", agent->mappings.files[request->region_index[i]].path);
+			return gw_error_set(error, -EFAULT, "%s is no longer mapped: migrate again", agent->mappings.files[region].path);
 	}
 	return count;
 }
@@ -103,11 +104,13 @@ static int pick_segments(struct agent *agent, const struct agent_track *request,
 int agent_track_start(struct agent *agent, const struct agent_track *request, int *fd, struct gw_error *error)
 {
 	static struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
+	bool with_kvm;
 	int count;
 
 	if (request->tracker >= AGENT_TRACKERS)
 		return gw_error_set(error, -EINVAL, "no tracker %u", request->tracker);
-	count = read_again(agent, request->tracker != AGENT_WP_ASYNC && request->tracker != AGENT_WP_SYNC, error);
+	with_kvm = request->tracker != AGENT_WP_ASYNC && request->tracker != AGENT_WP_SYNC;
+	count = read_again(agent, with_kvm, error);
 	if (count == 0)
 		count = pick_segments(agent, request, segments, error);
 	if (count < 0)

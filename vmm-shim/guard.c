@@ -66,7 +66,8 @@ static bool say(int fd, const char *command, const char *word)
 
 /* A later migrate of the user must send RAM again. */
 #define FORGET_IGNORE_SHARED                                                                                           \
-	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
+	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":"                                                 \
+	"[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
 
 /*
  * Sends the commands that the dead godwit has left in the file beside the socket at @path, one each

@@ -133,6 +133,7 @@ static void discarded(int fd, off_t offset, off_t bytes)
 EXPORT int fallocate(int fd, int mode, off_t offset, off_t bytes)
 {
 	int rc = REAL(fallocate)(fd, mode, offset, bytes);
+	bool moves_rest = mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE);
 
 	if (gw_reads_watching() && mode & ~FALLOC_FL_KEEP_SIZE)
 		discarded(fd, offset, bytes);
@@ -141,7 +142,7 @@ EXPORT int fallocate(int fd, int mode, off_t offset, off_t bytes)
 	 * on are reported.
 	 */
 	if (gw_blocks_watching())
-		hook_wrote(fd, offset, mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE) ? SIZE_MAX : (size_t)bytes);
+		hook_wrote(fd, offset, moves_rest ? SIZE_MAX : (size_t)bytes);
 	return rc;
 }
 ALSO(fallocate) int fallocate64(int fd, int mode, off64_t offset, off64_t bytes);

@@ -54,10 +54,15 @@ static struct {
 
 static int say(uint16_t type, int status)
 {
-	struct lease_packet packet = { .magic = LEASE_MAGIC, .version = lease.version, .type = type, .status = status };
+	struct lease_packet packet = {
+		.magic = LEASE_MAGIC,
+		.version = lease.version,
+		.type = type,
+		.status = status,
+	};
+	ssize_t sent = send(lease.client, &packet, sizeof(packet), MSG_NOSIGNAL | MSG_DONTWAIT);
 
-	return send(lease.client, &packet, sizeof(packet), MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(packet) ? 0 :
-														      -EPIPE;
+	return sent == (ssize_t)sizeof(packet) ? 0 : -EPIPE;
 }
 
 static void let_go(void)
@@ -141,7 +146,11 @@ static int take_packet(void)
  */
 static void take_client(void)
 {
-	struct lease_packet refusal = { .magic = LEASE_MAGIC, .version = AGENT_VERSION_NEWEST, .type = LEASE_OPEN };
+	struct lease_packet refusal = {
+		.magic = LEASE_MAGIC,
+		.version = AGENT_VERSION_NEWEST,
+		.type = LEASE_OPEN,
+	};
 	int full, fd = door_accept(&lease.door, &full);
 
 	if (fd >= 0 && full) {
@@ -176,8 +185,10 @@ static void *watch(void *argument)
 	hooks_leave_alone();
 	for (;;) {
 		bool idle = lease.client < 0;
-		struct pollfd pfd = { .fd = idle ? door_poll_fd(&lease.door) : lease.client, .events = POLLIN };
-		int n = poll(&pfd, 1, idle ? door_poll_ms(&lease.door) : (int)(LEASE_BEAT_NS / GW_NS_PER_MS));
+		int fd = idle ? door_poll_fd(&lease.door) : lease.client;
+		int ms = idle ? door_poll_ms(&lease.door) : (int)(LEASE_BEAT_NS / GW_NS_PER_MS);
+		struct pollfd pfd = { .fd = fd, .events = POLLIN };
+		int n = poll(&pfd, 1, ms);
 
 		if (!idle)
 			look(n > 0);
@@ -200,13 +211,13 @@ int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int 
 	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (listener < 0)
 		return -errno;
-	rc = bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0 ?
-		     -errno : 0;
-	if (rc == 0)
-		door_open(&lease.door, listener);
-	else
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0) {
+		rc = -errno;
 		close(listener);
-	return rc;
+		return rc;
+	}
+	door_open(&lease.door, listener);
+	return 0;
 }
 
 int lease_watch(void)

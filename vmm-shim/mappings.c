@@ -76,7 +76,8 @@ static bool parse_line(const char *text, struct line *line)
 /* Adds a line whose file is large enough. */
 static int add_line(struct mappings *mappings, const struct line *line)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end = line->offset + (line->end - line->start);
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t end = line->offset + (line->end - line->start);
 	struct agent_mapping *file;
 	unsigned i;
 
@@ -103,12 +104,14 @@ static int add_line(struct mappings *mappings, const struct line *line)
 	return 0;
 }
 
+struct size {
+	/* from the file's start to the end of its last mapping */
+	uint64_t device, inode, bytes;
+};
+
 /* The mapped size of each file; any number of files. */
 struct sizes {
-	struct size {
-		/* from the file's start to the end of its last mapping */
-		uint64_t device, inode, bytes;
-	} *list;
+	struct size *list;
 	size_t count, room;
 };
 
@@ -182,7 +185,9 @@ int mappings_read(struct mappings *mappings, struct gw_error *error)
 	if (rc == -E2BIG)
 		return gw_error_set(error, rc, "the VMM has mapped more than %d files of %u KiB or more, or more than %d pieces of them",
 				    AGENT_MAX_REGIONS, MIN_BYTES / 1024, AGENT_MAX_SEGMENTS);
-	return rc < 0 ? gw_error_set(error, rc, "the VMM's memory map cannot be read: %s", strerror(-rc)) : 0;
+	if (rc < 0)
+		return gw_error_set(error, rc, "the VMM's memory map cannot be read: %s", strerror(-rc));
+	return 0;
 }
 
 /* Whether a mapping of @fd belongs to @file, by the device and inode in the kernel's map. */

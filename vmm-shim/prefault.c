@@ -155,7 +155,11 @@ static void find_spans(void)
 
 		if (!gw_kvm_runs_at(now.segments[i].addr))
 			continue;
-		*span = (struct span){ .segment = now.segments[i], .device = file->device, .inode = file->inode };
+		*span = (struct span){
+			.segment = now.segments[i],
+			.device = file->device,
+			.inode = file->inode,
+		};
 		if (take_known(span, old, old_count) || take_new(span, file))
 			prefault.count++;
 	}
@@ -183,7 +187,8 @@ static bool has_more_come(void)
 /* Maps the pages that have arrived in a chunk since the last look.  Return: whether to go on. */
 static bool map_chunk(struct span *span, uint64_t chunk)
 {
-	uint64_t began = gw_now_ns(&gw_clock_real), page = prefault.page_bytes, left = span->segment.bytes - chunk * CHUNK_BYTES;
+	uint64_t began = gw_now_ns(&gw_clock_real), page = prefault.page_bytes;
+	uint64_t left = span->segment.bytes - chunk * CHUNK_BYTES;
 	uint64_t pages = (left < CHUNK_BYTES ? left : CHUNK_BYTES) / page, found = 0, end;
 	char *addr = (char *)(uintptr_t)(span->segment.addr + chunk * CHUNK_BYTES);
 	unsigned char there[CHUNK_BYTES / 4096];

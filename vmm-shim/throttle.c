@@ -122,7 +122,9 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 	memcpy(throttle.ids, ids, count * sizeof(*ids));
 	throttle.count = count;
 	pthread_mutex_unlock(&throttle.lock);
-	return rc < 0 ? gw_error_set(error, rc, "the guest cannot be slowed: its threads cannot be signalled: %s", strerror(-rc)) : 0;
+	if (rc < 0)
+		return gw_error_set(error, rc, "the guest cannot be slowed: its threads cannot be signalled: %s", strerror(-rc));
+	return 0;
 }
 
 int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_error *error)

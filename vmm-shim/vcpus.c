@@ -173,7 +173,9 @@ static void forget_threads(void)
 
 int vcpus_init(int (*real)(int number, const struct sigaction *action, struct sigaction *old))
 {
-	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_RESTART | SA_SIGINFO }, was;
+	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_RESTART | SA_SIGINFO };
+	struct sigaction was;
+	int rc;
 
 	if (real(SIGNAL, NULL, &was) < 0 || was.sa_handler != SIG_DFL)
 		return -EBUSY;
@@ -182,7 +184,8 @@ int vcpus_init(int (*real)(int number, const struct sigaction *action, struct si
 	sigemptyset(&action.sa_mask);
 	if (real(SIGNAL, &action, NULL) < 0)
 		return -errno;
-	vcpus.can_park = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+	rc = (int)syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	vcpus.can_park = rc == 0;
 	(void)pthread_atfork(NULL, NULL, forget_threads);
 	vcpus.ready = true;
 	return 0;
