@@ -17,7 +17,7 @@ enum exit_code {
 	EXIT_CANCELLED = 3, /* as EXIT_FAILED, on request */
 	/* the link died during the handover: the user settles who owns the guest */
 	EXIT_UNCERTAIN = 4,
-	EXIT_NO_VM = 5,     /* no such VM, or a VM that cannot be moved */
+	EXIT_NO_VM = 5, /* no such VM, or a VM that cannot be moved */
 	/* the destination owns the guest but could not start it: it is paused there */
 	EXIT_NOT_STARTED = 6,
 };
@@ -56,18 +56,19 @@ extern const struct command commands[];
  * where given->rest points.
  * Return: 0; 1 when --help was given and answered; -EINVAL after a complaint on stderr.
  */
-int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first, struct given *given)
-	GW_MUST_CHECK;
+int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first,
+		  struct given *given) GW_MUST_CHECK;
 
 /* Return: the value of option @name, or NULL. */
-const char *option_value(const struct command *command, const struct given *given, const char *name);
+const char *option_value(const struct command *command, const struct given *given,
+			 const char *name);
 
 /*
  * Reads a whole number in [low, high] into *number, if the option was given.
  * Return: 0, or -EINVAL after a complaint.
  */
-int option_number(const struct command *command, const struct given *given, const char *name, uint64_t low,
-		  uint64_t high, uint64_t *number) GW_MUST_CHECK;
+int option_number(const struct command *command, const struct given *given, const char *name,
+		  uint64_t low, uint64_t high, uint64_t *number) GW_MUST_CHECK;
 
 /* Prints the help of @command on stdout. */
 void print_command_help(const struct command *command);
@@ -97,7 +98,7 @@ struct cli_vm {
 	const struct report *report; /* source: where long steps are announced; NULL: nowhere */
 	bool is_source;
 	const char *tracker; /* source: the tracker of memory; NULL: the best */
-	bool no_rehearsal;     /* source: the guest is stopped only once, for the handover */
+	bool no_rehearsal;   /* source: the guest is stopped only once, for the handover */
 	/* source: devices that may write untracked, "NAME,..."; NULL: none */
 	const char *untracked;
 	const char *hook;  /* receiver: command to run when all memory is here; NULL: none */
@@ -112,10 +113,11 @@ struct cli_vm {
 	struct gw_vmm_image all_images[GW_VMM_MAX_IMAGES];
 	/* by all_images: the last write to a file that does not move */
 	struct timespec written[GW_VMM_MAX_IMAGES];
+	/* receiver: the layers, by @images; below NULL: none */
 	struct cli_layer {
-		const struct gw_vmm_image *image, *below; /* below: NULL: none */
-	} layers[GW_VMM_MAX_IMAGES]; /* receiver: the layers, by @images */
-	struct gw_disks *disks; /* NULL: no disk moves */
+		const struct gw_vmm_image *image, *below;
+	} layers[GW_VMM_MAX_IMAGES];
+	struct gw_disks *disks;        /* NULL: no disk moves */
 	struct gw_vmm_fact *described; /* GW_VMM_MAX_FACTS elements; allocated at the first use */
 	struct gw_fact *facts;         /* the same facts, for the engine */
 	unsigned fact_count;
@@ -137,7 +139,8 @@ struct cli_disk_plan {
  * Source: opens the images that move, vm->disks.  May read whole base images.  Return: 0, or -errno
  * with @error set; -ECANCELED after ^C.  cli_disks_close() closes them in either case.
  */
-int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error) GW_MUST_CHECK;
+int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan,
+		   struct gw_error *error) GW_MUST_CHECK;
 /*
  * Receiver: opens all images of the VMM's disks for writing.  vm->disks stays NULL when the VMM has
  * none.  Return: as above.
@@ -148,7 +151,8 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
  * Source: opens the tracker of the images that move.  Return: 0 and *tracker, or -errno with @error
  * set.
  */
-int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error) GW_MUST_CHECK;
+int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker,
+		    struct gw_error *error) GW_MUST_CHECK;
 /*
  * Checks that all layers of the VMM's disks are unchanged since cli_disks_open(), and no block job
  * is under way.
@@ -169,7 +173,10 @@ void cli_disks_close(struct cli_vm *vm);
  * facts.c: describes the facts that must be equal at both ends, as gw_vm_ops.describe.  *facts lies
  * in the VM until cli_facts_close().
  */
-int cli_facts(void *vm, const struct gw_fact **facts, unsigned *count, struct gw_error *error) GW_MUST_CHECK;
+int cli_facts(void *vm, const struct gw_fact **facts, unsigned *count,
+	      struct gw_error *error) GW_MUST_CHECK;
+
+/* Frees the facts.  Safe without facts. */
 void cli_facts_close(struct cli_vm *vm);
 /*
  * Source: checks that the VM's description is unchanged.  Return: 0, or -EBUSY with @error naming
@@ -189,7 +196,8 @@ void cli_guest_name(const char *name, char text[GW_NAME_BYTES]);
  * Attaches to VM @name and maps its RAM.  Return: 0, or -errno with @error set.  cli_vm_close()
  * releases @vm in either case.
  */
-int cli_vm_open(struct cli_vm *vm, const char *name, bool writable, struct gw_error *error) GW_MUST_CHECK;
+int cli_vm_open(struct cli_vm *vm, const char *name, bool writable,
+		struct gw_error *error) GW_MUST_CHECK;
 
 /* Closes the images, unmaps the RAM and detaches from the VM. */
 void cli_vm_close(struct cli_vm *vm);
@@ -216,6 +224,7 @@ struct report {
  */
 void progress_line(const struct gw_status *status, size_t columns, char line[PROGRESS_BYTES]);
 
+/* Prepares @report.  @name, the VM's, must outlive it. */
 void report_init(struct report *report, enum output output, const char *name);
 
 /*

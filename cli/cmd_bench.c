@@ -93,9 +93,18 @@ static bool was_running(void *vm)
 }
 
 static const struct gw_vm_ops memory_ops = {
-	.tracker_open = tracker_open, .guard = guard,	  .pause = nothing, .save_begin = nothing,
-	.save_finish = save_finish,   .resume = nothing,  .prepare = nothing, .load = load,
-	.start = start,		      .check = nothing,	  .was_running = was_running, .still_paused = nothing,
+	.tracker_open = tracker_open,
+	.guard = guard,
+	.pause = nothing,
+	.save_begin = nothing,
+	.save_finish = save_finish,
+	.resume = nothing,
+	.prepare = nothing,
+	.load = load,
+	.start = start,
+	.check = nothing,
+	.was_running = was_running,
+	.still_paused = nothing,
 	.record = nothing,
 };
 
@@ -103,7 +112,8 @@ static const struct gw_vm_ops memory_ops = {
 static int fill(const struct bench *bench, int fd)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE), words = page / sizeof(uint64_t);
-	uint64_t *map = mmap(NULL, bench->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), state = 88172645463325252ULL;
+	uint64_t *map = mmap(NULL, bench->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+		 state = 88172645463325252ULL;
 
 	if (map == MAP_FAILED)
 		return -errno;
@@ -163,7 +173,8 @@ static int make_memory(struct bench *bench, bool source, struct gw_error *error)
 		/* without it, on an old kernel, pages fault later */
 		(void)madvise(bench->region.memory.base, bench->bytes, POPULATE_WRITE);
 	}
-	if (rc == 0 && source && gw_bitmap_new(&bench->clean, bench->bytes / (uint64_t)sysconf(_SC_PAGESIZE)) < 0)
+	if (rc == 0 && source &&
+	    gw_bitmap_new(&bench->clean, bench->bytes / (uint64_t)sysconf(_SC_PAGESIZE)) < 0)
 		rc = gw_error_set(error, -ENOMEM, "no memory for a bitmap");
 	return rc;
 }
@@ -179,7 +190,8 @@ static uint64_t cpu_ns(void)
 }
 
 /* Waits for a message of bench itself.  Return: 0, or -errno with @error set. */
-static int await_message(struct gw_link *link, uint16_t type, struct gw_link_event *event, struct gw_error *error)
+static int await_message(struct gw_link *link, uint16_t type, struct gw_link_event *event,
+			 struct gw_error *error)
 {
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + ANSWER_NS;
 
@@ -189,18 +201,23 @@ static int await_message(struct gw_link *link, uint16_t type, struct gw_link_eve
 		if (rc < 0)
 			return gw_link_explain(link, rc, error);
 		if (rc > 0 && event->type == GW_LINK_MESSAGE)
-			return event->message_type == type ?
-				       0 :
-				       gw_error_set(error, -EPROTO, "%s is no 'godwit bench'", link->peer);
+			return event->message_type == type
+				       ? 0
+				       : gw_error_set(error, -EPROTO, "%s is no 'godwit bench'",
+						      link->peer);
 	}
-	return gw_error_set(error, -ETIMEDOUT, "%s does not answer; is it a 'godwit bench --listen'?", link->peer);
+	return gw_error_set(error, -ETIMEDOUT,
+			    "%s does not answer; is it a 'godwit bench --listen'?", link->peer);
 }
 
-static int run(struct bench *bench, struct gw_link *link, bool source, struct gw_status *status, struct gw_error *error)
+static int run(struct bench *bench, struct gw_link *link, bool source, struct gw_status *status,
+	       struct gw_error *error)
 {
 	struct gw_session *session = NULL;
-	int rc = source ? gw_source_new(&session, link, &bench->region, 1, &memory_ops, bench, &bench->session, error) :
-			  gw_receiver_new(&session, link, &bench->region, 1, &memory_ops, bench, &bench->session, error);
+	int rc = source ? gw_source_new(&session, link, &bench->region, 1, &memory_ops, bench,
+					&bench->session, error)
+			: gw_receiver_new(&session, link, &bench->region, 1, &memory_ops, bench,
+					  &bench->session, error);
 
 	if (rc < 0)
 		return rc;
@@ -209,7 +226,8 @@ static int run(struct bench *bench, struct gw_link *link, bool source, struct gw
 			gw_session_cancel(session);
 	gw_session_status(session, status);
 	if (status->state != GW_STATE_DONE)
-		rc = gw_error_set(error, -EIO, "%s", status->error ? status->error->text : "it failed");
+		rc = gw_error_set(error, -EIO, "%s",
+				  status->error ? status->error->text : "it failed");
 	gw_session_free(session);
 	status->error = NULL;
 	return rc;
@@ -234,15 +252,19 @@ static int serve_one(struct bench *bench, struct gw_link *link, struct gw_error 
 	if (rc < 0)
 		return rc;
 	if (event.payload_bytes != sizeof(numbers))
-		return gw_error_set(error, -EPROTO, "%s sends a request that this godwit does not know", link->peer);
+		return gw_error_set(error, -EPROTO,
+				    "%s sends a request that this godwit does not know",
+				    link->peer);
 	memcpy(numbers, event.payload, sizeof(numbers));
 	bench->bytes = be64toh(numbers[0]);
 	bench->fresh = be64toh(numbers[1]);
 	if (bench->bytes == 0 || bench->bytes > MAX_BYTES || bench->bytes % GW_MIB)
-		return gw_error_set(error, -EPROTO, "%s asks for %llu bytes", link->peer, (unsigned long long)bench->bytes);
+		return gw_error_set(error, -EPROTO, "%s asks for %llu bytes", link->peer,
+				    (unsigned long long)bench->bytes);
 	rc = make_memory(bench, false, error);
 	if (rc < 0) {
-		(void)!gw_link_message(link, MESSAGE_USED, error->text, (uint32_t)strlen(error->text));
+		(void)!gw_link_message(link, MESSAGE_USED, error->text,
+				       (uint32_t)strlen(error->text));
 		return rc;
 	}
 	from = cpu_ns();
@@ -291,30 +313,36 @@ static int serve(struct bench *bench, const char *address)
 
 /* --- the source ---------------------------------------------------------------------------- */
 
-static void print_result(const struct bench *bench, const struct gw_status *s, const char *note, uint64_t total_ns,
-			 uint64_t own_ns, uint64_t peer_ns)
+static void print_result(const struct bench *bench, const struct gw_status *s, const char *note,
+			 uint64_t total_ns, uint64_t own_ns, uint64_t peer_ns)
 {
 	double bulk_s = (double)s->bulk_ns / 1e9, rate = (double)bench->bytes / bulk_s;
-	double gib = (double)bench->bytes / (double)GW_GIB, cpu_s = (double)(own_ns + peer_ns) / 1e9;
+	double gib = (double)bench->bytes / (double)GW_GIB,
+	       cpu_s = (double)(own_ns + peer_ns) / 1e9;
 	char size[24], sent[24];
 
 	if (bench->output == OUTPUT_JSON) {
 		json_t *object = json_pack(
-			"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "link", json_text(note), "size_bytes",
-			(json_int_t)bench->bytes, "put_bytes", (json_int_t)s->put_bytes, "zero_bytes",
-			(json_int_t)s->zero_bytes, "wire_bytes", (json_int_t)s->wire_bytes, "bulk_ns",
-			(json_int_t)s->bulk_ns, "total_ns", (json_int_t)total_ns, "bytes_per_s", (json_int_t)rate, "cpu_source_ns",
-			(json_int_t)own_ns, "cpu_destination_ns", (json_int_t)peer_ns, "cpu_s_per_gib", cpu_s / gib);
+			"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "link",
+			json_text(note), "size_bytes", (json_int_t)bench->bytes, "put_bytes",
+			(json_int_t)s->put_bytes, "zero_bytes", (json_int_t)s->zero_bytes,
+			"wire_bytes", (json_int_t)s->wire_bytes, "bulk_ns", (json_int_t)s->bulk_ns,
+			"total_ns", (json_int_t)total_ns, "bytes_per_s", (json_int_t)rate,
+			"cpu_source_ns", (json_int_t)own_ns, "cpu_destination_ns",
+			(json_int_t)peer_ns, "cpu_s_per_gib", cpu_s / gib);
 
 		print_json_line(object);
 		return;
 	}
 	printf("%s\n", note);
-	printf("  rate    %.0f MiB/s, %.2f Gbit/s: %s in %.3f s, from the first put to the last fence; %.3f s in all\n",
-	       rate / (double)GW_MIB, rate * 8 / 1e9, gw_format_size(size, sizeof(size), bench->bytes), bulk_s,
-	       (double)total_ns / 1e9);
-	printf("  bytes   %s sent, the rest known to be zero\n", gw_format_size(sent, sizeof(sent), s->put_bytes));
-	printf("  CPU     %.2f s here, %.2f s there, %.2f s/GiB\n", (double)own_ns / 1e9, (double)peer_ns / 1e9, cpu_s / gib);
+	printf("  rate    %.0f MiB/s, %.2f Gbit/s: %s in %.3f s, from the first put to the last "
+	       "fence; %.3f s in all\n",
+	       rate / (double)GW_MIB, rate * 8 / 1e9,
+	       gw_format_size(size, sizeof(size), bench->bytes), bulk_s, (double)total_ns / 1e9);
+	printf("  bytes   %s sent, the rest known to be zero\n",
+	       gw_format_size(sent, sizeof(sent), s->put_bytes));
+	printf("  CPU     %.2f s here, %.2f s there, %.2f s/GiB\n", (double)own_ns / 1e9,
+	       (double)peer_ns / 1e9, cpu_s / gib);
 }
 
 static int ask(struct bench *bench, struct gw_link *link, struct gw_error *error)
@@ -327,8 +355,9 @@ static int ask(struct bench *bench, struct gw_link *link, struct gw_error *error
 		return gw_link_explain(link, rc, error);
 	rc = await_message(link, MESSAGE_READY, &event, error);
 	if (rc == -EPROTO && event.message_type == MESSAGE_USED)
-		gw_error_clear(error), gw_error_set(error, -ENOMEM, "%s: %.*s", link->peer, (int)event.payload_bytes,
-						    (const char *)event.payload);
+		gw_error_clear(error),
+			gw_error_set(error, -ENOMEM, "%s: %.*s", link->peer,
+				     (int)event.payload_bytes, (const char *)event.payload);
 	return rc;
 }
 
@@ -355,7 +384,8 @@ static int measure(struct bench *bench, const char *uri)
 		rc = await_message(link, MESSAGE_USED, &event, &error);
 	if (rc == 0 && event.payload_bytes == sizeof(peer_ns)) {
 		memcpy(&peer_ns, event.payload, sizeof(peer_ns));
-		print_result(bench, &status, gw_link_note(link), total_ns, own_ns, be64toh(peer_ns));
+		print_result(bench, &status, gw_link_note(link), total_ns, own_ns,
+			     be64toh(peer_ns));
 	} else {
 		complain(bench->command, "%s", error.text);
 	}
@@ -367,12 +397,13 @@ static int measure(struct bench *bench, const char *uri)
 static int read_options(struct bench *bench, const struct given *given)
 {
 	const struct command *command = bench->command;
-	const char *size = option_value(command, given, "size"), *chunk = option_value(command, given, "chunk");
+	const char *size = option_value(command, given, "size"),
+		   *chunk = option_value(command, given, "chunk");
 	uint64_t channels = 0, queue_pairs = 0, chunk_bytes = 0;
 
 	bench->bytes = 4 * GW_GIB;
-	if (size && (gw_parse_size(size, &bench->bytes) < 0 || bench->bytes < GW_MIB || bench->bytes > MAX_BYTES ||
-		     bench->bytes % GW_MIB)) {
+	if (size && (gw_parse_size(size, &bench->bytes) < 0 || bench->bytes < GW_MIB ||
+		     bench->bytes > MAX_BYTES || bench->bytes % GW_MIB)) {
 		complain(command, "--size %s: whole MiB, such as 256M or 4G", size);
 		return -EINVAL;
 	}
@@ -382,7 +413,8 @@ static int read_options(struct bench *bench, const struct given *given)
 		return -EINVAL;
 	}
 	if (option_number(command, given, "channels", 1, GW_LINK_MAX_CHANNELS, &channels) < 0 ||
-	    option_number(command, given, "queue-pairs", 1, GW_LINK_MAX_QUEUE_PAIRS, &queue_pairs) < 0 ||
+	    option_number(command, given, "queue-pairs", 1, GW_LINK_MAX_QUEUE_PAIRS, &queue_pairs) <
+		    0 ||
 	    option_number(command, given, "zero", 0, 100, &bench->zero_percent) < 0)
 		return -EINVAL;
 	bench->link.channels = (unsigned)channels;
@@ -409,7 +441,8 @@ int cmd_bench(const struct command *command, int argc, char **argv)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
 	listen = option_value(command, &given, "listen");
 	if (given.count != (listen ? 0 : 1)) {
-		complain(command, "one end listens, the other is given its URI: godwit bench %s", command->arguments);
+		complain(command, "one end listens, the other is given its URI: godwit bench %s",
+			 command->arguments);
 		return EXIT_USAGE;
 	}
 	if (read_options(&bench, &given) < 0)

@@ -36,14 +36,18 @@ static int ask_to_cancel(const struct command *command, const char *name, bool *
 	}
 	if (!stalled) {
 		if (gw_vmm_find(name, &error) == 0)
-			gw_error_set(&error, -ENOENT, "no migration of '%s' is under way here", name);
+			gw_error_set(&error, -ENOENT, "no migration of '%s' is under way here",
+				     name);
 		complain(command, "%s", error.text);
 		return EXIT_NO_VM;
 	}
-	complain(command, "the godwit that %s '%s', process %d, does not answer: it is stopped or frozen.  %s; end that process",
+	complain(command,
+		 "the godwit that %s '%s', process %d, does not answer: it is stopped or frozen.  "
+		 "%s; end that process",
 		 source ? "moves" : "waits for a guest or receives one in", name, stalled,
-		 source ? "A guest that it had paused is resumed by itself" :
-			  "A guest that was on its way is resumed at its source, unless that had let it go already");
+		 source ? "A guest that it had paused is resumed by itself"
+			: "A guest that was on its way is resumed at its source, unless that had "
+			  "let it go already");
 	return EXIT_FAILED;
 }
 
@@ -68,7 +72,8 @@ static int tell_end(const char *name, bool waits, const json_t *before, const js
  * Waits for the end and prints it, since the answer to cancel has the status before it took effect.
  * Return: the exit code.
  */
-static int await_end(const struct command *command, const char *name, bool waits, const json_t *before)
+static int await_end(const struct command *command, const char *name, bool waits,
+		     const json_t *before)
 {
 	for (int i = 0; i < 200; i++) {
 		struct known known;

@@ -32,7 +32,10 @@ static void find_activity(const char *name, char *activity, size_t bytes, json_t
 		bool waits = state && strcmp(state, WAITING) == 0;
 
 		if (rc == 0 || rc == -ETIMEDOUT)
-			snprintf(activity, bytes, "%s", rc < 0 ? kinds[i].stalled : waits ? WAITING : kinds[i].word);
+			snprintf(activity, bytes, "%s",
+				 rc < 0  ? kinds[i].stalled
+				 : waits ? WAITING
+					 : kinds[i].word);
 		if (waits)
 			*address = json_incref(json_object_get(answer, "address"));
 		json_decref(answer);
@@ -54,16 +57,18 @@ static void print_one(const char *name, bool readable, json_t *array)
 		snprintf(state, sizeof(state), "%s", readable ? "no answer" : "no access");
 	find_activity(name, activity, sizeof(activity), &address);
 	if (array) {
-		json_t *one = json_pack("{s:o, s:o, s:I, s:s?}", "name", json_text(name), "state", json_text(state), "ram_bytes",
-					(json_int_t)ram_bytes, "activity", strcmp(activity, "-") == 0 ? NULL : activity);
+		json_t *one = json_pack("{s:o, s:o, s:I, s:s?}", "name", json_text(name), "state",
+					json_text(state), "ram_bytes", (json_int_t)ram_bytes,
+					"activity", strcmp(activity, "-") == 0 ? NULL : activity);
 
 		if (address)
 			json_object_set_new(one, "address", address);
 		json_array_append_new(array, one);
 		return;
 	}
-	printf("%-24s %-12s %10s  %s%s%s\n", name, state, gw_format_size(size, sizeof(size), ram_bytes), activity,
-	       address ? " on " : "", address ? json_string_value(address) : "");
+	printf("%-24s %-12s %10s  %s%s%s\n", name, state,
+	       gw_format_size(size, sizeof(size), ram_bytes), activity, address ? " on " : "",
+	       address ? json_string_value(address) : "");
 	json_decref(address);
 }
 
@@ -79,7 +84,8 @@ int cmd_list(const struct command *command, int argc, char **argv)
 	if (rc != 0)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
 	if (given.count > 0) {
-		complain(command, "it takes no words, such as '%s': godwit list %s", given.rest[0], command->arguments);
+		complain(command, "it takes no words, such as '%s': godwit list %s", given.rest[0],
+			 command->arguments);
 		return EXIT_USAGE;
 	}
 	if (option_value(command, &given, "json"))
@@ -95,7 +101,8 @@ int cmd_list(const struct command *command, int argc, char **argv)
 	if (!folder && getenv("GODWIT_RUN_DIR"))
 		gw_warn("GODWIT_RUN_DIR is %s, and there is no such folder yet", gw_vmm_run_root());
 	while (folder && (entry = readdir(folder))) {
-		int known = gw_vmm_name_of(entry->d_name, name), alive = known == 0 ? gw_vmm_is_alive(name) : known;
+		int known = gw_vmm_name_of(entry->d_name, name),
+		    alive = known == 0 ? gw_vmm_is_alive(name) : known;
 
 		if (alive > 0 || alive == -EACCES) /* another user's VM, which may run */
 			print_one(known == 0 ? name : entry->d_name, alive > 0, array);

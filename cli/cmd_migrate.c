@@ -36,7 +36,8 @@ static int read_numbers(const struct command *command, const struct given *given
 	uint64_t pause_ms = 5000, hook_s = 30;
 
 	if (option_number(command, given, "channels", 1, GW_LINK_MAX_CHANNELS, &channels) < 0 ||
-	    option_number(command, given, "queue-pairs", 1, GW_LINK_MAX_QUEUE_PAIRS, &queue_pairs) < 0 ||
+	    option_number(command, given, "queue-pairs", 1, GW_LINK_MAX_QUEUE_PAIRS, &queue_pairs) <
+		    0 ||
 	    option_number(command, given, "downtime", 1, 3600000, &downtime_ms) < 0 ||
 	    option_number(command, given, "pause-limit", 1, 3600000, &pause_ms) < 0 ||
 	    option_number(command, given, "hook-limit", 1, 3600, &hook_s) < 0 ||
@@ -45,7 +46,10 @@ static int read_numbers(const struct command *command, const struct given *given
 		return -EINVAL;
 	if (rate && (gw_parse_rate(rate, &plan->session.bandwidth_bytes_per_s) < 0 ||
 		     plan->session.bandwidth_bytes_per_s < 64 * GW_KIB)) {
-		complain(command, "--bandwidth %s: a rate such as 500M (bytes a second) or 10Gbit, at least 64K", rate);
+		complain(command,
+			 "--bandwidth %s: a rate such as 500M (bytes a second) or 10Gbit, at least "
+			 "64K",
+			 rate);
 		return -EINVAL;
 	}
 	plan->link.channels = (unsigned)channels;
@@ -70,13 +74,15 @@ static int read_policy(const char *name, enum gw_limit_policy *policy)
 
 static int make_plan(const struct command *command, const struct given *given, struct plan *plan)
 {
-	const char *policy = option_value(command, given, "on-limit"), *as = option_value(command, given, "as");
+	const char *policy = option_value(command, given, "on-limit"),
+		   *as = option_value(command, given, "as");
 	struct gw_error error = { 0 };
 	struct gw_fault_spec fault;
 
 	*plan = (struct plan){ .tell = -1 };
 	if (given->count != 2) {
-		complain(command, "a name and a URI are needed: godwit migrate %s", command->arguments);
+		complain(command, "a name and a URI are needed: godwit migrate %s",
+			 command->arguments);
 		return -EINVAL;
 	}
 	plan->name = given->rest[0];
@@ -85,7 +91,8 @@ static int make_plan(const struct command *command, const struct given *given, s
 	plan->session.guest = plan->guest;
 	plan->detach = option_value(command, given, "detach") != NULL;
 	if (option_value(command, given, "incremental") && option_value(command, given, "block")) {
-		complain(command, "-b moves all layers of the disks, -i the top ones: say one of the two");
+		complain(command,
+			 "-b moves all layers of the disks, -i the top ones: say one of the two");
 		return -EINVAL;
 	}
 	if (option_value(command, given, "incremental"))
@@ -102,7 +109,10 @@ static int make_plan(const struct command *command, const struct given *given, s
 	else if (option_value(command, given, "quiet"))
 		plan->output = OUTPUT_QUIET;
 	if (plan->fault && gw_fault_parse(plan->fault, &fault) < 0) {
-		complain(command, "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional ,delay=MS", plan->fault);
+		complain(command,
+			 "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional "
+			 ",delay=MS",
+			 plan->fault);
 		return -EINVAL;
 	}
 	if (policy && read_policy(policy, &plan->session.on_limit) < 0) {
@@ -186,7 +196,9 @@ static void settle_log(struct plan *plan, bool attached)
 
 static int migrate(const struct command *command, struct plan *plan)
 {
-	struct cli_vm vm = { .tracker = plan->tracker, .untracked = plan->untracked, .no_rehearsal = plan->no_rehearsal };
+	struct cli_vm vm = { .tracker = plan->tracker,
+			     .untracked = plan->untracked,
+			     .no_rehearsal = plan->no_rehearsal };
 	struct gw_link *link = NULL;
 	struct gw_session *session = NULL;
 	struct monitor *monitor = NULL;
@@ -216,12 +228,14 @@ static int migrate(const struct command *command, struct plan *plan)
 	}
 	rc = open_link(&link, plan, &error);
 	if (rc == 0)
-		rc = gw_source_new(&session, link, vm.regions, vm.region_count, &cli_vm_ops, &vm, &plan->session, &error);
+		rc = gw_source_new(&session, link, vm.regions, vm.region_count, &cli_vm_ops, &vm,
+				   &plan->session, &error);
 	if (rc == 0)
 		rc = monitor_open(&monitor, plan->name, MIGRATE_SOCKET, session, &error);
 	if (rc < 0) {
 		code = interrupted() ? EXIT_CANCELLED : EXIT_FAILED;
-		complain(command, "%s; the guest stays here, untouched", interrupted() ? "cancelled" : error.text);
+		complain(command, "%s; the guest stays here, untouched",
+			 interrupted() ? "cancelled" : error.text);
 		goto out;
 	}
 	report_link(&report, gw_link_note(link));
@@ -287,7 +301,8 @@ static bool await_start(const struct plan *plan, int tell)
 	char byte;
 
 	if (poll(&word, 1, QUIET_MS) == 0 && plan->output == OUTPUT_AUTO) {
-		printf("the copy has not begun yet: the two ends are compared, and disks are read or synced\n");
+		printf("the copy has not begun yet: the two ends are compared, and disks are read "
+		       "or synced\n");
 		fflush(stdout);
 	}
 	return read(tell, &byte, 1) == 1;
@@ -322,8 +337,8 @@ static int migrate_detached(const struct command *command, struct plan *plan)
 	}
 	close(pipe_fds[1]);
 	if (await_start(plan, pipe_fds[0])) {
-		printf("migration of '%s' to %s has begun: 'godwit status --watch %s' shows it\n", plan->name, plan->uri,
-		       plan->name);
+		printf("migration of '%s' to %s has begun: 'godwit status --watch %s' shows it\n",
+		       plan->name, plan->uri, plan->name);
 		return EXIT_DONE;
 	}
 	if (waitpid(child, &status, 0) < 0)

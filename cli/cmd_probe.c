@@ -26,7 +26,8 @@ struct probe {
 	bool text;
 };
 
-static void tell(struct probe *probe, const char *key, const char *label, bool good, const char *value)
+static void tell(struct probe *probe, const char *key, const char *label, bool good,
+		 const char *value)
 {
 	json_object_set_new(probe->object, key, good ? json_text(value) : json_null());
 	if (probe->text)
@@ -39,7 +40,8 @@ static void tell(struct probe *probe, const char *key, const char *label, bool g
 static void tell_trackers(struct probe *probe)
 {
 	struct gw_error error = { 0 }, no_async = { 0 };
-	bool async = gw_vmm_probe_wp_async(&no_async) == 0, sync = gw_vmm_probe_wp_sync(&error) == 0;
+	bool async = gw_vmm_probe_wp_async(&no_async) == 0,
+	     sync = gw_vmm_probe_wp_sync(&error) == 0;
 	bool kvm = gw_vmm_probe_kvm(&error) == 0;
 	char text[128];
 
@@ -47,16 +49,19 @@ static void tell_trackers(struct probe *probe)
 		tell(probe, "trackers", "tracking", false, no_async.text);
 		return;
 	}
-	snprintf(text, sizeof(text), "%s%s%s%s%s", kvm ? async ? "kvm_log+wp_async" : "kvm_log+wp_sync" : "",
-		 kvm ? ", " : "", async ? "wp_async" : "", async && sync ? ", " : "", sync ? "wp_sync" : "");
+	snprintf(text, sizeof(text), "%s%s%s%s%s",
+		 kvm ? async ? "kvm_log+wp_async" : "kvm_log+wp_sync" : "", kvm ? ", " : "",
+		 async ? "wp_async" : "", async && sync ? ", " : "", sync ? "wp_sync" : "");
 	tell(probe, "trackers", "tracking", true, text);
 	if (!kvm)
 		return;
 	gw_error_clear(&error);
-	tell(probe, "kvm_log", "KVM's log", true, gw_vmm_probe_kvm_log(&error) > 0 ? "cleared by hand, a stretch at a time" :
-										    error.text);
-	tell(probe, "kvm_ring", "KVM's ring", true, "not used: it cannot be hidden from the VMM, whose KVM_RUN it ends when full and "
-						    "whose KVM_GET_DIRTY_LOG it takes away");
+	tell(probe, "kvm_log", "KVM's log", true,
+	     gw_vmm_probe_kvm_log(&error) > 0 ? "cleared by hand, a stretch at a time"
+					      : error.text);
+	tell(probe, "kvm_ring", "KVM's ring", true,
+	     "not used: it cannot be hidden from the VMM, whose KVM_RUN it ends when full and "
+	     "whose KVM_GET_DIRTY_LOG it takes away");
 }
 
 static void tell_host(struct probe *probe)
@@ -91,13 +96,16 @@ static void tell_memlock(struct probe *probe)
 		snprintf(text, sizeof(text), "%s", gw_format_size(size, sizeof(size), bytes));
 	if (probe->text)
 		printf("%-14s %s\n", "locked memory", text);
-	json_object_set_new(probe->object, "memlock_bytes",
-			    bytes == UINT64_MAX || root ? json_integer(-1) : json_integer((json_int_t)bytes));
+	json_object_set_new(
+		probe->object, "memlock_bytes",
+		bytes == UINT64_MAX || root ? json_integer(-1) : json_integer((json_int_t)bytes));
 	if (bytes < MEMLOCK_ENOUGH && !root)
-		json_array_append_new(probe->advice,
-				      json_sprintf("locked memory: RDMA locks the guest's memory, %s is little: ulimit -l "
-						   "unlimited (/etc/security/limits.conf), or LimitMEMLOCK=infinity for a "
-						   "service", text));
+		json_array_append_new(
+			probe->advice,
+			json_sprintf("locked memory: RDMA locks the guest's memory, %s is little: "
+				     "ulimit -l unlimited (/etc/security/limits.conf), or "
+				     "LimitMEMLOCK=infinity for a service",
+				     text));
 }
 
 static json_t *device_json(const struct gw_rdma_device *d)
@@ -106,23 +114,30 @@ static json_t *device_json(const struct gw_rdma_device *d)
 
 	for (unsigned i = 0; i < d->address_count; i++)
 		json_array_append_new(addresses, json_string(d->addresses[i]));
-	return json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:b, s:o}", "name", d->name, "netdev", d->netdev, "state",
-			 d->state, "path_mtu", (int)d->path_mtu, "gids", (int)d->gids, "numa_node", d->numa_node,
-			 "max_queue_pairs", d->max_queue_pairs, "immediate_data", d->immediate, "addresses", addresses);
+	return json_pack(
+		"{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:b, s:o}", "name", d->name, "netdev",
+		d->netdev, "state", d->state, "path_mtu", (int)d->path_mtu, "gids", (int)d->gids,
+		"numa_node", d->numa_node, "max_queue_pairs", d->max_queue_pairs, "immediate_data",
+		d->immediate, "addresses", addresses);
 }
 
 static void advise_device(struct probe *probe, const struct gw_rdma_device *d)
 {
 	if (strcmp(d->state, "active") != 0)
-		json_array_append_new(probe->advice, json_sprintf("%s: its port is %s: ip link set %s up", d->name, d->state,
-								  d->netdev[0] ? d->netdev : "DEV"));
+		json_array_append_new(probe->advice,
+				      json_sprintf("%s: its port is %s: ip link set %s up", d->name,
+						   d->state, d->netdev[0] ? d->netdev : "DEV"));
 	else if (d->gids == 0 || d->address_count == 0)
-		json_array_append_new(probe->advice, json_sprintf("%s: it has no address: ip addr add ADDR/24 dev %s",
-								  d->name, d->netdev[0] ? d->netdev : "DEV"));
+		json_array_append_new(
+			probe->advice,
+			json_sprintf("%s: it has no address: ip addr add ADDR/24 dev %s", d->name,
+				     d->netdev[0] ? d->netdev : "DEV"));
 	else if (d->path_mtu < 4096 && d->immediate)
-		json_array_append_new(probe->advice, json_sprintf("%s: packets of %u bytes; 4096 are faster: ip link set %s "
-								  "mtu 9000, on both hosts", d->name, d->path_mtu,
-								  d->netdev[0] ? d->netdev : "DEV"));
+		json_array_append_new(
+			probe->advice,
+			json_sprintf("%s: packets of %u bytes; 4096 are faster: ip link set %s mtu "
+				     "9000, on both hosts",
+				     d->name, d->path_mtu, d->netdev[0] ? d->netdev : "DEV"));
 }
 
 static void tell_rdma(struct probe *probe)
@@ -139,8 +154,8 @@ static void tell_rdma(struct probe *probe)
 		advise_device(probe, d);
 		if (!probe->text)
 			continue;
-		printf("%-14s %s: port %s, packets of %u bytes, %u GIDs%s", "RDMA device", d->name, d->state, d->path_mtu,
-		       d->gids, d->immediate ? "" : ", no immediate data");
+		printf("%-14s %s: port %s, packets of %u bytes, %u GIDs%s", "RDMA device", d->name,
+		       d->state, d->path_mtu, d->gids, d->immediate ? "" : ", no immediate data");
 		if (d->numa_node >= 0)
 			printf(", NUMA node %d", d->numa_node);
 		printf("; %s", d->netdev[0] ? d->netdev : "no net device");
@@ -190,7 +205,8 @@ int cmd_probe(const struct command *command, int argc, char **argv)
 		complain(command, "%s", error.text);
 		return EXIT_USAGE;
 	}
-	probe = (struct probe){ json_object(), json_array(), !option_value(command, &given, "json") };
+	probe = (struct probe){ json_object(), json_array(),
+				!option_value(command, &given, "json") };
 	tell_host(&probe);
 	tell_memlock(&probe);
 	tell_rdma(&probe);

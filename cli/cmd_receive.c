@@ -25,11 +25,11 @@ struct wait {
 	const struct command *command;
 	struct cli_vm vm;
 	struct gw_listener *listener; /* NULL: closed, while a guest arrives */
-	char address[128]; /* with the port that was bound */
+	char address[128];            /* with the port that was bound */
 	const char *fault;
 	struct gw_link_options link;
 	struct gw_session_options session;
-	const char *guest;       /* the expected name; session.guest is its form on the wire */
+	const char *guest; /* the expected name; session.guest is its form on the wire */
 	char wire_guest[GW_NAME_BYTES];
 	bool overwrite;
 	struct report report;
@@ -49,10 +49,12 @@ static void say_where(struct wait *wait)
 		return;
 	wait->said = true;
 	if (wait->report.output == OUTPUT_JSON)
-		print_json_line(json_pack("{s:s, s:o, s:o}", "event", "listening", "address", json_text(wait->address), "guest",
-					  json_text(wait->guest)));
+		print_json_line(
+			json_pack("{s:s, s:o, s:o}", "event", "listening", "address",
+				  json_text(wait->address), "guest", json_text(wait->guest)));
 	else if (wait->report.output == OUTPUT_AUTO)
-		printf("waiting for guest '%s' on %s; the wait ends with its migration, good or bad, with ^C or 'godwit cancel %s'\n",
+		printf("waiting for guest '%s' on %s; the wait ends with its migration, good or "
+		       "bad, with ^C or 'godwit cancel %s'\n",
 		       wait->guest, wait->address, wait->vm.name);
 	fflush(stdout);
 }
@@ -68,7 +70,8 @@ static void describe_ahead(void *context)
 
 	if (gw_now_ns(&gw_clock_real) - wait->session.facts_ns < FACTS_AGE_NS)
 		return;
-	if (cli_vm_ops.describe(&wait->vm, &wait->session.facts, &wait->session.fact_count, &later) < 0)
+	if (cli_vm_ops.describe(&wait->vm, &wait->session.facts, &wait->session.fact_count,
+				&later) < 0)
 		wait->session.facts = NULL;
 	wait->session.facts_ns = gw_now_ns(&gw_clock_real);
 }
@@ -79,12 +82,16 @@ static void describe_ahead(void *context)
  */
 static int await_source(struct wait *wait, struct gw_link **link, struct gw_error *error)
 {
-	int rc = wait->listener ? 0 : gw_listener_open(&wait->listener, wait->address, &wait->link, error);
+	int rc = wait->listener
+			 ? 0
+			 : gw_listener_open(&wait->listener, wait->address, &wait->link, error);
 
 	if (rc < 0)
 		return rc;
 	snprintf(strrchr(wait->address, ':'), 8, ":%u", gw_listener_port(wait->listener));
-	rc = wait->monitor ? 0 : monitor_wait(&wait->monitor, wait->vm.name, wait->guest, wait->address, error);
+	rc = wait->monitor ? 0
+			   : monitor_wait(&wait->monitor, wait->vm.name, wait->guest, wait->address,
+					  error);
 	if (rc < 0)
 		return rc;
 	say_where(wait);
@@ -138,8 +145,8 @@ static int accept_guest(void *vm, struct gw_error *error)
 static bool end_guest(struct wait *wait, const struct gw_status *status, const char *peer)
 {
 	struct gw_error error = { 0 };
-	bool over = status->state == GW_STATE_DONE || status->state == GW_STATE_NOT_STARTED || interrupted() || status->begun ||
-		    gw_vmm_check(wait->vm.vmm, &error) < 0;
+	bool over = status->state == GW_STATE_DONE || status->state == GW_STATE_NOT_STARTED ||
+		    interrupted() || status->begun || gw_vmm_check(wait->vm.vmm, &error) < 0;
 
 	if (over) {
 		monitor_close(wait->monitor, status);
@@ -167,8 +174,8 @@ static bool take_guest(struct wait *wait, struct gw_link *link, int *code)
 	if (wait->fault && gw_fault_parse(wait->fault, &fault) == 0)
 		rc = gw_fault_wrap(&link, link, &fault);
 	if (rc == 0)
-		rc = gw_receiver_new(&session, link, wait->vm.regions, wait->vm.region_count, &wait->vm_ops, &wait->vm,
-				     &wait->session, &error);
+		rc = gw_receiver_new(&session, link, wait->vm.regions, wait->vm.region_count,
+				     &wait->vm_ops, &wait->vm, &wait->session, &error);
 	if (rc == 0) {
 		wait->current = session;
 		wait->current_link = link;
@@ -198,8 +205,11 @@ static int check_waiting(struct wait *wait, struct gw_error *error)
 
 	if (rc == 0 && strcmp(state, "inmigrate") == 0)
 		return gw_vmm_check_deferred(wait->vm.vmm, error);
-	return rc < 0 ? rc : gw_error_set(error, -EINVAL, "VM '%s' is '%s', it does not wait for a guest: start it with '-incoming defer'",
-			    wait->vm.name, state);
+	return rc < 0 ? rc
+		      : gw_error_set(error, -EINVAL,
+				     "VM '%s' is '%s', it does not wait for a guest: start it with "
+				     "'-incoming defer'",
+				     wait->vm.name, state);
 }
 
 static int receive(struct wait *wait, const char *name)
@@ -253,7 +263,8 @@ static int read_rails(const struct command *command, const char *text, struct wa
 		if (!next)
 			return 0;
 	}
-	complain(command, "--rails %s: at most %u addresses, with commas between them", text, GW_LINK_MAX_RAILS);
+	complain(command, "--rails %s: at most %u addresses, with commas between them", text,
+		 GW_LINK_MAX_RAILS);
 	return -EINVAL;
 }
 
@@ -272,21 +283,29 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	listen = option_value(command, &given, "listen");
 	guest = option_value(command, &given, "guest");
 	wait.fault = option_value(command, &given, "fault");
-	if (listen && (gw_link_check_address(listen, &error) < 0 || strlen(listen) >= sizeof(wait.address) - 8)) {
-		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444", listen);
+	if (listen && (gw_link_check_address(listen, &error) < 0 ||
+		       strlen(listen) >= sizeof(wait.address) - 8)) {
+		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444",
+			 listen);
 		return EXIT_USAGE;
 	}
 	if (given.count > 0) {
-		complain(command, "'%s' is one word too many, since the name goes with --name: godwit receive %s", given.rest[0],
-			 command->arguments);
+		complain(command,
+			 "'%s' is one word too many, since the name goes with --name: godwit "
+			 "receive %s",
+			 given.rest[0], command->arguments);
 		return EXIT_USAGE;
 	}
 	if (!name || !listen) {
-		complain(command, "a name and an address are needed: godwit receive %s", command->arguments);
+		complain(command, "a name and an address are needed: godwit receive %s",
+			 command->arguments);
 		return EXIT_USAGE;
 	}
 	if (wait.fault && gw_fault_parse(wait.fault, &fault) < 0) {
-		complain(command, "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional ,delay=MS", wait.fault);
+		complain(command,
+			 "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional "
+			 ",delay=MS",
+			 wait.fault);
 		return EXIT_USAGE;
 	}
 	if (read_rails(command, option_value(command, &given, "rails"), &wait) < 0)
@@ -304,9 +323,9 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	wait.overwrite = option_value(command, &given, "overwrite") != NULL;
 	wait.vm.leave_paused = option_value(command, &given, "paused") != NULL;
 	report_init(&wait.report,
-		    option_value(command, &given, "json")  ? OUTPUT_JSON :
-		    option_value(command, &given, "quiet") ? OUTPUT_QUIET :
-							     OUTPUT_AUTO,
+		    option_value(command, &given, "json")    ? OUTPUT_JSON
+		    : option_value(command, &given, "quiet") ? OUTPUT_QUIET
+							     : OUTPUT_AUTO,
 		    name);
 	return receive(&wait, name);
 }

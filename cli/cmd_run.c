@@ -49,7 +49,8 @@ struct run {
 static bool has_word(const struct run *run, const char *word)
 {
 	for (int i = 1; i < run->argc; i++)
-		if (strcmp(run->argv[i], word) == 0 || (run->argv[i][0] == '-' && strcmp(run->argv[i] + 1, word) == 0))
+		if (strcmp(run->argv[i], word) == 0 ||
+		    (run->argv[i][0] == '-' && strcmp(run->argv[i] + 1, word) == 0))
 			return true;
 	return false;
 }
@@ -66,18 +67,21 @@ static int observe(const struct command *command, const struct run *run, bool *s
 
 	*stopped = run->strict && !has_word(run, "-S") && !has_word(run, "-incoming");
 	if (!run->shimmed && gw_vmm_check_shim(run->shim, &error) < 0) {
-		fprintf(stderr, "godwit run: '%s' runs, but cannot be moved: %s\n", run->name, error.text);
+		fprintf(stderr, "godwit run: '%s' runs, but cannot be moved: %s\n", run->name,
+			error.text);
 		return 0;
 	}
 	if (gw_vmm_observe(run->name, run->advice, *stopped ? GW_VMM_STRICT_START : strict) == 0)
 		return 0;
 	if (run->strict) {
-		complain(command, "the VMM cannot be judged before its guest runs, since this process is an init process: leave "
-				  "--strict out");
+		complain(command, "the VMM cannot be judged before its guest runs, since this "
+				  "process is an init process: leave --strict out");
 		return EXIT_FAILED;
 	}
 	if (gw_vmm_check_args(run->argc, run->argv, advice, sizeof(advice), &error) < 0)
-		fprintf(stderr, "godwit run: '%s' runs, but cannot be moved: %s; add or change: %s\n", run->name, error.text, advice);
+		fprintf(stderr,
+			"godwit run: '%s' runs, but cannot be moved: %s; add or change: %s\n",
+			run->name, error.text, advice);
 	return 0;
 }
 
@@ -100,7 +104,8 @@ static int become_vmm(const struct command *command, struct run *run)
 	rc = observe(command, run, &stopped);
 	if (rc != 0)
 		return rc;
-	if (gw_vmm_exec(run->name, run->argc, run->argv, run->shimmed ? run->shim : NULL, run->no_alias, stopped, &error) < 0)
+	if (gw_vmm_exec(run->name, run->argc, run->argv, run->shimmed ? run->shim : NULL,
+			run->no_alias, stopped, &error) < 0)
 		complain(command, "%s", error.text);
 	return EXIT_FAILED;
 }
@@ -112,8 +117,8 @@ static int judge_words(const struct command *command, struct run *run)
 	int rc;
 
 	if (run->strict && has_word(run, "-daemonize")) {
-		complain(command, "--strict does not go with -daemonize: QEMU would report success before its VMM is judged; leave one "
-				  "of them out");
+		complain(command, "--strict does not go with -daemonize: QEMU would report success "
+				  "before its VMM is judged; leave one of them out");
 		return EXIT_USAGE;
 	}
 	rc = gw_vmm_check_args(run->argc, run->argv, run->advice, sizeof(run->advice), &error);
@@ -160,6 +165,7 @@ int cmd_run(const struct command *command, int argc, char **argv)
 		run.advice[0] = '\0';
 	if (found)
 		return become_vmm(command, &run);
-	complain(command, "libgodwit-shim.so is not in its place (%s): set GODWIT_SHIM to its path", run.shim);
+	complain(command, "libgodwit-shim.so is not in its place (%s): set GODWIT_SHIM to its path",
+		 run.shim);
 	return EXIT_FAILED;
 }

@@ -60,26 +60,36 @@ static int choose(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw
 			if (is_disk(&choice, vm->images[i].name))
 				wanted[i] = found = true;
 		if (!found)
-			return gw_error_set(error, -EINVAL, "VM '%s' has no disk '%.*s' that the guest may write to%s", vm->name,
-					    (int)choice.name_bytes, choice.name, after_path ?
-						    ": a comma ends the PATH before it, so a PATH with a comma cannot be named" : "");
+			return gw_error_set(
+				error, -EINVAL,
+				"VM '%s' has no disk '%.*s' that the guest may write to%s",
+				vm->name, (int)choice.name_bytes, choice.name,
+				after_path ? ": a comma ends the PATH before it, so a PATH with a "
+					     "comma cannot be named"
+					   : "");
 		after_path = choice.path != NULL;
-		if (choice.path && (choice.path[0] != '/' || choice.path_bytes >= GW_DISK_PLACE_BYTES))
-			return gw_error_set(error, -EINVAL, "--disk %.*s=PATH: the path of its image at the destination, which "
-							    "begins with '/' and is shorter than %d", (int)choice.name_bytes,
-					    choice.name, GW_DISK_PLACE_BYTES);
+		if (choice.path &&
+		    (choice.path[0] != '/' || choice.path_bytes >= GW_DISK_PLACE_BYTES))
+			return gw_error_set(
+				error, -EINVAL,
+				"--disk %.*s=PATH: the path of its image at the destination, which "
+				"begins with '/' and is shorter than %d",
+				(int)choice.name_bytes, choice.name, GW_DISK_PLACE_BYTES);
 	}
 	for (unsigned i = 0; i < vm->image_count; i++)
 		if (!plan->only || wanted[i])
 			vm->images[kept++] = vm->images[i];
 	vm->image_count = kept;
 	if (kept == 0)
-		return gw_error_set(error, -EINVAL, "VM '%s' has no disk that the guest may write to: leave out -b", vm->name);
+		return gw_error_set(error, -EINVAL,
+				    "VM '%s' has no disk that the guest may write to: leave out -b",
+				    vm->name);
 	return 0;
 }
 
 /* Finds the user's path for the disk of an image; "" for none. */
-static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image *image, char place[GW_DISK_PLACE_BYTES])
+static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image *image,
+		     char place[GW_DISK_PLACE_BYTES])
 {
 	const char *at = plan->only;
 	struct choice choice;
@@ -87,7 +97,8 @@ static void place_of(const struct cli_disk_plan *plan, const struct gw_vmm_image
 	place[0] = '\0';
 	while (next_choice(&at, &choice))
 		if (image->layer == 0 && choice.path && is_disk(&choice, image->name))
-			snprintf(place, GW_DISK_PLACE_BYTES, "%.*s", (int)choice.path_bytes, choice.path);
+			snprintf(place, GW_DISK_PLACE_BYTES, "%.*s", (int)choice.path_bytes,
+				 choice.path);
 }
 
 /* A base image that is being read. */
@@ -105,8 +116,10 @@ static int stop_if_interrupted(void *context)
 
 	if (!reading->told && gw_now_ns(&gw_clock_real) - reading->begun_ns > GW_NS_PER_S) {
 		reading->told = true;
-		report_step(reading->report, "reading '%s', which does not move, %s, to compare it with the destination's", reading->name,
-			    gw_format_size(size, sizeof(size), reading->bytes));
+		report_step(reading->report,
+			    "reading '%s', which does not move, %s, to compare it with the "
+			    "destination's",
+			    reading->name, gw_format_size(size, sizeof(size), reading->bytes));
 	}
 	return interrupted() ? -ECANCELED : 0;
 }
@@ -123,7 +136,8 @@ static const struct gw_vmm_image *image_of(const struct cli_vm *vm, const char *
 /* Describes the images to the engine, for comparison with the other end. */
 static void describe_images(const struct cli_vm *vm)
 {
-	static_assert(sizeof(vm->images[0].front) <= GW_DISK_FRONT_BYTES && sizeof(vm->images[0].format) <= GW_DISK_FORMAT_BYTES,
+	static_assert(sizeof(vm->images[0].front) <= GW_DISK_FRONT_BYTES &&
+			      sizeof(vm->images[0].format) <= GW_DISK_FORMAT_BYTES,
 		      "as the VMM names them");
 
 	for (unsigned i = 0; i < vm->disks->count; i++) {
@@ -148,16 +162,19 @@ static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsi
 	if (rc < 0)
 		return rc;
 	for (unsigned i = 0; i < count && rc == 0; i++) {
-		struct reading reading = { vm->report, files[i].name, disks->images[i].bytes, gw_now_ns(&gw_clock_real), false };
+		struct reading reading = { vm->report, files[i].name, disks->images[i].bytes,
+					   gw_now_ns(&gw_clock_real), false };
 
 		memcpy(bases[i].name, files[i].name, sizeof(bases[i].name));
-		memcpy(bases[i].format, image_of(vm, files[i].name)->format, sizeof(bases[i].format));
+		memcpy(bases[i].format, image_of(vm, files[i].name)->format,
+		       sizeof(bases[i].format));
 		bases[i].bytes = disks->images[i].bytes;
 		rc = disks->ops->hash(disks, i, &bases[i].hash, stop_if_interrupted, &reading);
 		if (rc == -ECANCELED)
 			gw_error_set(error, rc, "cancelled; the guest stays here, untouched");
 		else if (rc < 0)
-			gw_error_set(error, rc, "VM '%s': image '%s' cannot be read: %s", vm->name, files[i].name, strerror(-rc));
+			gw_error_set(error, rc, "VM '%s': image '%s' cannot be read: %s", vm->name,
+				     files[i].name, strerror(-rc));
 	}
 	gw_images_close(disks);
 	return rc;
@@ -167,8 +184,8 @@ static int note_bases(struct cli_vm *vm, const struct gw_image_file *files, unsi
  * Lists the files to open: the images of vm->images that move, or with @moved false the layers
  * below them.  Return: their number, or -errno with @error set.
  */
-static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool moved, struct gw_image_file *files,
-		    struct gw_error *error)
+static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool moved,
+		    struct gw_image_file *files, struct gw_error *error)
 {
 	unsigned count = 0;
 
@@ -184,7 +201,9 @@ static int as_files(struct cli_vm *vm, const struct cli_disk_plan *plan, bool mo
 				close(files[--count].fd);
 			return fd;
 		}
-		files[count] = (struct gw_image_file){ .fd = fd, .path = image->path, .fixed = image->fixed };
+		files[count] = (struct gw_image_file){
+			.fd = fd, .path = image->path, .fixed = image->fixed
+		};
 		memcpy(files[count].name, image->name, sizeof(image->name));
 		place_of(plan, image, files[count++].place);
 	}
@@ -197,7 +216,9 @@ static struct timespec last_written(const struct gw_vmm_image *image, bool cache
 	unsigned how = cached ? AT_STATX_DONT_SYNC : AT_STATX_SYNC_AS_STAT;
 	struct statx st;
 
-	if (image->layer == 0 || statx(AT_FDCWD, image->path, (int)how, STATX_TYPE | STATX_MTIME, &st) < 0 || !S_ISREG(st.stx_mode))
+	if (image->layer == 0 ||
+	    statx(AT_FDCWD, image->path, (int)how, STATX_TYPE | STATX_MTIME, &st) < 0 ||
+	    !S_ISREG(st.stx_mode))
 		return (struct timespec){ 0 };
 	return (struct timespec){ .tv_sec = st.stx_mtime.tv_sec, .tv_nsec = st.stx_mtime.tv_nsec };
 }
@@ -206,7 +227,8 @@ static bool was_written(const struct cli_vm *vm, unsigned i, bool cached)
 {
 	struct timespec then = vm->written[i], now = last_written(&vm->all_images[i], cached);
 
-	return (then.tv_sec || then.tv_nsec) && (then.tv_sec != now.tv_sec || then.tv_nsec != now.tv_nsec);
+	return (then.tv_sec || then.tv_nsec) &&
+	       (then.tv_sec != now.tv_sec || then.tv_nsec != now.tv_nsec);
 }
 
 int cli_disks_open(struct cli_vm *vm, const struct cli_disk_plan *plan, struct gw_error *error)
@@ -310,7 +332,8 @@ int cli_disks_receive(struct cli_vm *vm, bool overwrite, struct gw_error *error)
 
 int cli_disks_track(struct cli_vm *vm, struct gw_tracker **tracker, struct gw_error *error)
 {
-	return gw_vmm_watch_images(vm->vmm, vm->images, vm->image_count, GW_DISK_BLOCK_BYTES, tracker, error);
+	return gw_vmm_watch_images(
+		vm->vmm, vm->images, vm->image_count, GW_DISK_BLOCK_BYTES, tracker, error);
 }
 
 static bool is_same_image(const struct gw_vmm_image *a, const struct gw_vmm_image *b)
@@ -319,7 +342,8 @@ static bool is_same_image(const struct gw_vmm_image *a, const struct gw_vmm_imag
 	       a->virtual_bytes == b->virtual_bytes && strcmp(a->format, b->format) == 0;
 }
 
-static bool is_among(const struct gw_vmm_image *image, const struct gw_vmm_image *images, unsigned count)
+static bool is_among(const struct gw_vmm_image *image, const struct gw_vmm_image *images,
+		     unsigned count)
 {
 	for (unsigned i = 0; i < count; i++)
 		if (is_same_image(image, &images[i]))
@@ -332,8 +356,8 @@ static bool is_moving(const struct cli_vm *vm, const char *name)
 	size_t length = strcspn(name, "/");
 
 	for (unsigned i = 0; i < vm->image_count; i++)
-		if (strncmp(vm->images[i].name, name, length) == 0 && (vm->images[i].name[length] == '\0' ||
-								       vm->images[i].name[length] == '/'))
+		if (strncmp(vm->images[i].name, name, length) == 0 &&
+		    (vm->images[i].name[length] == '\0' || vm->images[i].name[length] == '/'))
 			return true;
 	return false;
 }
@@ -354,8 +378,10 @@ static int check_written(const struct cli_vm *vm, bool cached, struct gw_error *
 {
 	for (unsigned i = 0; i < vm->all_count; i++)
 		if (is_moving(vm, vm->all_images[i].name) && was_written(vm, i, cached))
-			return gw_error_set(error, -EBUSY, "disk '%s', which does not move, was written to in mid-migration: migrate "
-							   "again", vm->all_images[i].name);
+			return gw_error_set(error, -EBUSY,
+					    "disk '%s', which does not move, was written to in "
+					    "mid-migration: migrate again",
+					    vm->all_images[i].name);
 	return 0;
 }
 
@@ -375,14 +401,20 @@ int cli_disks_recheck(struct cli_vm *vm, struct gw_error *error)
 	if (count < 0)
 		return count;
 	for (unsigned i = 0; i < vm->all_count && rc == 0; i++)
-		if (is_moving(vm, vm->all_images[i].name) && !is_among(&vm->all_images[i], now, (unsigned)count))
-			rc = gw_error_set(error, -EBUSY, "disk '%s' was unplugged, resized or given another image in "
-							 "mid-migration: migrate again", vm->all_images[i].name);
+		if (is_moving(vm, vm->all_images[i].name) &&
+		    !is_among(&vm->all_images[i], now, (unsigned)count))
+			rc = gw_error_set(error, -EBUSY,
+					  "disk '%s' was unplugged, resized or given another image "
+					  "in mid-migration: migrate again",
+					  vm->all_images[i].name);
 	if (rc == 0)
 		rc = check_written(vm, false, error);
 	for (int k = 0; k < count && rc == 0; k++)
 		if (!is_named_among(now[k].name, vm->all_images, vm->all_count))
-			rc = gw_error_set(error, -EBUSY, "disk '%s' was plugged in in mid-migration: migrate again", now[k].name);
+			rc = gw_error_set(
+				error, -EBUSY,
+				"disk '%s' was plugged in in mid-migration: migrate again",
+				now[k].name);
 	return rc;
 }
 

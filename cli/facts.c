@@ -24,7 +24,8 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 	struct cli_vm *vm = context;
 	int rc;
 
-	static_assert(GW_VMM_MAX_FACTS <= GW_FACTS_MAX && sizeof(vm->described->key) <= GW_FACT_KEY_BYTES &&
+	static_assert(GW_VMM_MAX_FACTS <= GW_FACTS_MAX &&
+			      sizeof(vm->described->key) <= GW_FACT_KEY_BYTES &&
 			      sizeof(vm->described->value) <= GW_FACT_VALUE_BYTES,
 		      "what is described can be sent");
 
@@ -45,13 +46,15 @@ int cli_facts(void *context, const struct gw_fact **facts, unsigned *count, stru
 		const struct gw_vmm_fact *fact = &vm->described[i];
 		bool free_choice = fact->moves_with_image && moves(vm, fact->front);
 
-		vm->facts[i] = (struct gw_fact){ fact->key, free_choice ? "" : fact->value, fact->advice, fact->spare };
+		vm->facts[i] = (struct gw_fact){ fact->key, free_choice ? "" : fact->value,
+						 fact->advice, fact->spare };
 	}
 	*facts = vm->facts;
 	return 0;
 }
 
-static const struct gw_vmm_fact *fact_of(const struct gw_vmm_fact *list, unsigned count, const char *key)
+static const struct gw_vmm_fact *
+fact_of(const struct gw_vmm_fact *list, unsigned count, const char *key)
 {
 	for (unsigned i = 0; i < count; i++)
 		if (strcmp(list[i].key, key) == 0)
@@ -66,31 +69,38 @@ static const char *name_of(const struct gw_vmm_fact *fact)
 }
 
 /* Compares two lists of facts, and names the first difference in @error.  Return: 0 or -EBUSY. */
-static int compare(const struct gw_vmm_fact *then, unsigned then_count, const struct gw_vmm_fact *now, unsigned now_count,
-		   struct gw_error *error)
+static int compare(const struct gw_vmm_fact *then, unsigned then_count,
+		   const struct gw_vmm_fact *now, unsigned now_count, struct gw_error *error)
 {
 	for (unsigned i = 0; i < then_count; i++) {
-		const struct gw_vmm_fact *fact = then[i].lasting ? &then[i] : fact_of(now, now_count, then[i].key);
+		const struct gw_vmm_fact *fact = then[i].lasting
+							 ? &then[i]
+							 : fact_of(now, now_count, then[i].key);
 
 		if (!fact)
-			return gw_error_set(error, -EBUSY, "'%s' (%s) was unplugged in mid-migration: migrate again",
-					    name_of(&then[i]), then[i].value);
+			return gw_error_set(
+				error, -EBUSY,
+				"'%s' (%s) was unplugged in mid-migration: migrate again",
+				name_of(&then[i]), then[i].value);
 		if (strcmp(fact->value, then[i].value) != 0)
-			return gw_error_set(error, -EBUSY, "'%s' was %s and is %s in mid-migration: migrate again", name_of(fact),
-					    then[i].value, fact->value);
+			return gw_error_set(error, -EBUSY,
+					    "'%s' was %s and is %s in mid-migration: migrate again",
+					    name_of(fact), then[i].value, fact->value);
 	}
 	for (unsigned i = 0; i < now_count; i++)
 		if (!fact_of(then, then_count, now[i].key))
-			return gw_error_set(error, -EBUSY, "'%s' (%s) was plugged in in mid-migration: migrate again",
-					    name_of(&now[i]), now[i].value);
+			return gw_error_set(
+				error, -EBUSY,
+				"'%s' (%s) was plugged in in mid-migration: migrate again",
+				name_of(&now[i]), now[i].value);
 	return 0;
 }
 
 int cli_facts_recheck(const struct cli_vm *vm, struct gw_error *error)
 {
 	struct gw_vmm_fact *now = calloc(GW_VMM_MAX_FACTS, sizeof(*now));
-	int rc = now ? gw_vmm_describe(vm->vmm, true, now, GW_VMM_MAX_FACTS, error) :
-		       gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
+	int rc = now ? gw_vmm_describe(vm->vmm, true, now, GW_VMM_MAX_FACTS, error)
+		     : gw_error_set(error, -ENOMEM, "no memory to describe VM '%s'", vm->name);
 
 	if (rc >= 0)
 		rc = compare(vm->described, vm->fact_count, now, (unsigned)rc, error);

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
-#define MOST_BYTES 4 /* of a character */
+#define MOST_BYTES 4               /* of a character */
 
 /*
  * Return: the bytes of the character at @text; 0 when it is not UTF-8.  Jansson decides, since it

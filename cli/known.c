@@ -14,7 +14,8 @@ void known_find(const char *name, struct known *known)
 	struct gw_error error = { 0 };
 
 	*known = (struct known){ .run_state = "gone" };
-	if (gw_vmm_is_alive(name) > 0 && gw_vmm_peek(name, known->run_state, sizeof(known->run_state), NULL, &error) < 0)
+	if (gw_vmm_is_alive(name) > 0 &&
+	    gw_vmm_peek(name, known->run_state, sizeof(known->run_state), NULL, &error) < 0)
 		strcpy(known->run_state, "not answering");
 	for (unsigned i = 0; i < 2; i++) {
 		int pid = 0, rc = monitor_ask(name, sockets[i], "status", &known->status, &pid);
@@ -46,13 +47,15 @@ bool known_owns(const json_t *status)
 void known_complain_of_names(const struct command *command, const struct given *given)
 {
 	if (given->count == 0)
-		complain(command, "a name is needed: godwit %s %s", command->name, command->arguments);
-	else
-		complain(command, "it takes one name, and '%s' is one word too many: godwit %s %s", given->rest[1], command->name,
+		complain(command, "a name is needed: godwit %s %s", command->name,
 			 command->arguments);
+	else
+		complain(command, "it takes one name, and '%s' is one word too many: godwit %s %s",
+			 given->rest[1], command->name, command->arguments);
 }
 
-const char *known_take_name(const struct command *command, int argc, char **argv, struct given *given, int *code)
+const char *known_take_name(const struct command *command, int argc, char **argv,
+			    struct given *given, int *code)
 {
 	int rc = parse_options(command, argc, argv, false, given);
 

@@ -31,6 +31,7 @@ bool known_owns(const json_t *status);
 void known_complain_of_names(const struct command *command, const struct given *given);
 
 /* Takes the one name of cancel and resume.  Return: the name, or NULL with *code the exit code. */
-const char *known_take_name(const struct command *command, int argc, char **argv, struct given *given, int *code);
+const char *known_take_name(const struct command *command, int argc, char **argv,
+			    struct given *given, int *code);
 
 #endif

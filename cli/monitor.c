@@ -44,7 +44,7 @@ struct monitor {
 	/* a receiver: the expected guest, and where it listens */
 	char guest[GW_NAME_BYTES], address[128];
 	pthread_t thread;
-	pthread_mutex_t lock; /* guards the three below */
+	pthread_mutex_t lock;       /* guards the three below */
 	struct gw_session *session; /* NULL: a receiver that waits */
 	struct gw_status status;
 	struct gw_error error; /* status.error points here */
@@ -66,8 +66,9 @@ static json_t *describe(struct monitor *monitor)
 	struct gw_error error;
 
 	if (!copy_status(monitor, &status, &error))
-		return json_pack("{s:s, s:s, s:s, s:b, s:o, s:o}", "name", monitor->name, "role", "destination", "state", WAITING,
-				 "owns_guest", false, "guest", json_text(monitor->guest), "address", json_text(monitor->address));
+		return json_pack("{s:s, s:s, s:s, s:b, s:o, s:o}", "name", monitor->name, "role",
+				 "destination", "state", WAITING, "owns_guest", false, "guest",
+				 json_text(monitor->guest), "address", json_text(monitor->address));
 	return status_json(&status, monitor->name);
 }
 
@@ -152,8 +153,8 @@ static int listen_at(const char *path)
 }
 
 /* Listens on @file and starts the thread.  @session NULL: see monitor_wait(). */
-static int serve_on(struct monitor **out, const char *name, const char *file, struct gw_session *session, const struct monitor *wait,
-		    struct gw_error *error)
+static int serve_on(struct monitor **out, const char *name, const char *file,
+		    struct gw_session *session, const struct monitor *wait, struct gw_error *error)
 {
 	struct monitor *monitor = calloc(1, sizeof(*monitor));
 	struct gw_error unwritten = { 0 };
@@ -188,20 +189,21 @@ static int serve_on(struct monitor **out, const char *name, const char *file, st
 		if (monitor->stop >= 0)
 			close(monitor->stop);
 		free(monitor);
-		return gw_error_set(error, rc, "the socket for status, or the record, in %s/%s: %s", gw_vmm_run_root(), name,
-				    strerror(-rc));
+		return gw_error_set(error, rc, "the socket for status, or the record, in %s/%s: %s",
+				    gw_vmm_run_root(), name, strerror(-rc));
 	}
 	*out = monitor;
 	return 0;
 }
 
-int monitor_open(struct monitor **out, const char *name, const char *file, struct gw_session *session,
-		 struct gw_error *error)
+int monitor_open(struct monitor **out, const char *name, const char *file,
+		 struct gw_session *session, struct gw_error *error)
 {
 	return serve_on(out, name, file, session, NULL, error);
 }
 
-int monitor_wait(struct monitor **out, const char *name, const char *guest, const char *address, struct gw_error *error)
+int monitor_wait(struct monitor **out, const char *name, const char *guest, const char *address,
+		 struct gw_error *error)
 {
 	struct monitor wait = { .session = NULL };
 

@@ -19,8 +19,8 @@ struct monitor;
  * call monitor_open().
  * Return: 0 and *monitor, for monitor_close(); or -errno with @error set.
  */
-int monitor_open(struct monitor **monitor, const char *name, const char *file, struct gw_session *session,
-		 struct gw_error *error) GW_MUST_CHECK;
+int monitor_open(struct monitor **monitor, const char *name, const char *file,
+		 struct gw_session *session, struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * The same for a receiver that waits for a source.  status answers WAITING, @guest and @address.
@@ -34,7 +34,8 @@ int monitor_open(struct monitor **monitor, const char *name, const char *file, s
  */
 int monitor_wait(struct monitor **monitor, const char *name, const char *guest, const char *address,
 		 struct gw_error *error) GW_MUST_CHECK;
-int monitor_begin(struct monitor *monitor, struct gw_session *session, struct gw_error *error) GW_MUST_CHECK;
+int monitor_begin(struct monitor *monitor, struct gw_session *session,
+		  struct gw_error *error) GW_MUST_CHECK;
 void monitor_wait_on(struct monitor *monitor, const struct gw_status *status);
 void monitor_end_wait(struct monitor *monitor);
 
@@ -52,6 +53,7 @@ void monitor_close(struct monitor *monitor, const struct gw_status *status);
  *   -ETIMEDOUT  the process does not answer: it is stopped or frozen
  *   -EPROTO     the answer is not JSON
  */
-int monitor_ask(const char *name, const char *file, const char *question, json_t **answer, int *pid) GW_MUST_CHECK;
+int monitor_ask(const char *name, const char *file, const char *question, json_t **answer,
+		int *pid) GW_MUST_CHECK;
 
 #endif

@@ -25,20 +25,22 @@ void complain(const struct command *command, const char *format, ...)
 	va_end(args);
 	fprintf(stderr, "godwit %s: %s\n", command->name, text);
 	if (json_wanted)
-		print_json_line(json_pack("{s:s, s:s, s:o}", "event", "error", "command", command->name, "error", json_text(text)));
+		print_json_line(json_pack("{s:s, s:s, s:o}", "event", "error", "command",
+					  command->name, "error", json_text(text)));
 }
 
 void print_command_help(const struct command *command)
 {
-	printf("Usage: godwit %s %s\n\n%c%s.\n", command->name, command->arguments, command->summary[0] - 'a' + 'A',
-	       command->summary + 1);
+	printf("Usage: godwit %s %s\n\n%c%s.\n", command->name, command->arguments,
+	       command->summary[0] - 'a' + 'A', command->summary + 1);
 	for (const struct option_spec *o = command->options; o->name; o++) {
 		char left[48];
 
 		if (o == command->options)
 			printf("\n");
-		snprintf(left, sizeof(left), "%c%c%s --%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-			 o->letter ? "," : " ", o->name, o->value ? " " : "", o->value ? o->value : "");
+		snprintf(left, sizeof(left), "%c%c%s --%s%s%s", o->letter ? '-' : ' ',
+			 o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
+			 o->value ? " " : "", o->value ? o->value : "");
 		printf("  %-24s %s\n", left, o->help);
 	}
 }
@@ -60,7 +62,8 @@ static int row_of(const struct command *command, int code)
 }
 
 /* Converts the table for getopt_long(). */
-static void make_tables(const struct command *command, bool stop_at_first, struct option *longs, char *letters)
+static void make_tables(const struct command *command, bool stop_at_first, struct option *longs,
+			char *letters)
 {
 	int i;
 
@@ -71,7 +74,8 @@ static void make_tables(const struct command *command, bool stop_at_first, struc
 	for (i = 0; i < MAX_OPTIONS && command->options[i].name; i++) {
 		const struct option_spec *o = &command->options[i];
 
-		longs[i] = (struct option){ o->name, o->value ? required_argument : no_argument, NULL, code_of(command, i) };
+		longs[i] = (struct option){ o->name, o->value ? required_argument : no_argument,
+					    NULL, code_of(command, i) };
 		if (o->letter)
 			*letters++ = o->letter;
 		if (o->letter && o->value)
@@ -90,12 +94,15 @@ static bool is_shortened(const char *word, const char *name)
 {
 	size_t bytes = strlen(name);
 
-	return strncmp(word, "--", 2) == 0 && (strncmp(word + 2, name, bytes) != 0 || (word[2 + bytes] && word[2 + bytes] != '='));
+	return strncmp(word, "--", 2) == 0 &&
+	       (strncmp(word + 2, name, bytes) != 0 || (word[2 + bytes] && word[2 + bytes] != '='));
 }
 
 static void complain_of_word(const struct command *command, const char *word)
 {
-	complain(command, "'%s' is no option, and none may be shortened; 'godwit %s --help' lists them", word, command->name);
+	complain(command,
+		 "'%s' is no option, and none may be shortened; 'godwit %s --help' lists them",
+		 word, command->name);
 }
 
 /* Reports the fault of the option that getopt_long() refused. */
@@ -103,15 +110,18 @@ static void complain_of_option(const struct command *command, int code, const ch
 {
 	int row = optopt ? row_of(command, optopt) : -1;
 
-	if ((row >= 0 || optopt == 'h') && is_shortened(word, row >= 0 ? command->options[row].name : "help"))
+	if ((row >= 0 || optopt == 'h') &&
+	    is_shortened(word, row >= 0 ? command->options[row].name : "help"))
 		complain_of_word(command, word);
 	else if (row >= 0 && code == ':')
-		complain(command, "option '--%s' needs a value: %s", command->options[row].name, command->options[row].value);
+		complain(command, "option '--%s' needs a value: %s", command->options[row].name,
+			 command->options[row].value);
 	else if (row >= 0 || optopt == 'h')
 		complain(command, "option '--%s' takes no value: leave out what follows the '='",
 			 row >= 0 ? command->options[row].name : "help");
 	else if (optopt)
-		complain(command, "there is no option '-%c'; 'godwit %s --help' lists them", optopt, command->name);
+		complain(command, "there is no option '-%c'; 'godwit %s --help' lists them", optopt,
+			 command->name);
 	else
 		complain_of_word(command, word);
 }
@@ -128,7 +138,8 @@ static bool asks_for_json(const struct command *command, int argc, char **argv)
 	return has_json && asked;
 }
 
-int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first, struct given *given)
+int parse_options(const struct command *command, int argc, char **argv, bool stop_at_first,
+		  struct given *given)
 {
 	struct option longs[MAX_OPTIONS + 2];
 	char letters[LETTERS_BYTES];
@@ -172,14 +183,14 @@ const char *option_value(const struct command *command, const struct given *give
 	return NULL;
 }
 
-int option_number(const struct command *command, const struct given *given, const char *name, uint64_t low,
-		  uint64_t high, uint64_t *number)
+int option_number(const struct command *command, const struct given *given, const char *name,
+		  uint64_t low, uint64_t high, uint64_t *number)
 {
 	const char *text = option_value(command, given, name);
 
 	if (!text || gw_parse_number(text, low, high, number) == 0)
 		return 0;
-	complain(command, "--%s %s: a whole number from %llu to %llu", name, text, (unsigned long long)low,
-		 (unsigned long long)high);
+	complain(command, "--%s %s: a whole number from %llu to %llu", name, text,
+		 (unsigned long long)low, (unsigned long long)high);
 	return -EINVAL;
 }

@@ -15,7 +15,19 @@
 #define BAR_FRAME 3 /* a blank and two brackets */
 
 /* In the order of the line. */
-enum part { PART_STATE, PART_BAR, PART_DONE, PART_ROUND, PART_SENT, PART_RATE, PART_DIRTY, PART_SLOWED, PART_DISKS, PART_END, PARTS };
+enum part {
+	PART_STATE,
+	PART_BAR,
+	PART_DONE,
+	PART_ROUND,
+	PART_SENT,
+	PART_RATE,
+	PART_DIRTY,
+	PART_SLOWED,
+	PART_DISKS,
+	PART_END,
+	PARTS
+};
 
 struct parts {
 	char text[PARTS][64];
@@ -42,11 +54,13 @@ static void write_parts(const struct gw_status *s, struct parts *parts)
 
 	memset(parts, 0, sizeof(*parts));
 	if (s->round == 0 && s->elapsed_ns > s->setup_ns)
-		rate = (double)(s->put_bytes + s->disk_put_bytes) * (double)GW_NS_PER_S / (double)(s->elapsed_ns - s->setup_ns);
+		rate = (double)(s->put_bytes + s->disk_put_bytes) * (double)GW_NS_PER_S /
+		       (double)(s->elapsed_ns - s->setup_ns);
 	PUT(PART_STATE, "%-10s", gw_state_name(s->state));
 	PUT(PART_DONE, " %3.0f %%", done_of(s) * 100);
 	PUT(PART_ROUND, "  round %u", s->round);
-	PUT(PART_SENT, "  %s sent", gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes));
+	PUT(PART_SENT, "  %s sent",
+	    gw_format_size(sent, sizeof(sent), s->put_bytes + s->disk_put_bytes));
 	PUT(PART_RATE, "  %.0f MiB/s", mib(rate));
 	if (s->round > 0)
 		PUT(PART_DIRTY, "  dirty %.0f MiB/s", mib(s->dirty_bytes_per_s));
@@ -64,7 +78,8 @@ static void write_parts(const struct gw_status *s, struct parts *parts)
 
 static void write_bar(double done, size_t room, char *text)
 {
-	size_t cells = room < BAR_CELLS ? room : BAR_CELLS, full = (size_t)(done * (double)cells + 0.5);
+	size_t cells = room < BAR_CELLS ? room : BAR_CELLS,
+	       full = (size_t)(done * (double)cells + 0.5);
 
 	text += sprintf(text, " [");
 	for (size_t i = 0; i < cells; i++)
@@ -74,8 +89,9 @@ static void write_bar(double done, size_t room, char *text)
 
 void progress_line(const struct gw_status *s, size_t columns, char line[PROGRESS_BYTES])
 {
-	static const enum part ranks[] = { PART_STATE, PART_DONE, PART_RATE, PART_END, PART_ROUND, PART_SENT, PART_SLOWED, PART_DISKS,
-					   PART_DIRTY };
+	static const enum part ranks[] = { PART_STATE,  PART_DONE,  PART_RATE,
+					   PART_END,    PART_ROUND, PART_SENT,
+					   PART_SLOWED, PART_DISKS, PART_DIRTY };
 	bool fits[PARTS] = { [PART_BAR] = true };
 	size_t used = 0, at = 0;
 	struct parts parts;

@@ -40,7 +40,8 @@ static const char *writer_of_this(void)
 	static char writer[48];
 
 	if (!writer[0])
-		snprintf(writer, sizeof(writer), "%d-%llu", (int)getpid(), (unsigned long long)gw_now_ns(&gw_clock_real));
+		snprintf(writer, sizeof(writer), "%d-%llu", (int)getpid(),
+			 (unsigned long long)gw_now_ns(&gw_clock_real));
 	return writer;
 }
 
@@ -115,19 +116,23 @@ static int write_record(const char *name, json_t *object)
 
 static json_t *record_of(const char *name, bool is_source, const char *state, bool owns_guest)
 {
-	return json_pack("{s:s, s:s, s:s, s:b}", "name", name, "role", is_source ? "source" : "destination", "state", state,
-			 "owns_guest", owns_guest);
+	return json_pack("{s:s, s:s, s:s, s:b}", "name", name, "role",
+			 is_source ? "source" : "destination", "state", state, "owns_guest",
+			 owns_guest);
 }
 
 static int refuse(const char *name, int rc, struct gw_error *error)
 {
-	return gw_error_set(error, rc, "the record of who owns the guest cannot be written in %s/%s: %s", gw_vmm_run_root(), name,
-			    rc == -ESTALE ? "another godwit has written its own" : strerror(-rc));
+	return gw_error_set(
+		error, rc, "the record of who owns the guest cannot be written in %s/%s: %s",
+		gw_vmm_run_root(), name,
+		rc == -ESTALE ? "another godwit has written its own" : strerror(-rc));
 }
 
 int record_begin(const char *name, bool is_source, struct gw_error *error)
 {
-	int rc = write_record(name, record_of(name, is_source, gw_state_name(GW_STATE_FAILED), is_source));
+	int rc = write_record(
+		name, record_of(name, is_source, gw_state_name(GW_STATE_FAILED), is_source));
 
 	return rc < 0 ? refuse(name, rc, error) : 0;
 }
@@ -141,9 +146,12 @@ int record_uncertain(const char *name, bool is_source, struct gw_error *error)
 	 * may be full then.
 	 */
 	if (rc == 0)
-		rc = write_whole(name, END_FILE, record_of(name, is_source, gw_state_name(GW_STATE_DONE), !is_source));
+		rc = write_whole(
+			name, END_FILE,
+			record_of(name, is_source, gw_state_name(GW_STATE_DONE), !is_source));
 	if (rc == 0)
-		rc = write_record(name, record_of(name, is_source, gw_state_name(GW_STATE_UNCERTAIN), false));
+		rc = write_record(
+			name, record_of(name, is_source, gw_state_name(GW_STATE_UNCERTAIN), false));
 	return rc < 0 ? refuse(name, rc, error) : 0;
 }
 
@@ -156,7 +164,9 @@ void record_owned(const char *name)
 	int rc = put_in_place(name, END_FILE);
 
 	if (rc < 0) /* the guest starts all the same: the source has released it */
-		gw_warn("the record of who owns the guest cannot be put in place: %s; this host owns it", strerror(-rc));
+		gw_warn("the record of who owns the guest cannot be put in place: %s; this host "
+			"owns it",
+			strerror(-rc));
 }
 
 void record_resumed(const char *name, bool is_source)
@@ -180,7 +190,9 @@ static void write_end(const char *name, const struct gw_status *status, json_t *
 	if (rc < 0 && handed_over)
 		rc = put_in_place(name, END_FILE);
 	if (rc < 0)
-		gw_warn("the record of who owns the guest cannot be written: %s; 'godwit status' cannot show how the migration ended", strerror(-rc));
+		gw_warn("the record of who owns the guest cannot be written: %s; 'godwit status' "
+			"cannot show how the migration ended",
+			strerror(-rc));
 	gw_vmm_path(path, sizeof(path), name, END_FILE);
 	(void)unlink(path);
 }

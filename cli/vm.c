@@ -100,7 +100,9 @@ static int check_disks(struct cli_vm *vm, struct gw_error *error)
 static int vm_still_paused(void *vm, struct gw_error *error)
 {
 	struct cli_vm *self = vm;
-	int rc = gw_now_ns(&gw_clock_real) - self->looked_ns < LOOK_NS ? 0 : check_disks(self, error);
+	int rc = gw_now_ns(&gw_clock_real) - self->looked_ns < LOOK_NS
+			 ? 0
+			 : check_disks(self, error);
 
 	if (rc == 0)
 		rc = cli_disks_still(self, error);
@@ -129,7 +131,8 @@ static int vm_recheck(void *vm, struct gw_error *error)
 
 static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_error *error)
 {
-	return gw_vmm_throttle(((struct cli_vm *)vm)->vmm, throttle->cpu_percent, throttle->disk_bytes_per_s, error);
+	return gw_vmm_throttle(((struct cli_vm *)vm)->vmm, throttle->cpu_percent,
+			       throttle->disk_bytes_per_s, error);
 }
 
 static int vm_pause(void *vm, struct gw_error *error)
@@ -187,7 +190,8 @@ static int hook_ended(const struct cli_vm *vm, int status, struct gw_error *erro
  */
 static int start_hook(struct cli_vm *vm, struct gw_error *error)
 {
-	char *arguments[] = { (char[]){ "sh" }, (char[]){ "-c" }, (char *)(uintptr_t)vm->hook, NULL };
+	char *arguments[] = { (char[]){ "sh" }, (char[]){ "-c" }, (char *)(uintptr_t)vm->hook,
+			      NULL };
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attributes;
 	sigset_t all, none;
@@ -200,17 +204,22 @@ static int start_hook(struct cli_vm *vm, struct gw_error *error)
 	(void)posix_spawnattr_setsigdefault(&attributes, &all);
 	(void)posix_spawnattr_setsigmask(&attributes, &none);
 	(void)posix_spawnattr_setpgroup(&attributes, 0);
-	(void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+	(void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK |
+							    POSIX_SPAWN_SETPGROUP);
 	rc = posix_spawn_file_actions_init(&files);
 	if (rc == 0) {
 		/* A background process group that reads from the terminal would be stopped. */
-		rc = posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+		rc = posix_spawn_file_actions_addopen(
+			&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
 		if (rc == 0)
-			rc = posix_spawn(&vm->hook_pid, "/bin/sh", &files, &attributes, arguments, environ);
+			rc = posix_spawn(&vm->hook_pid, "/bin/sh", &files, &attributes, arguments,
+					 environ);
 		posix_spawn_file_actions_destroy(&files);
 	}
 	posix_spawnattr_destroy(&attributes);
-	return rc == 0 ? 0 : gw_error_set(error, -rc, "the hook '%s' cannot be started: %s", vm->hook, strerror(rc));
+	return rc == 0 ? 0
+		       : gw_error_set(error, -rc, "the hook '%s' cannot be started: %s", vm->hook,
+				      strerror(rc));
 }
 
 /*
@@ -254,8 +263,9 @@ static int vm_handover(void *vm, bool give_up, struct gw_error *error)
 	if (rc == 0 || (rc < 0 && errno == EINTR))
 		return 0;
 	self->hook_pid = 0;
-	return rc < 0 ? gw_error_set(error, -errno, "the hook '%s': %s", self->hook, strerror(errno)) :
-			hook_ended(self, status, error);
+	return rc < 0 ? gw_error_set(error, -errno, "the hook '%s': %s", self->hook,
+				     strerror(errno))
+		      : hook_ended(self, status, error);
 }
 
 static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *error)
@@ -348,8 +358,8 @@ int cli_vm_open(struct cli_vm *vm, const char *name, bool writable, struct gw_er
 	for (unsigned i = 0; i < gw_vmm_region_count(vm->vmm); i++) {
 		const struct gw_vmm_region *region = gw_vmm_region(vm->vmm, i);
 
-		rc = gw_region_open_file(&vm->regions[i], region->name, gw_vmm_take_fd(vm->vmm, i), region->bytes,
-					 writable, error);
+		rc = gw_region_open_file(&vm->regions[i], region->name, gw_vmm_take_fd(vm->vmm, i),
+					 region->bytes, writable, error);
 		if (rc < 0) {
 			cli_vm_close(vm);
 			return rc;

@@ -53,7 +53,8 @@ int main(void)
 	run_once(&micro);
 	printf("ready\n");
 	while (fflush(stdout) == 0 && fgets(line, sizeof(line), stdin)) {
-		uint64_t from = gw_now_ns(&gw_clock_real), ns = (uint64_t)atoi(line) * 1000000, began, ended, best = UINT64_MAX;
+		uint64_t from = gw_now_ns(&gw_clock_real), ns = (uint64_t)atoi(line) * 1000000,
+			 began, ended, best = UINT64_MAX;
 
 		do {
 			began = gw_now_ns(&gw_clock_real);

@@ -15,11 +15,13 @@ static char a[STEP], b[STEP];
 
 int main(int argc, char **argv)
 {
-	int fd_a = argc == 3 ? open(argv[1], O_RDONLY) : -1, fd_b = argc == 3 ? open(argv[2], O_RDONLY) : -1;
+	int fd_a = argc == 3 ? open(argv[1], O_RDONLY) : -1,
+	    fd_b = argc == 3 ? open(argv[2], O_RDONLY) : -1;
 	off_t at = 0;
 
 	if (fd_a < 0 || fd_b < 0) {
-		fprintf(stderr, argc == 3 ? "ramcmp: %s\n" : "usage: ramcmp A B (%s)\n", strerror(errno));
+		fprintf(stderr, argc == 3 ? "ramcmp: %s\n" : "usage: ramcmp A B (%s)\n",
+			strerror(errno));
 		return 2;
 	}
 	for (;;) {
@@ -32,7 +34,8 @@ int main(int argc, char **argv)
 		if (n != m || memcmp(a, b, (size_t)n) != 0) {
 			for (ssize_t i = 0; i < n && i < m; i++)
 				if (a[i] != b[i]) {
-					fprintf(stderr, "ramcmp: the files differ at byte %lld\n", (long long)at + i);
+					fprintf(stderr, "ramcmp: the files differ at byte %lld\n",
+						(long long)at + i);
 					return 1;
 				}
 			fprintf(stderr, "ramcmp: one file is longer\n");

@@ -26,12 +26,12 @@
 #define AT_ONCE 64u
 #define MOST_DEPTH 1024u
 
-#define CHECK(condition)                                                                                               \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			perror(#condition);                                                                            \
-			exit(1);                                                                                       \
-		}                                                                                                      \
+#define CHECK(condition)                    \
+	do {                                \
+		if (!(condition)) {         \
+			perror(#condition); \
+			exit(1);            \
+		}                           \
 	} while (0)
 
 static char block[BLOCK] __attribute__((aligned(4096))), scrap[MOST_DEPTH];
@@ -97,14 +97,18 @@ static void open_aio(unsigned depth)
 	context = 0;
 	CHECK(setup((int)MOST_DEPTH, &context) == 0);
 	for (unsigned i = 1; i < depth; i++) {
-		polls[i] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_POLL, .aio_fildes = (unsigned)pipes[0], .aio_buf = POLLIN };
+		polls[i] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_POLL,
+					  .aio_fildes = (unsigned)pipes[0],
+					  .aio_buf = POLLIN };
 		submit_one(&polls[i]);
 	}
 }
 
 static void read_aio(void)
 {
-	struct iocb iocb = { .aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)block,
+	struct iocb iocb = { .aio_lio_opcode = IOCB_CMD_PREAD,
+			     .aio_fildes = (unsigned)fd,
+			     .aio_buf = (uintptr_t)block,
 			     .aio_nbytes = BLOCK };
 	struct io_event event;
 
@@ -157,7 +161,8 @@ int main(void)
 	 * of a descriptor.
 	 */
 	CHECK(pthread_create(&other, NULL, wait_for_ever, NULL) == 0);
-	CHECK(dlopen("libaio.so.1", RTLD_NOW | RTLD_GLOBAL) || dlopen("libaio.so.1t64", RTLD_NOW | RTLD_GLOBAL));
+	CHECK(dlopen("libaio.so.1", RTLD_NOW | RTLD_GLOBAL) ||
+	      dlopen("libaio.so.1t64", RTLD_NOW | RTLD_GLOBAL));
 	setup = (int (*)(int, aio_context_t *))find("io_setup");
 	submit_aio = (int (*)(aio_context_t, long, struct iocb **))find("io_submit");
 	destroy = (int (*)(aio_context_t))find("io_destroy");
@@ -165,7 +170,8 @@ int main(void)
 	fd = memfd_create("disk", MFD_CLOEXEC);
 	CHECK(fd >= 0 && write(fd, block, BLOCK) == BLOCK);
 	printf("ready\n");
-	while (fflush(stdout) == 0 && scanf("%lu %u %u", &ms, &engine, &depth) == 3 && engine < 2 && depth <= MOST_DEPTH)
+	while (fflush(stdout) == 0 && scanf("%lu %u %u", &ms, &engine, &depth) == 3 && engine < 2 &&
+	       depth <= MOST_DEPTH)
 		measure(&engines[engine], depth, ms * GW_NS_PER_MS);
 	return 0;
 }

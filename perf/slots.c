@@ -47,7 +47,8 @@ static void *run(void *argument)
 			vcpus_leave();
 			ENSURE(rc == 0 || errno == EINTR, "the guest runs (%s)", strerror(errno));
 		} while (micro->run->exit_reason == KVM_EXIT_INTR);
-		ENSURE(micro->run->exit_reason == KVM_EXIT_HLT, "no virtual processor misses its memory (%u)", micro->run->exit_reason);
+		ENSURE(micro->run->exit_reason == KVM_EXIT_HLT,
+		       "no virtual processor misses its memory (%u)", micro->run->exit_reason);
 		atomic_fetch_add(&written, PAGES_EACH);
 		regs.rdx++;
 	}
@@ -77,14 +78,16 @@ static void *move(void *argument)
 {
 	struct watch *watch = argument;
 
-	(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = (long)span_ns }, NULL);
+	(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = (long)span_ns },
+			      NULL);
 	watch->begun_ns = gw_now_ns(&gw_clock_real);
 	if (watch->aliased)
 		gw_kvm_hold(true);
 	else
 		ENSURE(gw_kvm_release() == 0, "slots go back");
 	watch->done_ns = gw_now_ns(&gw_clock_real);
-	ENSURE(gw_kvm_runs_at((uintptr_t)micros[0].memory) != watch->aliased, "they are where they should be");
+	ENSURE(gw_kvm_runs_at((uintptr_t)micros[0].memory) != watch->aliased,
+	       "they are where they should be");
 	atomic_store(&watch->over, true);
 	return NULL;
 }
@@ -95,7 +98,8 @@ static void *move(void *argument)
  */
 static void look(struct watch *watch)
 {
-	uint64_t from = gw_now_ns(&gw_clock_real), last_change = from, gap = 0, count = atomic_load(&written), before = count;
+	uint64_t from = gw_now_ns(&gw_clock_real), last_change = from, gap = 0,
+		 count = atomic_load(&written), before = count;
 	uint64_t until = 0, back_ns = 0, window = from, window_count = count;
 	double rate = 0;
 	pthread_t thread;
@@ -125,14 +129,17 @@ static void look(struct watch *watch)
 			until = now + span_ns;
 	}
 	pthread_join(thread, NULL);
-	printf("{\"aliased\":%s,\"pages_per_ms\":%.0f,\"call_us\":%lu,\"gap_us\":%lu,\"back_us\":%lu}\n",
-	       watch->aliased ? "true" : "false", rate * 1e6, (watch->done_ns - watch->begun_ns) / 1000, gap / 1000, back_ns / 1000);
+	printf("{\"aliased\":%s,\"pages_per_ms\":%.0f,"
+	       "\"call_us\":%lu,\"gap_us\":%lu,\"back_us\":%lu}\n",
+	       watch->aliased ? "true" : "false", rate * 1e6,
+	       (watch->done_ns - watch->begun_ns) / 1000, gap / 1000, back_ns / 1000);
 	fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-	unsigned vcpus = argc > 1 ? (unsigned)atoi(argv[1]) : 2, rounds = argc > 3 ? (unsigned)atoi(argv[3]) : 5;
+	unsigned vcpus = argc > 1 ? (unsigned)atoi(argv[1]) : 2,
+		 rounds = argc > 3 ? (unsigned)atoi(argv[3]) : 5;
 	uint64_t pages = (argc > 2 ? (uint64_t)atoll(argv[2]) : 1) << 18;
 	pthread_t threads[MAX_VCPUS], forker;
 

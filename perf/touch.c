@@ -32,11 +32,13 @@ static void measure(enum how how, unsigned pages, unsigned round)
 
 	micro_open(&guest, pages, 600, false);
 	memset(guest.memory + MICRO_FIRST * MICRO_PAGE, 1, bytes - MICRO_FIRST * MICRO_PAGE);
-	ENSURE(how == WRITTEN || madvise(guest.memory, bytes, MADV_DONTNEED) == 0, "the page table is emptied");
+	ENSURE(how == WRITTEN || madvise(guest.memory, bytes, MADV_DONTNEED) == 0,
+	       "the page table is emptied");
 	micro_write(&guest, MICRO_FIRST, 1, 1, 0); /* its own pages */
 	from = gw_now_ns(&gw_clock_real);
 	if (how == FILLED) {
-		ENSURE(madvise(guest.memory, bytes, MADV_POPULATE_READ) == 0, "the page table is filled");
+		ENSURE(madvise(guest.memory, bytes, MADV_POPULATE_READ) == 0,
+		       "the page table is filled");
 		fill_us[round] = us_a_page(from, pages);
 	}
 	from = gw_now_ns(&gw_clock_real);
@@ -63,7 +65,8 @@ static double median(double *figures, unsigned count)
 
 int main(int argc, char **argv)
 {
-	unsigned pages = (argc > 1 ? (unsigned)atoi(argv[1]) : 128) * 256, rounds = argc > 2 ? (unsigned)atoi(argv[2]) : 9;
+	unsigned pages = (argc > 1 ? (unsigned)atoi(argv[1]) : 128) * 256,
+		 rounds = argc > 2 ? (unsigned)atoi(argv[2]) : 9;
 
 	if (pages < 1024 || pages > 256 * 1024 || rounds < 1 || rounds > MAX_ROUNDS)
 		return 2;
@@ -71,7 +74,8 @@ int main(int argc, char **argv)
 		for (unsigned how = 0; how < HOWS; how++)
 			measure((enum how)((how + round) % HOWS), pages, round);
 	for (unsigned how = 0; how < HOWS; how++)
-		printf("%-20s first touch %.2f us a page\n", names[how], median(first_us[how], rounds));
+		printf("%-20s first touch %.2f us a page\n", names[how],
+		       median(first_us[how], rounds));
 	printf("%-20s             %.2f us a page\n", "mapping it", median(fill_us, rounds));
 	return 0;
 }

@@ -18,7 +18,8 @@
 #define PASSES 3
 
 enum how { NONE, ALIAS, KVM_LOG, WP_ASYNC, WP_SYNC, VMM_LOG, HOWS };
-static const char *const names[HOWS] = { "none", "none, at an alias", "kvm_log+wp_async", "wp_async", "wp_sync", "QEMU's way" };
+static const char *const names[HOWS] = { "none",     "none, at an alias", "kvm_log+wp_async",
+					 "wp_async", "wp_sync",           "QEMU's way" };
 
 static struct micro aliased, plain;
 static struct gw_bitmap shared, dirty;
@@ -37,8 +38,11 @@ static uint64_t now(void)
 
 static void set_plain(uint32_t flags)
 {
-	struct kvm_userspace_memory_region slot = { .flags = flags, .memory_size = (uint64_t)plain.pages * MICRO_PAGE,
-						    .userspace_addr = (uintptr_t)plain.memory };
+	struct kvm_userspace_memory_region slot = {
+		.flags = flags,
+		.memory_size = (uint64_t)plain.pages * MICRO_PAGE,
+		.userspace_addr = (uintptr_t)plain.memory
+	};
 
 	ENSURE(ioctl(plain.vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0, "the slot's flags change");
 }
@@ -64,7 +68,9 @@ static uint64_t collect(enum how how)
 {
 	switch (how) {
 	case KVM_LOG:
-		ENSURE(gw_kvm_log_collect(&error) >= 0 && gw_wp_async_collect(async, &shared, &error) >= 0, "%s", error.text);
+		ENSURE(gw_kvm_log_collect(&error) >= 0 &&
+			       gw_wp_async_collect(async, &shared, &error) >= 0,
+		       "%s", error.text);
 		ENSURE(gw_kvm_log_arm(0, 0, aliased.pages, &error) == 0, "%s", error.text);
 		break;
 	case WP_ASYNC:
@@ -127,14 +133,18 @@ static void measure(enum how how, unsigned percent, bool counts)
 		ran = now();
 		found = collect(how);
 		collected = now();
-		ENSURE(how == NONE || how == ALIAS || found == pages || (huge && found > pages) || n == 0,
+		ENSURE(how == NONE || how == ALIAS || found == pages || (huge && found > pages) ||
+			       n == 0,
 		       "%s: %lu pages of %u were found", names[how], found, pages);
 		found = collect(how);
 		clean = now();
-		ENSURE(found == 0, "%s: %lu pages were found with nothing written", names[how], found);
+		ENSURE(found == 0, "%s: %lu pages were found with nothing written", names[how],
+		       found);
 		if (counts && n > 0)
-			printf("{\"tracker\":\"%s\",\"percent\":%u,\"pages\":%u,\"pass_ns\":%lu,\"collect_ns\":%lu,"
-			       "\"clean_ns\":%lu}\n", names[how], percent, pages, ran - from, collected - ran, clean - collected);
+			printf("{\"tracker\":\"%s\",\"percent\":%u,\"pages\":%u,\"pass_ns\":%lu,"
+			       "\"collect_ns\":%lu,\"clean_ns\":%lu}\n",
+			       names[how], percent, pages, ran - from, collected - ran,
+			       clean - collected);
 	}
 	finish(how);
 }
@@ -156,13 +166,15 @@ static void open_guest(struct micro *guest, unsigned pages, bool hooked)
 	if (hooked)
 		micro_hold();
 	close(aliased_fd);
-	memset(guest->memory + MICRO_FIRST * MICRO_PAGE, 1, (size_t)(pages - MICRO_FIRST) * MICRO_PAGE);
+	memset(guest->memory + MICRO_FIRST * MICRO_PAGE, 1,
+	       (size_t)(pages - MICRO_FIRST) * MICRO_PAGE);
 }
 
 int main(int argc, char **argv)
 {
 	static const unsigned percents[] = { 1, 10, 100 };
-	unsigned pages = (argc > 1 ? (unsigned)atoi(argv[1]) : 256) * 256, rounds = argc > 2 ? (unsigned)atoi(argv[2]) : 5;
+	unsigned pages = (argc > 1 ? (unsigned)atoi(argv[1]) : 256) * 256,
+		 rounds = argc > 2 ? (unsigned)atoi(argv[2]) : 5;
 
 	if (pages < 1024 || pages > MAX_PAGES)
 		return 2;

@@ -84,8 +84,11 @@ static void cut_connections(const char *folder, int pid)
 		struct sockaddr_un own = { .sun_family = AF_UNSPEC };
 		socklen_t bytes = sizeof(own);
 
-		if (getsockname(fd, (struct sockaddr *)&own, &bytes) == 0 && own.sun_family == AF_UNIX &&
-		    (own.sun_path[0] == '\0' || strncmp(own.sun_path, path, sizeof(own.sun_path)) == 0) && gw_unix_peer(fd) == pid)
+		if (getsockname(fd, (struct sockaddr *)&own, &bytes) == 0 &&
+		    own.sun_family == AF_UNIX &&
+		    (own.sun_path[0] == '\0' ||
+		     strncmp(own.sun_path, path, sizeof(own.sun_path)) == 0) &&
+		    gw_unix_peer(fd) == pid)
 			(void)shutdown(fd, SHUT_RDWR);
 	}
 }
@@ -119,7 +122,8 @@ static void take_client(struct agent *agent)
 	if (full) {
 		door_full(full, &error);
 	} else if (agent->client >= 0) {
-		gw_error_set(&error, -EBUSY, "another godwit is attached to this VM: 'godwit status' shows it");
+		gw_error_set(&error, -EBUSY,
+			     "another godwit is attached to this VM: 'godwit status' shows it");
 	} else {
 		throttle_begin();
 		set_client(agent, fd);
@@ -183,7 +187,10 @@ static void start_in_daemon(void)
 	the_agent.awaits_daemon = false;
 	rc = start_threads();
 	if (rc < 0)
-		fprintf(stderr, "godwit: shim: the agent cannot start in the daemon: %s; this VM cannot be migrated\n", strerror(-rc));
+		fprintf(stderr,
+			"godwit: shim: the agent cannot start in the daemon: %s; this VM cannot be "
+			"migrated\n",
+			strerror(-rc));
 }
 
 int agent_start(const char *folder, bool in_daemon)
@@ -199,7 +206,8 @@ int agent_start(const char *folder, bool in_daemon)
 	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (listener < 0)
 		return -errno;
-	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0) {
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    listen(listener, 4) < 0) {
 		rc = -errno;
 		close(listener);
 		return rc;

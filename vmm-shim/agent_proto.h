@@ -32,7 +32,7 @@
 #define AGENT_QMP_SOCKET "qmp.sock"
 #define AGENT_GUARD_SOCKET "guard.sock" /* a second QMP socket, for guard.c alone */
 #define AGENT_PEEK_SOCKET "peek.sock"   /* a third QMP socket, for list and status */
-#define AGENT_JUDGE_FILE "judge"    /* locked by the process that judges the VMM (vmm/judge.c) */
+#define AGENT_JUDGE_FILE "judge" /* locked by the process that judges the VMM (vmm/judge.c) */
 /* QMP commands, one each line, that restore the VMM's settings (vmm/settings.h) */
 #define AGENT_UNDO_FILE "settings.undo"
 
@@ -55,14 +55,14 @@ enum agent_tracker {
 
 /* 6 was the guard until version 4; see lease_proto.h. */
 enum agent_type {
-	AGENT_HELLO = 1,        /* agent_hello, agent_hello_answer; first on a connection */
+	AGENT_HELLO = 1, /* agent_hello, agent_hello_answer; first on a connection */
 	/* agent_head, agent_regions_answer, then region_count packets of agent_region */
 	AGENT_REGIONS = 2,
 	/* agent_track, agent_track_answer with a descriptor of the bitmaps' file */
 	AGENT_TRACK = 3,
-	AGENT_COLLECT = 4,      /* agent_head, agent_collect_answer */
-	AGENT_UNTRACK = 5,      /* agent_head, agent_answer */
-	AGENT_IMAGE = 7,        /* agent_image_file, agent_answer with a descriptor of that file */
+	AGENT_COLLECT = 4, /* agent_head, agent_collect_answer */
+	AGENT_UNTRACK = 5, /* agent_head, agent_answer */
+	AGENT_IMAGE = 7,   /* agent_image_file, agent_answer with a descriptor of that file */
 	/*
 	 * agent_watch, then image_count packets of agent_watch_image; agent_watch_answer with a
 	 * descriptor of the bitmaps' file
@@ -70,9 +70,9 @@ enum agent_type {
 	AGENT_WATCH = 8,
 	/* agent_head, agent_answer: the bitmaps of images are up to date then */
 	AGENT_SYNC = 9,
-	AGENT_UNWATCH = 10,     /* agent_head, agent_answer */
-	AGENT_THROTTLE = 11,    /* agent_throttle, agent_answer */
-	AGENT_ARM = 12,         /* agent_arm, agent_answer: godwit reads these pages next */
+	AGENT_UNWATCH = 10,  /* agent_head, agent_answer */
+	AGENT_THROTTLE = 11, /* agent_throttle, agent_answer */
+	AGENT_ARM = 12,      /* agent_arm, agent_answer: godwit reads these pages next */
 	/* agent_head, agent_answer: the guest's memory is mapped as it arrives */
 	AGENT_PREFAULT = 13,
 	/* agent_head, agent_answer: whether every request that the VMM submits can be followed */
@@ -89,7 +89,7 @@ struct agent_head {
 	uint32_t magic;
 	/* agreed on by HELLO; in HELLO the newest that godwit speaks; in a refusal meaningless */
 	uint16_t version;
-	uint16_t type;    /* in an answer: the type of its request */
+	uint16_t type; /* in an answer: the type of its request */
 };
 
 /* Begins every answer.  The same in all versions. */
@@ -138,8 +138,8 @@ struct agent_region {
 
 struct agent_track {
 	struct agent_head head;
-	uint32_t tracker;                   /* an agent_tracker */
-	uint32_t region_count;              /* how many bytes of region_index are used */
+	uint32_t tracker;                        /* an agent_tracker */
+	uint32_t region_count;                   /* how many bytes of region_index are used */
 	uint8_t region_index[AGENT_MAX_REGIONS]; /* into the last answer to REGIONS */
 };
 

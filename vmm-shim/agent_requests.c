@@ -27,7 +27,8 @@ union agent_packet {
 	struct agent_throttle throttle;
 };
 
-struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error)
+struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, int status,
+				     const struct gw_error *error)
 {
 	struct agent_answer answer = {
 		.head = { .magic = AGENT_MAGIC, .version = agent->version, .type = type },
@@ -46,7 +47,8 @@ struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, i
  * Sends an answer without fields of its own, with @fd unless it is negative.  Return: 0, or -errno
  * to end the connection.
  */
-static int send_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error, int fd)
+static int send_answer(const struct agent *agent, uint16_t type, int status,
+		       const struct gw_error *error, int fd)
 {
 	struct agent_answer answer = agent_new_answer(agent, type, status, error);
 
@@ -67,8 +69,8 @@ static int send_region(const struct agent *agent, const struct agent_mapping *ma
 static int answer_regions(struct agent *agent, const union agent_packet *request)
 {
 	struct gw_error error = { 0 };
-	int rc = track_is_on() ? gw_error_set(&error, -EBUSY, "memory is being tracked") :
-				 mappings_read(&agent->mappings, &error);
+	int rc = track_is_on() ? gw_error_set(&error, -EBUSY, "memory is being tracked")
+			       : mappings_read(&agent->mappings, &error);
 	struct agent_regions_answer answer = {
 		.answer = agent_new_answer(agent, request->head.type, rc, &error),
 		.region_count = rc == 0 ? agent->mappings.count : 0,
@@ -105,17 +107,22 @@ static int answer_track(struct agent *agent, const union agent_packet *request)
 
 static int answer_collect(struct agent *agent, const union agent_packet *request)
 {
+	struct agent_collect_answer answer = { .marked_pages = 0 };
 	struct gw_error error = { 0 };
-	int64_t pages = track_is_on() ? track_collect(&error) :
-					gw_error_set(&error, -EINVAL, "memory is not being tracked");
-	struct agent_collect_answer answer;
+	int64_t pages;
 
+	if (track_is_on())
+		pages = track_collect(&error);
+	else
+		pages = gw_error_set(&error, -EINVAL, "memory is not being tracked");
 	if (gw_bitmap_overruns() > 0)
-		pages = gw_error_set(&error, -EOVERFLOW, "a fault of godwit: a range of pages ends behind its dirty bitmap");
-	answer = (struct agent_collect_answer){
-		.answer = agent_new_answer(agent, request->head.type, pages < 0 ? (int)pages : 0, &error),
-		.marked_pages = pages < 0 ? 0 : (uint64_t)pages,
-	};
+		pages = gw_error_set(
+			&error, -EOVERFLOW,
+			"internal error: a range of pages ends behind its dirty bitmap");
+	if (pages > 0)
+		answer.marked_pages = (uint64_t)pages;
+	answer.answer = agent_new_answer(
+		agent, request->head.type, pages < 0 ? (int)pages : 0, &error);
 	return fdpass_send(agent->client, &answer, sizeof(answer), -1);
 }
 
@@ -125,8 +132,10 @@ static int answer_arm(struct agent *agent, const union agent_packet *request)
 	struct gw_error error = { 0 };
 	int rc;
 
-	if (arm->region_index >= agent->mappings.count || arm->first_page > agent->shared[arm->region_index].bits ||
-	    arm->page_count > agent->shared[arm->region_index].bits - arm->first_page || !track_is_on())
+	if (arm->region_index >= agent->mappings.count ||
+	    arm->first_page > agent->shared[arm->region_index].bits ||
+	    arm->page_count > agent->shared[arm->region_index].bits - arm->first_page ||
+	    !track_is_on())
 		return -EPROTO;
 	rc = track_arm(arm->region_index, arm->first_page, arm->page_count, &error);
 	return send_answer(agent, arm->head.type, rc, &error, -1);
@@ -159,7 +168,8 @@ static int answer_watch(struct agent *agent, const union agent_packet *request)
 			return -EPROTO;
 		images[i] = packet.image;
 	}
-	fd = images_watch(images, request->watch.image_count, request->watch.block_bytes, &answer.bitmaps_bytes, &error);
+	fd = images_watch(images, request->watch.image_count, request->watch.block_bytes,
+			  &answer.bitmaps_bytes, &error);
 	answer.answer = agent_new_answer(agent, request->head.type, fd < 0 ? fd : 0, &error);
 	return fdpass_send(agent->client, &answer, sizeof(answer), fd);
 }
@@ -203,7 +213,8 @@ static int answer_prefault(struct agent *agent, const union agent_packet *reques
 	int rc = prefault_start();
 
 	if (rc < 0)
-		gw_error_set(&error, rc, "the thread that maps memory cannot start: %s", strerror(-rc));
+		gw_error_set(&error, rc, "the thread that maps memory cannot start: %s",
+			     strerror(-rc));
 	return send_answer(agent, request->head.type, rc, &error, -1);
 }
 
@@ -226,8 +237,10 @@ static int answer_hello(struct agent *agent, const union agent_packet *request)
 
 	agent->version = newest < AGENT_VERSION_NEWEST ? newest : AGENT_VERSION_NEWEST;
 	if (agent->version < oldest || agent->version < AGENT_VERSION_OLDEST) {
-		rc = gw_error_set(&error, -EPROTONOSUPPORT, "this VM runs under godwit " GODWIT_VERSION ", whose agent speaks versions "
-				  "%u to %u, this godwit speaks %u to %u: migrate it with godwit " GODWIT_VERSION,
+		rc = gw_error_set(&error, -EPROTONOSUPPORT,
+				  "this VM runs under godwit " GODWIT_VERSION
+				  ", whose agent speaks versions %u to %u, this godwit speaks %u "
+				  "to %u: migrate it with godwit " GODWIT_VERSION,
 				  AGENT_VERSION_OLDEST, AGENT_VERSION_NEWEST, oldest, newest);
 		agent->version = newest;
 	}
@@ -270,7 +283,10 @@ int agent_serve(struct agent *agent)
 	if (type != AGENT_HELLO && (agent->version == 0 || request.head.version != agent->version))
 		return -EPROTO;
 	if (type >= sizeof(requests) / sizeof(requests[0]) || !requests[type].answer) {
-		gw_error_set(&error, -EBADRQC, "the agent of godwit " GODWIT_VERSION ", which this VM runs under, knows no request %u", type);
+		gw_error_set(&error, -EBADRQC,
+			     "the agent of godwit " GODWIT_VERSION
+			     ", which this VM runs under, knows no request %u",
+			     type);
 		return send_answer(agent, type, -EBADRQC, &error, -1);
 	}
 	return n < (ssize_t)requests[type].bytes ? -EPROTO : requests[type].answer(agent, &request);

@@ -20,7 +20,7 @@ struct agent {
 	char folder[80];
 	struct door door;
 	uint16_t version; /* agreed on with the client; 0: none yet */
-	int client; /* -1: none.  Closed, and shut down by the lease's thread, under @lock. */
+	int client;       /* -1: none.  Closed, and shut down by the lease's thread, under @lock. */
 	pthread_mutex_t lock;
 	struct mappings mappings;
 	struct gw_bitmap shared[AGENT_MAX_REGIONS];
@@ -28,7 +28,7 @@ struct agent {
 	pid_t session;      /* session of the process that the VMM began as */
 	/* while tracking: a descriptor of each region, opened anew; -1: none */
 	int files[AGENT_MAX_REGIONS];
-	int again_ms; /* gw_kvm_release() is tried again after this; 0: not */
+	int again_ms;           /* gw_kvm_release() is tried again after this; 0: not */
 	struct bitmaps bitmaps; /* while tracking: the file of @shared */
 };
 
@@ -36,7 +36,8 @@ struct agent {
  * The answer to a request of @type, or the beginning of a longer answer.  @status below 0: a
  * refusal, for the reason in @error.
  */
-struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, int status, const struct gw_error *error);
+struct agent_answer agent_new_answer(const struct agent *agent, uint16_t type, int status,
+				     const struct gw_error *error);
 
 /* Reads one request of the client and answers it.  Return: 0, or -errno to end the connection. */
 int agent_serve(struct agent *agent) GW_MUST_CHECK;
@@ -47,7 +48,8 @@ int agent_serve(struct agent *agent) GW_MUST_CHECK;
  * or -errno with @error set.  After a failure call agent_track_stop(), since a part may have
  * started.
  */
-int agent_track_start(struct agent *agent, const struct agent_track *request, int *fd, struct gw_error *error) GW_MUST_CHECK;
+int agent_track_start(struct agent *agent, const struct agent_track *request, int *fd,
+		      struct gw_error *error) GW_MUST_CHECK;
 
 /*
  * Ends tracking, and frees its bitmaps and descriptors.  KVM's slots return to the VMM's own

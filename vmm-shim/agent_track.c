@@ -20,7 +20,8 @@
  * Creates a bitmap for each region of @request, in agent->shared.  Return: the file's descriptor,
  * or -errno with @error set.
  */
-static int make_bitmaps(struct agent *agent, const struct agent_track *request, struct gw_error *error)
+static int make_bitmaps(struct agent *agent, const struct agent_track *request,
+			struct gw_error *error)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), bits[AGENT_MAX_REGIONS];
 	struct gw_bitmap laid[AGENT_MAX_REGIONS];
@@ -30,7 +31,8 @@ static int make_bitmaps(struct agent *agent, const struct agent_track *request, 
 		bits[i] = agent->mappings.files[request->region_index[i]].bytes / page;
 	fd = bitmaps_map(&agent->bitmaps, "godwit-dirty", bits, request->region_count, laid);
 	if (fd < 0)
-		return gw_error_set(error, fd, "%zu bytes of dirty bitmaps: %s", agent->bitmaps.bytes, strerror(-fd));
+		return gw_error_set(error, fd, "%zu bytes of dirty bitmaps: %s",
+				    agent->bitmaps.bytes, strerror(-fd));
 	for (unsigned i = 0; i < request->region_count; i++)
 		agent->shared[request->region_index[i]] = laid[i];
 	return fd;
@@ -55,12 +57,14 @@ static int read_again(struct agent *agent, bool with_kvm, struct gw_error *error
 		const struct agent_mapping *file = &now.files[segment.region];
 		unsigned i = 0;
 
-		while (i < known->count && (known->files[i].inode != file->inode || known->files[i].device != file->device))
+		while (i < known->count && (known->files[i].inode != file->inode ||
+					    known->files[i].device != file->device))
 			i++;
 		if (i == known->count)
 			continue; /* new memory is asked for by name before the handover */
 		if (file->bytes > known->files[i].bytes)
-			return gw_error_set(error, -EBUSY, "the guest's memory has grown: migrate again");
+			return gw_error_set(error, -EBUSY,
+					    "the guest's memory has grown: migrate again");
 		segment.region = i;
 		known->segments[known->segment_count++] = segment;
 	}
@@ -77,8 +81,8 @@ static int pick_segments(struct agent *agent, const struct agent_track *request,
 	int count = 0;
 
 	if (request->region_count < 1 || request->region_count > agent->mappings.count)
-		return gw_error_set(error, -EINVAL, "%u regions are asked for, and the VMM has %u", request->region_count,
-				    agent->mappings.count);
+		return gw_error_set(error, -EINVAL, "%u regions are asked for, and the VMM has %u",
+				    request->region_count, agent->mappings.count);
 	for (unsigned i = 0; i < request->region_count; i++) {
 		unsigned region = request->region_index[i];
 		int before = count;
@@ -96,12 +100,14 @@ static int pick_segments(struct agent *agent, const struct agent_track *request,
 			count++;
 		}
 		if (count == before)
-			return gw_error_set(error, -EFAULT, "%s is no longer mapped: migrate again", agent->mappings.files[region].path);
+			return gw_error_set(error, -EFAULT, "%s is no longer mapped: migrate again",
+					    agent->mappings.files[region].path);
 	}
 	return count;
 }
 
-int agent_track_start(struct agent *agent, const struct agent_track *request, int *fd, struct gw_error *error)
+int agent_track_start(struct agent *agent, const struct agent_track *request, int *fd,
+		      struct gw_error *error)
 {
 	static struct gw_wp_segment segments[AGENT_MAX_SEGMENTS];
 	bool with_kvm;
@@ -118,7 +124,8 @@ int agent_track_start(struct agent *agent, const struct agent_track *request, in
 	*fd = make_bitmaps(agent, request, error);
 	if (*fd < 0)
 		return *fd;
-	return track_start((enum agent_tracker)request->tracker, segments, (unsigned)count, agent->shared, error);
+	return track_start((enum agent_tracker)request->tracker, segments, (unsigned)count,
+			   agent->shared, error);
 }
 
 void agent_track_stop(struct agent *agent)

@@ -6,7 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int bitmaps_map(struct bitmaps *bitmaps, const char *name, const uint64_t *bits, unsigned count, struct gw_bitmap *laid)
+int bitmaps_map(struct bitmaps *bitmaps, const char *name, const uint64_t *bits, unsigned count,
+		struct gw_bitmap *laid)
 {
 	int fd = memfd_create(name, MFD_CLOEXEC), rc;
 	size_t offset = 0;

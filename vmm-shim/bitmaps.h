@@ -20,8 +20,8 @@ struct bitmaps {
  * Return: the file's descriptor, which the caller closes, or -errno with nothing mapped.
  * bitmaps->bytes is set in either case.
  */
-int bitmaps_map(struct bitmaps *bitmaps, const char *name, const uint64_t *bits, unsigned count, struct gw_bitmap *laid)
-	GW_MUST_CHECK;
+int bitmaps_map(struct bitmaps *bitmaps, const char *name, const uint64_t *bits, unsigned count,
+		struct gw_bitmap *laid) GW_MUST_CHECK;
 
 /* Unmaps the file, if it is mapped. */
 void bitmaps_unmap(struct bitmaps *bitmaps);

@@ -65,8 +65,8 @@ static bool say(int fd, const char *command, const char *word)
 }
 
 /* A later migrate of the user must send RAM again. */
-#define FORGET_IGNORE_SHARED                                                                                           \
-	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":"                                                 \
+#define FORGET_IGNORE_SHARED                                            \
+	"\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":" \
 	"[{\"capability\":\"x-ignore-shared\",\"state\":false}]}"
 
 /*
@@ -80,10 +80,12 @@ static void put_back(int fd, const char *path)
 	ssize_t length;
 	FILE *file;
 
-	snprintf(name, sizeof(name), "%.*s%s", (int)(strlen(path) - strlen(AGENT_GUARD_SOCKET)), path, AGENT_UNDO_FILE);
+	snprintf(name, sizeof(name), "%.*s%s", (int)(strlen(path) - strlen(AGENT_GUARD_SOCKET)),
+		 path, AGENT_UNDO_FILE);
 	file = fopen(name, "re");
 	while (file && (length = getline(&line, &room, file)) > 0)
-		if (send(fd, line, (size_t)length, MSG_NOSIGNAL) != length || !await(fd, "\"return\"", 2000))
+		if (send(fd, line, (size_t)length, MSG_NOSIGNAL) != length ||
+		    !await(fd, "\"return\"", 2000))
 			gw_debug("a setting for migration is not put back: %s", line);
 	if (file)
 		fclose(file);
@@ -96,7 +98,8 @@ static void put_back(int fd, const char *path)
  */
 static bool is_let_go(int fd)
 {
-	static const char *const states[] = { "\"running\": true", "\"suspended\"", "\"shutdown\"", "\"internal-error\"",
+	static const char *const states[] = { "\"running\": true",  "\"suspended\"",
+					      "\"shutdown\"",       "\"internal-error\"",
 					      "\"guest-panicked\"", "\"prelaunch\"" };
 
 	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++)

@@ -19,15 +19,15 @@
 #define ALSO(name) __attribute__((visibility("default"), alias(#name)))
 
 /* The real function of this name, looked up once.  Threads that race all store the same value. */
-#define REAL(name)                                                                                                     \
-	({                                                                                                             \
-		static __typeof__(&name) real_function;                                                                \
-		__typeof__(&name) found = __atomic_load_n(&real_function, __ATOMIC_RELAXED);                           \
-		if (!found) {                                                                                          \
-			found = (__typeof__(&name))hooks_find_real(#name);                                                   \
-			__atomic_store_n(&real_function, found, __ATOMIC_RELAXED);                                     \
-		}                                                                                                      \
-		found;                                                                                                 \
+#define REAL(name)                                                                           \
+	({                                                                                   \
+		static __typeof__(&name) real_function;                                      \
+		__typeof__(&name) found = __atomic_load_n(&real_function, __ATOMIC_RELAXED); \
+		if (!found) {                                                                \
+			found = (__typeof__(&name))hooks_find_real(#name);                   \
+			__atomic_store_n(&real_function, found, __ATOMIC_RELAXED);           \
+		}                                                                            \
+		found;                                                                       \
 	})
 
 /*
@@ -39,7 +39,7 @@ void *hooks_find_real(const char *name);
 /* spares the read through the global offset table */
 #define HIDDEN __attribute__((visibility("hidden")))
 
-extern HIDDEN _Atomic bool hooks_enabled;         /* set by hooks_enable() */
+extern HIDDEN _Atomic bool hooks_enabled;     /* set by hooks_enable() */
 extern HIDDEN __thread bool hooks_own_thread; /* set by hooks_leave_alone() */
 
 static inline bool hooks_are_enabled(void)

@@ -100,7 +100,8 @@ EXPORT ssize_t pwritev2(int fd, const struct iovec *vector, int count, off_t off
 		wrote_here(fd, rc);
 	return rc;
 }
-ALSO(pwritev2) ssize_t pwritev64v2(int fd, const struct iovec *vector, int count, off64_t offset, int flags);
+ALSO(pwritev2)
+ssize_t pwritev64v2(int fd, const struct iovec *vector, int count, off64_t offset, int flags);
 
 EXPORT ssize_t write(int fd, const void *buffer, size_t bytes)
 {
@@ -162,8 +163,8 @@ EXPORT int ftruncate(int fd, off_t bytes)
 }
 ALSO(ftruncate) int ftruncate64(int fd, off64_t bytes);
 
-EXPORT ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *to_offset, size_t bytes,
-			       unsigned int flags)
+EXPORT ssize_t copy_file_range(int from, off64_t *from_offset, int to, off64_t *to_offset,
+			       size_t bytes, unsigned int flags)
 {
 	off64_t offset = to_offset ? *to_offset : -1;
 	ssize_t rc = REAL(copy_file_range)(from, from_offset, to, to_offset, bytes, flags);
@@ -229,4 +230,5 @@ EXPORT ssize_t preadv2(int fd, const struct iovec *vector, int count, off_t offs
 		hook_have_read(vector, count);
 	return rc;
 }
-ALSO(preadv2) ssize_t preadv64v2(int fd, const struct iovec *vector, int count, off64_t offset, int flags);
+ALSO(preadv2)
+ssize_t preadv64v2(int fd, const struct iovec *vector, int count, off64_t offset, int flags);

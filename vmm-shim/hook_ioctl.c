@@ -44,8 +44,9 @@ static bool is_xfs_space(unsigned long request)
 {
 	unsigned long number = _IOC_NR(request);
 
-	return _IOC_TYPE(request) == 'X' && (number == 10 || number == 11 || number == 36 || number == 37 || number == 41 ||
-					     number == 43 || number == 57);
+	return _IOC_TYPE(request) == 'X' &&
+	       (number == 10 || number == 11 || number == 36 || number == 37 || number == 41 ||
+		number == 43 || number == 57);
 }
 
 /*
@@ -54,8 +55,9 @@ static bool is_xfs_space(unsigned long request)
  */
 static bool is_command(unsigned long request)
 {
-	return is_xfs_space(request) || request == SG_IO || request == SCSI_IOCTL_SEND_COMMAND || _IOC_TYPE(request) == NVME_TYPE ||
-	       request == BLKOPENZONE || request == BLKCLOSEZONE || request == BLKFINISHZONE;
+	return is_xfs_space(request) || request == SG_IO || request == SCSI_IOCTL_SEND_COMMAND ||
+	       _IOC_TYPE(request) == NVME_TYPE || request == BLKOPENZONE ||
+	       request == BLKCLOSEZONE || request == BLKFINISHZONE;
 }
 
 static void changed(int fd, unsigned long request, const void *argument)
@@ -71,7 +73,8 @@ static void changed(int fd, unsigned long request, const void *argument)
 	else if (request == FICLONE)
 		hook_wrote(fd, 0, SIZE_MAX);
 	else if (request == FICLONERANGE) /* length 0: up to the end of the file */
-		hook_wrote(fd, (off_t)clone->dest_offset, clone->src_length ? clone->src_length : SIZE_MAX);
+		hook_wrote(fd, (off_t)clone->dest_offset,
+			   clone->src_length ? clone->src_length : SIZE_MAX);
 	else if (is_command(request))
 		gw_blocks_distrust(fd);
 	errno = kept;

@@ -15,12 +15,14 @@ int io_submit(aio_context_t context, long count, struct iocb **list);
 int io_destroy(aio_context_t context);
 int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
 int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, void *params);
-int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, void *params, void *memory, size_t bytes);
+int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, void *params, void *memory,
+			    size_t bytes);
 int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring);
 int io_uring_submit(struct io_uring *ring);
 int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait);
 int io_uring_submit_and_get_events(struct io_uring *ring);
-int io_uring_submit_and_wait_timeout(struct io_uring *ring, void *cqe, unsigned wait, void *timeout, void *mask);
+int io_uring_submit_and_wait_timeout(struct io_uring *ring, void *cqe, unsigned wait, void *timeout,
+				     void *mask);
 void io_uring_queue_exit(struct io_uring *ring);
 
 static void note_uring(const struct io_uring *ring)
@@ -72,9 +74,11 @@ EXPORT int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, v
 	return made_uring(ring, REAL(io_uring_queue_init_params)(entries, ring, params));
 }
 
-EXPORT int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, void *params, void *memory, size_t bytes)
+EXPORT int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, void *params,
+				   void *memory, size_t bytes)
 {
-	return made_uring(ring, REAL(io_uring_queue_init_mem)(entries, ring, params, memory, bytes));
+	return made_uring(ring,
+			  REAL(io_uring_queue_init_mem)(entries, ring, params, memory, bytes));
 }
 
 EXPORT int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring)
@@ -83,7 +87,8 @@ EXPORT int io_uring_queue_mmap(int fd, void *params, struct io_uring *ring)
 }
 
 /* A submission that is noted, or that is counted together with those of other threads. */
-static __attribute__((noinline)) int submit_shared(aio_context_t context, long count, struct iocb **list)
+static __attribute__((noinline)) int
+submit_shared(aio_context_t context, long count, struct iocb **list)
 {
 	struct gw_inflight_call call;
 	int kept = errno, rc;
@@ -138,7 +143,8 @@ EXPORT int io_uring_submit_and_get_events(struct io_uring *ring)
 	return REAL(io_uring_submit_and_get_events)(ring);
 }
 
-EXPORT int io_uring_submit_and_wait_timeout(struct io_uring *ring, void *cqe, unsigned wait, void *timeout, void *mask)
+EXPORT int io_uring_submit_and_wait_timeout(struct io_uring *ring, void *cqe, unsigned wait,
+					    void *timeout, void *mask)
 {
 	note_uring(ring);
 	return REAL(io_uring_submit_and_wait_timeout)(ring, cqe, wait, timeout, mask);

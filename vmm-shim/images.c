@@ -27,8 +27,9 @@ int images_open(const struct gw_file_id *id)
 	while ((entry = readdir(folder))) {
 		int fd = atoi(entry->d_name);
 
-		if (entry->d_name[0] == '.' || gw_file_identify(fd, &found) < 0 || found.inode != id->inode ||
-		    found.device != id->device || fcntl(fd, F_GETFL) & O_PATH)
+		if (entry->d_name[0] == '.' || gw_file_identify(fd, &found) < 0 ||
+		    found.inode != id->inode || found.device != id->device ||
+		    fcntl(fd, F_GETFL) & O_PATH)
 			continue;
 		if (best < 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
 			best = fd;
@@ -43,14 +44,16 @@ int images_open(const struct gw_file_id *id)
 	 * Another thread may have closed the descriptor meanwhile, and its number may be another
 	 * file's.
 	 */
-	if (gw_file_identify(best, &found) < 0 || found.inode != id->inode || found.device != id->device) {
+	if (gw_file_identify(best, &found) < 0 || found.inode != id->inode ||
+	    found.device != id->device) {
 		close(best);
 		return -EAGAIN;
 	}
 	return best;
 }
 
-static int make_bitmaps(const struct agent_image *images, unsigned count, struct gw_blocks_file *files)
+static int make_bitmaps(const struct agent_image *images, unsigned count,
+			struct gw_blocks_file *files)
 {
 	struct gw_bitmap laid[GW_BLOCKS_MAX_FILES];
 	uint64_t bits[GW_BLOCKS_MAX_FILES];
@@ -66,8 +69,8 @@ static int make_bitmaps(const struct agent_image *images, unsigned count, struct
 	return fd;
 }
 
-int images_watch(const struct agent_image *images, unsigned count, uint32_t block_bytes, uint64_t *bytes,
-		 struct gw_error *error)
+int images_watch(const struct agent_image *images, unsigned count, uint32_t block_bytes,
+		 uint64_t *bytes, struct gw_error *error)
 {
 	struct gw_blocks_file files[GW_BLOCKS_MAX_FILES];
 	int fd, rc;
@@ -75,15 +78,19 @@ int images_watch(const struct agent_image *images, unsigned count, uint32_t bloc
 	if (bitmaps.memory)
 		return gw_error_set(error, -EBUSY, "disks are already being watched");
 	if (count < 1 || count > GW_BLOCKS_MAX_FILES)
-		return gw_error_set(error, -EINVAL, "%u images are asked for: 1 to %d can be watched", count, GW_BLOCKS_MAX_FILES);
+		return gw_error_set(error, -EINVAL,
+				    "%u images are asked for: 1 to %d can be watched", count,
+				    GW_BLOCKS_MAX_FILES);
 	fd = make_bitmaps(images, count, files);
 	if (fd < 0)
-		return gw_error_set(error, fd, "%zu bytes of bitmaps: %s", bitmaps.bytes, strerror(-fd));
+		return gw_error_set(error, fd, "%zu bytes of bitmaps: %s", bitmaps.bytes,
+				    strerror(-fd));
 	rc = gw_blocks_watch(files, count, block_bytes);
 	if (rc < 0) {
 		images_unwatch();
 		close(fd);
-		return gw_error_set(error, rc, "disks cannot be watched: %s", rc == -ETIMEDOUT ? GW_INFLIGHT_STUCK : strerror(-rc));
+		return gw_error_set(error, rc, "disks cannot be watched: %s",
+				    rc == -ETIMEDOUT ? GW_INFLIGHT_STUCK : strerror(-rc));
 	}
 	*bytes = bitmaps.bytes;
 	return fd;
@@ -104,7 +111,9 @@ int images_sync(struct gw_error *error)
 		return gw_error_set(error, rc, "an image grew far beyond the size of its disk");
 	if (rc < 0) {
 		gw_inflight_explain(why, sizeof(why));
-		return gw_error_set(error, rc, "a way in which the VMM writes to its disks cannot be followed: %s", why);
+		return gw_error_set(
+			error, rc,
+			"a way in which the VMM writes to its disks cannot be followed: %s", why);
 	}
 	return 0;
 }

@@ -20,8 +20,8 @@ int images_open(const struct gw_file_id *id) GW_MUST_CHECK;
  * Return: a descriptor of the file of bitmaps, which the caller closes, and the file's size in
  * *bytes; or -errno with @error set.  The bitmaps lie one after another, each in whole pages.
  */
-int images_watch(const struct agent_image *images, unsigned count, uint32_t block_bytes, uint64_t *bytes,
-		 struct gw_error *error) GW_MUST_CHECK;
+int images_watch(const struct agent_image *images, unsigned count, uint32_t block_bytes,
+		 uint64_t *bytes, struct gw_error *error) GW_MUST_CHECK;
 
 /* Ends watching, and unmaps the bitmaps.  Without a watch it does nothing. */
 void images_unwatch(void);

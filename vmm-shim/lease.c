@@ -43,9 +43,9 @@
 static struct {
 	char guard_path[108];
 	struct door door;
-	int client; /* -1: idle */
+	int client;       /* -1: idle */
 	uint16_t version; /* the client's version; 0: the client has not opened the lease */
-	int pid;    /* of the client */
+	int pid;          /* of the client */
 	bool opened, armed, resume;
 	uint64_t beat_ns, limit_ns; /* the time of the last beat; the end of an armed lease */
 	int (*is_slowed)(void);
@@ -203,7 +203,8 @@ int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int 
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int listener, rc;
 
-	snprintf(lease.guard_path, sizeof(lease.guard_path), "%.80s/%s", folder, AGENT_GUARD_SOCKET);
+	snprintf(lease.guard_path, sizeof(lease.guard_path), "%.80s/%s", folder,
+		 AGENT_GUARD_SOCKET);
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.80s/%s", folder, LEASE_SOCKET);
 	lease.is_slowed = is_slowed;
 	lease.lapsed = lapsed;
@@ -211,7 +212,8 @@ int lease_listen(const char *folder, int (*is_slowed)(void), void (*lapsed)(int 
 	listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (listener < 0)
 		return -errno;
-	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(listener, 4) < 0) {
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    listen(listener, 4) < 0) {
 		rc = -errno;
 		close(listener);
 		return rc;

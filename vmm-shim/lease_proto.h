@@ -24,7 +24,7 @@
 enum lease_type {
 	LEASE_OPEN = 1,
 	LEASE_BEAT = 2,
-	LEASE_ARM = 3,    /* the guest is about to be paused */
+	LEASE_ARM = 3, /* the guest is about to be paused */
 	/* the guest's owner is settled: COMMIT comes next, or the guest runs again */
 	LEASE_DISARM = 4,
 	LEASE_LAPSED = 5,
@@ -38,9 +38,9 @@ struct lease_packet {
 	uint32_t magic;
 	/* OPEN: the version of all later packets; LAPSED, or a refused OPEN: any */
 	uint16_t version;
-	uint16_t type;    /* in an answer: the type of its request */
-	int32_t status;   /* in an answer: 0, or a negative errno */
-	uint32_t resume;  /* ARM: 1: the guest ran, and must run again after a lapse; or 0 */
+	uint16_t type;     /* in an answer: the type of its request */
+	int32_t status;    /* in an answer: 0, or a negative errno */
+	uint32_t resume;   /* ARM: 1: the guest ran, and must run again after a lapse; or 0 */
 	uint64_t limit_ns; /* ARM: the lease lapses after this time, however many beats come */
 };
 

@@ -44,8 +44,8 @@ static int parse_numbers(const char *text, struct numbers *numbers)
 	unsigned major_number, minor_number;
 	int at = 0;
 
-	if (sscanf(text, "%llx-%llx %7s %llx %x:%x %llu %n", &start, &end, numbers->protection, &offset, &major_number,
-		   &minor_number, &inode, &at) < 7)
+	if (sscanf(text, "%llx-%llx %7s %llx %x:%x %llu %n", &start, &end, numbers->protection,
+		   &offset, &major_number, &minor_number, &inode, &at) < 7)
 		return 0;
 	numbers->start = start;
 	numbers->end = end;
@@ -63,11 +63,14 @@ static bool parse_line(const char *text, struct line *line)
 	size_t length;
 	int at = parse_numbers(text, &numbers);
 
-	if (at == 0 || numbers.protection[1] != 'w' || numbers.protection[3] != 's' || numbers.inode == 0 || text[at] != '/')
+	if (at == 0 || numbers.protection[1] != 'w' || numbers.protection[3] != 's' ||
+	    numbers.inode == 0 || text[at] != '/')
 		return false;
-	*line = (struct line){ numbers.start, numbers.end, numbers.offset, numbers.device, numbers.inode, "" };
+	*line = (struct line){ numbers.start,  numbers.end,   numbers.offset,
+			       numbers.device, numbers.inode, "" };
 	length = strcspn(text + at, "\n");
-	if (length > sizeof(deleted) && strncmp(text + at + length - (sizeof(deleted) - 1), deleted, sizeof(deleted) - 1) == 0)
+	if (length > sizeof(deleted) &&
+	    strncmp(text + at + length - (sizeof(deleted) - 1), deleted, sizeof(deleted) - 1) == 0)
 		length -= sizeof(deleted) - 1;
 	snprintf(line->path, sizeof(line->path), "%.*s", (int)length, text + at);
 	return true;
@@ -82,7 +85,8 @@ static int add_line(struct mappings *mappings, const struct line *line)
 	unsigned i;
 
 	for (i = 0; i < mappings->count; i++)
-		if (mappings->files[i].inode == line->inode && mappings->files[i].device == line->device)
+		if (mappings->files[i].inode == line->inode &&
+		    mappings->files[i].device == line->device)
 			break;
 	if (i == AGENT_MAX_REGIONS || mappings->segment_count == AGENT_MAX_SEGMENTS)
 		return -E2BIG;
@@ -183,10 +187,13 @@ int mappings_read(struct mappings *mappings, struct gw_error *error)
 	fclose(maps);
 	free(sizes.list);
 	if (rc == -E2BIG)
-		return gw_error_set(error, rc, "the VMM has mapped more than %d files of %u KiB or more, or more than %d pieces of them",
+		return gw_error_set(error, rc,
+				    "the VMM has mapped more than %d files of %u KiB or more, or "
+				    "more than %d pieces of them",
 				    AGENT_MAX_REGIONS, MIN_BYTES / 1024, AGENT_MAX_SEGMENTS);
 	if (rc < 0)
-		return gw_error_set(error, rc, "the VMM's memory map cannot be read: %s", strerror(-rc));
+		return gw_error_set(error, rc, "the VMM's memory map cannot be read: %s",
+				    strerror(-rc));
 	return 0;
 }
 
@@ -200,7 +207,8 @@ static bool maps_as(int fd, const struct agent_mapping *file, size_t bytes)
 	struct numbers numbers;
 
 	while (maps && !found && fgets(text, sizeof(text), maps))
-		found = parse_numbers(text, &numbers) > 0 && numbers.start == (uint64_t)(uintptr_t)place &&
+		found = parse_numbers(text, &numbers) > 0 &&
+			numbers.start == (uint64_t)(uintptr_t)place &&
 			numbers.inode == file->inode && numbers.device == file->device;
 	if (maps)
 		fclose(maps);
@@ -228,8 +236,8 @@ static int find_descriptor(const struct agent_mapping *file, bool by_mapping)
 		if (entry->d_name[0] == '.' || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
 		    (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
 			continue;
-		if (by_mapping ? !maps_as(fd, file, (size_t)st.st_blksize) :
-				 st.st_ino != file->inode || st.st_dev != file->device)
+		if (by_mapping ? !maps_as(fd, file, (size_t)st.st_blksize)
+			       : st.st_ino != file->inode || st.st_dev != file->device)
 			continue;
 		found = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		if (found < 0)
@@ -290,8 +298,9 @@ uint64_t mappings_row(uint64_t addr)
 	while (maps && fgets(text, sizeof(text), maps)) {
 		if (!parse_line(text, &line) || line.end <= addr)
 			continue;
-		if (last.end == 0 ? line.start > addr :
-				    line.start != last.end || line.inode != last.inode || line.device != last.device ||
+		if (last.end == 0 ? line.start > addr
+				  : line.start != last.end || line.inode != last.inode ||
+					    line.device != last.device ||
 					    line.offset != last.offset + (last.end - last.start))
 			break;
 		last = line;

@@ -48,7 +48,7 @@
 #endif
 #define CHUNK_BYTES (2ULL << 20)
 #define PASS_NS (20 * GW_NS_PER_MS) /* pause between two passes */
-#define RESTS 3 /* a rest, in multiples of the work before */
+#define RESTS 3                     /* a rest, in multiples of the work before */
 
 /* A mapping, and the state of its chunks. */
 struct span {
@@ -77,7 +77,8 @@ static bool rest(uint64_t ns)
 	bool ends;
 
 	pthread_mutex_lock(&prefault.lock);
-	while (!prefault.ends && pthread_cond_clockwait(&prefault.woken, &prefault.lock, CLOCK_MONOTONIC, &at) == 0)
+	while (!prefault.ends &&
+	       pthread_cond_clockwait(&prefault.woken, &prefault.lock, CLOCK_MONOTONIC, &at) == 0)
 		;
 	ends = prefault.ends;
 	pthread_mutex_unlock(&prefault.lock);
@@ -105,8 +106,10 @@ static bool is_tmpfs(int fd)
 static bool take_known(struct span *span, struct span *old, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
-		if (!old[i].mapped || old[i].segment.addr != span->segment.addr || old[i].segment.bytes != span->segment.bytes ||
-		    old[i].segment.offset != span->segment.offset || old[i].inode != span->inode || old[i].device != span->device)
+		if (!old[i].mapped || old[i].segment.addr != span->segment.addr ||
+		    old[i].segment.bytes != span->segment.bytes ||
+		    old[i].segment.offset != span->segment.offset || old[i].inode != span->inode ||
+		    old[i].device != span->device)
 			continue;
 		*span = old[i];
 		old[i].mapped = NULL;
@@ -217,7 +220,8 @@ static bool map_span(struct span *span)
 	for (uint64_t chunk = 0; chunk < chunks_of(span); chunk++) {
 		if (span->mapped[chunk] == whole)
 			continue;
-		data = lseek(span->segment.fd, (off_t)(span->segment.offset + chunk * CHUNK_BYTES), SEEK_DATA);
+		data = lseek(span->segment.fd, (off_t)(span->segment.offset + chunk * CHUNK_BYTES),
+			     SEEK_DATA);
 		if (data < 0 || (uint64_t)data >= span->segment.offset + span->segment.bytes)
 			break;
 		chunk = ((uint64_t)data - span->segment.offset) / CHUNK_BYTES;

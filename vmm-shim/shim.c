@@ -48,7 +48,8 @@ static void leave_environment(void)
 	for (const char *at = list; at && *at;) {
 		size_t length = strcspn(at, ": ");
 
-		if (length && !memmem(at, length, "libgodwit-shim", 14) && strlen(kept) + length + 2 < sizeof(kept)) {
+		if (length && !memmem(at, length, "libgodwit-shim", 14) &&
+		    strlen(kept) + length + 2 < sizeof(kept)) {
 			if (kept[0])
 				strcat(kept, ":");
 			strncat(kept, at, length);
@@ -88,7 +89,9 @@ __attribute__((constructor)) static void shim_init(int argc, char **argv)
 	(void)vcpus_init(sigaction);
 	rc = agent_start(folder, becomes_daemon(argc, argv));
 	if (rc < 0)
-		fprintf(stderr, "godwit: shim: the agent cannot start in %s: %s; this VM cannot be migrated\n", folder,
-			strerror(-rc));
+		fprintf(stderr,
+			"godwit: shim: the agent cannot start in %s: %s; this VM cannot be "
+			"migrated\n",
+			folder, strerror(-rc));
 	leave_environment();
 }

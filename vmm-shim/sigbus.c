@@ -36,7 +36,8 @@ __attribute__((constructor)) static void survive_forks(void)
 
 static bool is_handler(const struct sigaction *action)
 {
-	return action->sa_flags & SA_SIGINFO || (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN);
+	return action->sa_flags & SA_SIGINFO ||
+	       (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN);
 }
 
 static void on_sigbus(int number, siginfo_t *info, void *context)

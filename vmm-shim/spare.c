@@ -83,7 +83,11 @@ void door_refuse(struct door *door, int fd, const void *bytes, size_t count)
 int door_full(int full, struct gw_error *error)
 {
 	if (full == -ENFILE)
-		return gw_error_set(error, full, "this host has no file descriptor left: raise fs.file-max by sysctl, and try again");
-	return gw_error_set(error, full, "the VMM has no file descriptor left: raise its limit by 'prlimit --pid %d --nofile=NUMBER', "
-					 "and try again", (int)getpid());
+		return gw_error_set(error, full,
+				    "this host has no file descriptor left: raise fs.file-max by "
+				    "sysctl, and try again");
+	return gw_error_set(error, full,
+			    "the VMM has no file descriptor left: raise its limit by 'prlimit "
+			    "--pid %d --nofile=NUMBER', and try again",
+			    (int)getpid());
 }

@@ -19,9 +19,11 @@
 
 static int refuse(struct gw_error *error, const char *what)
 {
-	return gw_error_set(error, -EOPNOTSUPP, "the VMM submits requests that cannot be followed, to disks and into the guest's "
-						"memory: %s.  A disk by -blockdev driver=io_uring is such; take driver=file with "
-						"aio=io_uring", what);
+	return gw_error_set(error, -EOPNOTSUPP,
+			    "the VMM submits requests that cannot be followed, to disks and into "
+			    "the guest's memory: %s.  A disk by -blockdev driver=io_uring is such; "
+			    "take driver=file with aio=io_uring",
+			    what);
 }
 
 static int judge_descriptors(struct gw_error *error)
@@ -32,12 +34,15 @@ static int judge_descriptors(struct gw_error *error)
 	int rc = folder ? 0 : gw_error_set(error, -errno, "/proc/self/fd: %s", strerror(errno));
 
 	while (rc == 0 && (entry = readdir(folder))) {
-		ssize_t length = readlinkat(dirfd(folder), entry->d_name, target, sizeof(target) - 1);
+		ssize_t length = readlinkat(
+			dirfd(folder), entry->d_name, target, sizeof(target) - 1);
 
-		if (length < 0 || strncmp(target, "anon_inode:[io_uring]", (size_t)length) != 0 || length != 21 ||
-		    gw_inflight_knows_uring(atoi(entry->d_name)))
+		if (length < 0 || strncmp(target, "anon_inode:[io_uring]", (size_t)length) != 0 ||
+		    length != 21 || gw_inflight_knows_uring(atoi(entry->d_name)))
 			continue;
-		snprintf(what, sizeof(what), "the io_uring of its descriptor %.10s was made past liburing", entry->d_name);
+		snprintf(what, sizeof(what),
+			 "the io_uring of its descriptor %.10s was made past liburing",
+			 entry->d_name);
 		rc = refuse(error, what);
 	}
 	if (folder)
@@ -56,7 +61,8 @@ static int judge_mappings(struct gw_error *error)
 
 		if (!strstr(line, " /[aio]") || gw_inflight_knows_aio(address))
 			continue;
-		snprintf(what, sizeof(what), "the ring of libaio at %#llx was made past libaio", (unsigned long long)address);
+		snprintf(what, sizeof(what), "the ring of libaio at %#llx was made past libaio",
+			 (unsigned long long)address);
 		rc = refuse(error, what);
 	}
 	if (maps)

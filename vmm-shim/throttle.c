@@ -34,7 +34,7 @@
 static struct {
 	bool ended; /* under @lock: throttle_set() refuses to slow the guest, see throttle_end() */
 	_Atomic unsigned percent;
-	pthread_mutex_t lock; /* guards ids and count */
+	pthread_mutex_t lock;  /* guards ids and count */
 	pthread_cond_t lifted; /* percent became 0 */
 	int ids[THROTTLE_MAX_THREADS];
 	unsigned count;
@@ -59,8 +59,10 @@ static void *tick(void *argument)
 		/* the ticker itself did not get to run */
 		if (period_ns < gw_now_ns(&gw_clock_real))
 			period_ns = gw_now_ns(&gw_clock_real);
-		next = (struct timespec){ (time_t)(period_ns / GW_NS_PER_S), (long)(period_ns % GW_NS_PER_S) };
-		(void)pthread_cond_clockwait(&throttle.lifted, &throttle.lock, CLOCK_MONOTONIC, &next);
+		next = (struct timespec){ (time_t)(period_ns / GW_NS_PER_S),
+					  (long)(period_ns % GW_NS_PER_S) };
+		(void)pthread_cond_clockwait(
+			&throttle.lifted, &throttle.lock, CLOCK_MONOTONIC, &next);
 	}
 	vcpus_stand_until(0);
 	pthread_mutex_unlock(&throttle.lock);
@@ -107,14 +109,19 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 	int rc = 0;
 
 	if (!vcpus_signal())
-		return gw_error_set(error, -EOPNOTSUPP, "the guest cannot be slowed: the VMM uses the signal that godwit needs for it");
+		return gw_error_set(error, -EOPNOTSUPP,
+				    "the guest cannot be slowed: the VMM uses the signal that "
+				    "godwit needs for it");
 	if (count < 1 || count > THROTTLE_MAX_THREADS)
-		return gw_error_set(error, -EINVAL, "the guest has %u virtual processors: 1 to %d can be slowed", count,
-				    THROTTLE_MAX_THREADS);
+		return gw_error_set(error, -EINVAL,
+				    "the guest has %u virtual processors: 1 to %d can be slowed",
+				    count, THROTTLE_MAX_THREADS);
 	for (unsigned i = 0; i < count; i++)
 		if (check_thread(ids[i]) < 0)
-			return gw_error_set(error, -EPERM, "the guest cannot be slowed: thread %d of the VMM is gone or blocks "
-							   "signals", ids[i]);
+			return gw_error_set(error, -EPERM,
+					    "the guest cannot be slowed: thread %d of the VMM is "
+					    "gone or blocks signals",
+					    ids[i]);
 	pthread_mutex_lock(&throttle.lock);
 	vcpus_forget_tags();
 	for (unsigned i = 0; i < count && rc == 0; i++)
@@ -123,7 +130,10 @@ static int take_threads(const int *ids, unsigned count, struct gw_error *error)
 	throttle.count = count;
 	pthread_mutex_unlock(&throttle.lock);
 	if (rc < 0)
-		return gw_error_set(error, rc, "the guest cannot be slowed: its threads cannot be signalled: %s", strerror(-rc));
+		return gw_error_set(
+			error, rc,
+			"the guest cannot be slowed: its threads cannot be signalled: %s",
+			strerror(-rc));
 	return 0;
 }
 
@@ -132,12 +142,14 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 	int rc = 0;
 
 	if (percent > 99)
-		return gw_error_set(error, -EINVAL, "%u %%: a guest may be slowed by 99 %% at most", percent);
+		return gw_error_set(error, -EINVAL, "%u %%: a guest may be slowed by 99 %% at most",
+				    percent);
 	if (percent > 0)
 		rc = take_threads(ids, count, error);
 	pthread_mutex_lock(&throttle.lock);
 	if (rc == 0 && percent > 0 && throttle.ended)
-		rc = gw_error_set(error, -ESTALE, "the guest was taken back, and is not slowed any more");
+		rc = gw_error_set(error, -ESTALE,
+				  "the guest was taken back, and is not slowed any more");
 	atomic_store(&throttle.percent, rc == 0 ? percent : 0);
 	if (rc < 0 || percent == 0)
 		vcpus_stand_until(0);
@@ -148,7 +160,8 @@ int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_err
 		throttle.ticks = rc == 0;
 		if (rc < 0) {
 			atomic_store(&throttle.percent, 0);
-			gw_error_set(error, rc, "the thread that slows the guest cannot start: %s", strerror(-rc));
+			gw_error_set(error, rc, "the thread that slows the guest cannot start: %s",
+				     strerror(-rc));
 		}
 	} else if (throttle.ticks && (rc < 0 || percent == 0)) {
 		pthread_join(throttle.ticker, NULL);

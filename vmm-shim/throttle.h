@@ -19,7 +19,8 @@
  * vCPUs.  0 percent lifts the throttle, and waits a few milliseconds for the ticker to end.
  * Return: 0, or -errno with @error set: then no thread is slowed.
  */
-int throttle_set(unsigned percent, const int *ids, unsigned count, struct gw_error *error) GW_MUST_CHECK;
+int throttle_set(unsigned percent, const int *ids, unsigned count,
+		 struct gw_error *error) GW_MUST_CHECK;
 
 /* Lifts the throttle at once.  Until throttle_begin(), throttle_set() refuses to slow the guest. */
 void throttle_end(void);

@@ -45,7 +45,7 @@ enum place { ELSEWHERE, BETWEEN, IN_KVM, PARKED };
 struct vcpu {
 	int id;
 	_Atomic enum place place;
-	_Atomic int tag;  /* the last tag that reached this thread */
+	_Atomic int tag; /* the last tag that reached this thread */
 	struct vcpu *next;
 	bool listed;
 };
@@ -91,7 +91,8 @@ static void rest(void)
 		atomic_store(&self.place, PARKED);
 		rested = stand();
 		if (atomic_load(&vcpus.parked)) {
-			(void)syscall(SYS_futex, &vcpus.parked, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+			(void)syscall(SYS_futex, &vcpus.parked, FUTEX_WAIT_PRIVATE, 1, NULL, NULL,
+				      0);
 			rested = true;
 		}
 		atomic_store(&self.place, IN_KVM);
@@ -173,7 +174,8 @@ static void forget_threads(void)
 
 int vcpus_init(int (*real)(int number, const struct sigaction *action, struct sigaction *old))
 {
-	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_RESTART | SA_SIGINFO };
+	struct sigaction action = { .sa_sigaction = on_signal,
+				    .sa_flags = SA_RESTART | SA_SIGINFO };
 	struct sigaction was;
 	int rc;
 
