@@ -70,6 +70,10 @@ const char *option_value(const struct command *command, const struct given *give
 int option_number(const struct command *command, const struct given *given, const char *name,
 		  uint64_t low, uint64_t high, uint64_t *number) GW_MUST_CHECK;
 
+/* Reads --fault into *fault; NULL: not given.  Return: 0, or -EINVAL after a complaint. */
+int option_fault(const struct command *command, const struct given *given,
+		 const char **fault) GW_MUST_CHECK;
+
 /* Prints the help of @command on stdout. */
 void print_command_help(const struct command *command);
 
@@ -205,6 +209,9 @@ void cli_vm_close(struct cli_vm *vm);
 /* --- messages to the user ------------------------------------------------------------------ */
 
 enum output { OUTPUT_AUTO, OUTPUT_QUIET, OUTPUT_JSON };
+
+/* The output that --json and --quiet choose. */
+enum output option_output(const struct command *command, const struct given *given);
 
 struct report {
 	enum output output;

@@ -72,12 +72,30 @@ static int read_policy(const char *name, enum gw_limit_policy *policy)
 	return -EINVAL;
 }
 
+static int read_disks(const struct command *command, const struct given *given,
+		      struct cli_disk_plan *disks)
+{
+	bool top = option_value(command, given, "incremental") != NULL;
+	bool all = option_value(command, given, "block") != NULL;
+
+	if (top && all) {
+		complain(command,
+			 "-b moves all layers of the disks, -i the top ones: say one of the two");
+		return -EINVAL;
+	}
+	disks->only = option_value(command, given, "disk");
+	if (top)
+		disks->mode = CLI_DISKS_TOP;
+	else if (all || disks->only)
+		disks->mode = CLI_DISKS_ALL;
+	return 0;
+}
+
 static int make_plan(const struct command *command, const struct given *given, struct plan *plan)
 {
 	const char *policy = option_value(command, given, "on-limit"),
 		   *as = option_value(command, given, "as");
 	struct gw_error error = { 0 };
-	struct gw_fault_spec fault;
 
 	*plan = (struct plan){ .tell = -1 };
 	if (given->count != 2) {
@@ -90,31 +108,14 @@ static int make_plan(const struct command *command, const struct given *given, s
 	cli_guest_name(as ? as : plan->name, plan->guest);
 	plan->session.guest = plan->guest;
 	plan->detach = option_value(command, given, "detach") != NULL;
-	if (option_value(command, given, "incremental") && option_value(command, given, "block")) {
-		complain(command,
-			 "-b moves all layers of the disks, -i the top ones: say one of the two");
+	if (read_disks(command, given, &plan->disks) < 0)
 		return -EINVAL;
-	}
-	if (option_value(command, given, "incremental"))
-		plan->disks.mode = CLI_DISKS_TOP;
-	else if (option_value(command, given, "block") || option_value(command, given, "disk"))
-		plan->disks.mode = CLI_DISKS_ALL;
-	plan->disks.only = option_value(command, given, "disk");
 	plan->no_rehearsal = option_value(command, given, "no-rehearsal") != NULL;
 	plan->quit = option_value(command, given, "quit") != NULL;
 	plan->link.zero_copy = option_value(command, given, "zero-copy") != NULL;
-	plan->fault = option_value(command, given, "fault");
-	if (option_value(command, given, "json"))
-		plan->output = OUTPUT_JSON;
-	else if (option_value(command, given, "quiet"))
-		plan->output = OUTPUT_QUIET;
-	if (plan->fault && gw_fault_parse(plan->fault, &fault) < 0) {
-		complain(command,
-			 "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional "
-			 ",delay=MS",
-			 plan->fault);
+	plan->output = option_output(command, given);
+	if (option_fault(command, given, &plan->fault) < 0)
 		return -EINVAL;
-	}
 	if (policy && read_policy(policy, &plan->session.on_limit) < 0) {
 		complain(command, "--on-limit %s: throttle, give-up or stop-copy", policy);
 		return -EINVAL;

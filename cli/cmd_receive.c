@@ -268,49 +268,49 @@ static int read_rails(const struct command *command, const char *text, struct wa
 	return -EINVAL;
 }
 
+/* Reads the words that say for whom and where to wait.  Return: 0, or -EINVAL after a complaint. */
+static int read_words(const struct command *command, const struct given *given, struct wait *wait)
+{
+	const char *listen = option_value(command, given, "listen");
+	struct gw_error error = { 0 };
+
+	if (listen && (gw_link_check_address(listen, &error) < 0 ||
+		       strlen(listen) >= sizeof(wait->address) - 8)) {
+		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444",
+			 listen);
+		return -EINVAL;
+	}
+	if (given->count > 0) {
+		complain(command,
+			 "'%s' is one word too many, since the name goes with --name: godwit "
+			 "receive %s",
+			 given->rest[0], command->arguments);
+		return -EINVAL;
+	}
+	if (!option_value(command, given, "name") || !listen) {
+		complain(command, "a name and an address are needed: godwit receive %s",
+			 command->arguments);
+		return -EINVAL;
+	}
+	strcpy(wait->address, listen);
+	return 0;
+}
+
 int cmd_receive(const struct command *command, int argc, char **argv)
 {
 	struct wait wait = { .command = command };
-	struct gw_error error = { 0 };
-	struct gw_fault_spec fault;
 	struct given given;
-	const char *name, *listen, *guest;
+	const char *name, *guest;
 	int rc = parse_options(command, argc, argv, false, &given);
 
 	if (rc != 0)
 		return rc > 0 ? EXIT_DONE : EXIT_USAGE;
 	name = option_value(command, &given, "name");
-	listen = option_value(command, &given, "listen");
 	guest = option_value(command, &given, "guest");
-	wait.fault = option_value(command, &given, "fault");
-	if (listen && (gw_link_check_address(listen, &error) < 0 ||
-		       strlen(listen) >= sizeof(wait.address) - 8)) {
-		complain(command, "--listen %s: ADDR:PORT is needed, such as 127.0.0.1:4444",
-			 listen);
+	if (read_words(command, &given, &wait) < 0 ||
+	    option_fault(command, &given, &wait.fault) < 0 ||
+	    read_rails(command, option_value(command, &given, "rails"), &wait) < 0)
 		return EXIT_USAGE;
-	}
-	if (given.count > 0) {
-		complain(command,
-			 "'%s' is one word too many, since the name goes with --name: godwit "
-			 "receive %s",
-			 given.rest[0], command->arguments);
-		return EXIT_USAGE;
-	}
-	if (!name || !listen) {
-		complain(command, "a name and an address are needed: godwit receive %s",
-			 command->arguments);
-		return EXIT_USAGE;
-	}
-	if (wait.fault && gw_fault_parse(wait.fault, &fault) < 0) {
-		complain(command,
-			 "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional "
-			 ",delay=MS",
-			 wait.fault);
-		return EXIT_USAGE;
-	}
-	if (read_rails(command, option_value(command, &given, "rails"), &wait) < 0)
-		return EXIT_USAGE;
-	strcpy(wait.address, listen);
 	wait.link.first_message = GW_SESSION_FIRST_MESSAGE;
 	wait.link.opened = describe_ahead;
 	wait.link.context = &wait;
@@ -322,10 +322,6 @@ int cmd_receive(const struct command *command, int argc, char **argv)
 	wait.vm.hook = option_value(command, &given, "hook");
 	wait.overwrite = option_value(command, &given, "overwrite") != NULL;
 	wait.vm.leave_paused = option_value(command, &given, "paused") != NULL;
-	report_init(&wait.report,
-		    option_value(command, &given, "json")    ? OUTPUT_JSON
-		    : option_value(command, &given, "quiet") ? OUTPUT_QUIET
-							     : OUTPUT_AUTO,
-		    name);
+	report_init(&wait.report, option_output(command, &given), name);
 	return receive(&wait, name);
 }

@@ -194,3 +194,24 @@ int option_number(const struct command *command, const struct given *given, cons
 		 (unsigned long long)low, (unsigned long long)high);
 	return -EINVAL;
 }
+
+int option_fault(const struct command *command, const struct given *given, const char **fault)
+{
+	struct gw_fault_spec spec;
+
+	*fault = option_value(command, given, "fault");
+	if (!*fault || gw_fault_parse(*fault, &spec) == 0)
+		return 0;
+	complain(command,
+		 "--fault %s: fail@N, cut@N, corrupt@N, drop@N or rail@N, with an optional "
+		 ",delay=MS",
+		 *fault);
+	return -EINVAL;
+}
+
+enum output option_output(const struct command *command, const struct given *given)
+{
+	if (option_value(command, given, "json"))
+		return OUTPUT_JSON;
+	return option_value(command, given, "quiet") ? OUTPUT_QUIET : OUTPUT_AUTO;
+}
