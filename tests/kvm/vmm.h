@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A VMM over the played KVM.  Its memory and the aliases of it are real.  It makes, changes and deletes slots, reads and
+ * clears its dirty log, and checks that the log says what was written.
+ */
+#ifndef GODWIT_TESTS_KVM_VMM_H
+#define GODWIT_TESTS_KVM_VMM_H
+
+#include "base/bitmap.h"
+#include "tests/kvm/played.h"
+#include "tracker/wp_async.h"
+
+struct own { /* what the VMM knows of its slots */
+	unsigned first, pages;
+	bool logs, read_only;
+	uint64_t gpa;
+	uint64_t expected[WORDS]; /* what its log must say */
+};
+
+extern struct own own[SLOTS];
+extern int memory_fd;
+extern unsigned char *memory; /* PAGES pages, mapped by the VMM */
+extern uint64_t vmm_manual;   /* what the VMM set KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 to */
+extern struct gw_wp_segment segment; /* all of @memory */
+extern struct gw_wp_segment watched[SLOTS + 1];
+extern unsigned watched_count;
+extern struct gw_bitmap shared, dirty; /* a bit a page of @memory */
+
+/* A VMM without slots.  Skips the test where there is no WP_ASYNC.  @number: the seed. */
+void begin(unsigned long long number, bool kvm_has_manual, uint64_t vmm_chooses);
+void end(void);
+uint64_t rnd(void);
+
+/* An ioctl of the VMM, through the tracker.  At times as QEMU 7.2 does it, which has the request in an int. */
+int ask(unsigned long request, void *argument);
+void set_slot(unsigned id, bool logs);
+void delete_slot(unsigned id);
+void vmm_reads_log(unsigned id);
+
+/* One step at random.  @writing: memory may be written to. */
+void vmm_does_something(bool writing);
+
+/* Watches all that the memory is mapped at and KVM's log does not cover.  The agent reads as much from /proc/self/maps. */
+void watch(void);
+
+#endif
