@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is made to go wrong in a simulated migration, and how it ended.  For sim.c alone. */
+/* What is made to go wrong in a simulated migration, and how it ended. */
 #ifndef GODWIT_TESTS_SIM_SCENARIO_H
 #define GODWIT_TESTS_SIM_SCENARIO_H
 
