@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "files/imagering.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define ZERO_BYTES (1024u * 1024) /* are written at a time */
+
+static unsigned char zeros[ZERO_BYTES] __attribute__((aligned(DIRECT_ALIGN))); /* and they stay that */
+
+static bool is_aligned(const struct gw_disk_request *request, uint64_t done)
+{
+	return ((request->offset + done) | (request->bytes - done)) % DIRECT_ALIGN == 0;
+}
+
+/* The next piece of zeros to be written: of what was never written none are.  Return: 0 when there is no more. */
+static unsigned zero_piece(const struct image_fds *fds, struct work *work)
+{
+	uint64_t from = work->request.offset + work->done, end = work->request.offset + work->request.bytes, last = end;
+
+	if (from < end && fds->fresh && !written_next(&fds->written, from, end, &from, &last))
+		from = last = end;
+	work->done = from - work->request.offset;
+	return last - from < ZERO_BYTES ? (unsigned)(last - from) : ZERO_BYTES;
+}
+
+static void prepare_zeros(const struct image_fds *fds, const struct work *work, struct io_uring_sqe *sqe)
+{
+	uint64_t offset = work->request.offset + work->done, bytes = work->request.bytes - work->done;
+	int mode = work->way == ZERO_PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+
+	io_uring_prep_fallocate(sqe, fds->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+}
+
+/* Puts one step of a request into the ring.  There is always room: the ring has as many places as the table. */
+static void push(struct image_ring *ring, unsigned slot)
+{
+	struct work *work = &ring->work[slot];
+	const struct gw_disk_request *request = &work->request;
+	const struct image_fds *fds = &ring->fds[request->image];
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+	char *memory = (char *)request->memory + work->done;
+	uint64_t offset = request->offset + work->done;
+	unsigned left = (unsigned)(request->bytes - work->done);
+	int fd = fds->direct >= 0 && is_aligned(request, work->done) ? fds->direct : fds->fd;
+	bool fixed = ring->fixed_buffer && work->staged;
+
+	switch (request->kind) {
+	case GW_DISK_READ:
+		if (fixed)
+			io_uring_prep_read_fixed(sqe, fd, memory, left, offset, 0);
+		else
+			io_uring_prep_read(sqe, fd, memory, left, offset);
+		break;
+	case GW_DISK_WRITE:
+	case GW_DISK_FIRST:
+		if (fixed)
+			io_uring_prep_write_fixed(sqe, fd, memory, left, offset, 0);
+		else
+			io_uring_prep_write(sqe, fd, memory, left, offset);
+		break;
+	case GW_DISK_ZERO:
+		if (work->way != ZERO_WRITE) {
+			prepare_zeros(fds, work, sqe);
+			break;
+		}
+		io_uring_prep_write(sqe, fd, zeros, zero_piece(fds, work), request->offset + work->done);
+		sqe->flags |= IOSQE_ASYNC; /* a write to the page cache would be done at once, in this thread */
+		break;
+	case GW_DISK_SYNC:
+		io_uring_prep_fsync(sqe, fds->fd, IORING_FSYNC_DATASYNC);
+		break;
+	}
+	sqe->user_data = slot;
+}
+
+/* Whether a range is a hole already, so that nothing is to be done. */
+static bool is_hole(const struct image_fds *fds, uint64_t from, uint64_t end)
+{
+	uint64_t first, last;
+	off_t at;
+
+	if (fds->is_device)
+		return false;
+	if (fds->fresh && !written_next(&fds->written, from, end, &first, &last))
+		return true;
+	at = lseek(fds->fd, (off_t)from, SEEK_DATA);
+	return at < 0 ? errno == ENXIO : (uint64_t)at >= end;
+}
+
+/* Whether the page cache has the beginning of a stretch: then the guest uses it, and it stays. */
+static bool is_cached(const struct image_fds *fds, uint64_t offset)
+{
+	char byte;
+	struct iovec one = { &byte, 1 };
+
+	return fds->direct < 0 && preadv2(fds->fd, &one, 1, (off_t)offset, RWF_NOWAIT) == 1;
+}
+
+/* The write that brings the first block to its image; of nothing, when it is there. */
+static int prepare_first(struct image_fds *fds, struct work *work)
+{
+	uint64_t bytes;
+	int rc = image_size(fds, &bytes);
+
+	work->request.offset = 0;
+	work->request.memory = fds->first.bytes;
+	work->request.bytes = !fds->first.changed ? 0 : bytes < GW_DISK_BLOCK_BYTES ? bytes : GW_DISK_BLOCK_BYTES;
+	fds->first.changed = false;
+	return rc;
+}
+
+/* What is there to do in the image itself.  Return: 1, 0 when nothing, -errno. */
+static int prepare_work(struct image_ring *ring, struct work *work)
+{
+	const struct gw_disk_request *request = &work->request;
+	struct image_fds *fds = &ring->fds[request->image];
+	int rc = 0;
+
+	if (request->kind == GW_DISK_SYNC)
+		return 1;
+	if (request->kind != GW_DISK_READ && image_is_taken(fds, request->kind == GW_DISK_FIRST))
+		return -EBUSY;
+	if (request->kind == GW_DISK_FIRST)
+		rc = prepare_first(fds, work);
+	work->done = first_block_take(&fds->first, request);
+	if (rc < 0 || work->done == request->bytes)
+		return rc;
+	work->staged = request->kind != GW_DISK_FIRST;
+	if (request->kind == GW_DISK_READ)
+		work->cached = is_cached(fds, request->offset);
+	if (request->kind == GW_DISK_ZERO)
+		return !is_hole(fds, request->offset + work->done, request->offset + request->bytes);
+	if (request->kind == GW_DISK_WRITE && fds->fresh)
+		rc = written_note(&fds->written, request->offset + work->done, request->bytes - work->done);
+	return rc < 0 ? rc : 1;
+}
+
+/* Return: 0 or -errno; what was not taken is submitted with the next. */
+static int submit(struct image_ring *ring)
+{
+	int rc = io_uring_submit(&ring->uring);
+
+	ring->submitted += rc > 0 ? (unsigned)rc : 0;
+	return rc < 0 ? rc : 0;
+}
+
+int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *request)
+{
+	struct work work = { .used = true, .request = *request };
+	unsigned slot = 0;
+	int rc;
+
+	if (ring->under_way + ring->at_once_count == ENTRIES)
+		return -EAGAIN;
+	rc = prepare_work(ring, &work);
+	if (rc <= 0) {
+		if (rc == 0)
+			ring->at_once[ring->at_once_count++] = (struct gw_disk_ended){ .tag = request->tag };
+		return rc;
+	}
+	while (ring->work[slot].used)
+		slot++;
+	ring->work[slot] = work;
+	ring->under_way++;
+	push(ring, slot);
+	rc = submit(ring);
+	return rc != -EAGAIN && rc != -EBUSY ? rc : 0;
+}
+
+/* The same for zeros: a file system or device that cannot make holes has them written, a piece at a time. */
+static bool zeros_ended(struct image_ring *ring, unsigned slot, int *result)
+{
+	struct work *work = &ring->work[slot];
+
+	if (work->way == ZERO_WRITE) {
+		if (*result <= 0) {
+			*result = *result < 0 ? *result : -EIO;
+			return true;
+		}
+		work->done += (unsigned)*result;
+	} else if (*result == -EOPNOTSUPP || *result == -EINVAL) {
+		work->way++;
+	} else {
+		return true;
+	}
+	*result = 0;
+	if (work->way == ZERO_WRITE && zero_piece(&ring->fds[work->request.image], work) == 0)
+		return true;
+	push(ring, slot);
+	return false;
+}
+
+/* What a step that ended with @result leaves to do.  Return: true when the request has ended, with *result. */
+static bool step_ended(struct image_ring *ring, unsigned slot, int *result)
+{
+	struct work *work = &ring->work[slot];
+	const struct gw_disk_request *request = &work->request;
+	const struct image_fds *fds = &ring->fds[request->image];
+
+	if (*result == -EINTR || *result == -EAGAIN) {
+		push(ring, slot);
+		return false;
+	}
+	if (request->kind == GW_DISK_ZERO)
+		return zeros_ended(ring, slot, result);
+	if (*result < 0 || request->kind == GW_DISK_SYNC)
+		return true;
+	work->done += (unsigned)*result;
+	if (request->kind == GW_DISK_READ && *result == 0) {
+		memset((char *)request->memory + work->done, 0, request->bytes - work->done);
+		work->done = request->bytes;
+	} else if (request->kind != GW_DISK_READ && *result == 0) {
+		*result = -EIO;
+		return true;
+	}
+	if (work->done < request->bytes) {
+		push(ring, slot);
+		return false;
+	}
+	if (request->kind == GW_DISK_READ && fds->direct < 0 && !work->cached)
+		(void)!posix_fadvise(fds->fd, (off_t)request->offset, (off_t)request->bytes, POSIX_FADV_DONTNEED);
+	*result = 0;
+	return true;
+}
+
+int image_ring_next_ended(struct image_ring *ring, struct gw_disk_ended *ended)
+{
+	struct io_uring_cqe *cqe;
+
+	if (ring->at_once_count > 0) {
+		*ended = ring->at_once[--ring->at_once_count];
+		return 1;
+	}
+	if (ring->under_way > 0 && io_uring_sq_ready(&ring->uring) > 0)
+		(void)submit(ring);
+	while (ring->under_way > 0 && io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
+		unsigned slot = (unsigned)cqe->user_data;
+		int result = cqe->res;
+		bool over;
+
+		io_uring_cqe_seen(&ring->uring, cqe);
+		ring->submitted--;
+		over = step_ended(ring, slot, &result);
+		if (!over) {
+			(void)submit(ring);
+			if (ring->work[slot].request.kind == GW_DISK_ZERO)
+				return 0; /* many pieces may follow: the caller has other work too */
+			continue;
+		}
+		*ended = (struct gw_disk_ended){ ring->work[slot].request.tag, result };
+		ring->work[slot].used = false;
+		ring->under_way--;
+		return 1;
+	}
+	return 0;
+}
+
+/* Waits for the steps that the kernel works on: it has their memory.  None follows them. */
+static void end_submitted(struct image_ring *ring)
+{
+	struct io_uring_cqe *cqe;
+	int rc = 0;
+
+	while (ring->submitted > 0 && (rc == 0 || rc == -EINTR || rc == -EAGAIN)) {
+		rc = io_uring_wait_cqe(&ring->uring, &cqe);
+		if (rc == 0) {
+			io_uring_cqe_seen(&ring->uring, cqe);
+			ring->submitted--;
+		}
+	}
+}
+
+int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging, struct gw_error *error)
+{
+	struct iovec memory = { staging, GW_DISK_STAGING_BYTES };
+	int rc = io_uring_queue_init(ENTRIES, &ring->uring, 0);
+
+	ring->fds = fds;
+	ring->is_open = rc == 0;
+	/* Where the limit on locked memory allows it; without, each request pins its own. */
+	ring->fixed_buffer = rc == 0 && io_uring_register_buffers(&ring->uring, &memory, 1) == 0;
+	if (rc < 0)
+		gw_error_set(error, rc, "io_uring, which disks are read and written by: %s (is it allowed here? see "
+					"kernel.io_uring_disabled)", strerror(-rc));
+	return rc;
+}
+
+void image_ring_close(struct image_ring *ring)
+{
+	end_submitted(ring);
+	if (ring->is_open)
+		io_uring_queue_exit(&ring->uring);
+}
