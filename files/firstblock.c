@@ -19,7 +19,7 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, co
 int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes, const void *header, size_t header_bytes)
 {
 	first->changed = true;
-	/* All of it has its place on the device then: the write in the blackout allocates nothing, which its sync would wait for. */
+	/* This allocates the whole block on the device.  The sync in the blackout need not wait for an allocation. */
 	return gw_half_copy_write(fd, image_bytes, header, header_bytes);
 }
 

@@ -11,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
-#define LOOK_NS (100 * GW_NS_PER_MS) /* whether a VMM uses an image is asked so often while it is written to */
+#define LOOK_NS (100 * GW_NS_PER_MS) /* the time between two looks for a VMM's locks */
 
 int image_size(const struct image_fds *fds, uint64_t *bytes)
 {

@@ -2,12 +2,13 @@
 /*
  * Theory of operation
  *
- * The hash of an image is over its blocks of 64 KiB that are not all zeros, each with its number: two files that
- * read the same have the same hash, however sparse each is, and holes cost nothing.  Holes are not read; what is
- * read goes past the page cache where it can, and is dropped from it otherwise.
+ * The hash covers the numbers and contents of all blocks of 64 KiB that are not all zeros.  So two files that read the
+ * same have the same hash, however sparse each of them is.  Holes are not read.  Pages that were read are dropped from
+ * the page cache.
  *
- * It is kept in a small file of the cache folder, named by the file, with its size and its times: a file that was
- * written to since has another ctime.  A cache that cannot be written is no error: it is computed again.
+ * The cache folder has a small file for each image, named by its device and inode.  It holds the hash with the size, mtime
+ * and ctime of the image.  A write to the image changes its ctime, which makes the cached hash stale.
+ * If the cache cannot be written, the next call computes the hash again.
  */
 #include "files/imagehash.h"
 
@@ -28,7 +29,7 @@ struct record {
 	unsigned long long size, mtime_s, mtime_ns, ctime_s, ctime_ns, hash;
 };
 
-/* Where hashes are kept; created.  Return: 0 or -errno. */
+/* Creates the cache folder if needed.  Return: 0 and its path, or -errno. */
 static int cache_folder(char *path, size_t path_bytes)
 {
 	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
@@ -93,13 +94,13 @@ static void keep(const char *path, const struct stat *st, uint64_t hash)
 		unlink(new_path);
 }
 
-/* Feeds what was read of a file from @offset, a whole number of blocks but for its end. */
+/* Hashes a window of the file that begins at @offset.  Only the end of the file need not be a whole block. */
 static void feed(XXH3_state_t *state, char *window, uint64_t offset, size_t bytes)
 {
 	for (size_t at = 0; at < bytes; at += GW_DISK_BLOCK_BYTES) {
 		uint64_t number = (offset + at) / GW_DISK_BLOCK_BYTES;
 
-		if (bytes - at < GW_DISK_BLOCK_BYTES) /* the last block of an odd file, as if it were whole */
+		if (bytes - at < GW_DISK_BLOCK_BYTES) /* a partial last block is hashed padded with zeros */
 			memset(window + bytes, 0, GW_DISK_BLOCK_BYTES - (bytes - at));
 		if (page_is_zero(window + at, GW_DISK_BLOCK_BYTES))
 			continue;

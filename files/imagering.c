@@ -7,16 +7,16 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define ZERO_BYTES (1024u * 1024) /* are written at a time */
+#define ZERO_BYTES (1024u * 1024) /* one write of zeros */
 
-static unsigned char zeros[ZERO_BYTES] __attribute__((aligned(DIRECT_ALIGN))); /* and they stay that */
+static unsigned char zeros[ZERO_BYTES] __attribute__((aligned(DIRECT_ALIGN))); /* never written to */
 
 static bool is_aligned(const struct gw_disk_request *request, uint64_t done)
 {
 	return ((request->offset + done) | (request->bytes - done)) % DIRECT_ALIGN == 0;
 }
 
-/* The next piece of zeros to be written: of what was never written none are.  Return: 0 when there is no more. */
+/* The size of the next write of zeros; ranges that were never written are skipped.  Return: 0 when none is left. */
 static unsigned zero_piece(const struct image_fds *fds, struct work *work)
 {
 	uint64_t from = work->request.offset + work->done, end = work->request.offset + work->request.bytes, last = end;
@@ -35,10 +35,10 @@ static void prepare_zeros(const struct image_fds *fds, const struct work *work, 
 	io_uring_prep_fallocate(sqe, fds->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
 }
 
-/* Puts one step of a request into the ring.  There is always room: the ring has as many places as the table. */
-static void push(struct image_ring *ring, unsigned slot)
+/* Puts one step of a request into the ring.  The ring is never full: it has as many entries as the table. */
+static void push(struct image_ring *ring, unsigned index)
 {
-	struct work *work = &ring->work[slot];
+	struct work *work = &ring->work[index];
 	const struct gw_disk_request *request = &work->request;
 	const struct image_fds *fds = &ring->fds[request->image];
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
@@ -68,16 +68,16 @@ static void push(struct image_ring *ring, unsigned slot)
 			break;
 		}
 		io_uring_prep_write(sqe, fd, zeros, zero_piece(fds, work), request->offset + work->done);
-		sqe->flags |= IOSQE_ASYNC; /* a write to the page cache would be done at once, in this thread */
+		sqe->flags |= IOSQE_ASYNC; /* otherwise this thread copies to the page cache while it submits */
 		break;
 	case GW_DISK_SYNC:
 		io_uring_prep_fsync(sqe, fds->fd, IORING_FSYNC_DATASYNC);
 		break;
 	}
-	sqe->user_data = slot;
+	sqe->user_data = index;
 }
 
-/* Whether a range is a hole already, so that nothing is to be done. */
+/* Whether a range is known to read as zeros. */
 static bool is_hole(const struct image_fds *fds, uint64_t from, uint64_t end)
 {
 	uint64_t first, last;
@@ -91,7 +91,7 @@ static bool is_hole(const struct image_fds *fds, uint64_t from, uint64_t end)
 	return at < 0 ? errno == ENXIO : (uint64_t)at >= end;
 }
 
-/* Whether the page cache has the beginning of a stretch: then the guest uses it, and it stays. */
+/* Whether the page at @offset is in the page cache.  Then the guest uses it, and it must stay there. */
 static bool is_cached(const struct image_fds *fds, uint64_t offset)
 {
 	char byte;
@@ -100,7 +100,7 @@ static bool is_cached(const struct image_fds *fds, uint64_t offset)
 	return fds->direct < 0 && preadv2(fds->fd, &one, 1, (off_t)offset, RWF_NOWAIT) == 1;
 }
 
-/* The write that brings the first block to its image; of nothing, when it is there. */
+/* Turns FIRST into the write of the first block; of 0 bytes if the image has it already. */
 static int prepare_first(struct image_fds *fds, struct work *work)
 {
 	uint64_t bytes;
@@ -113,7 +113,7 @@ static int prepare_first(struct image_fds *fds, struct work *work)
 	return rc;
 }
 
-/* What is there to do in the image itself.  Return: 1, 0 when nothing, -errno. */
+/* Does the part of a request that needs no step.  Return: 1 if steps are left, 0 if not, -errno. */
 static int prepare_work(struct image_ring *ring, struct work *work)
 {
 	const struct gw_disk_request *request = &work->request;
@@ -139,7 +139,7 @@ static int prepare_work(struct image_ring *ring, struct work *work)
 	return rc < 0 ? rc : 1;
 }
 
-/* Return: 0 or -errno; what was not taken is submitted with the next. */
+/* Return: 0 or -errno.  Steps that the kernel did not take go with the next call. */
 static int submit(struct image_ring *ring)
 {
 	int rc = io_uring_submit(&ring->uring);
@@ -151,10 +151,10 @@ static int submit(struct image_ring *ring)
 int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *request)
 {
 	struct work work = { .used = true, .request = *request };
-	unsigned slot = 0;
+	unsigned index = 0;
 	int rc;
 
-	if (ring->under_way + ring->at_once_count == ENTRIES)
+	if (ring->under_way + ring->at_once_count == IMAGE_RING_ENTRIES)
 		return -EAGAIN;
 	rc = prepare_work(ring, &work);
 	if (rc <= 0) {
@@ -162,19 +162,19 @@ int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *requ
 			ring->at_once[ring->at_once_count++] = (struct gw_disk_ended){ .tag = request->tag };
 		return rc;
 	}
-	while (ring->work[slot].used)
-		slot++;
-	ring->work[slot] = work;
+	while (ring->work[index].used)
+		index++;
+	ring->work[index] = work;
 	ring->under_way++;
-	push(ring, slot);
+	push(ring, index);
 	rc = submit(ring);
 	return rc != -EAGAIN && rc != -EBUSY ? rc : 0;
 }
 
-/* The same for zeros: a file system or device that cannot make holes has them written, a piece at a time. */
-static bool zeros_ended(struct image_ring *ring, unsigned slot, int *result)
+/* As step_ended(), for zeros.  Where one way is not supported the next one is tried. */
+static bool zeros_ended(struct image_ring *ring, unsigned index, int *result)
 {
-	struct work *work = &ring->work[slot];
+	struct work *work = &ring->work[index];
 
 	if (work->way == ZERO_WRITE) {
 		if (*result <= 0) {
@@ -190,23 +190,23 @@ static bool zeros_ended(struct image_ring *ring, unsigned slot, int *result)
 	*result = 0;
 	if (work->way == ZERO_WRITE && zero_piece(&ring->fds[work->request.image], work) == 0)
 		return true;
-	push(ring, slot);
+	push(ring, index);
 	return false;
 }
 
-/* What a step that ended with @result leaves to do.  Return: true when the request has ended, with *result. */
-static bool step_ended(struct image_ring *ring, unsigned slot, int *result)
+/* Puts the next step of a request into the ring after one with *result.  Return: true if the request ended instead. */
+static bool step_ended(struct image_ring *ring, unsigned index, int *result)
 {
-	struct work *work = &ring->work[slot];
+	struct work *work = &ring->work[index];
 	const struct gw_disk_request *request = &work->request;
 	const struct image_fds *fds = &ring->fds[request->image];
 
 	if (*result == -EINTR || *result == -EAGAIN) {
-		push(ring, slot);
+		push(ring, index);
 		return false;
 	}
 	if (request->kind == GW_DISK_ZERO)
-		return zeros_ended(ring, slot, result);
+		return zeros_ended(ring, index, result);
 	if (*result < 0 || request->kind == GW_DISK_SYNC)
 		return true;
 	work->done += (unsigned)*result;
@@ -218,7 +218,7 @@ static bool step_ended(struct image_ring *ring, unsigned slot, int *result)
 		return true;
 	}
 	if (work->done < request->bytes) {
-		push(ring, slot);
+		push(ring, index);
 		return false;
 	}
 	if (request->kind == GW_DISK_READ && fds->direct < 0 && !work->cached)
@@ -238,28 +238,28 @@ int image_ring_next_ended(struct image_ring *ring, struct gw_disk_ended *ended)
 	if (ring->under_way > 0 && io_uring_sq_ready(&ring->uring) > 0)
 		(void)submit(ring);
 	while (ring->under_way > 0 && io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
-		unsigned slot = (unsigned)cqe->user_data;
+		unsigned index = (unsigned)cqe->user_data;
 		int result = cqe->res;
 		bool over;
 
 		io_uring_cqe_seen(&ring->uring, cqe);
 		ring->submitted--;
-		over = step_ended(ring, slot, &result);
+		over = step_ended(ring, index, &result);
 		if (!over) {
 			(void)submit(ring);
-			if (ring->work[slot].request.kind == GW_DISK_ZERO)
-				return 0; /* many pieces may follow: the caller has other work too */
+			if (ring->work[index].request.kind == GW_DISK_ZERO)
+				return 0; /* many writes may follow, and the caller has other work */
 			continue;
 		}
-		*ended = (struct gw_disk_ended){ ring->work[slot].request.tag, result };
-		ring->work[slot].used = false;
+		*ended = (struct gw_disk_ended){ ring->work[index].request.tag, result };
+		ring->work[index].used = false;
 		ring->under_way--;
 		return 1;
 	}
 	return 0;
 }
 
-/* Waits for the steps that the kernel works on: it has their memory.  None follows them. */
+/* Waits for the kernel to give back the memory of all steps.  Begins no new ones. */
 static void end_submitted(struct image_ring *ring)
 {
 	struct io_uring_cqe *cqe;
@@ -277,11 +277,11 @@ static void end_submitted(struct image_ring *ring)
 int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging, struct gw_error *error)
 {
 	struct iovec memory = { staging, GW_DISK_STAGING_BYTES };
-	int rc = io_uring_queue_init(ENTRIES, &ring->uring, 0);
+	int rc = io_uring_queue_init(IMAGE_RING_ENTRIES, &ring->uring, 0);
 
 	ring->fds = fds;
 	ring->is_open = rc == 0;
-	/* Where the limit on locked memory allows it; without, each request pins its own. */
+	/* May fail by RLIMIT_MEMLOCK.  Then each request pins its own pages. */
 	ring->fixed_buffer = rc == 0 && io_uring_register_buffers(&ring->uring, &memory, 1) == 0;
 	if (rc < 0)
 		gw_error_set(error, rc, "io_uring, which disks are read and written by: %s (is it allowed here? see "

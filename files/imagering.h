@@ -8,40 +8,40 @@
 
 #include <liburing.h>
 
-#define ENTRIES 64u
+#define IMAGE_RING_ENTRIES 64u
 
-/* How zeros are made: the first that the file system can. */
+/* Ways to make zeros.  The first that the file system supports is used. */
 enum zero_way { ZERO_PUNCH, ZERO_RANGE, ZERO_WRITE };
 
-/* A request under way; a place of the table is its user_data. */
+/* A request under way.  Its index in the table is the user_data of its steps. */
 struct work {
 	bool used;
-	bool cached; /* READ: it was in the page cache before */
-	bool staged; /* its memory is the staging memory */
+	bool cached;       /* READ: its range was in the page cache before */
+	bool staged;       /* its memory is the staging memory */
 	enum zero_way way; /* ZERO */
 	struct gw_disk_request request;
-	uint64_t done; /* bytes of it */
+	uint64_t done; /* bytes of the request */
 };
 
 struct image_ring {
 	struct io_uring uring;
 	bool is_open, fixed_buffer;
 	struct image_fds *fds; /* of all images */
-	struct work work[ENTRIES];
+	struct work work[IMAGE_RING_ENTRIES];
 	unsigned under_way;
-	unsigned submitted; /* steps that the kernel has taken and not ended */
-	struct gw_disk_ended at_once[ENTRIES]; /* what ended without the ring */
+	unsigned submitted; /* steps that the kernel works on */
+	struct gw_disk_ended at_once[IMAGE_RING_ENTRIES]; /* requests that needed no step */
 	unsigned at_once_count;
 };
 
 /* @staging has GW_DISK_STAGING_BYTES, @fds a row for each image.  Return: 0 or -errno with @error set. */
 int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging, struct gw_error *error) GW_MUST_CHECK;
 
-/* As gw_disk_ops.begin and next_ended. */
+/* As gw_disk_ops.begin and gw_disk_ops.next_ended. */
 int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *request) GW_MUST_CHECK;
 int image_ring_next_ended(struct image_ring *ring, struct gw_disk_ended *ended);
 
-/* Waits for the steps that the kernel works on.  Also after image_ring_open() failed or was not called. */
+/* Waits for the steps that the kernel works on.  A zeroed struct, or one that could not be opened, is fine. */
 void image_ring_close(struct image_ring *ring);
 
 #endif

@@ -2,24 +2,21 @@
 /*
  * Theory of operation
  *
- * One io_uring (liburing) for all images; the staging memory is registered with it.  Each image has a descriptor
- * through the page cache and, where wanted and possible, one past it (O_DIRECT), which takes the requests that are
- * aligned; what is not aligned, the tail of an odd file, goes through the cache.
+ * One io_uring (liburing) serves all images (imagering.h); the staging memory is registered with it.  Each image has a
+ * descriptor through the page cache.  Where wanted and possible it has one past the page cache too (O_DIRECT), for aligned
+ * requests.  Unaligned requests, such as the tail of a file, go through the page cache.
  *
- * A read that comes up short is read on: a file ends where it ends, and what is behind it is zeros.  A short write
- * is written on.  Zeros are a hole in a file (fallocate), and only asked for where the file has data.  Where there is no such
- * thing as a hole, zeros are written, by the ring too and a piece at a time, over what was written since the file was made ready.
+ * A short read is continued; beyond the end of the file there are zeros.  A short write is continued.  Zeros become a hole
+ * (fallocate), where the file has data.  Where holes are not supported, zeros are written, one piece at a time, over the
+ * parts that were written since prepare (written.h).
  *
- * What a receiver has for the first block of an image stays in memory (firstblock.h), so that an image that is not whole cannot
- * start, whatever becomes of this process.  GW_DISK_FIRST brings it to the image: a write of 64 KiB, before a sync.
+ * The receiver keeps the first block of an image in memory (firstblock.h).  So a guest cannot start on an incomplete
+ * image, even if this process is killed.  GW_DISK_FIRST writes that block, 64 KiB, before a sync.
  *
- * A receiver has an image for itself from prepare to close, by a lock (base/imagelock.h), and a block device by O_EXCL too, which
- * counts whatever node it was opened by.  A stopped receiver keeps them, so that nobody else's guest is in the image when it goes
- * on.  A VMM that somebody starts on the image meanwhile is found by its own locks: nothing is written to the image then, and
- * nothing of it undone.  A file system without locks is refused: what a receiver undoes could be a running guest's.
+ * received.h says how a receiver locks an image, and how it undoes half a copy.
  *
- * Reads through the page cache leave nothing there that was not there before: the guest's own hot blocks must
- * neither be pushed out by a copy that passes each block once, nor dropped with it.
+ * A read through the page cache drops only pages that it brought in.  The copy passes each block once: it must not push
+ * out the guest's hot blocks, nor drop them.
  */
 #include "files/images.h"
 
@@ -46,7 +43,7 @@ static int next_data(struct gw_disks *disks, unsigned image, uint64_t from, uint
 
 	if (rc < 0 || from >= bytes)
 		return rc;
-	if (fds->is_device) { /* it knows no holes */
+	if (fds->is_device) { /* a device has no holes */
 		*first = from;
 		*end = bytes;
 		return 1;
@@ -119,7 +116,7 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	snprintf(image->name, sizeof(image->name), "%s", file->name);
 	snprintf(image->place, sizeof(image->place), "%s", file->place);
 	fds->fd = file->fd >= 0 ? file->fd : open(file->path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) { /* a base need not be writable */
+	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) { /* a base may be read-only */
 		writable = false;
 		fds->read_only = true;
 		fds->fd = open(file->path, O_RDONLY | O_CLOEXEC);
@@ -137,7 +134,7 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	flags = fcntl(fds->fd, F_GETFL);
 	if (writable || (flags >= 0 && (flags & O_DIRECT)))
 		fds->direct = image_open_again(fds->fd, writable, O_DIRECT);
-	/* The VMM's own descriptor keeps its flags and its read-ahead: from here on one of ours. */
+	/* A descriptor of our own: the VMM's keeps its flags and its read-ahead. */
 	own = image_open_again(fds->fd, writable, 0);
 	if (own < 0)
 		return gw_error_set(error, -errno, "disk '%s': %s", file->name, strerror(errno));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Images for the engine: files and block devices, read and written by io_uring (io_uring(7)).
+ * Disk images for the engine: files and block devices, read and written by io_uring (io_uring(7)).
  *
- * Threads: those of the session.  Only open, prepare and close wait for a device.
+ * Threads: the session's.  Only open, prepare and close wait for a device.
  */
 #ifndef GODWIT_FILES_IMAGES_H
 #define GODWIT_FILES_IMAGES_H
@@ -17,41 +17,46 @@
 struct gw_image_file {
 	char name[GW_DISK_NAME_BYTES];
 	char place[GW_DISK_PLACE_BYTES];
-	int fd;          /* taken over in any case; -1: open @path */
+	int fd; /* gw_images_open() owns it, also when it fails; -1: open @path */
 	const char *path;
-	bool fixed;      /* see struct gw_image */
-	bool overwrite;  /* receiver: even if something is in it */
+	bool fixed;     /* see struct gw_image */
+	bool overwrite; /* receiver: replaces an image that is not empty */
 	/*
-	 * Receiver, may be NULL: judges the @bytes with which the image will begin, GW_DISK_BLOCK_BYTES or all of a smaller one,
-	 * and may change them.  May be called again and again.  Return: 0, or -errno with @error set.
+	 * Receiver, or NULL.  Judges the first @bytes of the image that arrives, and may change them.
+	 * @bytes is GW_DISK_BLOCK_BYTES, or the size of a smaller image.  It may be called several times.
+	 * Return: 0, or -errno with @error set.
 	 */
 	int (*adopt)(void *context, unsigned char *block, size_t bytes, struct gw_error *error);
 	void *context;
 };
 
 /*
- * The real disks: io_uring over files and block devices.  @writable: the receiving side.  Reads go past the page
- * cache where the VMM's own descriptor does (O_DIRECT), and are dropped from it otherwise; writes go past it where
- * the file system can.
- * Return: 0 and *disks, or -errno with @error set.
+ * Opens @count images.  @writable: the receiving side.
+ * Reads bypass the page cache if the VMM's descriptor has O_DIRECT; otherwise the pages they bring in are dropped.
+ * Writes bypass it where the file system supports O_DIRECT.
+ * Close the result by gw_images_close().  All descriptors in @files belong to it, or are closed on failure.
+ * Blocks on the devices.  Return: 0 and *disks, or -errno with @error set.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
 					   bool writable, struct gw_error *error);
 
 /*
- * Receiver, before the VMM loads the device state: whether the images are this receiver's still.  No VMM holds locks on them
- * then, its own neither.  Return: 0, also for NULL; or -EBUSY with @error set.
+ * Receiver: checks that no VMM was started on its images.  Call before its own VMM loads the device state: until then
+ * that VMM holds no locks on them either.  Return: 0, also for NULL; -EBUSY with @error set.
  */
 GW_PUBLIC GW_MUST_CHECK int gw_images_check(struct gw_disks *disks, struct gw_error *error);
 
-/* Receiver: the guest is here, and the images with it. */
+/* Receiver: the guest has arrived, so gw_images_close() leaves its images as they are.  NULL is fine. */
 GW_PUBLIC void gw_images_keep(struct gw_disks *disks);
 
 /*
- * Waits for what is under way, closes.  What was prepared and not kept is half a copy, and no guest must start on it.  A file
- * is made again what it was before, if it was blank.  One that was not is cut to nothing, but for the text and the header that it
- * had, if that was qcow2's.  A block device gets the text back that stands in place of its first block.  The next attempt finds
- * each of them blank.  An image that a VMM uses is left alone.  NULL is fine.
+ * Waits for the requests under way, then closes all and frees @disks.  NULL is fine.
+ *
+ * An image that was prepared and not kept is half a copy, on which no guest may start:
+ *   - a file that was blank gets its old content back;
+ *   - another file is cut to nothing; one that was qcow2 keeps the half-copy text and its old header;
+ *   - a block device gets the half-copy text in place of its first block.
+ * The next migration takes each of them for blank.  An image that a VMM uses is left alone.
  */
 GW_PUBLIC void gw_images_close(struct gw_disks *disks);
 

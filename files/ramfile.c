@@ -2,17 +2,18 @@
 /*
  * Theory of operation
  *
- * Guest RAM as a file.  Three things differ by file system:
+ * Guest RAM as a file.  Finding data, filling pages and clearing them differ by file system:
  *
- *   tmpfs      what is in memory is data, says mincore() of so many pages; what is not is a hole, or swapped out, says
- *              SEEK_DATA.  SEEK_HOLE would do alone, but it walks to the end of the data, be it gigabytes away (10 ms each).
- *              A read fault through a mapping would fill a hole, so holes are found first; received pages go in by
- *              UFFDIO_COPY or pwrite(), which neither clear them first nor fault; cleared pages are punched out.
- *   hugetlbfs  no SEEK_DATA and no write().  read() of a hole gives zeros without allocating, so a huge
- *              page counts as data when reading it shows anything but zeros; a file that is populated in
- *              full (st_blocks) is data all over.  Cleared by storing zeros where there are others: giving
- *              huge pages back would lose their reservation, and the guest's next touch could be SIGBUS.
- *   others     as tmpfs (a file on a disk file system).
+ *   tmpfs      Pages resident per mincore() are data.  For the others SEEK_DATA tells holes from swapped-out pages.
+ *              SEEK_HOLE alone would be slow: it walks to the end of the data (10 ms per GiB).
+ *              A read fault through a mapping fills a hole, so holes are found first.
+ *              Received pages go in by UFFDIO_COPY or pwrite(), which neither clear them first nor fault.
+ *              Cleared pages are punched out.
+ *   hugetlbfs  It has no SEEK_DATA and no write().  A read() of a hole gives zeros and allocates nothing.
+ *              So a huge page is data if it does not read as zeros; a fully populated file (st_blocks) is all data.
+ *              Pages are cleared by storing zeros.  Punched out, they would lose their reservation, and the guest's
+ *              next access could raise SIGBUS.
+ *   others     As tmpfs (a file on a disk file system).
  */
 #include "files/ramfile.h"
 #include "base/page.h"
@@ -36,13 +37,13 @@
 #define USER_MODE_ONLY 1 /* UFFD_USER_MODE_ONLY: no privilege needed */
 #define POPULATE_READ 22 /* MADV_POPULATE_READ, Linux 5.14 */
 #define PEEK_BYTES (128u * 1024)
-#define FIRST_PAGES 16u  /* looked at first, then four times as many, as long as all are there */
+#define FIRST_PAGES 16u /* of the first mincore(); each next one takes four times as many */
 #define MOST_PAGES 4096u
 #define SWAPPED_PAGES 256u
 #define SEARCH_BYTES (1ULL << 30)
 #define LOOK_AHEAD_BYTES (64ULL * 1024 * 1024)
 
-/* Where data is, at or after @from, whole pages; at most the region's end, where there is none.  Return: it, or -errno. */
+/* Finds data at or after @from.  Return: its offset, rounded down to a page; the region's end if none; -errno. */
 static int64_t seek_data(const struct gw_region *region, uint64_t from)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -55,7 +56,7 @@ static int64_t seek_data(const struct gw_region *region, uint64_t from)
 	return (int64_t)((uint64_t)data / page * page);
 }
 
-/* How far what is at @from is in memory, page after page, up to @until, or some 20 MiB. */
+/* The end of the resident pages from @from on, at most @until, or some 20 MiB further. */
 static uint64_t resident_end(const struct gw_region *region, uint64_t from, uint64_t until)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), at = from, i, want;
@@ -93,7 +94,7 @@ static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t unt
 	if (data < 0 || (uint64_t)data == region->memory.bytes)
 		return data < 0 ? (int)data : 0;
 	*first = *end = (uint64_t)data;
-	/* Swapped out, or nobody says whether it is: a page at a time. */
+	/* Swapped out, or mincore() tells nothing of this file: one page at a time. */
 	for (unsigned i = 0; *first == from && (uint64_t)data == *end && *end < until && i < SWAPPED_PAGES; i++) {
 		*end += page;
 		data = seek_data(region, *end);
@@ -105,7 +106,7 @@ static int tmpfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes
 {
 	int64_t data = seek_data(region, offset);
 
-	/* Most ranges are holes here already; looking is cheaper than punching. */
+	/* Most ranges are holes already, and looking is cheaper than punching. */
 	if (data < 0 || (uint64_t)data >= offset + bytes)
 		return data < 0 ? (int)data : 0;
 	if (fallocate(region->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) == 0)
@@ -113,7 +114,7 @@ static int tmpfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes
 	return -errno;
 }
 
-/* Whether a stretch reads as zeros, without allocating anything.  Return: 1, 0 or -errno. */
+/* Whether a range reads as zeros.  Allocates no pages.  Return: 1, 0 or -errno. */
 static int reads_as_zero(const struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
 	static __thread uint64_t scratch[PEEK_BYTES / 8];
@@ -152,7 +153,7 @@ static int tmpfs_wipe(struct gw_region *region, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-/* Maps the pages in one go: one fault for each 64 KiB costs more than the look that the scan takes at them. */
+/* Maps the pages in one call.  A page fault for each 64 KiB would cost more than the scan for zeros. */
 static void map_pages(struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
 	(void)madvise((char *)region->memory.base + offset, bytes, POPULATE_READ);
@@ -179,7 +180,7 @@ static int hugetlbfs_next_data(struct gw_region *region, uint64_t from, uint64_t
 	uint64_t huge, at;
 	int zero = 1;
 
-	(void)until; /* it looks no further than a gigabyte of zeros, or 64 MiB of data */
+	(void)until; /* it stops by itself after 1 GiB of zeros or 64 MiB of data */
 	if (is_populated(region)) {
 		*first = from;
 		*end = region->memory.bytes;
@@ -193,7 +194,7 @@ static int hugetlbfs_next_data(struct gw_region *region, uint64_t from, uint64_t
 		if (zero <= 0)
 			break;
 		if (at - from >= SEARCH_BYTES && at > from) {
-			*first = *end = at; /* ask again from here */
+			*first = *end = at; /* the caller asks again from here */
 			return 1;
 		}
 	}
@@ -227,7 +228,7 @@ static int hugetlbfs_clear(struct gw_region *region, uint64_t offset, uint64_t b
 		zero = reads_as_zero(region, at, step);
 		if (zero < 0)
 			return zero;
-		/* What does not read as zero is populated: storing to it cannot fault for want of a page. */
+		/* A page that does not read as zeros is populated, so that storing to it needs no free huge page. */
 		for (uint64_t p = at; !zero && p < at + step; p += page)
 			memset((char *)region->memory.base + p, 0, page);
 		at += step;
@@ -238,13 +239,13 @@ static int hugetlbfs_clear(struct gw_region *region, uint64_t offset, uint64_t b
 static const struct gw_region_ops hugetlbfs_ops = {
 	.next_data = hugetlbfs_next_data,
 	.clear = hugetlbfs_clear,
-	.wipe = hugetlbfs_clear, /* it never gives memory back */
+	.wipe = hugetlbfs_clear, /* which never frees pages */
 	.will_read = map_pages,
 };
 
 /*
- * A userfaultfd over the mapping, for UFFDIO_COPY alone: no fault is ever handled, since this process does not
- * touch the mapping itself.  Return: it, or -1 where the kernel has none: then pages are written.
+ * Registers the mapping with a userfaultfd, for UFFDIO_COPY only.  It handles no faults, as this process does not access
+ * the mapping.  Return: the descriptor; -1 where that is not supported: then pages are written by pwrite().
  */
 static int open_filler(const struct gw_region *region)
 {
@@ -263,9 +264,9 @@ static int open_filler(const struct gw_region *region)
 	return -1;
 }
 
-#define OWNER_LOCK 0x676f647769740000 /* a place for a lock, not for bytes; see images.c */
+#define OWNER_LOCK 0x676f647769740000 /* the offset of the lock, far beyond the end of any file */
 
-/* Notes which file it is.  Without a boot id it stays unknown. */
+/* Fills region->file, which tells two regions of one file apart.  Without a boot id it stays zero. */
 static void identify(struct gw_region *region, const struct stat *st)
 {
 	int fd GW_CLEANUP_CLOSE = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
@@ -294,8 +295,8 @@ static void drop_lock(struct gw_region *region)
 }
 
 /*
- * Two guests in one file would write over each other.  The lock is on a description of our own: on the VMM's it would last
- * as long as the VMM does.  A file that this process may not open by itself goes without.
+ * Locks the file: two guests in one file would overwrite each other.  The lock is on an open file description of our own,
+ * as one on the VMM's would last as long as the VMM.  A file that this process cannot open is not locked.
  */
 static int lock_file(struct gw_region *region, int fd, bool writable, struct gw_error *error)
 {

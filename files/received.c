@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BLANK_BYTES (16u * 1024 * 1024) /* what a blank file has at most, but for holes */
+#define BLANK_BYTES (16u * 1024 * 1024) /* most that a blank file holds, without its holes */
 
 static uint32_t big_endian(const char *at)
 {
@@ -25,9 +25,10 @@ static uint32_t big_endian(const char *at)
 }
 
 /*
- * Whether a file holds nothing that anybody would miss: holes and, at its beginning, zeros (`qemu-img create` leaves a
- * block of them), or what `qemu-img create -f qcow2` leaves: a header, empty tables, not one cluster of data, which
- * would need two more.  Half a copy is worth nothing either, on a block device too.
+ * Whether an image holds no data.  Blank are:
+ *   - a file of holes, with zeros at its beginning (`qemu-img create` writes a block of them);
+ *   - a new qcow2 file: a header and empty tables.  A cluster of data would need two more clusters;
+ *   - half a copy, also on a block device.
  */
 static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 {
@@ -56,15 +57,14 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 }
 
 /*
- * A blank file is one that somebody made, with a base maybe: should the migration fail it is made that again.  Of another qcow2
- * image the header is kept.
+ * Keeps what received_undo() needs: all of a blank file, which may name a base, or the header of another qcow2 image.
  */
 static void keep_what_was(struct image_fds *fds, uint64_t bytes)
 {
 	char begin[GW_HALF_COPY_BYTES];
 	ssize_t n = pread(fds->fd, begin, sizeof(begin), 0);
 	bool blank = n >= 0 && !gw_half_copy_begins(begin, (size_t)n) && is_blank(fds, bytes);
-	uint64_t at = n >= 0 && gw_half_copy_begins(begin, (size_t)n) ? GW_HALF_COPY_BYTES : 0; /* half a copy has one, too */
+	uint64_t at = n >= 0 && gw_half_copy_begins(begin, (size_t)n) ? GW_HALF_COPY_BYTES : 0; /* the old header follows the text */
 	uint64_t want = blank && bytes <= BLANK_BYTES ? bytes : GW_HALF_COPY_BLOCK;
 
 	fds->was_bytes = bytes;
@@ -86,10 +86,10 @@ void received_undo(struct image_fds *fds)
 		rc = gw_half_copy_write(fds->fd, GW_HALF_COPY_BLOCK, fds->was, fds->was_used);
 	else if (fds->was_blank && pwrite(fds->fd, fds->was, fds->was_used, 0) >= 0)
 		rc = ftruncate(fds->fd, (off_t)fds->was_bytes);
-	(void)rc; /* nobody is left to tell */
+	(void)rc; /* the migration has failed already, with an error of its own */
 }
 
-/* Which image of those that are taken lies in the same place as @image.  Return: its number, or -1. */
+/* Finds a taken image that is the same file or device as @image.  Return: its index, or -1. */
 static int twin_of(const struct images *images, unsigned image)
 {
 	const struct image_fds *fds = images->fds;
@@ -102,7 +102,7 @@ static int twin_of(const struct images *images, unsigned image)
 	return -1;
 }
 
-/* Locks an image for this receiver alone.  Return: 0 or -errno with @error set; what was locked is not given up. */
+/* Locks an image for this receiver.  Return: 0, or -errno with @error set: then call give_up(). */
 static int lock_image(struct images *images, unsigned image, struct gw_error *error)
 {
 	struct image_fds *fds = &images->fds[image];
@@ -154,11 +154,11 @@ void received_release(struct gw_disks *disks)
 			give_up(&fds[i]);
 }
 
-/* Whether an image that was locked can be given @bytes.  Return: 0 or -errno with @error set. */
+/* Whether a locked image can be given @bytes.  Return: 0, or -errno with @error set. */
 static int judge_image(const struct image_fds *fds, const char *name, uint64_t bytes, struct gw_error *error)
 {
 	uint64_t now;
-	int rc = image_size(fds, &now); /* which nobody changes any more */
+	int rc = image_size(fds, &now);
 
 	if (rc < 0)
 		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
@@ -168,7 +168,7 @@ static int judge_image(const struct image_fds *fds, const char *name, uint64_t b
 	if (fds->is_device && now < bytes)
 		return gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming", name,
 				    (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
-	/* Before it is cut to nothing: whether the file system has files of that size. */
+	/* Does the file system support files of that size?  Asked before the old content is lost. */
 	if (!fds->is_device && now < bytes && (ftruncate(fds->fd, (off_t)bytes) < 0 || ftruncate(fds->fd, (off_t)now) < 0))
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
@@ -196,10 +196,10 @@ int received_take(struct gw_disks *disks, unsigned image, uint64_t bytes, struct
 }
 
 /*
- * Where the text in place of the first block is written to.  Past the page cache if possible: a block that lies in it is flushed and
- * dropped before the first block goes past it, and that is in the blackout.
+ * The descriptor for the half-copy text.  O_DIRECT if possible: a block in the page cache would be flushed and dropped
+ * before the first block is written by O_DIRECT, in the blackout.
  */
-static int mark_fd(const struct image_fds *fds, uint64_t bytes)
+static int text_fd(const struct image_fds *fds, uint64_t bytes)
 {
 	return fds->direct >= 0 && (bytes >= GW_DISK_BLOCK_BYTES || bytes % DIRECT_ALIGN == 0) ? fds->direct : fds->fd;
 }
@@ -223,8 +223,8 @@ int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, str
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
 	fds->fresh = !fds->is_device;
-	rc = first_block_init(&fds->first, mark_fd(fds, bytes), bytes, fds->was, fds->was_used);
-	/* A file's beginning reads as zeros should the text not have reached the disk when the host dies; a device's does not. */
+	rc = first_block_init(&fds->first, text_fd(fds, bytes), bytes, fds->was, fds->was_used);
+	/* If the host dies before the text is on disk, a file reads as zeros there.  A device has its old first block. */
 	if (rc == 0 && fds->is_device && fdatasync(fds->fd) < 0)
 		rc = -errno;
 	return rc < 0 ? gw_error_set(error, rc, "disk '%s': the image here cannot be written: %s", name, strerror(-rc)) : 0;
@@ -236,7 +236,7 @@ int received_withhold(struct gw_disks *disks, unsigned image)
 	uint64_t bytes;
 	int rc = image_is_taken(fds, true) ? -EBUSY : image_size(fds, &bytes);
 
-	return rc < 0 ? rc : first_block_withhold(&fds->first, mark_fd(fds, bytes), bytes, fds->was, fds->was_used);
+	return rc < 0 ? rc : first_block_withhold(&fds->first, text_fd(fds, bytes), bytes, fds->was, fds->was_used);
 }
 
 int received_adopt(struct gw_disks *disks, unsigned image, struct gw_error *error)
