@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A library between the hooks and libc whose reads and writes can be made slow: while slow_ms is set, pwrite() sleeps
- * before and after the real one, and io_submit() answers at once but lets the kernel have the requests later; with
- * slow_read_ms pread() sleeps so.
+ * A library between the hooks and libc that can make reads and writes slow.  While slow_ms is set,
+ * pwrite() sleeps before and after the real call; io_submit() returns at once, but submits to the
+ * kernel later.  With slow_read_ms pread() sleeps likewise.
  */
 #include "tests/blocks/slow.h"
 

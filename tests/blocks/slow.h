@@ -4,7 +4,7 @@
 
 #include <stdatomic.h>
 
-extern __attribute__((visibility("default"))) _Atomic unsigned slow_ms; /* pwrite(), io_submit(); 0: as fast as the real ones */
-extern __attribute__((visibility("default"))) _Atomic unsigned slow_read_ms; /* pread() */
+extern __attribute__((visibility("default"))) _Atomic unsigned slow_ms; /* of pwrite() and io_submit(); 0: not slowed */
+extern __attribute__((visibility("default"))) _Atomic unsigned slow_read_ms; /* of pread() */
 
 #endif

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The dirty-block tracker under the shim's own hooks: no write is lost, however slow and by whatever call. */
+/*
+ * The dirty-block tracker under the shim's hooks: no write is lost, however slow, and by any call.
+ */
 #include "tests/blocks/slow.h"
 #include "tracker/blocks.h"
 #include "tracker/inflight.h"
@@ -53,7 +55,10 @@ static void make_file(void)
 	fd = mkstemp(path);
 	cr_assert(fd >= 0);
 	cr_assert_eq(ftruncate(fd, BLOCKS * BLOCK), 0);
-	/* As a VMM with cache=none does, where the file system can: only then is libaio asynchronous. */
+	/*
+	 * As a VMM with cache=none, where the file system supports it.  Otherwise libaio is not
+	 * asynchronous.
+	 */
 	(void)!fcntl(fd, F_SETFL, O_DIRECT);
 	cr_assert_eq(gw_bitmap_new(&marks, BLOCKS), 0);
 	cr_assert_eq(gw_bitmap_new(&taken, BLOCKS), 0);
@@ -80,7 +85,7 @@ static void end(void)
 
 TestSuite(blocks, .init = make_file, .fini = end, .timeout = 60);
 
-/* Collects.  Return: how many blocks are in @taken, which is empty before. */
+/* Collects into @taken, which must be empty.  Return: the number of blocks. */
 static uint64_t take(void)
 {
 	gw_bitmap_clear_range(&taken, 0, BLOCKS);
@@ -141,7 +146,7 @@ Test(blocks, each_call_marks_what_it_writes)
 	free(bytes);
 }
 
-/* The hook reports whatever the kernel says; this file is no block device. */
+/* The hook reports the call even if the kernel refuses it: this file is no block device. */
 Test(blocks, each_ioctl_that_changes_a_disk_marks_or_is_refused)
 {
 	static const unsigned long commands[] = { SG_IO, SCSI_IOCTL_SEND_COMMAND, NVME_IOCTL_IO_CMD, NVME_IOCTL_ADMIN_CMD,
@@ -179,12 +184,12 @@ Test(blocks, each_ioctl_that_changes_a_disk_marks_or_is_refused)
 		gw_blocks_unwatch();
 	}
 	watch();
-	(void)!ioctl(fd, FICLONE, fd); /* the whole file, and what is behind a bitmap is told */
+	(void)!ioctl(fd, FICLONE, fd); /* the whole file; blocks beyond the bitmap are reported */
 	cr_assert_eq(gw_blocks_sync(), -EFBIG);
 	cr_assert_eq(gw_bitmap_take(&marks, &taken), BLOCKS);
 }
 
-/* As the base of two disks that move whole. */
+/* As the base of two disks that move with all their images. */
 Test(blocks, a_file_that_is_watched_twice_is_marked_twice)
 {
 	struct gw_blocks_file files[3] = { { .marks = marks }, { .id = { 1, 1 } }, { .marks = marks } };
@@ -243,7 +248,7 @@ Test(blocks, a_write_beyond_the_bitmap_is_an_error)
 	free(bytes);
 }
 
-/* --- writes that are under way while their block is taken ------------------------------------------------ */
+/* --- writes that are under way while their block is collected -------------------------------- */
 
 static struct io_uring ring;
 static aio_context_t context;
@@ -288,7 +293,7 @@ static void end_native(void)
 	cr_assert_eq(event.res, BLOCK);
 }
 
-/* A timeout that the write is linked behind: it is submitted at once, and done late. */
+/* A timeout that the write is linked to: it is submitted at once, and executed late. */
 static void begin_uring(void)
 {
 	static struct __kernel_timespec late = { .tv_nsec = 2 * SLOW_MS * 1000000L };
@@ -343,12 +348,12 @@ Test(blocks, a_slow_write_comes_back)
 		char seen;
 		int tries = 0;
 
-		do { /* on a busy machine the write may be over before it is looked at */
+		do { /* on a busy machine the write may have ended before the look */
 			memset(new_bytes, 'b' + (int)i + 3 * tries, BLOCK);
 			engine->begin();
 			usleep(SLOW_MS / 2 * 1000);
 			take();
-			seen = byte_of_file(); /* what a copy would have taken */
+			seen = byte_of_file(); /* the content that a copy would have */
 			engine->end();
 		} while (seen == new_bytes[0] && ++tries < 5);
 		cr_assert_neq(seen, new_bytes[0], "%s: the write was not slow", engine->name);
@@ -358,7 +363,10 @@ Test(blocks, a_slow_write_comes_back)
 	}
 }
 
-/* What a copy reads after watching began is the new block, or the block is marked once the write has ended. */
+/*
+ * A copy made after watching began has the new block, or the block is marked once the write has
+ * ended.
+ */
 Test(blocks, a_write_under_way_when_watching_begins_is_not_lost)
 {
 	new_bytes = aligned(BLOCK, 'a');
@@ -377,7 +385,7 @@ Test(blocks, a_write_under_way_when_watching_begins_is_not_lost)
 	}
 }
 
-/* --- the other ways to submit --------------------------------------------------------------------------------- */
+/* --- the other ways to submit ----------------------------------------------------------------- */
 
 static void expect_done(int (*submit)(struct io_uring *), uint64_t first, uint64_t end_block, const char *what)
 {
@@ -442,7 +450,7 @@ Test(blocks, a_fixed_file_cannot_be_followed)
 	free(bytes);
 }
 
-/* --- what cannot be followed ---------------------------------------------------------------------------------- */
+/* --- requests that cannot be followed --------------------------------------------------------- */
 
 static void expect_failure(const char *words)
 {
@@ -482,7 +490,7 @@ Test(blocks, a_request_of_a_kind_that_is_not_known_cannot_be_followed)
 	}
 }
 
-/* The library's own submit, which nobody hooked. */
+/* The library's own submit, which no hook sees. */
 Test(blocks, what_is_submitted_past_the_hooks_is_found)
 {
 	void *library = dlopen("liburing.so.2", RTLD_LAZY);
@@ -525,9 +533,9 @@ Test(blocks, a_ring_that_was_made_past_the_hooks_is_found)
 	io_uring_queue_exit(&ring);
 }
 
-/* --- when watching begins -------------------------------------------------------------------------------------- */
+/* --- the start of watching -------------------------------------------------------------------- */
 
-/* Reads of a pipe, which end when they are let. */
+/* Reads of a pipe, which end when the test lets them. */
 static void read_pipe(int from, unsigned count, char *to)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -651,7 +659,7 @@ Test(blocks, what_io_submit_did_not_take_is_under_way_for_nobody)
 	free(bytes);
 }
 
-/* --- everything at once ------------------------------------------------------------------------------------ */
+/* --- everything at once ----------------------------------------------------------------------- */
 
 #define WRITES 3000u
 #define DEPTH 16u
@@ -665,7 +673,10 @@ static uint64_t next_random(uint64_t *state)
 	return *state ^= *state << 17;
 }
 
-/* A place for the next write: each writer has blocks of its own, as a guest does not write one place twice at once. */
+/*
+ * A place for the next write.  Each writer has blocks of its own: a guest does not write one place
+ * twice at once.
+ */
 static off_t place(uint64_t *state, unsigned who, unsigned slot)
 {
 	uint64_t block = (next_random(state) % (BLOCKS / 3 / DEPTH)) * DEPTH * 3 + slot * 3 + who;
@@ -724,7 +735,7 @@ static void *by_uring(void *unused)
 		unsigned slot = i % DEPTH;
 		struct io_uring_sqe *sqe;
 
-		if (i >= DEPTH) { /* which slot is free again, the completion says */
+		if (i >= DEPTH) { /* the completion says which entry is free again */
 			cr_assert_eq(io_uring_wait_cqe(&own, &cqe), 0);
 			slot = (unsigned)cqe->user_data;
 			io_uring_cqe_seen(&own, cqe);
@@ -745,7 +756,7 @@ static void *by_uring(void *unused)
 	return unused;
 }
 
-/* Copies what was marked since the last time. */
+/* Copies the blocks that were marked since the last call. */
 static void copy_marked(char *copy, char *scratch)
 {
 	uint64_t first = 0, last = 0;
@@ -758,7 +769,7 @@ static void copy_marked(char *copy, char *scratch)
 		}
 }
 
-/* --- writers that are slowed ------------------------------------------------------------------------------- */
+/* --- writers that are slowed ------------------------------------------------------------------ */
 
 static uint64_t write_blocks_ns(const struct engine *engine, unsigned count, bool same)
 {
@@ -786,12 +797,15 @@ static uint64_t write_blocks_ns(const struct engine *engine, unsigned count, boo
 			cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
 			io_uring_cqe_seen(&ring, cqe);
 		}
-		cr_assert_eq(gw_blocks_sync(), 0); /* so that the mark of an asynchronous write is there */
+		cr_assert_eq(gw_blocks_sync(), 0); /* until the mark of an asynchronous write is there */
 	}
 	return gw_now_ns(&gw_clock_real) - from;
 }
 
-/* Whether the writer does not wait.  A busy machine keeps it from running at times: one try of several will do. */
+/*
+ * Whether the writer does not wait.  The load of the machine may delay it, so one of several
+ * attempts is enough.
+ */
 static bool is_quick(const struct engine *engine, bool same)
 {
 	for (int tries = 0; tries < 6; tries++)
@@ -811,9 +825,9 @@ Test(blocks, a_writer_waits_for_the_blocks_it_dirties_and_for_no_others)
 		gw_pace_set(0);
 		cr_assert(is_quick(&engines[e], false), "%s: free", engines[e].name);
 		take();
-		gw_pace_set(16 * BLOCK); /* a second for 16 blocks */
+		gw_pace_set(16 * BLOCK); /* one second for 16 blocks */
 		cr_assert_gt(write_blocks_ns(&engines[e], 16, false), 700 * GW_NS_PER_MS, "%s: slowed", engines[e].name);
-		gw_pace_set(16 * BLOCK); /* the debts are forgotten */
+		gw_pace_set(16 * BLOCK); /* the debts are dropped */
 		cr_assert(is_quick(&engines[e], false), "%s: dirty already", engines[e].name);
 		take();
 		cr_assert(is_quick(&engines[e], true), "%s: one block", engines[e].name);
@@ -834,7 +848,7 @@ Test(blocks, a_writer_that_waits_goes_on_when_the_limit_is_lifted)
 
 	new_bytes = aligned(BLOCK, 3);
 	watch();
-	gw_pace_set(BLOCK / 60); /* a minute a block, a quarter of a second at a time */
+	gw_pace_set(BLOCK / 60); /* one minute a block, slept a quarter of a second at a time */
 	from = gw_now_ns(&gw_clock_real);
 	cr_assert_eq(pthread_create(&writer, NULL, write_much, NULL), 0);
 	usleep(100 * 1000);
@@ -845,7 +859,7 @@ Test(blocks, a_writer_that_waits_goes_on_when_the_limit_is_lifted)
 	free(new_bytes);
 }
 
-/* Watching begins, again and again, while requests are under way. */
+/* Watching begins again and again while requests are under way. */
 Test(blocks, a_copy_made_in_rounds_is_the_file)
 {
 	void *(*const writers[3])(void *) = { by_threads, by_native, by_uring };

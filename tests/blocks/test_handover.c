@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Watching begins and ends, thousands of times, under threads that submit to libaio all the time: no request falls between. */
+/*
+ * Watching begins and ends thousands of times under threads that submit to libaio all the time.  No
+ * request is missed.
+ */
 #include "tests/blocks/slow.h"
 #include "tracker/blocks.h"
 #include "tracker/inflight.h"
@@ -32,7 +35,7 @@ static void make_file(void)
 	cr_assert(fd >= 0 && ftruncate(fd, BLOCKS * BLOCK) == 0);
 	cr_assert_eq(gw_bitmap_new(&marks, BLOCKS), 0);
 	cr_assert_eq(gw_bitmap_new(&taken, BLOCKS), 0);
-	slow_ms = 0; /* so its library is linked, which has io_setup() */
+	slow_ms = 0; /* links the library that has io_setup() */
 	hooks_enable();
 }
 
@@ -80,7 +83,10 @@ static void be_held(void)
 	busy.held--;
 }
 
-/* Each write has another content.  A write to memory has ended when io_submit() returns, so most of the time a call is under way. */
+/*
+ * Each write has new content.  A write to memory ends before io_submit() returns, so most of the
+ * time a call is under way.
+ */
 static void *submit_all_the_time(void *argument)
 {
 	unsigned who = (unsigned)(uintptr_t)argument;
@@ -97,7 +103,7 @@ static void *submit_all_the_time(void *argument)
 		cr_assert_eq(syscall(SYS_io_getevents, busy.ring, 1, 1, &event, NULL), 1);
 		busy.ended++;
 		if (busy.threads > 1 && n / busy.threads % 8 == 0)
-			usleep(20); /* or there may be no moment without a call for long */
+			usleep(20); /* otherwise there may be no moment without a call for a long time */
 	}
 	free(bytes);
 	return NULL;
@@ -109,7 +115,7 @@ static void wait_for_writes(unsigned count)
 		sched_yield();
 }
 
-/* One watch.  The model: a block that was not marked is as it was when watching had begun. */
+/* One watch.  The model: an unmarked block is as it was when watching began. */
 static void watch_and_compare(const volatile uint64_t *file, unsigned round)
 {
 	uint64_t then[BLOCKS], first, last = 0;
@@ -174,7 +180,10 @@ static uint64_t next_random(uint64_t *state)
 	return *state ^= *state << 17;
 }
 
-/* Stores that miss every cache hold up those after them, so a call says late that it is under way, unless there is a barrier. */
+/*
+ * Stores that miss every cache delay later stores.  Without a barrier, the note that a call is
+ * under way becomes visible late.
+ */
 static void *enter_and_leave(void *argument)
 {
 	char *far = argument;
@@ -197,7 +206,7 @@ static void *enter_and_leave(void *argument)
 	return NULL;
 }
 
-/* The same without system calls, which do not let a processor put off a store for long. */
+/* The same without system calls, which do not let a processor delay a store for long. */
 Test(handover, no_call_of_before_is_under_way_once_watching_has_begun)
 {
 	char *far = aligned(FAR_BYTES);

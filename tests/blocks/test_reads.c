@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads into tracked memory under the shim's own hooks: the pages come back once the read has ended, however slow it was. */
+/*
+ * Reads into tracked memory under the shim's hooks: the pages are reported once the read has ended,
+ * however slow it was.
+ */
 #include "tests/blocks/slow.h"
 #include "tracker/watch.h"
 #include "vmm-shim/hooks.h"
@@ -23,11 +26,11 @@
 int io_submit(aio_context_t context, long count, struct iocb **list);
 
 static int fd, memory_fd;
-static char *memory; /* what a guest would have */
+static char *memory; /* as guest memory would be */
 static struct gw_wp_segment segments[2];
 static struct gw_bitmap marks, taken;
 
-/* A region in two pieces, mapped the other way round, with a page between them that is not of it. */
+/* A region in two pieces that are mapped in reverse order, with a foreign page between them. */
 static void make(void)
 {
 	char path[] = "./reads.XXXXXX", *bytes = calloc(PAGES, PAGE);
@@ -68,7 +71,7 @@ static void watch(void)
 	cr_assert_geq(gw_reads_watch(segments, 2, &marks), 0);
 }
 
-/* Where page @page of the region is mapped. */
+/* The address of page @page of the region. */
 static char *page_at(unsigned page)
 {
 	return page < PAGES / 2 ? memory + (PAGES / 2 + 1 + page) * PAGE : memory + (page - PAGES / 2) * PAGE;
@@ -120,7 +123,7 @@ Test(reads, other_memory_is_not_marked)
 	cr_assert_eq(pread(fd, scrap, PAGE, 0), PAGE);
 	cr_assert_eq(pread(fd, page_at(PAGES - 1) + PAGE, PAGE, 0), PAGE); /* between the two */
 	cr_assert_eq(take(), 0);
-	cr_assert_eq(pread(fd, page_at(PAGES - 1), 3 * PAGE, 0), 3 * PAGE); /* both ends and what is between */
+	cr_assert_eq(pread(fd, page_at(PAGES - 1), 3 * PAGE, 0), 3 * PAGE); /* both ends and the page between */
 	cr_assert_eq(take(), 2);
 	cr_assert(gw_bitmap_next_run(&taken, 0, &first, &last) && first == 0 && last == 1);
 	cr_assert(gw_bitmap_next_run(&taken, 1, &first, &last) && first == PAGES - 1);
@@ -140,7 +143,7 @@ Test(reads, errno_is_that_of_the_call)
 	close(writing);
 }
 
-/* --- reads that are under way while their pages are collected --------------------------------------------- */
+/* --- reads that are under way while their pages are collected -------------------------------- */
 
 static struct io_uring ring;
 static aio_context_t context;
@@ -148,7 +151,7 @@ static struct iocb request;
 static pthread_t reader;
 static struct iovec vector[5];
 
-/* Of more pieces than are kept in place, and gone once it was submitted. */
+/* With more pieces than are kept in place; the array is gone after the submit. */
 static void fill_vector(void)
 {
 	for (unsigned i = 0; i < 5; i++)
@@ -203,7 +206,7 @@ static void end_native(void)
 	cr_assert_eq(event.res, 5 * PAGE);
 }
 
-/* A timeout that the read is linked behind: it is submitted at once, and done late. */
+/* A timeout that the read is linked to: it is submitted at once, and executed late. */
 static struct io_uring_sqe *after_a_timeout(void)
 {
 	static struct __kernel_timespec late = { .tv_nsec = 2 * SLOW_MS * 1000000L };
@@ -242,7 +245,7 @@ static void begin_uring_vector(void)
 	memset(vector, 0, sizeof(vector)); /* the kernel has its copy */
 }
 
-/* The pages are pinned when the buffer is registered: what is read into them is seen by no tracker. */
+/* The pages are pinned when the buffer is registered.  No tracker sees reads into them. */
 static void begin_uring_fixed(void)
 {
 	struct io_uring_sqe *sqe = after_a_timeout();
@@ -300,10 +303,10 @@ Test(reads, a_slow_read_comes_back)
 	for (unsigned i = 0; i < ENGINES; i++) {
 		char seen = 'd';
 
-		for (int tries = 0; tries < 5 && seen == 'd'; tries++) { /* on a busy machine it may be over before it is looked at */
+		for (int tries = 0; tries < 5 && seen == 'd'; tries++) { /* on a busy machine it may have ended before the look */
 			begin(&engines[i]);
 			take();
-			seen = *page_at(44); /* what a copy would have taken */
+			seen = *page_at(44); /* the content that a copy would have */
 			finish(&engines[i]);
 		}
 		cr_assert_neq(seen, 'd', "%s: the read was not slow", engines[i].name);
@@ -312,7 +315,10 @@ Test(reads, a_slow_read_comes_back)
 	}
 }
 
-/* What a copy reads after watching began is what was read, or the pages are marked once the read has ended. */
+/*
+ * A copy made after watching began has the new content, or the pages are marked once the read has
+ * ended.
+ */
 Test(reads, a_read_under_way_when_watching_begins_is_not_lost)
 {
 	for (unsigned i = 0; i < ENGINES; i++) {
@@ -327,7 +333,10 @@ Test(reads, a_read_under_way_when_watching_begins_is_not_lost)
 	}
 }
 
-/* More reads than the completion ring has room for end at once, and the VMM takes their completions without submitting. */
+/*
+ * More reads end at once than the completion ring has room for, and the VMM takes their completions
+ * without a submit.
+ */
 Test(reads, a_ring_that_was_overrun_comes_to_rest)
 {
 	int pipes[2];
@@ -356,7 +365,7 @@ Test(reads, a_ring_that_was_overrun_comes_to_rest)
 	io_uring_queue_exit(&ring);
 }
 
-/* No read, but as unseen: by the file, or by the mapping. */
+/* Not a read, but unseen as well: through the file, or through the mapping. */
 Test(reads, what_is_given_back_is_marked)
 {
 	int other = memfd_create("other", 0), known = memory_fd;
@@ -386,7 +395,10 @@ Test(reads, what_is_given_back_is_marked)
 	cr_assert_eq(gw_reads_watch(segments, 2, &marks), 0, "an unknown file's pages are not seen");
 }
 
-/* Why all this: write protection alone does not see what is read into pages that were pinned before it was set. */
+/*
+ * The reason for all this: write protection alone does not see reads into pages that were pinned
+ * before it was set.
+ */
 Test(reads, write_protection_does_not_see_a_pinned_page)
 {
 	const struct engine *fixed = &engines[ENGINES - 1];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What strangers, other versions and other addresses meet at a listener. */
+/* Strangers, other versions and other addresses at a listener. */
 #include "transport/transport.h"
 
 #include "base/clock.h"
@@ -41,7 +41,7 @@ static int call(const struct gw_listener *listener)
 	return fd;
 }
 
-/* Sends bytes and sees how the listener takes them; it must turn them away and go on listening. */
+/* Sends bytes to the listener.  It must reject them and go on listening. */
 static void turned_away(const void *bytes, size_t count)
 {
 	struct gw_listener *listener = listen_quick();
@@ -182,7 +182,10 @@ Test(listener, other_addresses_than_loopback_need_a_word)
 	gw_listener_close(listener);
 }
 
-/* A caller that runs out of descriptors keeps those that are not the link's, descriptor 0 among them. */
+/*
+ * When the process runs out of descriptors, the link closes none that are not its own, including
+ * descriptor 0.
+ */
 Test(connect, without_descriptors_only_the_link_is_closed)
 {
 	int pair[2], data[2], nothing = open("/dev/null", O_RDWR), rc;
@@ -195,7 +198,7 @@ Test(connect, without_descriptors_only_the_link_is_closed)
 	none = (struct rlimit){ 0, limit.rlim_max };
 	setrlimit(RLIMIT_NOFILE, &none);
 	rc = tcp_new(&link, true, pair[0], data, 2, false, "test", &error);
-	setrlimit(RLIMIT_NOFILE, &limit); /* Criterion's own messages need descriptors */
+	setrlimit(RLIMIT_NOFILE, &limit); /* Criterion's messages need descriptors */
 	cr_assert_eq(rc, -EMFILE);
 	cr_assert_neq(strstr(error.text, "2 channels"), NULL, "%s", error.text);
 	cr_assert_eq(fcntl(0, F_GETFD), 0, "descriptor 0 was closed");
@@ -206,7 +209,7 @@ Test(connect, without_descriptors_only_the_link_is_closed)
 int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
 int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
 
-/* The name "two" leads to two addresses of this host. */
+/* The name "two" resolves to two addresses of this host. */
 int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
 {
 	if (strcmp(host, "two") != 0)
@@ -239,7 +242,9 @@ Test(listener, all_addresses_of_a_name_have_one_port)
 	}
 }
 
-/* Another program has the port on the first address of a name: the receiver is found at the second. */
+/*
+ * Another program listens on the first address of a name.  The receiver is found at the second one.
+ */
 Test(connect, the_next_address_is_tried_where_no_godwit_answers)
 {
 	static const char *const answers[] = { "HTTP/1.1 400 Bad Request\r\n\r\n", NULL };
@@ -257,7 +262,7 @@ Test(connect, the_next_address_is_tried_where_no_godwit_answers)
 		cr_assert_eq(gw_listener_open(&a.listener, "127.0.0.1:0", &options, &error), 0, "%s", error.text);
 		address.sin_port = htons((uint16_t)gw_listener_port(a.listener));
 		cr_assert_eq(bind(server.fd, (struct sockaddr *)&address, sizeof(address)), 0);
-		if (answers[i]) { /* otherwise nothing listens there */
+		if (answers[i]) { /* otherwise no program listens there */
 			cr_assert_eq(listen(server.fd, 4), 0);
 			pthread_create(&threads[0], NULL, answer_one, &server);
 		}
@@ -289,7 +294,7 @@ long __wrap_sysconf(int name)
 	return pages_are_large && name == _SC_PAGESIZE ? LARGE_PAGE : __real_sysconf(name);
 }
 
-/* As a kernel does whose pages are that large. */
+/* As on a kernel with pages of that size. */
 int __wrap_madvise(void *at, size_t bytes, int advice)
 {
 	(void)bytes;
@@ -299,7 +304,10 @@ int __wrap_madvise(void *at, size_t bytes, int advice)
 	return 0;
 }
 
-/* A store into memory that the kernel was not asked for may be SIGBUS: it is asked by its own pages. */
+/*
+ * madvise() is called with the kernel's page size.  A store into memory that it was not called for
+ * may raise SIGBUS.
+ */
 Test(connect, memory_is_asked_for_by_the_pages_of_this_host)
 {
 	struct gw_link_options options = { .channels = 1 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What RDMA promises beyond the contract of all links; for a lab: $LAB_ADDRESS and $LAB_RAIL are addresses of two
- * RDMA devices, each of which reaches itself.
+ * The promises of RDMA beyond the contract of all links.  For a lab: $LAB_ADDRESS and $LAB_RAIL are
+ * addresses of two RDMA devices, each of which reaches itself.
  */
 #include "transport/transport.h"
 
@@ -163,8 +163,8 @@ Test(rdma, small_gaps_are_bridged_and_small_runs_go_by_tcp)
 
 	fill(&e, 0, BYTES, 3);
 	put_all(&e, 0, 1u << 20, 256u << 10);
-	put_all(&e, (1u << 20) + PAGE, 1u << 20, PAGE); /* a page apart: one extent */
-	put_all(&e, 16u << 20, 2 * PAGE, PAGE);         /* far off, and small */
+	put_all(&e, (1u << 20) + PAGE, 1u << 20, PAGE); /* one page apart: one extent */
+	put_all(&e, 16u << 20, 2 * PAGE, PAGE);         /* far away, and small */
 	finish_round(&e, 1);
 	cr_assert_eq(memcmp(e.from, e.to, 1u << 20), 0);
 	cr_assert_eq(memcmp(e.from + (1u << 20) + PAGE, e.to + (1u << 20) + PAGE, 1u << 20), 0);
@@ -175,7 +175,10 @@ Test(rdma, small_gaps_are_bridged_and_small_runs_go_by_tcp)
 	close_ends(&e);
 }
 
-/* The guest's balloon gives a page back, the guest takes it anew: what was pinned is no longer its page. */
+/*
+ * The guest's balloon gives a page back, and the guest takes a new one.  The pinned page is no
+ * longer its page.
+ */
 Test(rdma, a_page_given_back_and_taken_anew_is_sent_as_it_is_now)
 {
 	struct ends e = open_ends("rdma", false);
@@ -192,7 +195,7 @@ Test(rdma, a_page_given_back_and_taken_anew_is_sent_as_it_is_now)
 	close_ends(&e);
 }
 
-/* Copies wait for room in the staging ring; something must be on its way that empties it. */
+/* Copies wait for room in the staging ring.  So something must be under way that makes room. */
 Test(rdma, later_rounds_of_large_puts_do_not_stall)
 {
 	struct ends e = open_ends("rdma", false);
@@ -201,7 +204,7 @@ Test(rdma, later_rounds_of_large_puts_do_not_stall)
 	fill(&e, 0, BYTES, 5);
 	put_all(&e, 0, BYTES, 1u << 20);
 	finish_round(&e, 1);
-	for (unsigned char round = 2; round < 7 && least >= 4 * GW_NS_PER_S; round++) { /* a busy machine lets one through */
+	for (unsigned char round = 2; round < 7 && least >= 4 * GW_NS_PER_S; round++) { /* on a busy machine one may pass */
 		fill(&e, 0, BYTES, round);
 		begun = gw_now_ns(&gw_clock_real);
 		put_all(&e, 0, BYTES, 1u << 20);
@@ -214,7 +217,7 @@ Test(rdma, later_rounds_of_large_puts_do_not_stall)
 	close_ends(&e);
 }
 
-/* Sends all once more.  Return: how much of it each rail was given. */
+/* Sends everything once more.  Return: the bytes that each rail was given. */
 static void one_more_round(struct ends *e, unsigned char fence, uint64_t carried[2])
 {
 	uint64_t before[2] = { by_rail(e, 0), by_rail(e, 1) };
@@ -238,7 +241,10 @@ static void lose_a_rail(unsigned which, bool at_receiver, bool both)
 
 	fill(&e, 0, BYTES, 9);
 	put_all(&e, 0, BYTES / 2, 64u << 10);
-	/* The fault strikes at the next call: a put of the source, the next event of the receiver. */
+	/*
+	 * The fault strikes at the next call: a put of the source, or the next event of the
+	 * receiver.
+	 */
 	snprintf(spec_text, sizeof(spec_text), "rail%u@1", which);
 	cr_assert_eq(gw_fault_parse(spec_text, &spec), 0);
 	cr_assert_eq(gw_fault_wrap(side, *side, &spec), 0);
@@ -251,7 +257,7 @@ static void lose_a_rail(unsigned which, bool at_receiver, bool both)
 	put_all(&e, BYTES / 2, BYTES / 2, 64u << 10);
 	finish_round(&e, 1);
 	cr_assert_eq(memcmp(e.from, e.to, BYTES), 0);
-	/* A rail that had nothing under way is found lost by what it is given next, which goes again. */
+	/* The loss of an idle rail is noticed at its next put, which is sent again. */
 	do
 		one_more_round(&e, ++fence, carried);
 	while (carried[which] + (both ? carried[!which] : 0) > 0 && fence < 6);
@@ -276,7 +282,7 @@ static void count_warnings(void *context, enum gw_log_level level, const char *l
 	fprintf(stderr, "%s\n", line);
 }
 
-/* iWARP: the end of a queue pair is the end of its connection, and the source hears of it. */
+/* With iWARP the end of a queue pair ends its connection, and the source is told. */
 Test(seal, a_seal_after_the_last_fence_is_no_trouble)
 {
 	struct ends e = open_ends("rdma", getenv("LAB_RAIL") != NULL);
@@ -322,7 +328,7 @@ Test(rdma, plain_addresses_take_rdma_and_say_so)
 	close_ends(&e);
 }
 
-/* As an ordinary user with the usual limit of 8 MiB on locked memory. */
+/* An ordinary user with the usual limit of 8 MiB on locked memory. */
 static void limit_locked_memory(rlim_t bytes)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -371,7 +377,7 @@ Test(rdma, a_low_limit_on_locked_memory_leaves_tcp_where_rdma_is_no_must)
 	close_ends(&e);
 }
 
-/* Until it is known that no other host has an address nobody can listen there. */
+/* Until duplicate address detection is done nobody can listen on the address. */
 static bool is_usable(const struct sockaddr *address)
 {
 	int fd = socket(AF_INET6, SOCK_STREAM, 0), rc = bind(fd, address, sizeof(struct sockaddr_in6));
@@ -380,7 +386,7 @@ static bool is_usable(const struct sockaddr *address)
 	return rc == 0;
 }
 
-/* "[fe80::1%eth0]" of the lab's second interface.  Return: whether it has one by now. */
+/* "[fe80::1%eth0]" of the lab's second interface.  Return: whether it has one yet. */
 static bool find_link_local(char *host, size_t bytes)
 {
 	char net[IF_NAMESIZE] = "", text[100];

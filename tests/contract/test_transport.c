@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The contract of transport.h, one suite for all backends: mem, tcp (by reference, by copy, over IPv6), and a
- * fault link that never strikes around mem and tcp.  A backend that behaves otherwise fails here.
+ * The contract of transport.h, one suite for all backends: mem, tcp (by reference, by copy, over
+ * IPv6), and a fault link without faults around mem and tcp.  A backend that behaves otherwise
+ * fails here.
  *
- * Built with CONTRACT_RDMA it is the same suite over rdma, for a lab: $LAB_ADDRESS is an address of an RDMA device
- * that reaches itself.
+ * Built with CONTRACT_RDMA it is the same suite over rdma, for a lab.  $LAB_ADDRESS is an address
+ * of an RDMA device that reaches itself.
  */
 #include "transport/backend.h"
 
@@ -109,7 +110,9 @@ static void close_ends(struct ends *e)
 	close(e->to_fd);
 }
 
-/* Polls both ends until one of them has an event of the wanted type; both, since mem moves by polling. */
+/*
+ * Polls both ends until one has an event of the wanted type.  Both, because mem moves data in poll.
+ */
 static int await(struct ends *e, bool at_receiver, enum gw_link_event_type type, struct gw_link_event *event)
 {
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + 5 * GW_NS_PER_S;
@@ -144,7 +147,7 @@ static void check_puts_arrive_before_their_fence(enum backend backend)
 	for (uint64_t round = 1; round <= 3; round++) {
 		for (unsigned i = 0; i < BYTES; i += 4096)
 			e.from[i] ^= (unsigned char)round;
-		/* Large ones, then small and odd ones, in another order. */
+		/* Large puts, then small and odd ones, in another order. */
 		for (uint64_t at = 0; at < BYTES / 2; at += GW_LINK_PUT_BYTES)
 			put_or_wait(&e, at, GW_LINK_PUT_BYTES);
 		for (uint64_t at = BYTES; at > BYTES / 2; at -= 4096)
@@ -247,11 +250,14 @@ static void check_closing_with_work_in_flight_ends(enum backend backend)
 	close_ends(&e);
 }
 
-/* From either end a message with a flipped bit is not handed out: the session fails, and says why. */
+/*
+ * A message with a flipped bit is not delivered at either end: the session fails with an error that
+ * says so.
+ */
 static void check_a_damaged_message_fails_the_session(enum backend backend)
 {
 	for (int sent = 0; sent < 2; sent++)
-		for (uint64_t bit = 40; bit < 400; bit += 200) { /* each bit: tests/unit/test_frames.c */
+		for (uint64_t bit = 40; bit < 400; bit += 200) { /* tests/unit/test_frames.c flips each bit */
 			struct ends e = open_ends(backend, 1);
 			struct gw_link *harmed = sent ? e.source : e.receiver;
 			struct gw_link_event event;
@@ -271,7 +277,7 @@ static void check_a_damaged_message_fails_the_session(enum backend backend)
 #define SEALED_NS (300 * GW_NS_PER_MS)
 #define ECHO 40
 
-/* While set, a receiving worker over TCP never finds its socket empty: the peer is quicker. */
+/* While this is set, a receiving worker of TCP never finds its socket empty: the peer is faster. */
 static _Atomic bool peer_is_quicker;
 
 ssize_t __real_recv(int fd, void *to, size_t bytes, int flags);
@@ -286,7 +292,10 @@ ssize_t __wrap_recv(int fd, void *to, size_t bytes, int flags)
 	return __real_recv(fd, to, bytes, flags);
 }
 
-/* A source that puts what changes as fast as it can, without a fence, and answers message n with message n + 1. */
+/*
+ * A source that puts changes as fast as it can, without a fence, and answers message n with message
+ * n + 1.
+ */
 struct flood {
 	struct gw_link *source;
 	unsigned char *from;
@@ -325,7 +334,7 @@ static void *flood_thread(void *argument)
 	return NULL;
 }
 
-/* The receiver's poll while the source goes on; mem has both ends in one thread. */
+/* Polls the receiver while the source goes on; mem has both ends in one thread. */
 static int poll_flooded(struct ends *e, struct flood *flood, struct gw_link_event *event)
 {
 	for (unsigned i = 0; i < 20 && !flood->alone; i++)
@@ -346,7 +355,7 @@ static void await_echo(struct ends *e, struct flood *flood)
 static void check_nothing_lands_after_the_seal(enum backend backend)
 {
 	struct ends e = open_ends(backend, 4);
-	static struct flood flood; /* static: its thread runs on when the test fails */
+	static struct flood flood; /* static: its thread runs on after the test failed */
 	unsigned char *sealed = malloc(BYTES);
 	struct gw_link_event event;
 	uint64_t until_ns;

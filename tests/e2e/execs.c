@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Preloaded into a VMM beside the shim: upon SIGUSR2 the VMM replaces itself by itself, with the arguments that it had. */
+/* Preloaded into a VMM beside the shim.  On SIGUSR2 the VMM execs itself with its own arguments. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Preloaded into godwit: its clock is an hour ahead once the file $LATE_IF is there. */
+/* Preloaded into godwit.  Its clock is an hour ahead once the file $LATE_IF exists. */
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Preloaded into a VMM beside the shim: makes an io_uring by a system call of its own, as libblkio does. */
+/*
+ * Preloaded into a VMM beside the shim.  It makes an io_uring by a system call of its own, as
+ * libblkio does.
+ */
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 #include <unistd.h>

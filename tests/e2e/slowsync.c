@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded into godwit: each fsync of an image takes $SLOW_SYNC_MS, each fdatasync() of a record $SLOW_RECORD_MS, once
- * the file $SLOW_RECORD_IF is there.  An io_uring
- * request is no call that could be made slow, so on its way to the kernel it is replaced by the wait for a timer.
+ * Preloaded into godwit.  Each fsync of an image takes $SLOW_SYNC_MS.  Each fdatasync() of a record
+ * takes $SLOW_RECORD_MS once the file $SLOW_RECORD_IF exists.  An io_uring request is not a call
+ * that could be slowed.  So a timeout request replaces it on its way to the kernel.
  */
 #include <dlfcn.h>
 #include <liburing.h>

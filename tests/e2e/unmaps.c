@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded beside the shim: an allocator that gives memory back by calling munmap() and its like by name, so through the shim's
- * hooks, each time somebody allocates or frees.  Whoever allocates under a lock that a hook takes stands for ever.
+ * Preloaded beside the shim: an allocator that calls munmap() and the like by name, and so through
+ * the shim's hooks, each time memory is allocated or freed.  Code that allocates under a lock that
+ * a hook takes hangs forever.
  */
 #include <errno.h>
 #include <linux/aio_abi.h>
@@ -27,7 +28,7 @@ static void give_back(void)
 
 	if (busy)
 		return;
-	busy = 1; /* what the hooks look up at their first call is allocated by the linker */
+	busy = 1; /* the dynamic linker allocates for the hooks' first lookup */
 	page = syscall(SYS_mmap, NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0L);
 	if (page != -1) {
 		(void)madvise((void *)page, PAGE, MADV_REMOVE);

@@ -2,27 +2,36 @@
 /*
  * The guest of the demo and the tests: the only process of a small Linux, linked statically.
  *
- * It owns an area of memory in which every word of every page is determined by the page's number and the
- * page's generation.  Round and round it checks a page word by word, then writes its next generation, so
- * many MiB a second, and prints a counter ten times a second.  The first wrong word it prints aloud and
- * stops for good.  A migration that loses, mixes up or repeats a page is found by the guest itself.
+ * Its area of memory holds words that the page's number and generation determine.  Again and again
+ * it checks a page word by word, then writes the next generation, at a given rate.  It prints a
+ * counter ten times a second.  It prints the first wrong word and stops for good.  So the guest
+ * itself finds a page that a migration loses, mixes up or repeats.
  *
- * With a disk, a second process writes numbered records to it, GW_DISK_RATE a second (default 50), each where the
- * one of a whole turn before was, waits until each is on the disk, prints its number, and reads back others, from the oldest to
- * the newest and again, and prints "GUEST VERIFIED" after each pass: it too stops for good at the first that is not what it
- * must be.
+ * With a disk, a second process writes numbered records to it, GW_DISK_RATE a second (default 50),
+ * each in the place of the record one turn earlier.  It waits until each record is on the disk, and
+ * prints its number.  It also reads records back, from the oldest to the newest, and prints "GUEST
+ * VERIFIED" after each pass.  It stops for good at the first wrong one.
  *
- * Kernel command line: GW_MIB=area (default 32), GW_RATE_MIB=rewritten a second (default 8), GW_DISK_MIB=part of the
- * disk that is written to (default 0: no disk), GW_DISK_RATE; with a GW_DISK_HAMMER=1 it writes 4 KiB blocks at random
- * places instead, one after the other as fast as it can, and verifies nothing: for measuring; GW_DISK_FIO=1 has fio do
- * that, if the initramfs holds it (perf/compare-writer adds it).  With GW_DISK_READ=1 it reads
- * all the time, and writes nothing: whoever compares the memory sees whether the disk's bytes are in it.  With GW_TOUCH=1 the area's
- * pages are dirtied by one word each, GW_RATE_MIB of them a second, in ticks of 10 ms, and nothing is verified.  With GW_NET=1 its
- * network card is up, and it prints how many packets came.  With GW_BALLOON=1 it can give memory back, and has left bytes in most of
- * what it would give.  With GW_DISPLAY=1 each count is drawn too, in the first sixteen lines of a display of 800 columns and 256
- * colours (vga=0x303): its low sixteen bits, lowest first, each fifty columns of black or white.  With GW_SPIN=1 it checks and
- * rewrites pages as fast as it can, says nothing, and counts them behind the words of spun.mark, for whoever has the guest's
- * memory before him.  With GW_PLUGGED_MIB it first waits until the machine has so much memory, of which drivers plug in a part.
+ * The kernel command line:
+ *   GW_MIB=N          size of the area (default 32)
+ *   GW_RATE_MIB=N     MiB rewritten a second (default 8)
+ *   GW_TOUCH=1        one word a page is dirtied instead, GW_RATE_MIB of pages a second, in ticks
+ *                     of 10 ms; nothing is verified
+ *   GW_SPIN=1         pages are rewritten as fast as possible and silently; the words after
+ *                     spun.mark in guest memory count them
+ *   GW_DISK_MIB=N     part of the disk that is written to (default 0: no disk)
+ *   GW_DISK_RATE=N    records a second
+ *   GW_DISK_HAMMER=1  4 KiB blocks at random places are written instead, as fast as possible and
+ *                     one at a time; nothing is verified
+ *   GW_DISK_FIO=1     fio does that, if the initramfs has it (perf/compare-writer adds it)
+ *   GW_DISK_READ=1    the disk is read all the time and not written, so that memory holds its bytes
+ *   GW_NET=1          the network card is up, and the number of received packets is printed
+ *   GW_BALLOON=1      the guest can give memory back; most of its free memory has been written to
+ *   GW_DISPLAY=1      each count is drawn too, in the first 16 lines of a display of 800 columns
+ *                     and 256 colours (vga=0x303): its low 16 bits, lowest first, each as 50
+ *                     columns of black or white
+ *   GW_PLUGGED_MIB=N  the guest first waits until it has so much memory, of which drivers plug in a
+ *                     part
  */
 #include <fcntl.h>
 #include <glob.h>
@@ -121,7 +130,7 @@ static void disk_wrong(const char *what, uint64_t record)
 		pause();
 }
 
-/* Record @n lies in the @n-th place of the turn, places spread over the disk. */
+/* Record @n has the @n-th place of the turn.  The places are spread over the disk. */
 static off_t place_of(uint64_t n, uint64_t places)
 {
 	return (off_t)(n % places * 4099 % places * PAGE);
@@ -186,7 +195,7 @@ static void run_fio(void)
 	pause();
 }
 
-/* Each part of the buffer holds another part of the disk in each turn. */
+/* In each turn each part of the buffer holds another part of the disk. */
 static void read_on(uint64_t places)
 {
 	uint64_t *page, parts = places * PAGE / READ_BYTES;
@@ -227,7 +236,7 @@ static void write_records(uint64_t places, uint64_t rate)
 	}
 }
 
-/* What the card receives goes to memory by nobody's store but the VMM's, or vhost's. */
+/* Only the VMM or vhost stores received packets to memory. */
 static void count_packets(void)
 {
 	struct ifreq up = { .ifr_name = "eth0", .ifr_flags = IFF_UP };
@@ -271,7 +280,7 @@ static void start_disk(void)
 	write_records(places, rate ? rate : 1);
 }
 
-/* Dirties so many pages a tick, and says that it is alive at each. */
+/* Dirties so many pages a tick, and prints its counter at each. */
 static void touch(uint64_t *memory, uint64_t pages, uint64_t rate_mib)
 {
 	struct timespec next;
@@ -304,7 +313,7 @@ static void await_memory(uint64_t mib)
 	}
 }
 
-/* Half of the memory that is free has bytes in it afterwards. */
+/* Leaves bytes in half of the free memory. */
 static void fill_and_free(void)
 {
 	size_t bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) / 2 * PAGE;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest of a few instructions under the real KVM: each time it is run it writes a word to each of so many pages in turn
- * and halts.  In 64-bit mode with paging, so that it runs as guests do and not in KVM's emulator, where KVM lets it; its
- * memory is mapped one to one by pages of 2 MiB, up to 1 GiB.
+ * A guest of a few instructions under the real KVM.  Each run writes a word to each of @count pages
+ * and halts.  It runs in 64-bit mode with paging, as real guests do, and not in KVM's emulator,
+ * where KVM supports that.  Pages of 2 MiB map its memory one to one, up to 1 GiB.
  */
 #ifndef GODWIT_TESTS_MICRO_H
 #define GODWIT_TESTS_MICRO_H
@@ -22,7 +22,7 @@
 #define MICRO_PAGE 4096u
 #define MICRO_CODE 0x1000u
 #define MICRO_TABLES 0x2000u /* three pages */
-#define MICRO_FIRST 16u /* pages below are the guest's own */
+#define MICRO_FIRST 16u /* pages below hold the code and the page tables */
 
 struct micro {
 	int kvm, vm, vcpu;
@@ -43,13 +43,16 @@ static void micro_too_long(int number)
 	_exit(77);
 }
 
-/* An ioctl as the VMM does it, through the shim's eyes. */
+/* An ioctl of the VMM, through the tracker as the shim does it. */
 static inline int micro_ioctl(int fd, unsigned long request, void *argument)
 {
 	return gw_kvm_wants(request) ? gw_kvm_ioctl(fd, request, argument, ioctl) : ioctl(fd, request, argument);
 }
 
-/* One to one, and never to be marked accessed or dirty by the processor: what is written is what the guest writes. */
+/*
+ * Maps memory one to one.  The entries have accessed and dirty set, so the processor never writes
+ * to them.
+ */
 static inline void micro_map(struct micro *micro)
 {
 	uint64_t *table = (uint64_t *)(void *)(micro->memory + MICRO_TABLES);
@@ -60,7 +63,7 @@ static inline void micro_map(struct micro *micro)
 		table[1024 + i] = i << 21 | 0xe3;
 }
 
-/* As much of a processor as there is: without, some kernels have no 64-bit mode for it. */
+/* Gives the vCPU all features that KVM supports.  Without them some kernels refuse 64-bit mode. */
 static inline void micro_identify(const struct micro *micro)
 {
 	struct {
@@ -72,7 +75,7 @@ static inline void micro_identify(const struct micro *micro)
 		SKIP("a vCPU's identity cannot be set: %s", strerror(errno));
 }
 
-/* One more virtual processor of the same VM, in a copy of it. */
+/* Starts one more vCPU of the same VM, in a copy of @micro. */
 static inline void micro_start(struct micro *micro, unsigned id)
 {
 	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1 };
@@ -95,7 +98,10 @@ static inline void micro_start(struct micro *micro, unsigned id)
 		SKIP("a vCPU cannot be set up: %s", strerror(errno));
 }
 
-/* In memory of @fd, which it closes.  @hooked: through the shim's eyes.  Gives up after so many seconds in all. */
+/*
+ * Uses the memory of @fd, which it closes.  @hooked: through the tracker.  The process is ended
+ * after @seconds.
+ */
 static inline void micro_open_on(struct micro *micro, int fd, uint64_t pages, unsigned seconds, bool hooked)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = pages * MICRO_PAGE };
@@ -122,7 +128,7 @@ static inline void micro_open_on(struct micro *micro, int fd, uint64_t pages, un
 
 static int micro_park(void)
 {
-	return 0; /* the one virtual processor runs in micro_write() alone */
+	return 0; /* the only vCPU runs in micro_write() only */
 }
 
 static void micro_unpark(void)
@@ -141,7 +147,7 @@ static inline void micro_open(struct micro *micro, unsigned pages, unsigned seco
 	micro_open_on(micro, memfd_create("micro", MFD_CLOEXEC), pages, seconds, hooked);
 }
 
-/* Has the guest write @value to @count pages from @first on, every @step-th. */
+/* The guest writes @value to @count pages: @first, @first + @step and so on. */
 static inline void micro_write(const struct micro *micro, unsigned first, unsigned step, unsigned count, unsigned value)
 {
 	struct kvm_regs regs = { .rip = MICRO_CODE, .rflags = 2, .rdi = (uint64_t)first * MICRO_PAGE,
@@ -156,7 +162,10 @@ static inline void micro_write(const struct micro *micro, unsigned first, unsign
 	ENSURE(micro->run->exit_reason == KVM_EXIT_HLT, "the guest ran to its hlt");
 }
 
-/* How many of these pages are the ones that the guest writes to: with some processors walking a page table is a write to it. */
+/*
+ * The number of pages that are not the guest's own.  With some processors walking a page table
+ * writes to it.
+ */
 static inline uint64_t micro_count(const struct gw_bitmap *bitmap)
 {
 	uint64_t count = gw_bitmap_count(bitmap);

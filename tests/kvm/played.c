@@ -60,7 +60,7 @@ static int play_region(const struct kvm_userspace_memory_region *region)
 	slot->addr = region->userspace_addr;
 	slot->flags = region->flags;
 	if (was & region->flags & KVM_MEM_LOG_DIRTY_PAGES)
-		return 0; /* the log goes on as it is */
+		return 0; /* the log goes on */
 	memset(slot->dirty, 0, sizeof(slot->dirty));
 	if (region->flags & KVM_MEM_LOG_DIRTY_PAGES && manual & KVM_DIRTY_LOG_INITIALLY_SET)
 		for (unsigned p = 0; p < pages_of(slot); p++)
@@ -105,7 +105,7 @@ int play(int fd, unsigned long request, ...)
 	va_start(list, request);
 	argument = va_arg(list, void *);
 	va_end(list);
-	if (request == KVM_CREATE_VM) { /* the VM that was there is gone */
+	if (request == KVM_CREATE_VM) { /* the earlier VM is gone */
 		memset(slots, 0, sizeof(slots));
 		manual = 0;
 		return VM;
@@ -116,7 +116,7 @@ int play(int fd, unsigned long request, ...)
 		return fail(EBADF);
 	switch (request) {
 	case KVM_SET_USER_MEMORY_REGION:
-	case KVM_SET_USER_MEMORY_REGION2: /* it begins as the other; what more it says is not played */
+	case KVM_SET_USER_MEMORY_REGION2: /* it begins like the other one; its further fields are not played */
 		return play_region(argument);
 	case KVM_GET_DIRTY_LOG:
 		return play_get(argument);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * KVM, played: its slots, flags and dirty bitmaps, by the rules of its documentation (Documentation/virt/kvm/api.rst).
- * A virtual processor of the tests writes through the address that KVM has for a slot.
+ * KVM, played by the test: its slots, flags and dirty bitmaps, by the rules of
+ * Documentation/virt/kvm/api.rst.  A vCPU of the tests writes through the address that KVM has for
+ * a slot.
  */
 #ifndef GODWIT_TESTS_KVM_PLAYED_H
 #define GODWIT_TESTS_KVM_PLAYED_H
@@ -24,10 +25,10 @@ struct played {
 };
 
 extern struct played slots[SLOTS];
-extern uint64_t manual;   /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, as enabled last */
+extern uint64_t manual;   /* as enabled last by KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 extern bool has_manual;   /* whether this kernel has that capability */
-extern unsigned parked;   /* 1 while the virtual processors stand */
-extern bool may_park;     /* false: they cannot be stopped */
+extern unsigned parked;   /* 1 while the vCPUs are parked */
+extern bool may_park;     /* false: the vCPUs cannot be parked */
 extern bool vmm_asks;     /* the request under way is the VMM's own, not the tracker's */
 
 /* For gw_kvm_park_by(). */

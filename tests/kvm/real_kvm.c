@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The union on the real KVM: random writes of a virtual processor and of the VMM, random collects, a copy made in rounds,
- * while the VMM reads its log too.  Then the slot is made anew, its log read by the VMM again.
+ * KVM's log together with write protection, on the real KVM.  A vCPU and the VMM write at random;
+ * pages are collected at random and copied in rounds, while the VMM reads its log too.  Then the
+ * slot is created anew, and the VMM reads its log again.
  */
 #include "tests/kvm/micro.h"
 
@@ -60,7 +61,7 @@ static void write_something(unsigned round)
 	}
 }
 
-/* What the VMM's log says must be what the guest wrote since it was last read. */
+/* The VMM's log must name the pages that the guest wrote since the last read. */
 static void check_vmm_log(unsigned first, unsigned count)
 {
 	uint64_t log[PAGES / 64 + 1] = { 0 };
@@ -125,7 +126,7 @@ int main(void)
 	micro.memory[200 * MICRO_PAGE] = 2;
 	ASSUME(collect() == 8, "what is collected is what was written, and no more");
 
-	/* The VMM begins to log while we do: it sees its own, we lose nothing. */
+	/* The VMM starts its log while ours runs: it sees its pages, and we lose none. */
 	set_flags(KVM_MEM_LOG_DIRTY_PAGES);
 	copy_round();
 	micro_write(&micro, 50, 1, 9, 3);
@@ -133,16 +134,19 @@ int main(void)
 	copy_round(); /* the bits are cleared in KVM, and kept for the VMM */
 	check_vmm_log(50, 9);
 	micro_write(&micro, 70, 1, 5, 4);
-	check_vmm_log(70, 5); /* cleared in KVM by the VMM, and kept for us */
+	check_vmm_log(70, 5); /* the VMM clears them in KVM, and they are kept for us */
 	ASSUME(collect() == 5, "what the VMM has taken is still there for us");
 	copy_round();
 	micro_write(&micro, 90, 1, 3, 5);
 	stop();
-	check_vmm_log(90, 3); /* our end leaves the VMM's log as it was */
+	check_vmm_log(90, 3); /* the end of ours leaves the VMM's log as it was */
 	ENSURE(memcmp(shadow, micro.memory, 80 * MICRO_PAGE) == 0, "the copy is right up to there");
 	set_flags(0);
 
-	/* A VMM that forks in mid-migration: the child's calls are its own affair, and its parent is tracked on. */
+	/*
+	 * A VMM forks in mid-migration.  The child's calls do not matter, and its parent is still
+	 * tracked.
+	 */
 	start();
 	(void)collect();
 	copy_round();
@@ -158,7 +162,7 @@ int main(void)
 	       "a VMM that forks is tracked on");
 	stop();
 
-	/* What a VMM may do to itself fails the migration, and nothing else. */
+	/* Changes by the VMM that cannot be tracked fail the migration, and do nothing else. */
 	start();
 	gw_kvm_unmapped(segment.addr + 100 * MICRO_PAGE, 20 * MICRO_PAGE);
 	munmap(micro.memory + 100 * MICRO_PAGE, 20 * MICRO_PAGE);

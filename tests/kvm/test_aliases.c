@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Aliases: the second mapping of its memory at which virtual processors run while a guest migrates, so that write
- * protection of the VMM's mapping tells the VMM's writes and KVM's log theirs.
+ * Aliases.  While a guest migrates, its vCPUs run at a second mapping of its memory, the alias.  So
+ * write protection of the VMM's own mapping tells the VMM's writes, and KVM's log tells those of
+ * the vCPUs.
  */
 #include "tests/kvm/vmm.h"
 #include "tracker/kvm.h"
@@ -45,7 +46,7 @@ Test(kvm, without_room_for_an_alias_there_is_none)
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
-	graves_room = malloc(4096); /* so that the heap need not grow below */
+	graves_room = malloc(4096); /* then the heap need not grow below */
 	free(graves_room);
 	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 	gw_kvm_hold(true);
@@ -56,7 +57,7 @@ Test(kvm, without_room_for_an_alias_there_is_none)
 	end();
 }
 
-/* Return: 0, or -EFAULT where there is no memory. */
+/* Return: 0, or -EFAULT where nothing is mapped. */
 static int read_word(uint64_t addr)
 {
 	uint64_t word;
@@ -65,7 +66,7 @@ static int read_word(uint64_t addr)
 	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) < 0 ? -errno : 0;
 }
 
-/* Slot 0 lies over the first 100 pages.  Return: where its alias is. */
+/* Slot 0 lies over the first 100 pages.  Return: the address of its alias. */
 static uint64_t begin_with_a_slot(void)
 {
 	begin(1, true, 0);
@@ -82,7 +83,7 @@ Test(kvm, unmapping_unmaps_the_alias_too)
 	unsigned char vector[100];
 	uint64_t alias = begin_with_a_slot();
 
-	gw_kvm_unmapped((uintptr_t)memory + 50 * PAGE, 1); /* a length that is rounded up */
+	gw_kvm_unmapped((uintptr_t)memory + 50 * PAGE, 1); /* the length is rounded up */
 	cr_assert_eq(mprotect((void *)(uintptr_t)(alias + 49 * PAGE), PAGE, PROT_READ), 0);
 	cr_assert_eq(read_word(alias + 49 * PAGE), 0);
 	cr_assert_eq(read_word(alias + 50 * PAGE), -EFAULT, "it is there no more");
@@ -120,7 +121,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 	siglongjmp(back, 1);
 }
 
-/* Touches memory that is not there.  Return: the address that the VMM's handler is told. */
+/* Accesses a page that is gone.  Return: the address that the VMM's handler is told. */
 static uint64_t touch(uint64_t addr)
 {
 	reported = NULL;
@@ -181,7 +182,7 @@ Test(kvm, the_place_of_an_alias_that_was_logged_is_free_for_others)
 	cr_assert_eq(watched_count, 1, "write protection is for the VMM's own mapping");
 	delete_slot(0);
 	cr_assert_eq(read_word(alias), -EFAULT);
-	gw_kvm_unmapped(alias, 100 * PAGE); /* as a thread's stack that has been there meanwhile */
+	gw_kvm_unmapped(alias, 100 * PAGE); /* as the stack of a thread that was there meanwhile */
 	cr_assert_eq(gw_kvm_check(&error), 0, "%s", error.text);
 	gw_kvm_log_stop();
 	cr_assert_eq(gw_kvm_release(), 0);
@@ -203,7 +204,7 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "it is where the VMM put it");
 	cr_assert_neq(slots[1].addr, (uintptr_t)memory + 100 * PAGE, "that one is not watched");
 	own[2] = (struct own){ .first = 32, .pages = 32 };
-	set_slot(2, false); /* as QEMU does when it loads devices after it has begun to watch */
+	set_slot(2, false); /* as QEMU does when it loads devices after it began to watch */
 	cr_assert_eq(slots[2].addr, (uintptr_t)memory + 32 * PAGE);
 	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(slots[1].addr, (uintptr_t)memory + 100 * PAGE);
@@ -245,7 +246,7 @@ Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
 	if (child == 0) {
 		alarm(5);
 		gw_kvm_unmapped((uintptr_t)memory, PAGE);
-		_exit(read_word(slots[0].addr) == -EFAULT ? 0 : 1); /* nothing was put there, as nothing was there */
+		_exit(read_word(slots[0].addr) == -EFAULT ? 0 : 1); /* nothing was mapped there, and nothing is now */
 	}
 	cr_assert_eq(waitpid(child, &status, 0), child);
 	cr_assert_eq(status, 0, "it hung");
@@ -259,7 +260,7 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 
 	begin(1, true, 0);
 	gw_kvm_find_files(mappings_find, mappings_row);
-	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* two pieces of the map */
+	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* makes two pieces of the mapping */
 	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	region = (struct kvm_userspace_memory_region){ .slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE };
@@ -322,7 +323,9 @@ Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
 	end();
 }
 
-/* --- huge pages ------------------------------------------------------------------------------------------------- */
+/*
+ * --- huge pages ---------------------------------------------------------------------------------
+ */
 
 #define HUGE (2ULL << 20)
 static int huge_fd;
@@ -353,7 +356,7 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 		cr_skip_test("huge pages cannot be had here");
 	}
 	gw_kvm_find_files(find_huge, NULL);
-	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU has below 1 MiB: no whole page */
+	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU's slots below 1 MiB: no whole huge page */
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	gw_kvm_park_by(play_park, play_unpark);
 	gw_kvm_hold(true);

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The union of KVM's log and write protection against a model.
+ * KVM's log together with write protection, against a model.
  *
- * KVM is played: its slots, flags and bitmaps, by the rules of its documentation.  Memory, aliases and write protection are
- * real.  A virtual processor writes through the address that a slot was given, the VMM through its own mapping; the
- * VMM reads and clears its log, changes, deletes and makes slots, all at random, while a copy is made in rounds.
+ * KVM is played: its slots, flags and bitmaps, by the rules of its documentation.  Memory, aliases
+ * and write protection are real.  A vCPU writes through the address of a slot, the VMM through its
+ * own mapping.  At random the VMM reads and clears its log, and changes, deletes and creates slots,
+ * while a copy is made in rounds.
  *
- *   - the copy is the memory: no write is lost, by whomever, whenever;
- *   - after a round in which nothing was written nothing is dirty;
- *   - the VMM sees in its log what was written since it last cleared it, no more and no less.
+ *   - The copy equals the memory: no write is lost.
+ *   - After a round without writes nothing is dirty.
+ *   - The VMM's log names exactly the pages that were written since it was last cleared.
  */
 #include "tracker/kvm.h"
 #include "vmm-shim/mappings.h"
@@ -21,7 +22,7 @@
 
 static unsigned char shadow[PAGES * PAGE]; /* the copy */
 static struct gw_wp_async *wp;
-static bool by_log; /* KVM's log and write protection, or the latter alone */
+static bool by_log; /* KVM's log and write protection; false: write protection alone */
 
 static uint64_t collect(void)
 {
@@ -33,7 +34,7 @@ static uint64_t collect(void)
 	return gw_bitmap_take(&shared, &dirty);
 }
 
-/* Copies what is dirty, in stretches; the others go on meanwhile. */
+/* Copies the dirty pages, a run at a time, while the VMM goes on. */
 static void copy_round(bool writing, int doings)
 {
 	uint64_t at = 0, first, end;
@@ -51,7 +52,7 @@ static void copy_round(bool writing, int doings)
 	}
 }
 
-/* KVM has all slots where the VMM put them. */
+/* All slots of KVM are where the VMM put them. */
 static void check_places(void)
 {
 	for (unsigned id = 0; id < SLOTS; id++)
@@ -114,7 +115,7 @@ static void one_migration(void)
 	cr_assert_eq(manual, vmm_manual, "the VMM's choice is as it was");
 	for (unsigned id = 0; id < SLOTS; id++)
 		cr_assert_eq(!(slots[id].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[id].logs, "a log was left on");
-	for (int n = 0; n < 40; n++) /* and what it was not told yet it is told afterwards */
+	for (int n = 0; n < 40; n++) /* the VMM still gets the bits that it has not read yet */
 		vmm_does_something(true);
 }
 static void many(bool kvm_has_manual, uint64_t vmm_chooses, bool with_log)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a VMM asks that cannot be tracked, or makes no sense, and memory that cannot be had: errors, and nothing else. */
+/*
+ * Requests of a VMM that cannot be tracked or make no sense, and lack of memory: an error, and
+ * nothing else happens.
+ */
 #include "tests/kvm/vmm.h"
 #include "tracker/kvm.h"
 
@@ -28,7 +31,7 @@ Test(kvm, slots_that_make_no_sense_get_kvms_answer)
 	end();
 }
 
-/* Memory cannot be had now and then: see --wrap in CMakeLists.txt. */
+/* Allocations fail after @allocations_left: see --wrap in CMakeLists.txt. */
 static int allocations_left = -1;
 int __real_gw_raw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits);
 int __wrap_gw_raw_bitmap_new(struct gw_bitmap *bitmap, uint64_t bits);
@@ -58,7 +61,7 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 		} else {
 			own[1] = (struct own){ .first = 200, .pages = 100 };
 			set_slot(1, true);
-			cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), 0); /* more than there is, for want of memory */
+			cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), 0); /* without memory it may name more pages than were written */
 			if (gw_kvm_log_arm(0, 0, PAGES, &error) < 0)
 				failed += gw_kvm_log_collect(&error) < 0;
 			delete_slot(1);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Write protection with a thread, for older kernels: a copy of memory that others write to all the time. */
+/*
+ * Write protection with a thread, for older kernels: memory is copied while others write to it all
+ * the time.
+ */
 #include "tracker/wp_sync.h"
 
 #include <criterion/criterion.h>
@@ -72,7 +75,7 @@ Test(wp_sync, misses_nothing_and_comes_to_rest)
 			for (int i = 0; i < 2; i++)
 				pthread_join(writers[i], NULL);
 		}
-		if (round == 10) /* a page that is given back, and comes again */
+		if (round == 10) /* a page is given back, and comes again */
 			cr_assert_eq(madvise(memory + 9 * PAGE, PAGE, MADV_REMOVE), 0);
 		cr_assert_geq(gw_wp_sync_collect(sync, &shared, &error), 0, "%s", error.text);
 		gw_bitmap_take(&shared, &dirty);
@@ -82,7 +85,7 @@ Test(wp_sync, misses_nothing_and_comes_to_rest)
 	}
 	cr_assert_eq(memcmp(memory, shadow, sizeof(shadow)), 0, "the copy differs");
 	pages = 1;
-	for (int tries = 0; tries < 200 && pages > 0; tries++) { /* a fault that two had may be answered once more, late */
+	for (int tries = 0; tries < 200 && pages > 0; tries++) { /* a fault of two threads may be answered once more, late */
 		usleep(10000);
 		pages = (uint64_t)gw_wp_sync_collect(sync, &shared, &error);
 	}
@@ -91,7 +94,7 @@ Test(wp_sync, misses_nothing_and_comes_to_rest)
 	cr_assert_eq(gw_wp_sync_collect(sync, &shared, &error), 1);
 	cr_assert(gw_bitmap_test(&shared, 7));
 	gw_wp_sync_close(sync);
-	memory[8 * PAGE] = 1; /* nobody protects it any more */
+	memory[8 * PAGE] = 1; /* it is protected no more */
 	end();
 }
 
@@ -151,7 +154,7 @@ Test(wp_sync, of_much_memory_by_several_threads)
 			__atomic_store_n(&writer.stop, true, __ATOMIC_RELEASE);
 			pthread_join(thread, NULL);
 		}
-		if (round % 3 == 1) { /* they come again unprotected, if they come */
+		if (round % 3 == 1) { /* if they come again they are unprotected */
 			uint64_t at = MUCH / 12 * (unsigned)round / PAGE * PAGE;
 
 			cr_assert_eq(madvise(writer.memory + at, MUCH / 24, MADV_REMOVE), 0);

@@ -68,13 +68,13 @@ void delete_slot(unsigned id)
 	own[id] = (struct own){ .pages = 0 };
 }
 
-/* A virtual processor writes, through wherever KVM has the slot. */
+/* A vCPU writes through the address that KVM has for the slot. */
 static void vcpu_writes(unsigned id)
 {
 	unsigned p = (unsigned)(rnd() % own[id].pages);
 	struct played *slot = &slots[id];
 
-	if (own[id].read_only) { /* KVM hands it to the VMM, which may write for it */
+	if (own[id].read_only) { /* KVM passes the write to the VMM, which may do it */
 		memory[(uint64_t)(own[id].first + p) * PAGE] ^= 1;
 		return;
 	}
@@ -114,7 +114,7 @@ static void vmm_clears_log(unsigned id)
 	if (first + count == words)
 		clear.num_pages = slot->pages - first * 64;
 	for (unsigned w = 0; w < count; w++)
-		mask[w] = slot->expected[first + w] & rnd(); /* of what it has seen */
+		mask[w] = slot->expected[first + w] & rnd(); /* of the bits it has seen */
 	if (!slot->logs)
 		return;
 	cr_assert_eq(ask(KVM_CLEAR_DIRTY_LOG, &clear), 0);
@@ -154,7 +154,7 @@ void vmm_does_something(bool writing)
 		if (rnd() % 2 == 0)
 			set_slot(id, !own[id].logs);
 		break;
-	case 6: /* moved; resized is deleted and made anew */
+	case 6: /* moved; to resize a slot the VMM deletes it and makes a new one */
 		own[id].gpa += PAGE;
 		set_slot(id, own[id].logs);
 		break;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Preloaded into a VMM that is to hear of a broken page when its guest touches the page, and not as soon as the kernel knows. */
+/*
+ * Preloaded into a VMM that must learn of a broken page when its guest accesses the page, and not
+ * as soon as the kernel knows.
+ */
 #include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>

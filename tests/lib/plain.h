@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A stand-in for Criterion where it cannot run (its arena wants addresses that User-Mode Linux does not have) or
- * hides what is looked for (races, leaks): the same Test() and cr_assert...(), one process a test, 60 s each.
+ * A stand-in for Criterion.  It serves where Criterion cannot run: its arena needs addresses that
+ * User-Mode Linux does not have.  It also serves where Criterion hides races and leaks.  It has the
+ * same Test() and cr_assert...(), with one process a test, 60 s each.
+ *
  * Usage: PROGRAM [PART OF A NAME].  Exit status: 0, or 1 when a test failed.
  */
 #ifndef GODWIT_TESTS_PLAIN_H

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The alias, on which tracking under KVM will rest: a file is mapped twice, KVM's memory slot lies on one
- * mapping with dirty logging, write protection on the other.  vCPU writes show in KVM's log alone, writes of
- * the process through the other mapping in the scan alone, and together nothing is missed.
+ * The alias, on which tracking under KVM rests.  A file is mapped twice.  KVM's memory slot lies on
+ * one mapping with dirty logging, write protection on the other.  KVM's log tells only vCPU writes,
+ * the scan tells only writes through the other mapping, and together no write is missed.
  *
- * The guest is a handful of real-mode instructions; a clock ends the program should KVM not get on.
+ * The guest has a few real-mode instructions.  An alarm ends the program if KVM makes no progress.
  */
 #include "tests/platform/platform.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What engine/ramfile.c assumes of tmpfs and hugetlbfs. */
+/* The behaviour of tmpfs and hugetlbfs on which files/ramfile.c relies. */
 #include "tests/platform/platform.h"
 
 #include <fcntl.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the platform tests share.  Each is a plain program that shows one thing we assume of the kernel;
- * where the kernel behaves otherwise it fails, where it lacks the thing it exits 77.
+ * Shared by the platform tests.  Each is a plain program that shows one thing we assume of the
+ * kernel.  It fails where the kernel behaves otherwise, and exits with 77 where the kernel lacks
+ * the feature.
  */
 #ifndef GODWIT_TESTS_PLATFORM_H
 #define GODWIT_TESTS_PLATFORM_H
@@ -13,7 +14,7 @@
 
 #define SKIP(...) (printf("SKIPPED: " __VA_ARGS__), putchar('\n'), exit(77))
 
-/* The same without a word when it is so: for what is asked a thousand times. */
+/* As ENSURE, but silent when true: for checks in long loops. */
 #define ENSURE(condition, ...)                                                                                         \
 	do {                                                                                                           \
 		if (!(condition)) {                                                                                    \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What tracker/wp_async.c assumes of userfaultfd WP_ASYNC and PAGEMAP_SCAN. */
+/* The behaviour of userfaultfd WP_ASYNC and PAGEMAP_SCAN on which tracker/wp_async.c relies. */
 #include "tests/platform/platform.h"
 
 #include "tracker/wp_async.h"
@@ -35,7 +35,10 @@ static long blocks(int fd)
 	return fstat(fd, &st) == 0 ? (long)st.st_blocks : -1;
 }
 
-/* So much that several threads walk it: what is found is what was written, at the seams of their parts too. */
+/*
+ * Memory so large that several threads walk it.  Exactly the written pages are found, also where
+ * their parts meet.
+ */
 static void check_much(void)
 {
 	enum { SPAN = 3 * 65536 + 5, ROUNDS = 10, WRITES = 2000, HUGE = 512 };
@@ -79,7 +82,10 @@ static void check_much(void)
 	gw_bitmap_free(&written);
 }
 
-/* The kernel takes pages out of the page table, without any swap too: why a scan may not look at those alone that are in it. */
+/*
+ * The kernel takes pages out of the page table even without swap.  So a scan may not look at mapped
+ * pages only.
+ */
 static void check_evicted(void)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);

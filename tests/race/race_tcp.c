@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A whole migration over TCP in one process, source and receiver each in a thread, its workers beside them
- * and a guest that writes all the while: for ThreadSanitizer and for leaks, which Criterion hides.
+ * A whole migration over TCP in one process: source and receiver each in a thread, with their
+ * workers, and a guest that writes all the time.  It is for ThreadSanitizer and for leaks, which
+ * Criterion hides.
  *
- * The guest's memory is raced for on purpose, put and rewritten at once: that is the nature of pre-copy,
- * and the one access that tests/race/tsan.supp excuses.  Exit 0 good, 1 bad.
+ * The guest's memory has intended races: a page is put and rewritten at the same time, as pre-copy
+ * does.  This is the one access that tests/race/tsan.supp excuses.  Exit status: 0 good, 1 bad.
  */
 #include "files/ramfile.h"
 
@@ -182,7 +183,7 @@ static void *accept_one(void *argument)
 	return NULL;
 }
 
-/* One migration.  @cancel: end it in the middle.  Return: whether it went as it should. */
+/* One migration.  @cancel: cancel it in the middle.  Return: whether it ended as it should. */
 static bool migrate(unsigned channels, bool splice, bool cancel)
 {
 	struct gw_link_options link_options = { .channels = channels, .zero_copy = splice };

@@ -16,7 +16,7 @@ unsigned empty_cells(void)
 	for (unsigned k = 0; k < STROKES; k++)
 		for (unsigned state = first[k]; state <= (k == STROKE_MEDDLE ? GW_STATE_DEVICE : GW_STATE_COMMIT); state++) {
 			if (struck[k][state] > 0 || (k == STROKE_LAPSE && state == GW_STATE_COMMIT))
-				continue; /* past COMMIT no lease is armed */
+				continue; /* after COMMIT no lease is armed */
 			empty++;
 			printf("no %s in state %s\n", stroke_names[k], gw_state_name((enum gw_state)state));
 		}

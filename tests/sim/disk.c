@@ -47,7 +47,9 @@ static int next_data(struct gw_disks *base, unsigned image, uint64_t from, uint6
 	return 1;
 }
 
-/* A read may see the image as it is at any moment while it is under way: here, at the begin or at the end. */
+/*
+ * A read under way may see the image as it is at any moment: here at its beginning or at its end.
+ */
 static void do_read(struct sim_disks *disks, const struct gw_disk_request *request)
 {
 	uint64_t there = request->offset < disks->size[request->image] ? disks->size[request->image] - request->offset : 0;
@@ -89,7 +91,7 @@ static void do_write(struct sim_disks *disks, const struct gw_disk_request *requ
 	if (request->kind == GW_DISK_WRITE && request->offset + request->bytes > disks->size[image])
 		disks->size[image] = request->offset + request->bytes;
 	if (!disks->withheld[image])
-		abort(); /* half an image could start */
+		abort(); /* a guest could start on half an image */
 	disks->unsynced[image] = true;
 }
 
@@ -273,7 +275,7 @@ static void put_byte(struct sim_disks *disks, const struct sim_write *write)
 
 static void end_write(struct sim_disks *disks, struct sim_write *write)
 {
-	put_byte(disks, write); /* the last part of it lands now */
+	put_byte(disks, write); /* its last part lands now */
 	gw_bitmap_mark(&disks->marks[write->image], write->block);
 	write->used = false;
 }
@@ -298,7 +300,7 @@ void sim_disks_guest(struct sim_disks *disks)
 		return;
 	}
 	block = (unsigned)(rnd(disks) % (image == 0 ? blocks_of(disks, 0) : SIM_BLOCKS));
-	for (unsigned i = 0; i < SIM_WRITES; i++) /* a format does not cut off or give back what it is writing */
+	for (unsigned i = 0; i < SIM_WRITES; i++) /* a format does not cut off or give back the block it writes */
 		if (disks->writes[i].used && disks->writes[i].image == image && kind < 2)
 			return;
 	if (kind == 0 && block < blocks_of(disks, image) && (image == 1 || block < 7)) { /* a block given back */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A tracker whose marks are cleared by hand.  The guest runs on while it is asked. */
+/* A tracker whose dirty bits are cleared by arm.  The guest runs on while the tracker is asked. */
 #include "tests/sim/guest.h"
 
 #include "tests/sim/scenario.h"
@@ -11,7 +11,7 @@
 struct hand_tracker {
 	struct gw_tracker tracker;
 	struct guest *guest;
-	bool named[REGIONS][MAX_PAGES]; /* by a collect, and not armed since */
+	bool named[REGIONS][MAX_PAGES]; /* reported by collect, and not armed since */
 };
 
 static int64_t hand_collect(struct gw_tracker *tracker, struct gw_error *error)
@@ -34,7 +34,7 @@ static int64_t hand_collect(struct gw_tracker *tracker, struct gw_error *error)
 	return pages;
 }
 
-/* The running guest fills a hole among these pages, if there is one where it looks. */
+/* The running guest fills a hole among these pages, if the page it picks is one. */
 static void fill_hole(struct guest *guest, unsigned region, uint64_t first_page, uint64_t pages)
 {
 	uint64_t p = first_page + rnd(&guest->random) % pages;
@@ -80,7 +80,7 @@ int hand_open(struct guest *guest, struct gw_tracker **tracker)
 		return -ENOMEM;
 	for (unsigned r = 0; r < REGIONS; r++) {
 		pages[r] = region_pages[r];
-		gw_bitmap_set_range(&guest->marks[r], 0, pages[r]); /* all set in the beginning */
+		gw_bitmap_set_range(&guest->marks[r], 0, pages[r]); /* all set at the beginning */
 		memset(hand->named[r], true, sizeof(hand->named[r]));
 	}
 	hand->guest = guest;

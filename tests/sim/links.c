@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The links between simulated guests: in memory, or with SIM_VERBS real RDMA. */
+/* The links between simulated guests: in memory; with SIM_VERBS over real RDMA. */
 #include "tests/sim/links.h"
 
 #include "tests/lib/pair.h"

@@ -5,7 +5,7 @@
 
 #include "transport/transport.h"
 
-extern uint64_t rail_bytes[GW_LINK_MAX_RAILS]; /* of all links that were counted */
+extern uint64_t rail_bytes[GW_LINK_MAX_RAILS]; /* of all counted links */
 
 /* Connects two ends; a failure ends the process. */
 void open_links(struct gw_link **a, struct gw_link **b, unsigned channels, uint64_t seed);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One simulated migration: both sessions are stepped in turn, the guest writes between steps, and what the scenario
- * says goes wrong.  Then the end is checked.
+ * One simulated migration.  Both sessions are stepped in turn, the guest writes between steps, and
+ * the faults of the scenario strike.  Then the end is checked.
  */
 #include "tests/sim/migrate.h"
 
@@ -19,11 +19,14 @@
 #define STEP_NS 0
 #endif
 #define MAX_STEPS 400000
-#define LEASE_NS (200 * GW_NS_PER_MS) /* shorter than the patience of a peer */
+#define LEASE_NS (200 * GW_NS_PER_MS) /* shorter than the silence limit of a peer */
 
 uint64_t held, beside;
 
-/* The godwit process of a side dies: its link is cut, and at the source the guard does its work. */
+/*
+ * The godwit process of a side is killed: its link is cut, and at the source the guard gives the
+ * guest back.
+ */
 static void kill_side(struct guest *guest, struct gw_link **link, bool is_source)
 {
 	gw_link_close(*link);
@@ -32,7 +35,10 @@ static void kill_side(struct guest *guest, struct gw_link **link, bool is_source
 		guest->running = guest->was_running;
 }
 
-/* The VM's end of the lease: it takes the guest back from a godwit that stands still, or that is over its limit. */
+/*
+ * The VM's end of the lease.  It takes the guest back from a godwit that stands still or is over
+ * its limit.
+ */
 static void lease_looks(struct sim *sim)
 {
 	struct guest *guest = &sim->source;
@@ -49,7 +55,10 @@ static void lease_looks(struct sim *sim)
 	guest->guarded = false;
 }
 
-/* Somebody at the source says cont to the paused guest.  Past COMMIT this is forbidden, and cannot be prevented. */
+/*
+ * Somebody at the source says cont to the paused guest.  After COMMIT this is forbidden, and cannot
+ * be prevented.
+ */
 static void meddle(struct sim *sim)
 {
 	struct guest *guest = &sim->source;
@@ -60,7 +69,7 @@ static void meddle(struct sim *sim)
 	struck[STROKE_MEDDLE][sim->stage]++;
 }
 
-/* Somebody at the destination lets the loaded guest run, once, before the receiver has read COMMIT. */
+/* Somebody at the destination runs the loaded guest, once, before the receiver has read COMMIT. */
 static void meddle_there(struct sim *sim, const struct gw_session *receiver)
 {
 	struct guest *guest = &sim->receiver;
@@ -188,7 +197,7 @@ struct outcome migrate(const struct scenario *scenario)
 	sim.receiver.fail_op = scenario->receiver_fail_op;
 	sim.receiver.hook_looks = (unsigned)(rnd(&sim.random) % 4);
 	options.silence_ns = 400 * GW_NS_PER_MS;
-	if (sim.good) /* a slow sync of the last round is no failure then */
+	if (sim.good) /* then a slow sync of the last round is no failure */
 		options.pause_limit_ns = 60 * GW_NS_PER_S;
 #ifdef SIM_VERBS
 	options.clock = NULL;
@@ -197,13 +206,13 @@ struct outcome migrate(const struct scenario *scenario)
 	options.max_rounds = 1 + (unsigned)(rnd(&sim.random) % 12);
 	options.on_limit = (enum gw_limit_policy)(rnd(&sim.random) % 3);
 #ifdef SIM_VERBS
-	if (options.on_limit == GW_LIMIT_THROTTLE) /* how fast a lab is must not decide how a migration ends */
+	if (options.on_limit == GW_LIMIT_THROTTLE) /* the speed of a lab must not decide how a migration ends */
 		options.on_limit = GW_LIMIT_STOP_COPY;
 #endif
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;
 	options.downtime_ns = (10 + rnd(&sim.random) % 300) * GW_NS_PER_MS;
 	options.max_time_ns = rnd(&sim.random) % 4 ? 0 : (1 + rnd(&sim.random) % 40) * GW_NS_PER_MS;
-	if (options.on_limit == GW_LIMIT_THROTTLE) { /* a guest too busy for what is allowed */
+	if (options.on_limit == GW_LIMIT_THROTTLE) { /* the guest is too busy for these limits */
 		options.downtime_ns = 15 * GW_NS_PER_MS + rnd(&sim.random) % (2 * GW_NS_PER_MS);
 		sim.writes_per_step += rnd(&sim.random) % 8;
 	}
@@ -213,7 +222,7 @@ struct outcome migrate(const struct scenario *scenario)
 		sim_disks_init(&sim.receiver.disks, &sim.receiver.random, false);
 		(scenario->disk_fail_at_receiver ? &sim.receiver : &sim.source)->disks.fail_request = scenario->disk_fail;
 		sim.receiver.disks.slow_syncs = rnd(&sim.random) % 2 ? 40 : 0;
-		if (sim.good && scenario->seed % 50 == 49) /* longer than silence may last */
+		if (sim.good && scenario->seed % 50 == 49) /* longer than the silence limit */
 			sim.receiver.disks.slow_syncs = 2000;
 		options.disks = &sim.source.disks.disks;
 	}
@@ -243,7 +252,7 @@ struct outcome migrate(const struct scenario *scenario)
 		outcome.error = source.error ? source.error->code : 0;
 	} else {
 		outcome.source = outcome.receiver = GW_STATE_FAILED;
-		/* The killed side's session cannot be asked; what counts is what the guests do. */
+		/* The session of a killed side cannot be asked, so the guests are checked. */
 		if (sim.source.running && sim.receiver.running)
 			wrong(&sim, "both guests run after a kill");
 		if (!sim.receiver.started && sim.source.guarded && sim.source.running != sim.source.was_running)
@@ -253,7 +262,10 @@ struct outcome migrate(const struct scenario *scenario)
 	if ((sim.wrong || (sim.good && source.state == GW_STATE_FAILED && outcome.error != -EBUSY)) && link_a && link_b)
 		printf("source: %s; receiver: %s\n", source.error ? source.error->text : "-",
 		       receiver.error ? receiver.error->text : "-");
-	/* The memory of a pair outlives its first close, so a killed side's session can be freed as well. */
+	/*
+	 * The memory of a pair outlives its first close, so the session of a killed side can be
+	 * freed as well.
+	 */
 	gw_session_free(a);
 	gw_session_free(b);
 	if (link_a)

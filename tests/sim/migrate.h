@@ -6,9 +6,9 @@
 #include "tests/sim/scenario.h"
 
 extern uint64_t held;   /* bytes that were held back */
-extern uint64_t beside; /* bytes of pages that went while blocks did */
+extern uint64_t beside; /* bytes of pages sent while blocks were sent */
 
-/* Runs it to its end, and checks all that sim.c promises. */
+/* Runs a migration to its end, and checks all promises of sim.c. */
 struct outcome migrate(const struct scenario *scenario);
 
 #endif

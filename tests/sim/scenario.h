@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is made to go wrong in a simulated migration, and how it ended. */
+/* The faults of a simulated migration, and how it ended. */
 #ifndef GODWIT_TESTS_SIM_SCENARIO_H
 #define GODWIT_TESTS_SIM_SCENARIO_H
 
@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-/* The one source of chance: xorshift. */
+/* The only source of chance: xorshift. */
 static inline uint64_t rnd(uint64_t *state)
 {
 	*state ^= *state << 13;
@@ -25,14 +25,14 @@ struct scenario {
 	bool cancel_receiver;
 	unsigned death_step; /* 0: none; the VMM of one side dies */
 	bool death_of_receiver;
-	int disk_fail; /* the how-manieth request to a disk fails, 0: none */
+	int disk_fail; /* the number of the disk request that fails, 0: none */
 	bool disk_fail_at_receiver;
 	unsigned kill_step; /* 0: none; the godwit process of one side dies */
 	bool kill_receiver;
-	unsigned freeze_step; /* 0: none; one side's godwit stands still from then on, for so long */
+	unsigned freeze_step; /* 0: none; from this step on the godwit of one side is frozen for @freeze_ns */
 	uint64_t freeze_ns;
 	bool freeze_receiver;
-	unsigned meddle_step; /* 0: none; somebody says cont at the source, or from then on at the receiver once it can run */
+	unsigned meddle_step; /* 0: none; somebody says cont at the source, or from this step on at the receiver once it can run */
 	bool meddle_receiver;
 };
 

@@ -2,25 +2,27 @@
 /*
  * Theory of operation
  *
- * Source and receiver of one migration in one process and one thread, over the mem transport, with a clock
- * that stands until it is moved and every choice taken from one seed.  A simulated guest writes to its
- * memory between steps, touches holes, discards pages and writes zeros; its device state is a record of
- * what its memory must be, so loading it compares every byte.
+ * Source and receiver of one migration run in one process and one thread, over the mem transport.
+ * The clock moves only when the simulation moves it, and one seed decides every choice.  A
+ * simulated guest writes to its memory between steps, touches holes, discards pages and writes
+ * zeros.  Loading its device state compares every byte of its memory.
  *
- * What is asked of every migration, good or bad:
- *   - the two guests never run at the same time;
- *   - DONE: the receiver's guest runs, once, with every byte as it was; the source's does not;
- *   - FAILED, CANCELLED: the source's guest runs on if it ran before, its memory is its own; the
- *     receiver's was never started;
+ * Every migration must keep these promises:
+ *   - The two guests never run at the same time.
+ *   - DONE: the receiver's guest runs, was started once, and has every byte.  The source's guest
+ *     does not run.
+ *   - FAILED, CANCELLED: the source's guest runs if it ran before, with its own memory.  The
+ *     receiver's guest was never started.
  *   - UNCERTAIN: the source's guest is paused.
  *
- * Holes of the source hold a pattern that must never be read: in a real file reading them allocates.
+ * Holes of the source hold a pattern that must never be read: in a real file, reading them
+ * allocates pages.
  *
  *   sim [FIRST_SEED [COUNT]]
  *
- * Built with SIM_VERBS the same guests, larger, move over real RDMA, with the real clock, in a lab: $LAB_ADDRESS
- * reaches itself through an RDMA device, $LAB_RAIL (optional) is a second one.  Rails are severed at every stage;
- * the migration must succeed all the same.
+ * Built with SIM_VERBS, larger guests move over real RDMA with the real clock, in a lab.
+ * $LAB_ADDRESS reaches itself through an RDMA device; $LAB_RAIL (optional) is a second one.  Rails
+ * are severed at every stage, and the migration must succeed all the same.
  */
 #include "base/log.h"
 #include "tests/sim/cells.h"
@@ -47,7 +49,7 @@ static struct outcome run(const struct scenario *scenario, const char *what)
 	return outcome;
 }
 
-/* Nothing goes wrong: every one must end done, or give up because the guest is too busy. */
+/* Nothing goes wrong.  Each migration must end done, or give up because the guest is too busy. */
 static void campaign_good(uint64_t first, uint64_t count)
 {
 	for (uint64_t seed = first; seed < first + count; seed++) {
@@ -63,7 +65,7 @@ static void campaign_good(uint64_t first, uint64_t count)
 	}
 }
 
-/* One fault at every call of one session, each kind, each side. */
+/* One fault at every call of one session, of each kind, on each side. */
 static void campaign_every_call(uint64_t seed)
 {
 	for (int kind = GW_FAULT_FAIL; kind <= GW_FAULT_DROP; kind++)
@@ -74,12 +76,15 @@ static void campaign_every_call(uint64_t seed)
 							     .fault_at_receiver = side == 1 };
 				struct outcome outcome = run(&scenario, "every call");
 
-				/* So many in a row mean that the session is shorter than that. */
+				/* So many successes in a row mean that the session is shorter. */
 				done = outcome.source == GW_STATE_DONE ? done + 1 : 0;
 			}
 }
 
-/* The link takes a put or message at the second try: nothing has failed.  COMMIT has one try, and the guest is the source's. */
+/*
+ * The link takes a put or message at the second attempt, so nothing fails.  Only COMMIT has one
+ * attempt; then the guest is the source's.
+ */
 static void campaign_full(uint64_t seed)
 {
 	for (unsigned n = 0; n < 400; n++) {
@@ -143,7 +148,7 @@ static void campaign_sever(uint64_t first, uint64_t count)
 		if (outcome.source == GW_STATE_DONE || outcome.wrong)
 			continue;
 		if (run(&(struct scenario){ .seed = seed }, "good").source != GW_STATE_DONE)
-			continue; /* gives up by itself: the guest is too busy */
+			continue; /* it gives up by itself: the guest is too busy */
 		broken++;
 		printf("seed %llu: the loss of a rail ended it\n", (unsigned long long)seed);
 	}

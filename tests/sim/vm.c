@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The VMM of a simulated guest: what the engine asks of it. */
+/* The VMM of a simulated guest: the operations that the engine calls. */
 #include "tests/sim/guest.h"
 
 #include "tests/sim/scenario.h"
@@ -37,7 +37,7 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	return rc < 0 ? rc : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
 }
 
-/* Takes a few looks, while the guest runs. */
+/* It takes a few looks, while the guest runs. */
 static int vm_settle(void *vm, uint64_t *ns, struct gw_error *error)
 {
 	struct guest *guest = vm;
@@ -49,7 +49,7 @@ static int vm_settle(void *vm, uint64_t *ns, struct gw_error *error)
 	return rc < 0 ? rc : ++guest->settles % 3 == 0;
 }
 
-/* The guest stands for a moment and goes on. */
+/* The guest is paused for a moment and goes on. */
 static int vm_rehearse(void *vm, size_t *state_bytes, uint64_t *save_ns, struct gw_error *error)
 {
 	struct guest *guest = vm;
@@ -109,7 +109,7 @@ static int vm_throttle(void *vm, const struct gw_throttle *throttle, struct gw_e
 		wrong(guest->sim, "slowed to a stand");
 	if (!lift)
 		throttled++;
-	guest->throttle = *throttle; /* whether it says so or not */
+	guest->throttle = *throttle; /* it is throttled even when this call reports an error */
 	return rc;
 }
 
@@ -128,7 +128,7 @@ static int vm_pause(void *vm, struct gw_error *error)
 	guest->was_running = guest->running;
 	if (guest->with_disks)
 		sim_disks_drain(&guest->disks);
-	if (rc == 0 || rnd(&guest->random) % 2) /* may have stopped although it answered with a failure */
+	if (rc == 0 || rnd(&guest->random) % 2) /* it may have stopped although the answer is an error */
 		guest->running = false;
 	guest->sim->clock.ns += GW_NS_PER_MS;
 	return rc;
@@ -193,7 +193,7 @@ static int vm_load(void *vm, const void *state, size_t bytes, struct gw_error *e
 
 	if (bytes != sizeof(guest->state) || ((const unsigned char *)state)[7] != 0x5A)
 		wrong(sim, "device state differs");
-	/* A source that failed or died meanwhile runs on, rightly, and its memory with it. */
+	/* A source that failed or died meanwhile runs on, and changes its memory. */
 	if (sim->source.running && sim->good)
 		wrong(sim, "device state loaded while the source runs");
 	for (unsigned r = 0; r < REGIONS; r++)
@@ -219,7 +219,7 @@ static int vm_not_started(void *vm, struct gw_error *error)
 	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody ran the guest") : rc;
 }
 
-/* What fails here is a VMM that is gone. */
+/* This fails only when the VMM is gone. */
 static int vm_stop(void *vm, struct gw_error *error)
 {
 	struct guest *guest = vm;

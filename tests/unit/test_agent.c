@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The agent's protocol: golden bytes of every packet (tests/agents), and godwit's end against agents of other versions.  A change of
- * the bytes is a new version: docs/protocol.md says what that needs.
+ * The agent's protocol: the bytes of each packet (tests/agents), and godwit against agents of other
+ * versions.  A change of these bytes needs a new version: see docs/protocol.md.
  */
 #include "vmm/agent_client.h"
 #include "vmm-shim/lease_proto.h"
@@ -17,7 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* Fields by name, so that two that change places are seen. */
+/* The fields stand by name, so that two fields that change places are seen. */
 #define HEAD(of) .head = { .magic = AGENT_MAGIC, .version = 5, .type = AGENT_##of }
 #define ANSWER(of)                                                                                                     \
 	.answer = { HEAD(of), .status = -0x0a0b0c0d, .oldest = 0x1112, .newest = 0x1314, .vmm_pid = 0x15161718, .text = "text" }
@@ -25,7 +25,10 @@
 #define SECOND 0x3132333435363738
 #define THIRD 0x4142434445464748
 
-/* Appends a line: the name, and the bytes in hexadecimal, with "{N}" behind one that comes N times. */
+/*
+ * Appends a line: the name, and the bytes in hexadecimal.  "{N}" follows a byte that is repeated N
+ * times.
+ */
 static void add(FILE *out, const char *name, const void *packet, size_t bytes)
 {
 	const unsigned char *at = packet;
@@ -116,9 +119,9 @@ Test(agent, the_bytes_of_version_5_are_those_that_were_released)
 
 struct script {
 	int listener;
-	const void *answers[2]; /* one a request, then the end */
+	const void *answers[2]; /* one for each request, then the connection ends */
 	size_t bytes[2];
-	bool at_once; /* answers before it has read anything, as one that refuses does */
+	bool at_once; /* it answers before it has read anything, as a refusal does */
 };
 
 static void *play(void *argument)
@@ -139,7 +142,7 @@ static void *play(void *argument)
 	return NULL;
 }
 
-/* Opens a client to an agent that plays @script, then asks for STOCK if that went well.  Return: what came of it. */
+/* Opens a client to an agent that plays @script, then asks for STOCK.  Return: 0 or -errno. */
 static int meet(struct script *script, struct agent_client *agent, struct gw_error *error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -162,7 +165,7 @@ static int meet(struct script *script, struct agent_client *agent, struct gw_err
 	return rc;
 }
 
-/* The answer of an agent that speaks @oldest to @newest, by hand: @version is the one that it chose. */
+/* Encodes by hand the answer of an agent that speaks @oldest to @newest and chose @version. */
 static size_t put_answer(unsigned char *at, uint16_t version, uint16_t type, int32_t status, uint16_t oldest, uint16_t newest,
 			 const char *text)
 {
@@ -208,7 +211,7 @@ Test(agent, an_agent_without_a_common_version_is_told_of_in_its_words)
 
 	cr_assert_eq(meet(&script, &agent, &error), -EPROTONOSUPPORT);
 	cr_assert_str_eq(error.text, "this VM runs under godwit 2.0");
-	/* A refusal that is no more than the beginning that all versions have, in a version that we cannot read. */
+	/* A refusal in an unknown version: only the header that all versions share. */
 	put_answer(hello, 77, 1, -EPROTONOSUPPORT, 77, 78, "use godwit 9");
 	script.bytes[0] = 408;
 	memset(&error, 0, sizeof(error));

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A session whose peer says ALIVE and does nothing ends.  Long work does not end a session.  The test plays the peer. */
+/*
+ * A peer that says ALIVE and does nothing cannot keep a session alive; long work does not end one.
+ * The test plays the peer.
+ */
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/wire.h"
@@ -12,7 +15,7 @@
 
 #define BYTES (1u << 20)
 #define STANDSTILL_S 120
-#define PIECES 32u /* of a MiB, in one batch */
+#define PIECES 32u /* one MiB each, in one batch */
 
 static int check(void *vm, struct gw_error *error)
 {
@@ -28,7 +31,7 @@ static int prepare(void *vm, struct gw_error *error)
 
 static const struct gw_vm_ops ops = { .prepare = prepare, .check = check };
 
-/* --- disks whose syncs last as long as the test wants ------------------------------------------------- */
+/* --- disks whose syncs last as long as the test wants ----------------------------------------- */
 
 struct disks {
 	struct gw_disks disks;
@@ -97,7 +100,7 @@ struct pair {
 	struct gw_link *peer, *link;
 	struct gw_session *session;
 	struct disks disks;
-	uint64_t work; /* that the peer says it has done */
+	uint64_t work; /* the work that the peer reports as done */
 };
 
 static void setup(struct pair *pair, bool is_source)
@@ -136,7 +139,10 @@ static void say(struct pair *pair, enum wire_type type, const void *payload, uin
 	cr_assert_eq(gw_link_message(pair->peer, (uint16_t)type, payload, bytes), 0);
 }
 
-/* Lets so many seconds pass, in each of which the peer says ALIVE.  Return: how many passed before the session ended. */
+/*
+ * Lets @seconds pass, each with an ALIVE from the peer.  Return: the seconds until the session
+ * ended.
+ */
 static unsigned live(struct pair *pair, unsigned seconds)
 {
 	unsigned char payload[WIRE_WORK_BYTES];
@@ -165,7 +171,7 @@ static void has_stood_still(struct pair *pair)
 	cr_assert(strstr(status.error->text, "has stood still for 12"), "%s", status.error->text);
 }
 
-/* The peer, a source, and the session agree. */
+/* The peer, a source, has agreed with the session. */
 static void greet(struct pair *pair)
 {
 	static unsigned char buffer[GW_LINK_MESSAGE_BYTES];
@@ -202,7 +208,7 @@ Test(alive, a_peer_that_gets_on_is_waited_for)
 			greet(&pair);
 		for (pair.work = 0; pair.work < 10; pair.work++) /* a piece of its work takes 100 s */
 			cr_assert_eq(live(&pair, 100), 100);
-		pair.work = 1; /* less than before is no work */
+		pair.work = 1; /* a lower count is no progress */
 		cr_assert_lt(live(&pair, 1000), 125);
 		has_stood_still(&pair);
 		teardown(&pair);
@@ -213,10 +219,10 @@ Test(alive, nothing_keeps_a_receiver_before_hello)
 {
 	struct pair pair;
 
-	setup(&pair, false); /* what is said is no HELLO */
+	setup(&pair, false); /* the text is no HELLO */
 	cr_assert_eq(live(&pair, 1000), 0);
 	teardown(&pair);
-	setup(&pair, false); /* nothing is said */
+	setup(&pair, false); /* the peer says nothing */
 	pair.clock.ns += 4 * GW_NS_PER_S;
 	cr_assert(gw_session_step(pair.session, 0));
 	pair.clock.ns += GW_NS_PER_S;
@@ -242,7 +248,7 @@ Test(alive, bytes_that_land_are_work)
 	teardown(&pair);
 }
 
-/* Has the session write 32 MiB to its disk and sync them. */
+/* The session writes 32 MiB to its disk and syncs them. */
 static void write_and_sync(struct pair *pair)
 {
 	static struct wire_disks list = { .count = 1, .images = { { .name = "disk0", .format = "raw", .bytes = PIECES << 20 } } };

@@ -119,7 +119,7 @@ Test(names, no_two_have_one_folder)
 
 	snprintf(names[4], sizeof(names[4]), "%s", plain);
 	snprintf(names[5], sizeof(names[5]), "%s", over);
-	gw_vmm_short_name(over, names[6]); /* a name that is another's short name */
+	gw_vmm_short_name(over, names[6]); /* a name that is the short name of another option */
 	memset(names[7], 'x', GW_VMM_GUEST_BYTES - 1);
 	for (unsigned i = 0; i < 8; i++) {
 		gw_vmm_short_name(names[i], folders[i]);

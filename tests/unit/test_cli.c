@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Pure functions of the command. */
+/* The pure functions of the command line. */
 #include "cli/cli.h"
 
 #include <criterion/criterion.h>
@@ -15,7 +15,7 @@ Test(cli, texts_in_json_are_utf8_whatever_they_were)
 		{ "quote \" and \\ and \n", "quote \" and \\ and \n" },
 		{ "\xc3\xa4\xe2\x82\xac\xf0\x9f\x90\xa6", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x90\xa6" },
 		{ "a\xff" "b", "a\xef\xbf\xbd" "b" },
-		{ "\xc3", "\xef\xbf\xbd" },                                           /* cut in a character */
+		{ "\xc3", "\xef\xbf\xbd" },                                           /* cut within a character */
 		{ "\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd" },                           /* overlong */
 		{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },           /* a surrogate */
 		{ "", "" },
@@ -29,7 +29,7 @@ Test(cli, texts_in_json_are_utf8_whatever_they_were)
 	}
 }
 
-/* All that the line can say at once. */
+/* Everything that the line can show at once. */
 static const struct gw_status busy = {
 	.state = GW_STATE_ROUNDS, .is_source = true, .round = 12, .elapsed_ns = 90000000000, .memory_bytes = 64ULL << 30,
 	.left_bytes = 3ULL << 30, .put_bytes = 123ULL << 30, .disk_bytes = 1ULL << 40, .sent_bytes_per_s = 1.2e9,
@@ -72,7 +72,7 @@ Test(cli, a_phase_that_is_long_is_told_again, .init = cr_redirect_stdout)
 
 	report_init(&report, OUTPUT_AUTO, "web");
 	report_progress(&report, &copying);
-	report_progress(&report, &copying); /* too soon */
+	report_progress(&report, &copying); /* too early */
 	report.last_ns -= 11 * GW_NS_PER_S;
 	report_progress(&report, &copying);
 	report_progress(&report, &syncing);

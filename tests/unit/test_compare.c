@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two ends that differ: the receiver names each difference before any other call to either VM. */
+/*
+ * Two ends that differ: the receiver names each difference before either VM is asked for anything
+ * else.
+ */
 #include "files/ramfile.h"
 #include "tests/lib/pair.h"
 
@@ -29,7 +32,7 @@ static int describe(void *vm, const struct gw_fact **facts, unsigned *count, str
 	return 0;
 }
 
-/* The receiver is content; the test ends here. */
+/* The receiver accepted the comparison; the test ends here. */
 static int prepare(void *vm, struct gw_error *error)
 {
 	((struct vm *)vm)->prepared = true;
@@ -45,7 +48,7 @@ static int check(void *vm, struct gw_error *error)
 
 static const struct gw_vm_ops ops = { .describe = describe, .prepare = prepare, .check = check };
 
-/* Lets the two talk.  Return: the receiver's error text; @alike: whether it went on to its VM. */
+/* Runs both sessions.  Return: the receiver's error text.  b->prepared: it went on to its VM. */
 static const char *talk(struct vm *a, struct vm *b)
 {
 	static char text[GW_ERROR_TEXT_BYTES];
@@ -66,7 +69,7 @@ static const char *talk(struct vm *a, struct vm *b)
 	}
 	gw_session_status(receiver, &status);
 	cr_assert_eq(status.state, GW_STATE_FAILED);
-	if (strstr(status.error->text, "ERROR out of its turn")) /* a source that fails before HELLO is not heard */
+	if (strstr(status.error->text, "ERROR out of its turn")) /* a source that fails before HELLO sends no error */
 		gw_session_status(source, &status);
 	strcpy(text, status.error->text);
 	cr_assert_eq(b->prepared, strcmp(text, "alike") == 0, "%s", text);
@@ -178,11 +181,11 @@ Test(compare, the_same_file_of_memory_is_refused)
 	open_region(&a, false);
 	open_region(&b, true);
 	cr_assert_str_eq(talk(&a, &b), "alike");
-	b.region.file = a.region.file; /* as where a file system knows no locks */
+	b.region.file = a.region.file; /* as where a file system has no locks */
 	cr_assert_not_null(strstr(talk(&a, &b), "lies in the same file"));
-	b.region.file.host[3] ^= 1; /* on another host the numbers mean nothing */
+	b.region.file.host[3] ^= 1; /* device and inode numbers of another host mean nothing */
 	cr_assert_str_eq(talk(&a, &b), "alike");
-	memset(&a.region.file, 0, sizeof(a.region.file)); /* the file is not known */
+	memset(&a.region.file, 0, sizeof(a.region.file)); /* the file is unknown */
 	memset(&b.region.file, 0, sizeof(b.region.file));
 	cr_assert_str_eq(talk(&a, &b), "alike");
 	close_both(&a, &b);

@@ -57,7 +57,7 @@ Test(converge, a_slow_shrink_is_worth_it_down_to_half_the_allowance)
 {
 	struct converge_input in = base();
 
-	in.left_bytes = 200 << 20; /* 215 ms of 300 */
+	in.left_bytes = 200 << 20; /* 215 of 300 ms */
 	in.previous_left_bytes = 220 << 20;
 	cr_assert_eq(converge(&in), CONVERGE_GO_ON);
 	in.previous_left_bytes = 205 << 20;
@@ -111,7 +111,7 @@ Test(converge, a_stuck_guest_is_slowed_to_half_of_what_the_link_carries)
 	throttle = converge_throttle(&in);
 	cr_assert_eq(throttle.cpu_percent, 75);
 	cr_assert_eq(throttle.disk_bytes_per_s, 0, "its disks do nothing");
-	in.throttle = throttle; /* it was not enough: 1000 MiB/s at a quarter of the speed */
+	in.throttle = throttle; /* not enough: 1000 MiB/s at a quarter of the speed */
 	in.memory_bytes_per_s = 1000 * MIB;
 	cr_assert_eq(converge_throttle(&in).cpu_percent, 87);
 	in.memory_bytes_per_s = 1e12;
@@ -222,14 +222,14 @@ Test(predict, a_sync_has_a_fixed_part_and_one_for_each_byte)
 	cr_assert_eq(predict(&in).sync_ns, 0, "none was measured");
 	predict_add_sync(&in.syncs, 0, 9 * GW_NS_PER_S);
 	cr_assert_eq(predict(&in).sync_ns, 0, "a sync of nothing tells nothing");
-	predict_add_sync(&in.syncs, 100 << 20, 1010 * GW_NS_PER_MS); /* the bulk's */
+	predict_add_sync(&in.syncs, 100 << 20, 1010 * GW_NS_PER_MS); /* of the bulk phase */
 	cr_assert_eq(predict(&in).sync_ns, 1010 * GW_NS_PER_MS);
 	predict_add_sync(&in.syncs, 4096, 10 * GW_NS_PER_MS);
 	cr_assert_eq(predict(&in).sync_ns, 20 * GW_NS_PER_MS);
 	for (unsigned i = 0; i < 3; i++)
 		predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS);
 	cr_assert_eq(predict(&in).sync_ns, 20 * GW_NS_PER_MS);
-	predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS); /* the device has become slower: old measures are forgotten */
+	predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS); /* the device has become slower, so old measurements are dropped */
 	cr_assert_geq(predict(&in).sync_ns, 39 * GW_NS_PER_MS);
 }
 
@@ -271,7 +271,7 @@ Test(page, one_bit_anywhere_is_seen)
 		}
 }
 
-/* From @at on; what comes in empty stretches is put together, as the engine does. */
+/* Finds data from @at on.  Empty runs are joined to the next one, as the engine does. */
 static int next_data(struct gw_region *region, uint64_t at, uint64_t *first, uint64_t *end)
 {
 	int rc = region->ops->next_data(region, at, region->memory.bytes, first, end);
@@ -306,7 +306,7 @@ Test(ramfile, holes_are_found_and_not_filled)
 	gw_region_close_file(&region);
 }
 
-/* Of files that are not ours mincore() says that all of it is there. */
+/* For files of other users mincore() reports every page as resident. */
 Test(ramfile, holes_of_somebody_elses_file_are_found_too)
 {
 	struct gw_region region;
@@ -330,7 +330,7 @@ Test(ramfile, holes_of_somebody_elses_file_are_found_too)
 	gw_region_close_file(&region);
 }
 
-/* How busy the machine is does not count. */
+/* This measures CPU time, which the load of the machine does not change. */
 static uint64_t ran_ns(void)
 {
 	struct timespec ts;
@@ -339,7 +339,10 @@ static uint64_t ran_ns(void)
 	return (uint64_t)ts.tv_sec * GW_NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* However much data follows: the last round asks for each page that was written, while the guest stands. */
+/*
+ * The last round asks only for the pages that were written, however much data follows, because the
+ * guest is paused.
+ */
 Test(ramfile, looking_for_holes_takes_what_was_asked_for)
 {
 	enum { ASKED = 2000 };

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whatever bit of a frame flips on the way, the frame is not taken: messages, and the headers of puts. */
+/*
+ * A frame with any one bit flipped is rejected.  This holds for messages and for the headers of
+ * puts.
+ */
 #include "transport/control.h"
 #include "transport/tcp.h"
 
@@ -15,7 +18,7 @@
 
 #define PAYLOAD 40u
 
-/* The bytes that one message becomes on the wire. */
+/* The bytes of one message on the wire. */
 static size_t record_message(unsigned char *wire, size_t room)
 {
 	struct control sender;
@@ -34,7 +37,7 @@ static size_t record_message(unsigned char *wire, size_t room)
 	return (size_t)got;
 }
 
-/* Gives a receiver these bytes. */
+/* Sends these bytes to a receiver. */
 static int receive_bytes(const unsigned char *wire, size_t bytes)
 {
 	struct gw_link_event event;
@@ -68,7 +71,10 @@ Test(frames, no_flipped_bit_of_a_message_passes)
 	}
 }
 
-/* One put of 64 bytes to offset 128 of region 0, as bytes, with one bit of its header flipped.  Return: the link's error. */
+/*
+ * Sends one put of 64 bytes to offset 128 of region 0, with one bit of its header flipped.  Return:
+ * the link's error.
+ */
 static int put_with_flipped_bit(size_t bit, unsigned char *memory, size_t memory_bytes)
 {
 	struct gw_link_region region = { .fd = -1, .uffd = -1, .base = memory, .bytes = memory_bytes };
@@ -93,10 +99,10 @@ static int put_with_flipped_bit(size_t bit, unsigned char *memory, size_t memory
 	cr_assert_eq(gw_link_add_region(link, &region), 0);
 	cr_assert_eq(write(data[0], &frame, sizeof(frame)), sizeof(frame));
 	cr_assert_eq(write(data[0], payload, sizeof(payload)), sizeof(payload));
-	shutdown(data[0], SHUT_WR); /* a header that passes ends with "closed" */
+	shutdown(data[0], SHUT_WR); /* an accepted header ends with "closed" */
 	while (rc == 0)
 		rc = gw_link_poll(link, &event, GW_NS_PER_S);
-	close(control[0]); /* the peer is gone before the link is closed */
+	close(control[0]); /* the peer ends before the link is closed */
 	close(data[0]);
 	gw_link_close(link);
 	return rc;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The VMM's end gives a guest back over a QMP connection of its own; a thread here answers as a VMM would. */
+/*
+ * The guard in the VMM gives the guest back over a QMP connection of its own.  A thread of the test
+ * answers as the VMM.
+ */
 #include "vmm-shim/guard.h"
 
 #include <criterion/criterion.h>
@@ -11,7 +14,7 @@
 #include <unistd.h>
 
 static char path[64];
-static const char *state; /* of the guest; it refuses "cont" unless that is "paused" */
+static const char *state; /* the guest's run state; "cont" is refused unless it is "paused" */
 static int listener, conts;
 
 static const char *answer_to(const char *line, char *room, size_t bytes)
@@ -72,7 +75,10 @@ Test(guard, a_guest_that_is_paused_runs_again, .timeout = 20)
 	give_back("paused", "running", 1);
 }
 
-/* It shut down before it was stopped: nobody runs it later, when somebody has booted it and left it standing. */
+/*
+ * The guest shut down before it was stopped.  The guard must not run it later, after somebody
+ * booted it and paused it.
+ */
 Test(guard, a_guest_that_went_its_own_way_is_let_be, .timeout = 20)
 {
 	give_back("shutdown", "shutdown", 1);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The header of an image that came from the source names no file of this host but the VMM's own next layer. */
+/*
+ * The header of a received image names no file of this host but the next layer that the VMM itself
+ * uses.
+ */
 #include "vmm/vmm.h"
 
 #include <criterion/criterion.h>
@@ -18,7 +21,7 @@
 
 static struct gw_vmm_image ours = { .name = "disk0", .format = "qcow2" };
 static struct gw_vmm_image below = { .name = "disk0/1", .format = "raw" };
-static unsigned char block[BLOCK + 1]; /* and one byte that must stay as it is */
+static unsigned char block[BLOCK + 1]; /* and one byte that must not change */
 static char base[80], top_folder[64];
 
 static void put32(size_t at, uint32_t value)
@@ -42,7 +45,7 @@ static size_t add_extension(size_t at, uint32_t type, const void *data, uint32_t
 	return at + 8 + (bytes + 7) / 8 * 8;
 }
 
-/* A qcow2 header as QEMU writes it.  @name, @format may be NULL. */
+/* A qcow2 header as QEMU writes it.  @name and @format may be NULL. */
 static void make(unsigned version, unsigned cluster_bits, const char *name, const char *format, uint32_t features)
 {
 	static const char table[384] = "feature names";
@@ -139,7 +142,10 @@ Test(header, what_names_the_layer_here_stays_as_it_is)
 	cr_assert_eq(memcmp(before, block, BLOCK), 0);
 }
 
-/* Another name, no name, no format, a format that is not ours: all become the name and the format that are known here. */
+/*
+ * Another name, no name, no format, a wrong format: all are replaced by the name and the format
+ * that are known here.
+ */
 Test(header, what_names_something_else_is_renamed)
 {
 	static const struct {
@@ -210,12 +216,12 @@ Test(header, whatever_else_is_outside_of_the_image_is_refused)
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "not known here"));
 	memset(block, 0, BLOCK);
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "no qcow2"));
-	make(3, 21, NULL, NULL, 0); /* an extension that ends behind the block, where QEMU would read on */
+	make(3, 21, NULL, NULL, 0); /* an extension that ends beyond the block, where QEMU would read on */
 	add_extension(112, 0x12345678, NULL, 0);
 	put32(116, BLOCK - 112 - 8);
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "cannot be understood"));
 	make(3, 21, "x", "raw", 0);
-	put64(8, 1 << 20); /* a name there */
+	put64(8, 1 << 20); /* a name beyond the block */
 	cr_assert(adopt(&below, &text) == -EINVAL && strstr(text, "cannot be understood"));
 	strcpy(ours.format, "qed");
 	memset(block, 0, BLOCK);
@@ -233,7 +239,7 @@ Test(header, whatever_else_is_outside_of_the_image_is_refused)
 	cr_assert_eq(adopt(NULL, NULL), 0);
 }
 
-/* Random headers: a header that is accepted names our layer, and is accepted again without a change. */
+/* Random headers.  An accepted header names our layer; accepted again, it does not change. */
 Test(header, whatever_comes_is_refused_or_names_our_layer)
 {
 	static unsigned char once[BLOCK];

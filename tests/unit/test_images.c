@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Real image files behind the engine's table: io_uring, holes, sizes, and what may be overwritten. */
+/*
+ * Image files behind the engine's table: io_uring, holes, sizes, and which images may be
+ * overwritten.
+ */
 #include "files/images.h"
 
 #include <criterion/criterion.h>
@@ -17,11 +20,11 @@
 #include <unistd.h>
 
 #define MIB (1024u * 1024)
-#define BYTES (8 * MIB + 4096 + 512) /* the tail is not aligned to anything */
+#define BYTES (8 * MIB + 4096 + 512) /* the tail is not aligned */
 
 static char paths[2][64];
 
-static int submit_fails; /* the -errno that each submit answers */
+static int submit_fails; /* -errno of each io_uring_submit() */
 
 int __real_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_submit(struct io_uring *ring);
@@ -85,7 +88,7 @@ static void write_pattern(int which)
 	free(bytes);
 }
 
-/* Copies all data of the first into the second through the first's staging memory. */
+/* Copies all data of the first image into the second through the first one's staging memory. */
 static void copy(struct gw_disks *from, struct gw_disks *to)
 {
 	uint64_t at = 0, first, end;
@@ -162,7 +165,7 @@ static int stop_later(void *context)
 	return --*(int *)context < 0 ? -ECANCELED : 0;
 }
 
-/* A hash that was stopped leaves nothing in the cache, and the next call reads all of the image. */
+/* An interrupted hash leaves nothing in the cache; the next call reads the whole image. */
 Test(images, hashing_can_be_stopped_between_pieces)
 {
 	struct gw_disks *disks;
@@ -232,18 +235,21 @@ Test(images, the_sources_own_image_is_never_overwritten)
 
 	write_pattern(0);
 	source = open_images(0, false, false, 0);
-	receiver = open_images(0, true, true, 0); /* shared storage, no lock of QEMU's, and --overwrite */
+	receiver = open_images(0, true, true, 0); /* shared storage, no lock of QEMU, and --overwrite */
 	cr_assert_eq(receiver->ops->prepare(receiver, 0, BYTES, &error), -EBUSY);
 	gw_images_close(receiver);
 	gw_images_close(source);
 	cr_assert_eq(stat(paths[0], &st), 0);
 	cr_assert_eq(st.st_size, BYTES);
-	receiver = open_images(0, true, true, 0); /* nobody sends it any more */
+	receiver = open_images(0, true, true, 0); /* no process sends it any more */
 	cr_assert_eq(receiver->ops->prepare(receiver, 0, BYTES, &error), 0, "%s", error.text);
 	gw_images_close(receiver);
 }
 
-/* The second of two receivers.  Return: what prepare() said, in another process, which is told the first one. */
+/*
+ * The second of two receivers, in another process.  Return: the result of its prepare(), which
+ * names the first one.
+ */
 static int prepare_elsewhere(void)
 {
 	char first[40];
@@ -298,7 +304,7 @@ Test(images, two_images_of_a_receiver_are_two_files)
 	gw_images_close(disks);
 }
 
-/* As QEMU locks what it may write to.  Return: a descriptor that has the lock. */
+/* Locks an image as QEMU does before it writes to it.  Return: a descriptor that holds the lock. */
 static int lock_as_vmm(int which)
 {
 	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1 };
@@ -308,7 +314,7 @@ static int lock_as_vmm(int which)
 	return fd;
 }
 
-/* A receiver that was stopped goes on, and a guest runs on its image. */
+/* A stopped receiver goes on, and meanwhile a guest runs on its image. */
 Test(images, what_a_vmm_uses_is_neither_written_nor_cut)
 {
 	struct gw_error error = { 0 };
@@ -326,12 +332,12 @@ Test(images, what_a_vmm_uses_is_neither_written_nor_cut)
 	cr_assert(strstr(error.text, "another VMM"), "%s", error.text);
 	cr_assert_eq(disks->ops->withhold(disks, 0), -EBUSY);
 	cr_assert_eq(disks->ops->begin(disks, &first), -EBUSY);
-	poll(NULL, 0, 110); /* it is not asked before each write */
+	poll(NULL, 0, 110); /* its locks are not looked for before each write */
 	cr_assert_eq(disks->ops->begin(disks, &write), -EBUSY);
 	gw_images_close(disks);
 	cr_assert(stat(paths[1], &st) == 0 && st.st_size == MIB);
 	close(vmm);
-	disks = open_images(1, true, true, 0); /* nor is an image that the guest here has, which keeps it */
+	disks = open_images(1, true, true, 0); /* nor is an image undone whose guest has arrived */
 	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
 	gw_images_keep(disks);
 	vmm = lock_as_vmm(1);
@@ -340,7 +346,7 @@ Test(images, what_a_vmm_uses_is_neither_written_nor_cut)
 	close(vmm);
 }
 
-/* A device by two nodes is two files to a lock. */
+/* A device with two nodes is two files to a lock. */
 Test(images, one_receiver_has_a_block_device_for_itself)
 {
 	char device[64] = "", command[160];
@@ -392,7 +398,7 @@ static size_t read_begin(int which, char *bytes, size_t room)
 	return (size_t)n;
 }
 
-/* The first block is withheld from the file until GW_DISK_FIRST. */
+/* The first block is not in the file before GW_DISK_FIRST. */
 static void check_withheld(uint64_t bytes)
 {
 	static char begin[2 * GW_DISK_BLOCK_BYTES];
@@ -419,7 +425,7 @@ static void check_withheld(uint64_t bytes)
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
 	read_begin(1, begin, sizeof(begin));
 	cr_assert(begin[0] == 0x5A && begin[105] == 0 && begin[bytes - 1] == 0x5A);
-	/* A write is not in the file until the next GW_DISK_FIRST. */
+	/* A write to the first block is not in the file before the next GW_DISK_FIRST. */
 	memset(disks->staging, 0xA5, 512);
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 512, disks->staging, 0 }), 0);
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
@@ -434,10 +440,10 @@ Test(images, the_first_block_is_written_last)
 {
 	check_withheld(GW_DISK_BLOCK_BYTES + 4096);
 	check_withheld(GW_DISK_BLOCK_BYTES);
-	check_withheld(12345); /* all of it is the first block */
+	check_withheld(12345); /* the whole image is first block */
 }
 
-/* A receiver that is killed leaves half a copy: the next one may have it without --overwrite. */
+/* A killed receiver leaves half a copy, which the next one replaces without --overwrite. */
 Test(images, half_a_copy_may_be_overwritten)
 {
 	struct gw_error error = { 0 };
@@ -446,7 +452,7 @@ Test(images, half_a_copy_may_be_overwritten)
 
 	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, MIB / 2, 4096, disks->staging, 0 }), 0);
-	gw_images_keep(disks); /* stands for the kill: nothing is undone */
+	gw_images_keep(disks); /* as a kill does: nothing is undone */
 	gw_images_close(disks);
 	disks = open_images(1, true, false, 0);
 	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0, "%s", error.text);
@@ -454,7 +460,9 @@ Test(images, half_a_copy_may_be_overwritten)
 	cr_assert(stat(paths[1], &st) == 0 && st.st_size == 0);
 }
 
-/* The image that was made for the guest, with its base's name in it, serves the next attempt too. */
+/*
+ * An image that was created for the guest, with the name of its base, serves the next attempt too.
+ */
 Test(images, a_blank_image_is_what_it_was_after_a_failure)
 {
 	static char before[200000], after[200000];
@@ -463,8 +471,8 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	int fd = open(paths[1], O_RDWR);
 
 	memcpy(before, "QFI\xfb\0\0\0\3", 8);
-	before[23] = 16; /* bits of a cluster */
-	before[39] = before[59] = 1; /* an entry of L1, a cluster of references' counts */
+	before[23] = 16; /* cluster bits */
+	before[39] = before[59] = 1; /* one entry of the L1 table, one cluster of refcounts */
 	strcpy(before + 1000, "/the/base");
 	before[196610] = 1;
 	cr_assert_eq(write(fd, before, sizeof(before)), (ssize_t)sizeof(before));
@@ -477,7 +485,7 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	cr_assert_eq(read_begin(1, after, sizeof(after)), sizeof(after));
 	cr_assert_eq(memcmp(before, after, sizeof(after)), 0);
 	cr_assert_eq(truncate(paths[1], 0), 0);
-	cr_assert_eq(truncate(paths[1], 3 * MIB), 0); /* a raw one: holes */
+	cr_assert_eq(truncate(paths[1], 3 * MIB), 0); /* a raw image: holes only */
 	disks = open_images(1, true, false, 0);
 	cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
 	gw_images_close(disks);
@@ -486,7 +494,10 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	close(fd);
 }
 
-/* The header of an image that was not blank is kept behind the text, so that the image can be made again on its base. */
+/*
+ * The header of an image that was not blank is kept behind the text, so that the image can be made
+ * on its base again.
+ */
 Test(images, an_overwritten_image_keeps_the_name_of_its_base_after_a_failure)
 {
 	static char before[2 * MIB], after[65536];
@@ -498,7 +509,7 @@ Test(images, an_overwritten_image_keeps_the_name_of_its_base_after_a_failure)
 	cr_assert_eq(write(fd, before, sizeof(before)), (ssize_t)sizeof(before));
 	close(fd);
 	for (int attempt = 0; attempt < 2; attempt++) {
-		struct gw_disks *disks = open_images(1, true, attempt == 0, 0); /* the second finds half a copy */
+		struct gw_disks *disks = open_images(1, true, attempt == 0, 0); /* the second attempt finds half a copy */
 
 		cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
 		gw_images_close(disks);
@@ -508,7 +519,10 @@ Test(images, an_overwritten_image_keeps_the_name_of_its_base_after_a_failure)
 	}
 }
 
-/* A ramfs, which has neither holes to be asked for nor a way to make them.  Return: whether there is one, in ./plain. */
+/*
+ * Mounts a ramfs on ./plain.  It can neither report holes nor make them.  Return: whether that
+ * worked.
+ */
 static bool mount_plain(void)
 {
 	mkdir("./plain", 0700);
@@ -554,7 +568,7 @@ Test(images, zeros_where_there_are_no_holes)
 	for (request.offset = 64 * MIB; request.offset < 96 * MIB; request.offset += MIB)
 		cr_assert_eq(do_one(disks, request), 0);
 	cr_assert_eq(fstat(fd, &before), 0);
-	/* 8 GiB of zeros over 32 MiB that were written: those alone are written to. */
+	/* 8 GiB of zeros over 32 MiB of written data: only the written parts are written to. */
 	times = come_for(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, 1ULL << 33, NULL, 0 });
 	cr_assert_eq(fstat(fd, &after), 0);
 	cr_assert_eq(after.st_blocks, before.st_blocks, "%lld blocks, then %lld", (long long)before.st_blocks,
@@ -564,7 +578,7 @@ Test(images, zeros_where_there_are_no_holes)
 		for (unsigned i = 0; i < MIB; i++)
 			cr_assert_eq(bytes[i], 0);
 	}
-	/* And never so long that the caller's other work would wait: a MiB at a time. */
+	/* One call writes 1 MiB at most, so that the caller's other work need not wait. */
 	cr_assert_geq(times, 32, "%u", times);
 	gw_images_close(disks);
 	free(bytes);
@@ -584,7 +598,7 @@ Test(images, what_is_no_image_is_an_error)
 	cr_assert_eq(gw_images_open(&disks, &file, 1, true, &error), -ENOENT);
 }
 
-/* What the kernel never took never ends: closing does not wait for it. */
+/* A step that the kernel never took never ends.  Closing does not wait for it. */
 Test(images, closing_waits_for_what_was_submitted_alone)
 {
 	struct gw_disk_request request = { GW_DISK_READ, 0, 0, MIB, NULL, 0 };

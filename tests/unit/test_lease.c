@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The VMM's end of a lease closes while beats lie unread there: what it said before is heard at the first look. */
+/*
+ * The VMM closes its end of a lease while beats lie unread there.  Its last words are still read at
+ * the next look.
+ */
 #include "vmm/lease_client.h"
 #include "vmm-shim/lease_proto.h"
 
@@ -24,7 +27,7 @@ static void *grant(void *argument)
 	return NULL;
 }
 
-/* Opens a lease.  Return: the VMM's end of it, where a beat lies unread. */
+/* Opens a lease.  Return: the VMM's end of it, with an unread beat. */
 static int open_lease(struct lease_client *lease)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The files that a process has mapped, by its own map. */
+/* The files that a process has mapped, as /proc/self/maps lists them. */
 #include "vmm-shim/mappings.h"
 
 #include <criterion/criterion.h>
@@ -23,7 +23,7 @@ static char *map_file(const char *name, size_t bytes)
 	return at;
 }
 
-/* Rings and registers of devices, of which a VMM may have hundreds. */
+/* Rings and registers of devices.  A VMM may have hundreds of them. */
 Test(mappings, small_files_do_not_count)
 {
 	static struct mappings mappings;
@@ -33,7 +33,7 @@ Test(mappings, small_files_do_not_count)
 	for (unsigned i = 0; i < SMALL / 2; i++)
 		(void)map_file("small", 4 * KIB);
 	large = map_file("large", 1536 * KIB);
-	/* In pieces, of which none is as large as a file must be. */
+	/* In pieces, each smaller than a file has to be. */
 	cr_assert_eq(mprotect(large + 512 * KIB, 512 * KIB, PROT_NONE), 0);
 	for (unsigned i = 0; i < SMALL / 2; i++)
 		(void)map_file("small", 1020 * KIB);

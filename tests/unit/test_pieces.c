@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two pieces that touch one block are found, wherever they stand; and no others. */
+/* Two pieces that touch one block are found at any position, and no others are. */
 #include "engine/pieces.h"
 
 #include <criterion/criterion.h>
@@ -22,7 +22,7 @@ static struct wire_disk random_batch(unsigned most)
 	return disk;
 }
 
-/* The slow way.  Return: whether a block is in two pieces of @one, or in one of each. */
+/* The slow way.  Return: whether two pieces of @one share a block, or a piece of each. */
 static bool touches(const struct wire_disk *one, const struct wire_disk *other)
 {
 	static unsigned char times[IMAGES][BLOCKS + 2];
@@ -58,7 +58,7 @@ Test(pieces, blocks_that_come_twice_are_found)
 		cr_assert_eq(pieces_overlap(&one, &one_order), touches(&one, NULL), "batch %u", n);
 		overlaps += touches(&one, NULL);
 		if (touches(&one, NULL) || touches(&other, NULL))
-			continue; /* refused before it is compared with others */
+			continue; /* refused before it is compared */
 		cr_assert_eq(pieces_meet(&one, &one_order, &other, &other_order), touches(&one, &other), "batches %u", n);
 		meets += touches(&one, &other);
 		checked++;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A VMM that gives the test's answers: the reason of a failed migration is told in the VMM's own words. */
+/* The reason for a failed migration is reported in the VMM's own words.  The test plays the VMM. */
 #include "vmm/qmp.h"
 
 #include <criterion/criterion.h>
@@ -17,7 +17,10 @@ static void say(int fd, const char *text)
 		_exit(1);
 }
 
-/* Greets, takes qmp_capabilities, tells of a migration that failed, and answers query-migrate with @answer. */
+/*
+ * Greets, takes qmp_capabilities, reports a failed migration, and answers query-migrate with
+ * @answer.
+ */
 static void serve(int listener, const char *answer)
 {
 	char request[512], text[600];
@@ -35,7 +38,7 @@ static void serve(int listener, const char *answer)
 	_exit(0);
 }
 
-/* The error of a migration after which query-migrate gets @answer, or the VMM dies. */
+/* The error of a migration.  query-migrate gets @answer, or the VMM dies. */
 static struct gw_error failed_with(const char *answer)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

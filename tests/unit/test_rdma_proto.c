@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The messages of an RDMA link: there and back, and nothing else is taken. */
+/*
+ * The messages of an RDMA link: each survives encoding and decoding, and no other bytes are
+ * accepted.
+ */
 #include "transport/rdma/proto.h"
 
 #include <criterion/criterion.h>
@@ -62,7 +65,10 @@ Test(rdma_proto, what_is_out_of_bounds_is_refused)
 	cr_assert_eq(down_back.reason[0], '?', "no escape sequences");
 }
 
-/* Each byte that the protocol gives as 0: fields, rails past the count, and what follows a text. */
+/*
+ * Each byte that the protocol defines as 0: fields, rails beyond the count, and the rest after a
+ * text.
+ */
 Test(rdma_proto, reserved_bytes_are_zero)
 {
 	static const unsigned rails_zeros[] = { 20 + 20 + 15, 20 + 36, 20 + 36 * 8 - 1, 20 + 36 * 8 + 199 };
@@ -75,7 +81,7 @@ Test(rdma_proto, reserved_bytes_are_zero)
 	struct rails_down down = { .rail = 1, .reason = "gone" };
 	uint32_t n;
 
-	rails.reason[100] = 'x'; /* what stood there before is not sent */
+	rails.reason[100] = 'x'; /* old bytes of the buffer are not sent */
 	for (size_t i = 0; i < sizeof(rails_zeros) / sizeof(rails_zeros[0]); i++) {
 		struct rails_offer back;
 
@@ -109,7 +115,7 @@ Test(rdma_proto, reserved_bytes_are_zero)
 	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO, "no fence");
 	round = (struct rails_round){ 5, 0, 3, { 1, 2 } };
 	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO, "no fence of the data connections");
-	for (unsigned i = 4; i < 16; i++) { /* the last stamp and fence are of an answer */
+	for (unsigned i = 4; i < 16; i++) { /* only an answer has the last two: stamp and fence */
 		n = rails_encode_down(out, &down);
 		out[i] = 1;
 		cr_expect_eq(rails_decode_down(out, n, &down), -EPROTO, "DOWN, byte %u", i);
@@ -134,7 +140,7 @@ Test(rdma_proto, noise_breaks_nothing)
 	srand(11);
 	for (unsigned n = 0; n < 20000; n++) {
 		uint32_t bytes = (uint32_t)rand() % 700;
-		unsigned char *exact = malloc(bytes ? bytes : 1); /* so that ASan sees a byte too many */
+		unsigned char *exact = malloc(bytes ? bytes : 1); /* exactly as long, so that ASan sees a read beyond */
 
 		for (uint32_t i = 0; i < bytes; i++)
 			exact[i] = (unsigned char)(rand() % 8 ? 0 : rand());

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A destination that says a thing twice, or unasked.  Each message that has the source do work, or lets the guest stand, counts
- * once: the repetition fails the session, and the guest stood no second time.
+ * A destination that says something twice, or unasked.  Each message that makes the source work, or
+ * pauses the guest, counts once.  A repetition fails the session, and the guest is not paused
+ * again.
  */
 #include "engine/engine.h"
 #include "engine/wire.h"
@@ -79,11 +80,11 @@ static int next_data(struct gw_region *region, uint64_t from, uint64_t until, ui
 
 static const struct gw_region_ops region_ops = { .next_data = next_data };
 
-/* The destination, played by hand. */
+/* The destination, played by the test. */
 struct peer {
 	struct gw_link *link;
-	enum wire_type twice;   /* this one is said twice */
-	enum wire_type unasked; /* this one is said before HELLO_OK; 0: none */
+	enum wire_type twice;   /* said twice */
+	enum wire_type unasked; /* said before HELLO_OK; 0: none */
 	struct wire_round round;
 	bool round_waits;
 	unsigned char buffer[GW_LINK_MESSAGE_BYTES];
@@ -153,7 +154,7 @@ static void answer(struct peer *peer)
 	}
 }
 
-/* One migration to that peer. */
+/* One migration to that destination. */
 static struct gw_status migrate(enum wire_type twice, enum wire_type unasked, struct vm *vm)
 {
 	static unsigned char memory[PAGES * PAGE], there[PAGES * PAGE];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every run state of QEMU's query-status is known, and so is whether it migrates; others are refused. */
+/* Each run state of QEMU's query-status is known, and whether it migrates.  Others are refused. */
 #include "vmm/vmm.h"
 
 #include <criterion/criterion.h>

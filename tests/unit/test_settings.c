@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A VMM with capabilities as the test wrote them down: one that is on and is not known is refused by name. */
+/* A VMM with the capabilities of the test.  An unknown one that is on is refused by name. */
 #include "vmm/settings.h"
 
 #include <criterion/criterion.h>
@@ -11,7 +11,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Answers the parameters, the capabilities @list, and all that comes then; the last answer is @last.  Exits with what was asked. */
+/*
+ * Answers query-migrate-capabilities with @list, migrate-set-capabilities with @last, and all other
+ * commands with parameters.  Exits with the number of commands.
+ */
 static void serve(int listener, const char *list, const char *last)
 {
 	char request[2048], text[2048];
@@ -33,7 +36,7 @@ static void serve(int listener, const char *list, const char *last)
 	_exit(asked);
 }
 
-/* Takes the settings of such a VMM.  Return: what came of it; *asked: how many commands the VMM got. */
+/* Takes the settings of such a VMM.  Return: 0 or -errno; *asked: the number of its commands. */
 static int take(const char *list, const char *last, struct gw_error *error, int *asked)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

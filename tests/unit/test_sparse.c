@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A terabyte of guest memory, a few thousand pages of it ever touched: what is done is in proportion to those. */
+/*
+ * A terabyte of guest memory of which a few thousand pages were ever touched: the work is
+ * proportional to those pages.
+ */
 #include "files/ramfile.h"
 #include "tests/lib/pair.h"
 #include "tracker/wp_async.h"
@@ -34,7 +37,7 @@ static int make_memory(unsigned char **memory)
 	return fd;
 }
 
-/* The time that this process ran: how busy the machine is does not count. */
+/* CPU time of this process.  The load of the machine does not change it. */
 static uint64_t now(void)
 {
 	struct timespec ts;
@@ -80,7 +83,7 @@ Test(sparse, write_protection_looks_at_what_is_there)
 	cr_assert_lt(page_tables_kib() - tables, 8 * 1024);
 	for (unsigned i = 0; i < 10; i++)
 		memory[place(i * 7)] = 2;
-	memory[place(TOUCHED + 5)] = 3; /* was a hole until now */
+	memory[place(TOUCHED + 5)] = 3; /* a hole so far */
 	from = now();
 	cr_assert_eq(gw_wp_async_collect(wp, &shared, &error), 11);
 	cr_assert_lt(now() - from, 500 * GW_NS_PER_MS, "a collect took %llu ms", (unsigned long long)((now() - from) / GW_NS_PER_MS));
@@ -92,7 +95,7 @@ Test(sparse, write_protection_looks_at_what_is_there)
 	close(segment.fd);
 }
 
-/* --- a whole migration, between two files of this process ------------------------------------------------------ */
+/* --- a whole migration between two files of this process ------------------------------------- */
 
 struct side {
 	struct gw_region region;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who answered a hello and is no godwit. */
+/* Names the program that answered a hello and is no godwit. */
 #include "transport/hello.h"
 
 #include <criterion/criterion.h>

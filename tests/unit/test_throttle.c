@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Threads that stand for a part of their time: those of this test instead of virtual processors.
+ * Threads that are slowed sleep for a part of their time.  Threads of this test stand for vCPU
+ * threads.
  *
- * A busy machine takes time from a thread too.  So what is counted is how often a thread gave up its processor by itself: these
- * threads do nothing else that waits.
+ * A busy machine takes time from a thread too.  So the tests count how often a thread gave up its
+ * processor by itself.  These threads wait for nothing else.
  */
 #include "vmm-shim/throttle.h"
 #include "vmm-shim/vcpus.h"
@@ -32,7 +33,7 @@ struct spinner {
 	_Atomic int id;
 	_Atomic uint64_t turns;
 	_Atomic bool stop;
-	bool in_kvm; /* as a virtual processor of KVM: stands between enter and leave alone */
+	bool in_kvm; /* as a vCPU thread: it sleeps only between enter and leave */
 };
 
 static void *spin(void *argument)
@@ -74,7 +75,7 @@ static void stop(struct spinner *spinners)
 	}
 }
 
-/* How often a thread of ours gave up its processor by itself. */
+/* How often this thread gave up its processor by itself. */
 static unsigned long stood(int id)
 {
 	static const char key[] = "voluntary_ctxt_switches:";
@@ -93,7 +94,7 @@ static unsigned long stood(int id)
 }
 
 struct times {
-	uint64_t wall_ns, ran_ns, waited_ns; /* waited for a processor */
+	uint64_t wall_ns, ran_ns, waited_ns; /* time spent waiting for a processor */
 };
 
 static struct times times_of(int id)
@@ -112,7 +113,7 @@ static struct times times_of(int id)
 	return times;
 }
 
-/* Of the time for which a thread had a processor or stood: the percentage for which it stood. */
+/* The time for which a thread slept, in percent of the time for which it ran or slept. */
 static unsigned percent_stood(int id)
 {
 	struct times then = times_of(id), now;
@@ -153,7 +154,7 @@ static void check_share(bool in_kvm)
 	turns = atomic_load(&spinner->turns);
 	percent = percent_stood(ids[0]);
 	cr_assert_gt(percent, 40, "%u %%", percent);
-	while (atomic_load(&spinner->turns) == turns) /* it runs in between */
+	while (atomic_load(&spinner->turns) == turns) /* it runs between them */
 		usleep(100);
 	cr_assert_eq(throttle_set(0, NULL, 0, &error), 0);
 	await_turns(spinner, 2);
@@ -178,7 +179,7 @@ static void *run_vmm_code(void *argument)
 	struct spinner *spinner = argument;
 
 	vcpus_enter();
-	vcpus_leave(); /* from here on it is the VMM's own code, that may hold any lock */
+	vcpus_leave(); /* from here on the VMM's own code runs, which may hold any lock */
 	atomic_store(&spinner->id, (int)syscall(SYS_gettid));
 	while (!atomic_load(&spinner->stop)) {
 		for (volatile int i = 0; i < 20000; i++)
@@ -217,7 +218,7 @@ Test(throttle, it_is_lifted_at_once)
 
 	cr_assert_eq(vcpus_init(sigaction), 0);
 	start(spinners, false, ids);
-	for (int tries = 0; tries < 20 && least >= 10 * GW_NS_PER_MS; tries++) { /* a busy machine lets one of them through */
+	for (int tries = 0; tries < 20 && least >= 10 * GW_NS_PER_MS; tries++) { /* on a busy machine one of them may pass */
 		cr_assert_eq(throttle_set(99, ids, SPINNERS, &error), 0);
 		usleep(50 * 1000);
 		from = gw_now_ns(&gw_clock_real);

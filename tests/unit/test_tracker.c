@@ -109,7 +109,7 @@ Test(wp_async, no_write_is_lost_and_an_idle_round_is_clean)
 			if (written[p])
 				cr_assert(gw_bitmap_test(&shared, p), "round %d: page %u was lost", round, p);
 		memset(shared.words, 0, gw_bitmap_bytes(PAGES));
-		/* Nothing written: nothing found. */
+		/* No writes, no dirty pages. */
 		cr_assert_eq(gw_wp_async_collect(wp, &shared, &error), 0);
 	}
 	gw_wp_async_close(wp);

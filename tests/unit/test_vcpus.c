@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Threads that are parked, told to stand, or take no notice: those of this test instead of virtual processors. */
+/*
+ * Threads that are parked, told to stop, or do not react.  Threads of this test stand for vCPU
+ * threads.
+ */
 #include "vmm-shim/vcpus.h"
 
 #include "base/clock.h"
@@ -20,7 +23,7 @@ struct runner {
 	_Atomic int id;
 	_Atomic uint64_t turns;
 	_Atomic bool ends;
-	bool kvm; /* runs virtual processors */
+	bool kvm; /* it runs vCPUs */
 };
 
 static void *run(void *argument)
@@ -67,7 +70,7 @@ static void wait_for_turns(struct runner *runner)
 		usleep(100); /* the test's own limit ends it */
 }
 
-/* The last turn may be under way when it is told to stand. */
+/* The last turn may be under way when the thread is told to stop. */
 static bool stands(struct runner *runner)
 {
 	uint64_t was;
@@ -89,7 +92,7 @@ Test(vcpus, none_runs_while_they_are_parked)
 	start(runners, THREADS, true);
 	for (int n = 0; n < 50; n++) {
 		rc = vcpus_park();
-		if (rc == -ETIMEDOUT) /* a machine that is busy elsewhere */
+		if (rc == -ETIMEDOUT) /* a busy machine */
 			continue;
 		cr_assert_eq(rc, 0);
 		parked++;
@@ -127,7 +130,7 @@ Test(vcpus, those_that_stand_can_be_parked)
 	stop(runners, THREADS);
 }
 
-/* The id of a thread that has ended may be another's. */
+/* The id of an ended thread may be given to another one. */
 Test(vcpus, a_thread_that_is_not_tagged_takes_no_notice)
 {
 	struct runner runner = { 0 };
@@ -151,7 +154,10 @@ Test(vcpus, a_thread_that_is_not_tagged_takes_no_notice)
 	stop(&runner, 1);
 }
 
-/* A VMM that forks while its virtual processors are parked: the child has none of them, and may have some of its own. */
+/*
+ * A VMM forks while its vCPUs are parked.  The child has none of these threads, and may have some
+ * of its own.
+ */
 Test(vcpus, a_child_waits_for_nobody)
 {
 	struct runner runners[THREADS] = { 0 };

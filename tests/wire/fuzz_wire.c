@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Feeds the decoders with mutated and random bytes, in buffers of exactly their length so that a sanitizer
- * sees every byte read beyond.  What a decoder accepts must encode again to what it decodes from.
+ * Feeds the decoders with mutated and random bytes.  Each buffer has exactly their length, so that
+ * a sanitizer sees any read beyond.  An accepted message must encode to the same bytes.
  *
  *   fuzz_wire [SEED [COUNT]]
  */
@@ -24,7 +24,7 @@ static uint64_t rnd(void)
 static unsigned char again[GW_LINK_MESSAGE_BYTES];
 static unsigned accepted;
 
-/* Whether all facts end within the message; a sanitizer sees what lies beyond. */
+/* Whether all facts end within the message.  A sanitizer sees reads beyond. */
 static bool facts_are_texts(const struct wire_hello *hello)
 {
 	const char *at = hello->facts;
@@ -99,7 +99,7 @@ static void feed(const unsigned char *bytes, uint32_t length)
 
 static uint32_t seed_message(unsigned char *buffer)
 {
-	static const char facts[] = "machine type\0pc\0disk\0\0device a/04.0\0nic"; /* and its own zero */
+	static const char facts[] = "machine type\0pc\0disk\0\0device a/04.0\0nic"; /* and its terminating zero */
 	static struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "g", .region_count = 3,
 					   .regions = { { .name = "a", .bytes = 4096, .file = { .host = { 7 }, .inode = 9 } },
 							{ .name = "b", .bytes = 8192 },
@@ -167,5 +167,5 @@ int main(int argc, char **argv)
 		free(exact);
 	}
 	printf("%u messages, %u accepted\n", count, accepted);
-	return accepted == 0; /* a fuzzer that is always turned away tests nothing */
+	return accepted == 0; /* if all inputs are rejected nothing is tested */
 }

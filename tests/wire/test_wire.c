@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Golden bytes of every message: a change here is a change of the protocol, and wants a new version. */
+/*
+ * The bytes of each message.  A change here is a change of the protocol, and needs a new version.
+ */
 #include "engine/wire.h"
 
 #include <criterion/criterion.h>
@@ -19,7 +21,7 @@ static const char *hex(uint32_t bytes)
 
 static struct wire_hello sample(void)
 {
-	static const char facts[] = "type\0pc\0disk\0"; /* and its own zero: an empty value */
+	static const char facts[] = "type\0pc\0disk\0"; /* and its terminating zero: an empty value */
 	struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "web", .region_count = 1,
 				    .fact_count = 2, .fact_bytes = sizeof(facts), .facts = facts };
 
@@ -57,13 +59,13 @@ Test(wire, a_hello_that_lies_is_refused)
 
 	cr_assert_eq(wire_get_hello(buffer, bytes - 1, &back), -EPROTO);
 	cr_assert_eq(wire_get_hello(buffer, 10, &back), -EPROTO);
-	buffer[15] = 65; /* more regions than there are */
+	buffer[15] = 65; /* more regions than there are in the message */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
-	memset(buffer + 24, 'A', 64); /* a name without an end */
+	memset(buffer + 24, 'A', 64); /* a name without a terminating zero */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
-	buffer[95] = 1; /* a size that is no whole number of pages */
+	buffer[95] = 1; /* a size that is no multiple of the page size */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
 	buffer[0] = 'X';
@@ -81,10 +83,10 @@ Test(wire, facts_that_lie_are_refused)
 	buffer[19] = 1; /* fewer */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
-	buffer[bytes - 1] = 'x'; /* the last has no end */
+	buffer[bytes - 1] = 'x'; /* the last one has no terminating zero */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	bytes = wire_put_hello(buffer, &hello);
-	buffer[88 + 104] = 27; /* an escape for the terminal */
+	buffer[88 + 104] = 27; /* an escape sequence for the terminal */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
 	buffer[88 + 104] = 0; /* no key */
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), -EPROTO);
@@ -119,11 +121,11 @@ Test(wire, disks)
 	cr_assert_eq(wire_get_disks(buffer, wire_put_disks(buffer, &disks), &back), -EPROTO);
 	disks.images[0].format[0] = 'q';
 	bytes = wire_put_disks(buffer, &disks);
-	memset(buffer + 472, 'x', 32); /* a format without an end */
+	memset(buffer + 472, 'x', 32); /* a format without a terminating zero */
 	cr_assert_eq(wire_get_disks(buffer, bytes, &back), -EPROTO);
 }
 
-/* All texts of a HELLO and of DISKS end within their field, and zeros follow. */
+/* Each text of HELLO and DISKS ends within its field, and zeros follow. */
 Test(wire, texts_are_padded_with_zeros)
 {
 	static const struct {
@@ -135,7 +137,7 @@ Test(wire, texts_are_padded_with_zeros)
 	struct wire_hello hello = sample(), back;
 	uint32_t bytes;
 
-	hello.guest[60] = hello.regions[0].name[60] = disks.images[0].format[30] = 'x'; /* what stood there before is not sent */
+	hello.guest[60] = hello.regions[0].name[60] = disks.images[0].format[30] = 'x'; /* old bytes of the buffer are not sent */
 	for (size_t i = 0; i < sizeof(hello_texts) / sizeof(hello_texts[0]); i++) {
 		bytes = wire_put_hello(buffer, &hello);
 		cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
@@ -150,7 +152,7 @@ Test(wire, texts_are_padded_with_zeros)
 	}
 }
 
-/* Each byte that the protocol gives as 0. */
+/* Each byte that the protocol defines as 0. */
 Test(wire, reserved_bytes_are_zero)
 {
 	static struct wire_disks disks = { .count = 1, .images = { { .name = "d", .bytes = 1 } } }, disks_back;
