@@ -389,6 +389,7 @@ static bool is_usable(const struct sockaddr *address)
 /* "[fe80::1%eth0]" of the lab's second interface.  Return: whether it has one yet. */
 static bool find_link_local(char *host, size_t bytes)
 {
+	const char *rail = getenv("LAB_RAIL");
 	char net[IF_NAMESIZE] = "", text[100];
 	struct ifaddrs *list;
 	bool found = false;
@@ -401,7 +402,7 @@ static bool find_link_local(char *host, size_t bytes)
 
 			if (!a->ifa_addr || getnameinfo(a->ifa_addr, length, text, sizeof(text), NULL, 0, NI_NUMERICHOST) != 0)
 				continue;
-			if (pass == 0 && strcmp(text, getenv("LAB_RAIL")) == 0)
+			if (pass == 0 && rail && strcmp(text, rail) == 0)
 				snprintf(net, sizeof(net), "%s", a->ifa_name);
 			found = pass == 1 && strcmp(net, a->ifa_name) == 0 && strncmp(text, "fe80:", 5) == 0 &&
 				is_usable(a->ifa_addr);

@@ -8,8 +8,6 @@
 static char arguments[32768];
 static char *list[1024];
 
-extern char **environ;
-
 static void again(int number)
 {
 	sigset_t none;

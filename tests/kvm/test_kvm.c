@@ -11,8 +11,6 @@
  *   - After a round without writes nothing is dirty.
  *   - The VMM's log names exactly the pages that were written since it was last cleared.
  */
-#include "tracker/kvm.h"
-#include "vmm-shim/mappings.h"
 #include "tests/kvm/vmm.h"
 #include "tracker/kvm.h"
 

@@ -94,7 +94,7 @@ int main(void)
 	ASSUME(gw_wp_async_collect(wp, &shared, &error) == 2 && gw_bitmap_test(&shared, 120) && gw_bitmap_test(&shared, 121),
 	       "the scan shows the process's writes and none of the vCPU's");
 	for (unsigned p = 0; p < PAGES; p++) {
-		int in_log = log[p / 64] >> (p % 64) & 1, by_guest = p >= FIRST && p < FIRST + WRITTEN;
+		bool in_log = log[p / 64] >> (p % 64) & 1, by_guest = p >= FIRST && p < FIRST + WRITTEN;
 
 		missed += by_guest && !in_log;
 		extra += in_log && !by_guest;

@@ -72,7 +72,7 @@ static char *make_memory(int *fd)
 	return memory;
 }
 
-static struct gw_wp_async *open_wp(char *memory, unsigned pages)
+static struct gw_wp_async *open_wp(const char *memory, unsigned pages)
 {
 	struct gw_wp_segment segment = { .addr = (uint64_t)(uintptr_t)memory, .bytes = (uint64_t)pages * PAGE };
 	struct gw_error error = { 0 };
@@ -147,7 +147,7 @@ Test(wp_async, memory_unmapped_under_it_is_an_error_not_a_clean_round)
 
 	cr_assert_eq(gw_bitmap_new(&shared, PAGES), 0);
 	munmap(memory, (size_t)PAGES * PAGE);
-	mmap(memory, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	cr_assert_eq(mmap(memory, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0), memory);
 	cr_assert_lt(gw_wp_async_collect(wp, &shared, &error), 0);
 	cr_assert(error.text[0]);
 	gw_wp_async_close(wp);
