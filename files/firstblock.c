@@ -19,7 +19,10 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, co
 int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes, const void *header, size_t header_bytes)
 {
 	first->changed = true;
-	/* This allocates the whole block on the device.  The sync in the blackout need not wait for an allocation. */
+	/*
+	 * This allocates the whole block on the device.  The sync in the blackout need not wait for
+	 * an allocation.
+	 */
 	return gw_half_copy_write(fd, image_bytes, header, header_bytes);
 }
 

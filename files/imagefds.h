@@ -20,7 +20,8 @@ struct image_fds {
 	bool is_device, overwrite, read_only;
 	bool taken; /* locked for this receiver */
 	bool half;  /* prepared, and not known to be whole */
-	bool fresh; /* a file that was cut to nothing by prepare: all that is not in @written reads as zeros */
+	/* a file that was cut to nothing by prepare: all that is not in @written reads as zeros */
+	bool fresh;
 	struct written written;
 	struct first_block first;
 	uint64_t looked_ns; /* when image_is_taken() last asked for a VMM's locks */
@@ -35,12 +36,15 @@ struct image_fds {
 /* The present size.  Return: 0 and *bytes, or -errno. */
 int image_size(const struct image_fds *fds, uint64_t *bytes) GW_MUST_CHECK;
 
-/* Opens the file behind @fd again.  Return: the descriptor; -1 with errno, for example where there is no O_DIRECT. */
+/*
+ * Opens the file behind @fd again.  Return: the descriptor; -1 with errno, for example where there
+ * is no O_DIRECT.
+ */
 int image_open_again(int fd, bool writable, int flags);
 
 /*
- * Whether a VMM was started on an image that is being received.  Asks for its locks now and then only, unless @always:
- * set that before the image becomes whole.
+ * Whether a VMM was started on an image that is being received.  Asks for its locks now and then
+ * only, unless @always: set that before the image becomes whole.
  */
 bool image_is_taken(struct image_fds *fds, bool always);
 

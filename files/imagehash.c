@@ -2,13 +2,14 @@
 /*
  * Theory of operation
  *
- * The hash covers the numbers and contents of all blocks of 64 KiB that are not all zeros.  So two files that read the
- * same have the same hash, however sparse each of them is.  Holes are not read.  Pages that were read are dropped from
- * the page cache.
+ * The hash covers the numbers and contents of all blocks of 64 KiB that are not all zeros.  So two
+ * files that read the same have the same hash, however sparse each of them is.  Holes are not read.
+ * Pages that were read are dropped from the page cache.
  *
- * The cache folder has a small file for each image, named by its device and inode.  It holds the hash with the size, mtime
- * and ctime of the image.  A write to the image changes its ctime, which makes the cached hash stale.
- * If the cache cannot be written, the next call computes the hash again.
+ * The cache folder has a small file for each image, named by its device and inode.  It holds the
+ * hash with the size, mtime and ctime of the image.  A write to the image changes its ctime, which
+ * makes the cached hash stale.  If the cache cannot be written, the next call computes the hash
+ * again.
  */
 #include "files/imagehash.h"
 
@@ -94,13 +95,17 @@ static void keep(const char *path, const struct stat *st, uint64_t hash)
 		unlink(new_path);
 }
 
-/* Hashes a window of the file that begins at @offset.  Only the end of the file need not be a whole block. */
+/*
+ * Hashes a window of the file that begins at @offset.  Only the end of the file need not be a whole
+ * block.
+ */
 static void feed(XXH3_state_t *state, char *window, uint64_t offset, size_t bytes)
 {
 	for (size_t at = 0; at < bytes; at += GW_DISK_BLOCK_BYTES) {
 		uint64_t number = (offset + at) / GW_DISK_BLOCK_BYTES;
 
-		if (bytes - at < GW_DISK_BLOCK_BYTES) /* a partial last block is hashed padded with zeros */
+		/* a partial last block is hashed padded with zeros */
+		if (bytes - at < GW_DISK_BLOCK_BYTES)
 			memset(window + bytes, 0, GW_DISK_BLOCK_BYTES - (bytes - at));
 		if (page_is_zero(window + at, GW_DISK_BLOCK_BYTES))
 			continue;

@@ -6,7 +6,8 @@
 #include "engine/disk.h"
 
 /*
- * Hashes an image.  The first call reads all of it, which may take minutes; later calls use the cached hash.
+ * Hashes an image.  The first call reads all of it, which may take minutes; later calls use the
+ * cached hash.
  * @fd: the image, through the page cache.  @between: see gw_disk_ops.hash.
  * Return: 0 and *hash, -errno, or the result of @between.
  */

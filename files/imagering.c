@@ -9,14 +9,18 @@
 
 #define ZERO_BYTES (1024u * 1024) /* one write of zeros */
 
-static unsigned char zeros[ZERO_BYTES] __attribute__((aligned(DIRECT_ALIGN))); /* never written to */
+/* never written to */
+static unsigned char zeros[ZERO_BYTES] __attribute__((aligned(DIRECT_ALIGN)));
 
 static bool is_aligned(const struct gw_disk_request *request, uint64_t done)
 {
 	return ((request->offset + done) | (request->bytes - done)) % DIRECT_ALIGN == 0;
 }
 
-/* The size of the next write of zeros; ranges that were never written are skipped.  Return: 0 when none is left. */
+/*
+ * The size of the next write of zeros; ranges that were never written are skipped.  Return: 0 when
+ * none is left.
+ */
 static unsigned zero_piece(const struct image_fds *fds, struct work *work)
 {
 	uint64_t from = work->request.offset + work->done, end = work->request.offset + work->request.bytes, last = end;
@@ -35,7 +39,10 @@ static void prepare_zeros(const struct image_fds *fds, const struct work *work, 
 	io_uring_prep_fallocate(sqe, fds->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
 }
 
-/* Puts one step of a request into the ring.  The ring is never full: it has as many entries as the table. */
+/*
+ * Puts one step of a request into the ring.  The ring is never full: it has as many entries as the
+ * table.
+ */
 static void push(struct image_ring *ring, unsigned index)
 {
 	struct work *work = &ring->work[index];
@@ -68,7 +75,8 @@ static void push(struct image_ring *ring, unsigned index)
 			break;
 		}
 		io_uring_prep_write(sqe, fd, zeros, zero_piece(fds, work), request->offset + work->done);
-		sqe->flags |= IOSQE_ASYNC; /* otherwise this thread copies to the page cache while it submits */
+		/* otherwise this thread copies to the page cache while it submits */
+		sqe->flags |= IOSQE_ASYNC;
 		break;
 	case GW_DISK_SYNC:
 		io_uring_prep_fsync(sqe, fds->fd, IORING_FSYNC_DATASYNC);
@@ -91,7 +99,10 @@ static bool is_hole(const struct image_fds *fds, uint64_t from, uint64_t end)
 	return at < 0 ? errno == ENXIO : (uint64_t)at >= end;
 }
 
-/* Whether the page at @offset is in the page cache.  Then the guest uses it, and it must stay there. */
+/*
+ * Whether the page at @offset is in the page cache.  Then the guest uses it, and it must stay
+ * there.
+ */
 static bool is_cached(const struct image_fds *fds, uint64_t offset)
 {
 	char byte;
@@ -194,7 +205,10 @@ static bool zeros_ended(struct image_ring *ring, unsigned index, int *result)
 	return false;
 }
 
-/* Puts the next step of a request into the ring after one with *result.  Return: true if the request ended instead. */
+/*
+ * Puts the next step of a request into the ring after one with *result.  Return: true if the
+ * request ended instead.
+ */
 static bool step_ended(struct image_ring *ring, unsigned index, int *result)
 {
 	struct work *work = &ring->work[index];
@@ -248,7 +262,8 @@ int image_ring_next_ended(struct image_ring *ring, struct gw_disk_ended *ended)
 		if (!over) {
 			(void)submit(ring);
 			if (ring->work[index].request.kind == GW_DISK_ZERO)
-				return 0; /* many writes may follow, and the caller has other work */
+				/* many writes may follow, and the caller has other work */
+				return 0;
 			continue;
 		}
 		*ended = (struct gw_disk_ended){ ring->work[index].request.tag, result };

@@ -34,14 +34,20 @@ struct image_ring {
 	unsigned at_once_count;
 };
 
-/* @staging has GW_DISK_STAGING_BYTES, @fds a row for each image.  Return: 0 or -errno with @error set. */
+/*
+ * @staging has GW_DISK_STAGING_BYTES, @fds a row for each image.  Return: 0 or -errno with @error
+ * set.
+ */
 int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging, struct gw_error *error) GW_MUST_CHECK;
 
 /* As gw_disk_ops.begin and gw_disk_ops.next_ended. */
 int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *request) GW_MUST_CHECK;
 int image_ring_next_ended(struct image_ring *ring, struct gw_disk_ended *ended);
 
-/* Waits for the steps that the kernel works on.  A zeroed struct, or one that could not be opened, is fine. */
+/*
+ * Waits for the steps that the kernel works on.  A zeroed struct, or one that could not be opened,
+ * is fine.
+ */
 void image_ring_close(struct image_ring *ring);
 
 #endif

@@ -2,21 +2,24 @@
 /*
  * Theory of operation
  *
- * One io_uring (liburing) serves all images (imagering.h); the staging memory is registered with it.  Each image has a
- * descriptor through the page cache.  Where wanted and possible it has one past the page cache too (O_DIRECT), for aligned
- * requests.  Unaligned requests, such as the tail of a file, go through the page cache.
+ * One io_uring (liburing) serves all images (imagering.h); the staging memory is registered with
+ * it.  Each image has a descriptor through the page cache.  Where wanted and possible it has one
+ * past the page cache too (O_DIRECT), for aligned requests.  Unaligned requests, such as the tail
+ * of a file, go through the page cache.
  *
- * A short read is continued; beyond the end of the file there are zeros.  A short write is continued.  Zeros become a hole
- * (fallocate), where the file has data.  Where holes are not supported, zeros are written, one piece at a time, over the
- * parts that were written since prepare (written.h).
+ * A short read is continued; beyond the end of the file there are zeros.  A short write is
+ * continued.  Zeros become a hole (fallocate), where the file has data.  Where holes are not
+ * supported, zeros are written, one piece at a time, over the parts that were written since prepare
+ * (written.h).
  *
- * The receiver keeps the first block of an image in memory (firstblock.h).  So a guest cannot start on an incomplete
- * image, even if this process is killed.  GW_DISK_FIRST writes that block, 64 KiB, before a sync.
+ * The receiver keeps the first block of an image in memory (firstblock.h).  So a guest cannot start
+ * on an incomplete image, even if this process is killed.  GW_DISK_FIRST writes that block, 64 KiB,
+ * before a sync.
  *
  * received.h says how a receiver locks an image, and how it undoes half a copy.
  *
- * A read through the page cache drops only pages that it brought in.  The copy passes each block once: it must not push
- * out the guest's hot blocks, nor drop them.
+ * A read through the page cache drops only pages that it brought in.  The copy passes each block
+ * once: it must not push out the guest's hot blocks, nor drop them.
  */
 #include "files/images.h"
 
@@ -116,7 +119,8 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	snprintf(image->name, sizeof(image->name), "%s", file->name);
 	snprintf(image->place, sizeof(image->place), "%s", file->place);
 	fds->fd = file->fd >= 0 ? file->fd : open(file->path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) { /* a base may be read-only */
+	/* a base may be read-only */
+	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) {
 		writable = false;
 		fds->read_only = true;
 		fds->fd = open(file->path, O_RDONLY | O_CLOEXEC);

@@ -4,15 +4,15 @@
  *
  * Guest RAM as a file.  Finding data, filling pages and clearing them differ by file system:
  *
- *   tmpfs      Pages resident per mincore() are data.  For the others SEEK_DATA tells holes from swapped-out pages.
- *              SEEK_HOLE alone would be slow: it walks to the end of the data (10 ms per GiB).
- *              A read fault through a mapping fills a hole, so holes are found first.
- *              Received pages go in by UFFDIO_COPY or pwrite(), which neither clear them first nor fault.
- *              Cleared pages are punched out.
- *   hugetlbfs  It has no SEEK_DATA and no write().  A read() of a hole gives zeros and allocates nothing.
- *              So a huge page is data if it does not read as zeros; a fully populated file (st_blocks) is all data.
- *              Pages are cleared by storing zeros.  Punched out, they would lose their reservation, and the guest's
- *              next access could raise SIGBUS.
+ *   tmpfs      Pages resident per mincore() are data.  For the others SEEK_DATA tells holes from
+ *              swapped-out pages.  SEEK_HOLE alone would be slow: it walks to the end of the data
+ *              (10 ms per GiB).  A read fault through a mapping fills a hole, so holes are found
+ *              first.  Received pages go in by UFFDIO_COPY or pwrite(), which neither clear them
+ *              first nor fault.  Cleared pages are punched out.
+ *   hugetlbfs  It has no SEEK_DATA and no write().  A read() of a hole gives zeros and allocates
+ *              nothing.  So a huge page is data if it does not read as zeros; a fully populated
+ *              file (st_blocks) is all data.  Pages are cleared by storing zeros.  Punched out,
+ *              they would lose their reservation, and the guest's next access could raise SIGBUS.
  *   others     As tmpfs (a file on a disk file system).
  */
 #include "files/ramfile.h"
@@ -43,7 +43,10 @@
 #define SEARCH_BYTES (1ULL << 30)
 #define LOOK_AHEAD_BYTES (64ULL * 1024 * 1024)
 
-/* Finds data at or after @from.  Return: its offset, rounded down to a page; the region's end if none; -errno. */
+/*
+ * Finds data at or after @from.  Return: its offset, rounded down to a page; the region's end if
+ * none; -errno.
+ */
 static int64_t seek_data(const struct gw_region *region, uint64_t from)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -153,7 +156,10 @@ static int tmpfs_wipe(struct gw_region *region, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-/* Maps the pages in one call.  A page fault for each 64 KiB would cost more than the scan for zeros. */
+/*
+ * Maps the pages in one call.  A page fault for each 64 KiB would cost more than the scan for
+ * zeros.
+ */
 static void map_pages(struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
 	(void)madvise((char *)region->memory.base + offset, bytes, POPULATE_READ);
@@ -228,7 +234,10 @@ static int hugetlbfs_clear(struct gw_region *region, uint64_t offset, uint64_t b
 		zero = reads_as_zero(region, at, step);
 		if (zero < 0)
 			return zero;
-		/* A page that does not read as zeros is populated, so that storing to it needs no free huge page. */
+		/*
+		 * A page that does not read as zeros is populated, so that storing to it needs no
+		 * free huge page.
+		 */
 		for (uint64_t p = at; !zero && p < at + step; p += page)
 			memset((char *)region->memory.base + p, 0, page);
 		at += step;
@@ -244,8 +253,9 @@ static const struct gw_region_ops hugetlbfs_ops = {
 };
 
 /*
- * Registers the mapping with a userfaultfd, for UFFDIO_COPY only.  It handles no faults, as this process does not access
- * the mapping.  Return: the descriptor; -1 where that is not supported: then pages are written by pwrite().
+ * Registers the mapping with a userfaultfd, for UFFDIO_COPY only.  It handles no faults, as this
+ * process does not access the mapping.  Return: the descriptor; -1 where that is not supported:
+ * then pages are written by pwrite().
  */
 static int open_filler(const struct gw_region *region)
 {
@@ -266,7 +276,9 @@ static int open_filler(const struct gw_region *region)
 
 #define OWNER_LOCK 0x676f647769740000 /* the offset of the lock, far beyond the end of any file */
 
-/* Fills region->file, which tells two regions of one file apart.  Without a boot id it stays zero. */
+/*
+ * Fills region->file, which tells two regions of one file apart.  Without a boot id it stays zero.
+ */
 static void identify(struct gw_region *region, const struct stat *st)
 {
 	int fd GW_CLEANUP_CLOSE = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
@@ -295,8 +307,9 @@ static void drop_lock(struct gw_region *region)
 }
 
 /*
- * Locks the file: two guests in one file would overwrite each other.  The lock is on an open file description of our own,
- * as one on the VMM's would last as long as the VMM.  A file that this process cannot open is not locked.
+ * Locks the file: two guests in one file would overwrite each other.  The lock is on an open file
+ * description of our own, as one on the VMM's would last as long as the VMM.  A file that this
+ * process cannot open is not locked.
  */
 static int lock_file(struct gw_region *region, int fd, bool writable, struct gw_error *error)
 {

@@ -57,14 +57,16 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 }
 
 /*
- * Keeps what received_undo() needs: all of a blank file, which may name a base, or the header of another qcow2 image.
+ * Keeps what received_undo() needs: all of a blank file, which may name a base, or the header of
+ * another qcow2 image.
  */
 static void keep_what_was(struct image_fds *fds, uint64_t bytes)
 {
 	char begin[GW_HALF_COPY_BYTES];
 	ssize_t n = pread(fds->fd, begin, sizeof(begin), 0);
 	bool blank = n >= 0 && !gw_half_copy_begins(begin, (size_t)n) && is_blank(fds, bytes);
-	uint64_t at = n >= 0 && gw_half_copy_begins(begin, (size_t)n) ? GW_HALF_COPY_BYTES : 0; /* the old header follows the text */
+	/* the old header follows the text */
+	uint64_t at = n >= 0 && gw_half_copy_begins(begin, (size_t)n) ? GW_HALF_COPY_BYTES : 0;
 	uint64_t want = blank && bytes <= BLANK_BYTES ? bytes : GW_HALF_COPY_BLOCK;
 
 	fds->was_bytes = bytes;
@@ -168,7 +170,9 @@ static int judge_image(const struct image_fds *fds, const char *name, uint64_t b
 	if (fds->is_device && now < bytes)
 		return gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming", name,
 				    (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
-	/* Does the file system support files of that size?  Asked before the old content is lost. */
+	/*
+	 * Does the file system support files of that size?  Asked before the old content is lost.
+	 */
 	if (!fds->is_device && now < bytes && (ftruncate(fds->fd, (off_t)bytes) < 0 || ftruncate(fds->fd, (off_t)now) < 0))
 		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
 				    (unsigned long long)bytes, strerror(errno));
@@ -196,8 +200,8 @@ int received_take(struct gw_disks *disks, unsigned image, uint64_t bytes, struct
 }
 
 /*
- * The descriptor for the half-copy text.  O_DIRECT if possible: a block in the page cache would be flushed and dropped
- * before the first block is written by O_DIRECT, in the blackout.
+ * The descriptor for the half-copy text.  O_DIRECT if possible: a block in the page cache would be
+ * flushed and dropped before the first block is written by O_DIRECT, in the blackout.
  */
 static int text_fd(const struct image_fds *fds, uint64_t bytes)
 {
@@ -224,7 +228,10 @@ int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, str
 				    (unsigned long long)bytes, strerror(errno));
 	fds->fresh = !fds->is_device;
 	rc = first_block_init(&fds->first, text_fd(fds, bytes), bytes, fds->was, fds->was_used);
-	/* If the host dies before the text is on disk, a file reads as zeros there.  A device has its old first block. */
+	/*
+	 * If the host dies before the text is on disk, a file reads as zeros there.  A device has
+	 * its old first block.
+	 */
 	if (rc == 0 && fds->is_device && fdatasync(fds->fd) < 0)
 		rc = -errno;
 	return rc < 0 ? gw_error_set(error, rc, "disk '%s': the image here cannot be written: %s", name, strerror(-rc)) : 0;

@@ -4,7 +4,8 @@
 
 #include <stdatomic.h>
 
-extern __attribute__((visibility("default"))) _Atomic unsigned slow_ms; /* of pwrite() and io_submit(); 0: not slowed */
+/* of pwrite() and io_submit(); 0: not slowed */
+extern __attribute__((visibility("default"))) _Atomic unsigned slow_ms;
 extern __attribute__((visibility("default"))) _Atomic unsigned slow_read_ms; /* of pread() */
 
 #endif

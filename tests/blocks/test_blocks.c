@@ -797,7 +797,8 @@ static uint64_t write_blocks_ns(const struct engine *engine, unsigned count, boo
 			cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
 			io_uring_cqe_seen(&ring, cqe);
 		}
-		cr_assert_eq(gw_blocks_sync(), 0); /* until the mark of an asynchronous write is there */
+		/* until the mark of an asynchronous write is there */
+		cr_assert_eq(gw_blocks_sync(), 0);
 	}
 	return gw_now_ns(&gw_clock_real) - from;
 }

@@ -103,7 +103,8 @@ static void *submit_all_the_time(void *argument)
 		cr_assert_eq(syscall(SYS_io_getevents, busy.ring, 1, 1, &event, NULL), 1);
 		busy.ended++;
 		if (busy.threads > 1 && n / busy.threads % 8 == 0)
-			usleep(20); /* otherwise there may be no moment without a call for a long time */
+			/* otherwise there may be no moment without a call for a long time */
+			usleep(20);
 	}
 	free(bytes);
 	return NULL;

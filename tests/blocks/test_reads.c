@@ -123,7 +123,8 @@ Test(reads, other_memory_is_not_marked)
 	cr_assert_eq(pread(fd, scrap, PAGE, 0), PAGE);
 	cr_assert_eq(pread(fd, page_at(PAGES - 1) + PAGE, PAGE, 0), PAGE); /* between the two */
 	cr_assert_eq(take(), 0);
-	cr_assert_eq(pread(fd, page_at(PAGES - 1), 3 * PAGE, 0), 3 * PAGE); /* both ends and the page between */
+	/* both ends and the page between */
+	cr_assert_eq(pread(fd, page_at(PAGES - 1), 3 * PAGE, 0), 3 * PAGE);
 	cr_assert_eq(take(), 2);
 	cr_assert(gw_bitmap_next_run(&taken, 0, &first, &last) && first == 0 && last == 1);
 	cr_assert(gw_bitmap_next_run(&taken, 1, &first, &last) && first == PAGES - 1);
@@ -303,7 +304,8 @@ Test(reads, a_slow_read_comes_back)
 	for (unsigned i = 0; i < ENGINES; i++) {
 		char seen = 'd';
 
-		for (int tries = 0; tries < 5 && seen == 'd'; tries++) { /* on a busy machine it may have ended before the look */
+		/* on a busy machine it may have ended before the look */
+		for (int tries = 0; tries < 5 && seen == 'd'; tries++) {
 			begin(&engines[i]);
 			take();
 			seen = *page_at(44); /* the content that a copy would have */

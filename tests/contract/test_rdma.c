@@ -204,7 +204,8 @@ Test(rdma, later_rounds_of_large_puts_do_not_stall)
 	fill(&e, 0, BYTES, 5);
 	put_all(&e, 0, BYTES, 1u << 20);
 	finish_round(&e, 1);
-	for (unsigned char round = 2; round < 7 && least >= 4 * GW_NS_PER_S; round++) { /* on a busy machine one may pass */
+	/* on a busy machine one may pass */
+	for (unsigned char round = 2; round < 7 && least >= 4 * GW_NS_PER_S; round++) {
 		fill(&e, 0, BYTES, round);
 		begun = gw_now_ns(&gw_clock_real);
 		put_all(&e, 0, BYTES, 1u << 20);
@@ -416,7 +417,8 @@ struct rdma_cm_id;
 int __real_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms);
 int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms);
 
-static unsigned asked_scope; /* of the connection manager, which finds this host's own addresses without it */
+/* of the connection manager, which finds this host's own addresses without it */
+static unsigned asked_scope;
 
 int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms)
 {

@@ -193,7 +193,9 @@ static void check_what_is_in_flight_is_bounded(enum backend backend)
 	unsigned n = 0;
 	int rc = 0;
 
-	/* Nobody reads messages at the receiver: the source must be told to wait, and go on after. */
+	/*
+	 * Nobody reads messages at the receiver: the source must be told to wait, and go on after.
+	 */
 	static unsigned char big[GW_LINK_MESSAGE_BYTES];
 	while (n < 1000 && (rc = gw_link_message(e.source, 1, big, sizeof(big))) == 0)
 		n++;
@@ -225,7 +227,9 @@ static void check_the_last_message_outlives_the_close(enum backend backend)
 	struct ends e = open_ends(backend, 2);
 	struct gw_link_event event;
 
-	/* The receiver has something unread when it closes: its last word must arrive all the same. */
+	/*
+	 * The receiver has something unread when it closes: its last word must arrive all the same.
+	 */
 	cr_assert_eq(gw_link_message(e.source, 1, "unread", 6), 0);
 	cr_assert_eq(gw_link_message(e.receiver, 9, "reason", 6), 0);
 	gw_link_close(e.receiver);
@@ -257,7 +261,8 @@ static void check_closing_with_work_in_flight_ends(enum backend backend)
 static void check_a_damaged_message_fails_the_session(enum backend backend)
 {
 	for (int sent = 0; sent < 2; sent++)
-		for (uint64_t bit = 40; bit < 400; bit += 200) { /* tests/unit/test_frames.c flips each bit */
+		/* tests/unit/test_frames.c flips each bit */
+		for (uint64_t bit = 40; bit < 400; bit += 200) {
 			struct ends e = open_ends(backend, 1);
 			struct gw_link *harmed = sent ? e.source : e.receiver;
 			struct gw_link_event event;

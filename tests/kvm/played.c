@@ -116,7 +116,8 @@ int play(int fd, unsigned long request, ...)
 		return fail(EBADF);
 	switch (request) {
 	case KVM_SET_USER_MEMORY_REGION:
-	case KVM_SET_USER_MEMORY_REGION2: /* it begins like the other one; its further fields are not played */
+	/* it begins like the other one; its further fields are not played */
+	case KVM_SET_USER_MEMORY_REGION2:
 		return play_region(argument);
 	case KVM_GET_DIRTY_LOG:
 		return play_get(argument);

@@ -246,7 +246,8 @@ Test(kvm, a_child_forked_in_the_midst_of_a_call_is_not_stuck)
 	if (child == 0) {
 		alarm(5);
 		gw_kvm_unmapped((uintptr_t)memory, PAGE);
-		_exit(read_word(slots[0].addr) == -EFAULT ? 0 : 1); /* nothing was mapped there, and nothing is now */
+		/* nothing was mapped there, and nothing is now */
+		_exit(read_word(slots[0].addr) == -EFAULT ? 0 : 1);
 	}
 	cr_assert_eq(waitpid(child, &status, 0), child);
 	cr_assert_eq(status, 0, "it hung");
@@ -260,7 +261,8 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 
 	begin(1, true, 0);
 	gw_kvm_find_files(mappings_find, mappings_row);
-	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0); /* makes two pieces of the mapping */
+	/* makes two pieces of the mapping */
+	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0);
 	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	region = (struct kvm_userspace_memory_region){ .slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE };
@@ -356,7 +358,8 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 		cr_skip_test("huge pages cannot be had here");
 	}
 	gw_kvm_find_files(find_huge, NULL);
-	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024; /* as QEMU's slots below 1 MiB: no whole huge page */
+	/* as QEMU's slots below 1 MiB: no whole huge page */
+	region.userspace_addr = (uintptr_t)huge + HUGE + 640 * 1024;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	gw_kvm_park_by(play_park, play_unpark);
 	gw_kvm_hold(true);

@@ -61,7 +61,8 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 		} else {
 			own[1] = (struct own){ .first = 200, .pages = 100 };
 			set_slot(1, true);
-			cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), 0); /* without memory it may name more pages than were written */
+			/* without memory it may name more pages than were written */
+			cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), 0);
 			if (gw_kvm_log_arm(0, 0, PAGES, &error) < 0)
 				failed += gw_kvm_log_collect(&error) < 0;
 			delete_slot(1);

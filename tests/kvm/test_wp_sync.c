@@ -85,7 +85,8 @@ Test(wp_sync, misses_nothing_and_comes_to_rest)
 	}
 	cr_assert_eq(memcmp(memory, shadow, sizeof(shadow)), 0, "the copy differs");
 	pages = 1;
-	for (int tries = 0; tries < 200 && pages > 0; tries++) { /* a fault of two threads may be answered once more, late */
+	/* a fault of two threads may be answered once more, late */
+	for (int tries = 0; tries < 200 && pages > 0; tries++) {
 		usleep(10000);
 		pages = (uint64_t)gw_wp_sync_collect(sync, &shared, &error);
 	}
@@ -165,7 +166,8 @@ Test(wp_sync, of_much_memory_by_several_threads)
 		copy_marked(&marked, &mine, copy, writer.memory);
 	}
 	cr_assert_eq(memcmp(copy, writer.memory, MUCH), 0, "the copy differs");
-	for (int tries = 0; tries < 200 && gw_wp_sync_collect(sync, &marked, &error) > 0; tries++) /* as above */
+	/* as above */
+	for (int tries = 0; tries < 200 && gw_wp_sync_collect(sync, &marked, &error) > 0; tries++)
 		usleep(10000);
 	cr_assert_eq(gw_wp_sync_collect(sync, &marked, &error), 0, "it came to rest");
 	gw_wp_sync_close(sync);

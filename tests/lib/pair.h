@@ -25,7 +25,10 @@ static inline void *pair_accept(void *argument)
 	return NULL;
 }
 
-/* Connects "SCHEME:HOST:PORT" ("" for no scheme) to a listener of its own.  Return: 0, or -errno with @error set. */
+/*
+ * Connects "SCHEME:HOST:PORT" ("" for no scheme) to a listener of its own.  Return: 0, or -errno
+ * with @error set.
+ */
 static inline int pair_connect(const char *scheme, const char *host, const struct gw_link_options *options,
 			       struct gw_link **source, struct gw_link **receiver, struct gw_error *error)
 {

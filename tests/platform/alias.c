@@ -23,7 +23,8 @@
 #define WRITTEN 100u
 
 /*
- * mov ax, FIRST << 8; mov cx, WRITTEN; l: mov ds, ax; mov byte [0], 0x55; add ax, 0x100; loop l; hlt
+ * mov ax, FIRST << 8; mov cx, WRITTEN; l: mov ds, ax; mov byte [0], 0x55; add ax, 0x100; loop l;
+ * hlt
  */
 static const unsigned char code[] = { 0xb8, 0x00, FIRST, 0xb9, WRITTEN, 0x00, 0x8e, 0xd8, 0xc6, 0x06, 0x00,
 				      0x00, 0x55, 0x05,	 0x00, 0x01,	0xe2, 0xf4, 0xf4 };

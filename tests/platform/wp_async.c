@@ -49,7 +49,8 @@ static void check_much(void)
 	bool same = true;
 	char *map = mmap(NULL, (size_t)(SPAN + HUGE) * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
 			 -1, 0);
-	char *much = (char *)(((uintptr_t)map + HUGE * PAGE - 1) & ~(uintptr_t)(HUGE * PAGE - 1)); /* where parts may meet */
+	/* where parts may meet */
+	char *much = (char *)(((uintptr_t)map + HUGE * PAGE - 1) & ~(uintptr_t)(HUGE * PAGE - 1));
 
 	segment.addr = (uint64_t)(uintptr_t)much;
 	ASSUME(map != MAP_FAILED && gw_bitmap_new(&found, SPAN) == 0 && gw_bitmap_new(&written, SPAN) == 0 &&

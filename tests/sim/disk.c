@@ -300,10 +300,12 @@ void sim_disks_guest(struct sim_disks *disks)
 		return;
 	}
 	block = (unsigned)(rnd(disks) % (image == 0 ? blocks_of(disks, 0) : SIM_BLOCKS));
-	for (unsigned i = 0; i < SIM_WRITES; i++) /* a format does not cut off or give back the block it writes */
+	/* a format does not cut off or give back the block it writes */
+	for (unsigned i = 0; i < SIM_WRITES; i++)
 		if (disks->writes[i].used && disks->writes[i].image == image && kind < 2)
 			return;
-	if (kind == 0 && block < blocks_of(disks, image) && (image == 1 || block < 7)) { /* a block given back */
+	/* a block given back */
+	if (kind == 0 && block < blocks_of(disks, image) && (image == 1 || block < 7)) {
 		memset(disks->bytes[image] + (size_t)block * BLOCK, 0, BLOCK);
 		disks->hole[image][block] = true;
 		gw_bitmap_mark(&disks->marks[image], block);

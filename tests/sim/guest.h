@@ -29,7 +29,8 @@ struct guest {
 	bool hole[REGIONS][MAX_PAGES];
 	struct gw_bitmap marks[REGIONS];
 	bool running, was_running, guarded, dead, tracking;
-	bool lapsed;      /* source: the VM took the guest back, and nothing can be disarmed any more */
+	/* source: the VM took the guest back, and nothing can be disarmed any more */
+	bool lapsed;
 	bool meddled;     /* somebody ran the guest while godwit kept it paused */
 	bool loaded;      /* receiver: it can be started */
 	unsigned settles; /* calls of settle */

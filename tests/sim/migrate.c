@@ -206,7 +206,8 @@ struct outcome migrate(const struct scenario *scenario)
 	options.max_rounds = 1 + (unsigned)(rnd(&sim.random) % 12);
 	options.on_limit = (enum gw_limit_policy)(rnd(&sim.random) % 3);
 #ifdef SIM_VERBS
-	if (options.on_limit == GW_LIMIT_THROTTLE) /* the speed of a lab must not decide how a migration ends */
+	/* the speed of a lab must not decide how a migration ends */
+	if (options.on_limit == GW_LIMIT_THROTTLE)
 		options.on_limit = GW_LIMIT_STOP_COPY;
 #endif
 	options.bandwidth_bytes_per_s = rnd(&sim.random) % 2 ? 0 : 20ULL << 20;

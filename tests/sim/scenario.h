@@ -29,10 +29,15 @@ struct scenario {
 	bool disk_fail_at_receiver;
 	unsigned kill_step; /* 0: none; the godwit process of one side dies */
 	bool kill_receiver;
-	unsigned freeze_step; /* 0: none; from this step on the godwit of one side is frozen for @freeze_ns */
+	/* 0: none; from this step on the godwit of one side is frozen for @freeze_ns */
+	unsigned freeze_step;
 	uint64_t freeze_ns;
 	bool freeze_receiver;
-	unsigned meddle_step; /* 0: none; somebody says cont at the source, or from this step on at the receiver once it can run */
+	/*
+	 * 0: none; somebody says cont at the source, or from this step on at the receiver once it
+	 * can run
+	 */
+	unsigned meddle_step;
 	bool meddle_receiver;
 };
 

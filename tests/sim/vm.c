@@ -128,7 +128,8 @@ static int vm_pause(void *vm, struct gw_error *error)
 	guest->was_running = guest->running;
 	if (guest->with_disks)
 		sim_disks_drain(&guest->disks);
-	if (rc == 0 || rnd(&guest->random) % 2) /* it may have stopped although the answer is an error */
+	/* it may have stopped although the answer is an error */
+	if (rc == 0 || rnd(&guest->random) % 2)
 		guest->running = false;
 	guest->sim->clock.ns += GW_NS_PER_MS;
 	return rc;

@@ -2,8 +2,8 @@
 /*
  * For clang-tidy alone: errno is above 0 after a failed call.
  *
- * Functions return -errno, and their callers use a result when that is 0.  The analyzer of LLVM 14 takes errno for any
- * number, so it saw results used that nobody had set.
+ * Functions return -errno, and their callers use a result when that is 0.  The analyzer of LLVM 14
+ * takes errno for any number, so it saw results used that nobody had set.
  */
 #ifndef GODWIT_TESTS_STYLE_ERRNO_H
 #define GODWIT_TESTS_STYLE_ERRNO_H

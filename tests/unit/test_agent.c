@@ -35,7 +35,10 @@ static void add(FILE *out, const char *name, const void *packet, size_t bytes)
 
 	fprintf(out, "%s ", name);
 	for (size_t i = 0, run; i < bytes; i += run) {
-		/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): packets have no gaps */
+		/*
+		 * NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): packets have
+		 * no gaps
+		 */
 		for (run = 1; i + run < bytes && at[i + run] == at[i]; run++)
 			;
 		if (run <= 4)
@@ -116,7 +119,7 @@ Test(agent, the_bytes_of_version_5_are_those_that_were_released)
 	free(text);
 }
 
-/* --- godwit's end, against an agent that answers with prepared bytes --------------------------------------- */
+/* --- godwit's end, against an agent that answers with prepared bytes ------------------------- */
 
 struct script {
 	int listener;

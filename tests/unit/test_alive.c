@@ -92,7 +92,7 @@ static const struct gw_disk_ops disk_ops = {
 	.adopt = adopt
 };
 
-/* --- one session and its peer ------------------------------------------------------------------------- */
+/* --- one session and its peer ---------------------------------------------------------------- */
 
 struct pair {
 	struct gw_manual_clock clock;
@@ -206,7 +206,8 @@ Test(alive, a_peer_that_gets_on_is_waited_for)
 		setup(&pair, is_source);
 		if (!is_source)
 			greet(&pair);
-		for (pair.work = 0; pair.work < 10; pair.work++) /* a piece of its work takes 100 s */
+		/* a piece of its work takes 100 s */
+		for (pair.work = 0; pair.work < 10; pair.work++)
 			cr_assert_eq(live(&pair, 100), 100);
 		pair.work = 1; /* a lower count is no progress */
 		cr_assert_lt(live(&pair, 1000), 125);

@@ -91,7 +91,10 @@ Test(args, ram_that_qemu_would_send_itself_is_refused)
 
 Test(names, libvirt_s_names_are_taken)
 {
-	/* Control characters of Latin-1 and of bidirectional text, split where "b" would be read as a digit. */
+	/*
+	 * Control characters of Latin-1 and of bidirectional text, split where "b" would be read as
+	 * a digit.
+	 */
 	static const char *const bad[] = {
 		"", "../x", "a/b", "ab\n", "a\tb", "\xff\xfe", "a\xc2\x80", "\xc2\x9b" "31mb", "a\xc2\x9f",
 		/* NOLINTNEXTLINE(misc-misleading-bidirectional): these are the test */

@@ -15,9 +15,10 @@ Test(cli, texts_in_json_are_utf8_whatever_they_were)
 		{ "quote \" and \\ and \n", "quote \" and \\ and \n" },
 		{ "\xc3\xa4\xe2\x82\xac\xf0\x9f\x90\xa6", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x90\xa6" },
 		{ "a\xff" "b", "a\xef\xbf\xbd" "b" },
-		{ "\xc3", "\xef\xbf\xbd" },                                           /* cut within a character */
+		{ "\xc3", "\xef\xbf\xbd" }, /* cut within a character */
 		{ "\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd" },                           /* overlong */
-		{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },           /* a surrogate */
+		/* a surrogate */
+		{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
 		{ "", "" },
 	};
 

@@ -69,7 +69,8 @@ static const char *talk(struct vm *a, struct vm *b)
 	}
 	gw_session_status(receiver, &status);
 	cr_assert_eq(status.state, GW_STATE_FAILED);
-	if (strstr(status.error->text, "ERROR out of its turn")) /* a source that fails before HELLO sends no error */
+	/* a source that fails before HELLO sends no error */
+	if (strstr(status.error->text, "ERROR out of its turn"))
 		gw_session_status(source, &status);
 	strcpy(text, status.error->text);
 	cr_assert_eq(b->prepared, strcmp(text, "alike") == 0, "%s", text);

@@ -229,7 +229,8 @@ Test(predict, a_sync_has_a_fixed_part_and_one_for_each_byte)
 	for (unsigned i = 0; i < 3; i++)
 		predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS);
 	cr_assert_eq(predict(&in).sync_ns, 20 * GW_NS_PER_MS);
-	predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS); /* the device has become slower, so old measurements are dropped */
+	/* the device has become slower, so old measurements are dropped */
+	predict_add_sync(&in.syncs, 4096, 30 * GW_NS_PER_MS);
 	cr_assert_geq(predict(&in).sync_ns, 39 * GW_NS_PER_MS);
 }
 

@@ -216,7 +216,8 @@ Test(header, whatever_else_is_outside_of_the_image_is_refused)
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "not known here"));
 	memset(block, 0, BLOCK);
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "no qcow2"));
-	make(3, 21, NULL, NULL, 0); /* an extension that ends beyond the block, where QEMU would read on */
+	/* an extension that ends beyond the block, where QEMU would read on */
+	make(3, 21, NULL, NULL, 0);
 	add_extension(112, 0x12345678, NULL, 0);
 	put32(116, BLOCK - 112 - 8);
 	cr_assert(adopt(NULL, &text) == -EINVAL && strstr(text, "cannot be understood"));

@@ -235,7 +235,8 @@ Test(images, the_sources_own_image_is_never_overwritten)
 
 	write_pattern(0);
 	source = open_images(0, false, false, 0);
-	receiver = open_images(0, true, true, 0); /* shared storage, no lock of QEMU, and --overwrite */
+	/* shared storage, no lock of QEMU, and --overwrite */
+	receiver = open_images(0, true, true, 0);
 	cr_assert_eq(receiver->ops->prepare(receiver, 0, BYTES, &error), -EBUSY);
 	gw_images_close(receiver);
 	gw_images_close(source);
@@ -509,7 +510,8 @@ Test(images, an_overwritten_image_keeps_the_name_of_its_base_after_a_failure)
 	cr_assert_eq(write(fd, before, sizeof(before)), (ssize_t)sizeof(before));
 	close(fd);
 	for (int attempt = 0; attempt < 2; attempt++) {
-		struct gw_disks *disks = open_images(1, true, attempt == 0, 0); /* the second attempt finds half a copy */
+		/* the second attempt finds half a copy */
+		struct gw_disks *disks = open_images(1, true, attempt == 0, 0);
 
 		cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
 		gw_images_close(disks);

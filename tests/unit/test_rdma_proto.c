@@ -140,7 +140,8 @@ Test(rdma_proto, noise_breaks_nothing)
 	srand(11);
 	for (unsigned n = 0; n < 20000; n++) {
 		uint32_t bytes = (uint32_t)rand() % 700;
-		unsigned char *exact = malloc(bytes ? bytes : 1); /* exactly as long, so that ASan sees a read beyond */
+		/* exactly as long, so that ASan sees a read beyond */
+		unsigned char *exact = malloc(bytes ? bytes : 1);
 
 		for (uint32_t i = 0; i < bytes; i++)
 			exact[i] = (unsigned char)(rand() % 8 ? 0 : rand());

@@ -218,7 +218,8 @@ Test(throttle, it_is_lifted_at_once)
 
 	cr_assert_eq(vcpus_init(sigaction), 0);
 	start(spinners, false, ids);
-	for (int tries = 0; tries < 20 && least >= 10 * GW_NS_PER_MS; tries++) { /* on a busy machine one of them may pass */
+	/* on a busy machine one of them may pass */
+	for (int tries = 0; tries < 20 && least >= 10 * GW_NS_PER_MS; tries++) {
 		cr_assert_eq(throttle_set(99, ids, SPINNERS, &error), 0);
 		usleep(50 * 1000);
 		from = gw_now_ns(&gw_clock_real);

@@ -99,7 +99,8 @@ static void feed(const unsigned char *bytes, uint32_t length)
 
 static uint32_t seed_message(unsigned char *buffer)
 {
-	static const char facts[] = "machine type\0pc\0disk\0\0device a/04.0\0nic"; /* and its terminating zero */
+	/* and its terminating zero */
+	static const char facts[] = "machine type\0pc\0disk\0\0device a/04.0\0nic";
 	static struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "g", .region_count = 3,
 					   .regions = { { .name = "a", .bytes = 4096, .file = { .host = { 7 }, .inode = 9 } },
 							{ .name = "b", .bytes = 8192 },

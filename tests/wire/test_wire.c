@@ -21,7 +21,8 @@ static const char *hex(uint32_t bytes)
 
 static struct wire_hello sample(void)
 {
-	static const char facts[] = "type\0pc\0disk\0"; /* and its terminating zero: an empty value */
+	/* and its terminating zero: an empty value */
+	static const char facts[] = "type\0pc\0disk\0";
 	struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "web", .region_count = 1,
 				    .fact_count = 2, .fact_bytes = sizeof(facts), .facts = facts };
 
@@ -137,7 +138,8 @@ Test(wire, texts_are_padded_with_zeros)
 	struct wire_hello hello = sample(), back;
 	uint32_t bytes;
 
-	hello.guest[60] = hello.regions[0].name[60] = disks.images[0].format[30] = 'x'; /* old bytes of the buffer are not sent */
+	/* old bytes of the buffer are not sent */
+	hello.guest[60] = hello.regions[0].name[60] = disks.images[0].format[30] = 'x';
 	for (size_t i = 0; i < sizeof(hello_texts) / sizeof(hello_texts[0]); i++) {
 		bytes = wire_put_hello(buffer, &hello);
 		cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
