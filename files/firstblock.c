@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, const void *header, size_t header_bytes)
+int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, const void *header,
+		     size_t header_bytes)
 {
 	first->bytes = aligned_alloc(4096, GW_DISK_BLOCK_BYTES);
 	if (!first->bytes)
@@ -16,7 +17,8 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, co
 	return first_block_withhold(first, fd, image_bytes, header, header_bytes);
 }
 
-int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes, const void *header, size_t header_bytes)
+int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes,
+			 const void *header, size_t header_bytes)
 {
 	first->changed = true;
 	/*

@@ -26,8 +26,8 @@ int first_block_init(struct first_block *first, int fd, uint64_t image_bytes, co
  * Withholds the first block again after it was written to the image.  As first_block_init()
  * otherwise.
  */
-int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes, const void *header,
-			 size_t header_bytes) GW_MUST_CHECK;
+int first_block_withhold(struct first_block *first, int fd, uint64_t image_bytes,
+			 const void *header, size_t header_bytes) GW_MUST_CHECK;
 void first_block_fini(struct first_block *first);
 
 /*

@@ -58,22 +58,25 @@ static int cache_path(const struct stat *st, char *path, size_t path_bytes)
 
 static struct record record_of(const struct stat *st, uint64_t hash)
 {
-	return (struct record){ (unsigned long long)st->st_size, (unsigned long long)st->st_mtim.tv_sec,
-				(unsigned long long)st->st_mtim.tv_nsec, (unsigned long long)st->st_ctim.tv_sec,
-				(unsigned long long)st->st_ctim.tv_nsec, hash };
+	return (struct record){
+		(unsigned long long)st->st_size,         (unsigned long long)st->st_mtim.tv_sec,
+		(unsigned long long)st->st_mtim.tv_nsec, (unsigned long long)st->st_ctim.tv_sec,
+		(unsigned long long)st->st_ctim.tv_nsec, hash
+	};
 }
 
 static bool recall(const char *path, const struct stat *st, uint64_t *hash)
 {
 	FILE *file = fopen(path, "re");
 	struct record kept, now = record_of(st, 0);
-	bool good = file && fscanf(file, "%llu %llu %llu %llu %llu %llx", &kept.size, &kept.mtime_s, &kept.mtime_ns,
-				   &kept.ctime_s, &kept.ctime_ns, &kept.hash) == 6;
+	bool good = file && fscanf(file, "%llu %llu %llu %llu %llu %llx", &kept.size, &kept.mtime_s,
+				   &kept.mtime_ns, &kept.ctime_s, &kept.ctime_ns, &kept.hash) == 6;
 
 	if (file)
 		fclose(file);
-	if (!good || kept.size != now.size || kept.mtime_s != now.mtime_s || kept.mtime_ns != now.mtime_ns ||
-	    kept.ctime_s != now.ctime_s || kept.ctime_ns != now.ctime_ns)
+	if (!good || kept.size != now.size || kept.mtime_s != now.mtime_s ||
+	    kept.mtime_ns != now.mtime_ns || kept.ctime_s != now.ctime_s ||
+	    kept.ctime_ns != now.ctime_ns)
 		return false;
 	*hash = kept.hash;
 	return true;
@@ -89,8 +92,8 @@ static void keep(const char *path, const struct stat *st, uint64_t hash)
 	file = fopen(new_path, "we");
 	if (!file)
 		return;
-	fprintf(file, "%llu %llu %llu %llu %llu %llx\n", now.size, now.mtime_s, now.mtime_ns, now.ctime_s, now.ctime_ns,
-		now.hash);
+	fprintf(file, "%llu %llu %llu %llu %llu %llx\n", now.size, now.mtime_s, now.mtime_ns,
+		now.ctime_s, now.ctime_ns, now.hash);
 	if (fclose(file) != 0 || rename(new_path, path) < 0)
 		unlink(new_path);
 }
@@ -131,8 +134,8 @@ static int read_window(int fd, char *window, uint64_t offset, size_t want, size_
 	return 0;
 }
 
-static int compute(struct gw_disks *disks, unsigned image, int fd, XXH3_state_t *state, char *window,
-		   int (*between)(void *context), void *context)
+static int compute(struct gw_disks *disks, unsigned image, int fd, XXH3_state_t *state,
+		   char *window, int (*between)(void *context), void *context)
 {
 	uint64_t at = 0, first, end;
 	int rc;
@@ -155,8 +158,8 @@ static int compute(struct gw_disks *disks, unsigned image, int fd, XXH3_state_t 
 	return rc;
 }
 
-int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash, int (*between)(void *context),
-		void *context)
+int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash,
+		int (*between)(void *context), void *context)
 {
 	XXH3_state_t *state = XXH3_createState();
 	char *window = aligned_alloc(4096, WINDOW_BYTES + GW_DISK_BLOCK_BYTES), path[512] = "";

@@ -11,7 +11,7 @@
  * @fd: the image, through the page cache.  @between: see gw_disk_ops.hash.
  * Return: 0 and *hash, -errno, or the result of @between.
  */
-int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash, int (*between)(void *context),
-		void *context) GW_MUST_CHECK;
+int images_hash(struct gw_disks *disks, unsigned image, int fd, uint64_t *hash,
+		int (*between)(void *context), void *context) GW_MUST_CHECK;
 
 #endif

@@ -23,7 +23,8 @@ static bool is_aligned(const struct gw_disk_request *request, uint64_t done)
  */
 static unsigned zero_piece(const struct image_fds *fds, struct work *work)
 {
-	uint64_t from = work->request.offset + work->done, end = work->request.offset + work->request.bytes, last = end;
+	uint64_t from = work->request.offset + work->done,
+		 end = work->request.offset + work->request.bytes, last = end;
 
 	if (from < end && fds->fresh && !written_next(&fds->written, from, end, &from, &last))
 		from = last = end;
@@ -31,12 +32,15 @@ static unsigned zero_piece(const struct image_fds *fds, struct work *work)
 	return last - from < ZERO_BYTES ? (unsigned)(last - from) : ZERO_BYTES;
 }
 
-static void prepare_zeros(const struct image_fds *fds, const struct work *work, struct io_uring_sqe *sqe)
+static void prepare_zeros(const struct image_fds *fds, const struct work *work,
+			  struct io_uring_sqe *sqe)
 {
-	uint64_t offset = work->request.offset + work->done, bytes = work->request.bytes - work->done;
+	uint64_t offset = work->request.offset + work->done,
+		 bytes = work->request.bytes - work->done;
 	int mode = work->way == ZERO_PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
 
-	io_uring_prep_fallocate(sqe, fds->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+	io_uring_prep_fallocate(sqe, fds->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+				(off_t)bytes);
 }
 
 /*
@@ -74,7 +78,8 @@ static void push(struct image_ring *ring, unsigned index)
 			prepare_zeros(fds, work, sqe);
 			break;
 		}
-		io_uring_prep_write(sqe, fd, zeros, zero_piece(fds, work), request->offset + work->done);
+		io_uring_prep_write(sqe, fd, zeros, zero_piece(fds, work),
+				    request->offset + work->done);
 		/* otherwise this thread copies to the page cache while it submits */
 		sqe->flags |= IOSQE_ASYNC;
 		break;
@@ -119,7 +124,9 @@ static int prepare_first(struct image_fds *fds, struct work *work)
 
 	work->request.offset = 0;
 	work->request.memory = fds->first.bytes;
-	work->request.bytes = !fds->first.changed ? 0 : bytes < GW_DISK_BLOCK_BYTES ? bytes : GW_DISK_BLOCK_BYTES;
+	work->request.bytes = !fds->first.changed           ? 0
+			      : bytes < GW_DISK_BLOCK_BYTES ? bytes
+							    : GW_DISK_BLOCK_BYTES;
 	fds->first.changed = false;
 	return rc;
 }
@@ -144,9 +151,11 @@ static int prepare_work(struct image_ring *ring, struct work *work)
 	if (request->kind == GW_DISK_READ)
 		work->cached = is_cached(fds, request->offset);
 	if (request->kind == GW_DISK_ZERO)
-		return !is_hole(fds, request->offset + work->done, request->offset + request->bytes);
+		return !is_hole(fds, request->offset + work->done,
+				request->offset + request->bytes);
 	if (request->kind == GW_DISK_WRITE && fds->fresh)
-		rc = written_note(&fds->written, request->offset + work->done, request->bytes - work->done);
+		rc = written_note(&fds->written, request->offset + work->done,
+				  request->bytes - work->done);
 	return rc < 0 ? rc : 1;
 }
 
@@ -170,7 +179,9 @@ int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *requ
 	rc = prepare_work(ring, &work);
 	if (rc <= 0) {
 		if (rc == 0)
-			ring->at_once[ring->at_once_count++] = (struct gw_disk_ended){ .tag = request->tag };
+			ring->at_once[ring->at_once_count++] = (struct gw_disk_ended){
+				.tag = request->tag
+			};
 		return rc;
 	}
 	while (ring->work[index].used)
@@ -236,7 +247,8 @@ static bool step_ended(struct image_ring *ring, unsigned index, int *result)
 		return false;
 	}
 	if (request->kind == GW_DISK_READ && fds->direct < 0 && !work->cached)
-		(void)!posix_fadvise(fds->fd, (off_t)request->offset, (off_t)request->bytes, POSIX_FADV_DONTNEED);
+		(void)!posix_fadvise(fds->fd, (off_t)request->offset, (off_t)request->bytes,
+				     POSIX_FADV_DONTNEED);
 	*result = 0;
 	return true;
 }
@@ -289,7 +301,8 @@ static void end_submitted(struct image_ring *ring)
 	}
 }
 
-int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging, struct gw_error *error)
+int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging,
+		    struct gw_error *error)
 {
 	struct iovec memory = { staging, GW_DISK_STAGING_BYTES };
 	int rc = io_uring_queue_init(IMAGE_RING_ENTRIES, &ring->uring, 0);
@@ -299,8 +312,10 @@ int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *stagin
 	/* May fail by RLIMIT_MEMLOCK.  Then each request pins its own pages. */
 	ring->fixed_buffer = rc == 0 && io_uring_register_buffers(&ring->uring, &memory, 1) == 0;
 	if (rc < 0)
-		gw_error_set(error, rc, "io_uring, which disks are read and written by: %s (is it allowed here? see "
-					"kernel.io_uring_disabled)", strerror(-rc));
+		gw_error_set(error, rc,
+			     "io_uring, which disks are read and written by: %s (is it "
+			     "allowed here? see kernel.io_uring_disabled)",
+			     strerror(-rc));
 	return rc;
 }
 

@@ -29,7 +29,7 @@ struct image_ring {
 	struct image_fds *fds; /* of all images */
 	struct work work[IMAGE_RING_ENTRIES];
 	unsigned under_way;
-	unsigned submitted; /* steps that the kernel works on */
+	unsigned submitted;                               /* steps that the kernel works on */
 	struct gw_disk_ended at_once[IMAGE_RING_ENTRIES]; /* requests that needed no step */
 	unsigned at_once_count;
 };
@@ -38,7 +38,8 @@ struct image_ring {
  * @staging has GW_DISK_STAGING_BYTES, @fds a row for each image.  Return: 0 or -errno with @error
  * set.
  */
-int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging, struct gw_error *error) GW_MUST_CHECK;
+int image_ring_open(struct image_ring *ring, struct image_fds *fds, void *staging,
+		    struct gw_error *error) GW_MUST_CHECK;
 
 /* As gw_disk_ops.begin and gw_disk_ops.next_ended. */
 int image_ring_begin(struct image_ring *ring, const struct gw_disk_request *request) GW_MUST_CHECK;

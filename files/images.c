@@ -37,7 +37,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int next_data(struct gw_disks *disks, unsigned image, uint64_t from, uint64_t *first, uint64_t *end)
+static int next_data(struct gw_disks *disks, unsigned image, uint64_t from, uint64_t *first,
+		     uint64_t *end)
 {
 	const struct image_fds *fds = &((struct images *)disks)->fds[image];
 	uint64_t bytes;
@@ -89,9 +90,11 @@ static int resize(struct gw_disks *disks, unsigned image, uint64_t bytes)
 	return ftruncate(fds->fd, (off_t)bytes) < 0 ? -errno : 0;
 }
 
-static int hash_of(struct gw_disks *disks, unsigned image, uint64_t *hash, int (*between)(void *context), void *context)
+static int hash_of(struct gw_disks *disks, unsigned image, uint64_t *hash,
+		   int (*between)(void *context), void *context)
 {
-	return images_hash(disks, image, ((struct images *)disks)->fds[image].fd, hash, between, context);
+	return images_hash(disks, image, ((struct images *)disks)->fds[image].fd, hash, between,
+			   context);
 }
 
 static const struct gw_disk_ops image_ops = {
@@ -108,7 +111,8 @@ static const struct gw_disk_ops image_ops = {
 	.hash = hash_of,
 };
 
-static int open_image(struct images *images, const struct gw_image_file *file, unsigned index, struct gw_error *error)
+static int open_image(struct images *images, const struct gw_image_file *file, unsigned index,
+		      struct gw_error *error)
 {
 	struct image_fds *fds = &images->fds[index];
 	struct gw_image *image = &images->disks.images[index];
@@ -118,7 +122,8 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 
 	snprintf(image->name, sizeof(image->name), "%s", file->name);
 	snprintf(image->place, sizeof(image->place), "%s", file->place);
-	fds->fd = file->fd >= 0 ? file->fd : open(file->path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	fds->fd = file->fd >= 0 ? file->fd
+				: open(file->path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
 	/* a base may be read-only */
 	if (fds->fd < 0 && writable && (errno == EACCES || errno == EROFS)) {
 		writable = false;
@@ -129,11 +134,12 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	fds->adopt = file->adopt;
 	fds->context = file->context;
 	if (fds->fd < 0 || fstat(fds->fd, &st) < 0)
-		return gw_error_set(error, -errno, "disk '%s' (%s): %s", file->name, file->path ? file->path : "?",
-				    strerror(errno));
+		return gw_error_set(error, -errno, "disk '%s' (%s): %s", file->name,
+				    file->path ? file->path : "?", strerror(errno));
 	fds->is_device = S_ISBLK(st.st_mode);
 	if (!fds->is_device && !S_ISREG(st.st_mode))
-		return gw_error_set(error, -EINVAL, "disk '%s' is neither a file nor a block device", file->name);
+		return gw_error_set(error, -EINVAL,
+				    "disk '%s' is neither a file nor a block device", file->name);
 	image->fixed = file->fixed || fds->is_device;
 	flags = fcntl(fds->fd, F_GETFL);
 	if (writable || (flags >= 0 && (flags & O_DIRECT)))
@@ -152,8 +158,8 @@ static int open_image(struct images *images, const struct gw_image_file *file, u
 	return rc < 0 ? gw_error_set(error, rc, "disk '%s': %s", file->name, strerror(-rc)) : 0;
 }
 
-int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count, bool writable,
-		   struct gw_error *error)
+int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
+		   bool writable, struct gw_error *error)
 {
 	struct images *images = calloc(1, sizeof(*images));
 	int rc = images && count <= GW_DISK_MAX_IMAGES ? 0 : -ENOMEM;
@@ -172,7 +178,8 @@ int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, u
 		images->fds[i] = (struct image_fds){ .fd = files[i].fd, .direct = -1, .claim = -1 };
 	for (unsigned i = 0; i < count && rc == 0; i++)
 		rc = open_image(images, &files[i], i, error);
-	images->disks.staging = mmap(NULL, GW_DISK_STAGING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	images->disks.staging = mmap(NULL, GW_DISK_STAGING_BYTES, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (images->disks.staging == MAP_FAILED) {
 		images->disks.staging = NULL;
 		rc = gw_error_set(error, -ENOMEM, "no memory to stage blocks of disks");
@@ -191,8 +198,10 @@ int gw_images_check(struct gw_disks *disks, struct gw_error *error)
 {
 	for (unsigned i = 0; disks && i < disks->count; i++)
 		if (image_is_taken(&((struct images *)disks)->fds[i], true))
-			return gw_error_set(error, -EBUSY, "disk '%s': another VMM was started on the image here: end it, and migrate "
-							   "again", disks->images[i].name);
+			return gw_error_set(error, -EBUSY,
+					    "disk '%s': another VMM was started on the image here: "
+					    "end it, and migrate again",
+					    disks->images[i].name);
 	return 0;
 }
 

@@ -39,8 +39,9 @@ struct gw_image_file {
  * Close the result by gw_images_close().  All descriptors in @files belong to it, or are closed on
  * failure.  Blocks on the devices.  Return: 0 and *disks, or -errno with @error set.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
-					   bool writable, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_images_open(struct gw_disks **disks, const struct gw_image_file *files, unsigned count,
+	       bool writable, struct gw_error *error);
 
 /*
  * Receiver: checks that no VMM was started on its images.  Call before its own VMM loads the device

@@ -65,7 +65,8 @@ static uint64_t resident_end(const struct gw_region *region, uint64_t from, uint
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), at = from, i, want;
 	unsigned char there[MOST_PAGES];
 
-	for (uint64_t look = FIRST_PAGES; region->incore_is_told && look <= MOST_PAGES && at < until; look *= 4) {
+	for (uint64_t look = FIRST_PAGES;
+	     region->incore_is_told && look <= MOST_PAGES && at < until; look *= 4) {
 		want = (until - at + page - 1) / page;
 		if (want > look)
 			want = look;
@@ -80,7 +81,8 @@ static uint64_t resident_end(const struct gw_region *region, uint64_t from, uint
 	return at;
 }
 
-static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first, uint64_t *end)
+static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first,
+			   uint64_t *end)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	int64_t data;
@@ -98,7 +100,8 @@ static int tmpfs_next_data(struct gw_region *region, uint64_t from, uint64_t unt
 		return data < 0 ? (int)data : 0;
 	*first = *end = (uint64_t)data;
 	/* Swapped out, or mincore() tells nothing of this file: one page at a time. */
-	for (unsigned i = 0; *first == from && (uint64_t)data == *end && *end < until && i < SWAPPED_PAGES; i++) {
+	for (unsigned i = 0;
+	     *first == from && (uint64_t)data == *end && *end < until && i < SWAPPED_PAGES; i++) {
 		*end += page;
 		data = seek_data(region, *end);
 	}
@@ -112,7 +115,8 @@ static int tmpfs_clear(struct gw_region *region, uint64_t offset, uint64_t bytes
 	/* Most ranges are holes already, and looking is cheaper than punching. */
 	if (data < 0 || (uint64_t)data >= offset + bytes)
 		return data < 0 ? (int)data : 0;
-	if (fallocate(region->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) == 0)
+	if (fallocate(region->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+		      (off_t)bytes) == 0)
 		return 0;
 	return -errno;
 }
@@ -177,10 +181,12 @@ static bool is_populated(const struct gw_region *region)
 {
 	struct stat st;
 
-	return fstat(region->memory.fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= region->memory.bytes;
+	return fstat(region->memory.fd, &st) == 0 &&
+	       (uint64_t)st.st_blocks * 512 >= region->memory.bytes;
 }
 
-static int hugetlbfs_next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first, uint64_t *end)
+static int hugetlbfs_next_data(struct gw_region *region, uint64_t from, uint64_t until,
+			       uint64_t *first, uint64_t *end)
 {
 	struct stat st;
 	uint64_t huge, at;
@@ -292,7 +298,8 @@ static void identify(struct gw_region *region, const struct stat *st)
 
 		if (*c == '-')
 			continue;
-		region->file.host[digits / 2] |= (unsigned char)((nibble & 15u) << (digits % 2 ? 0 : 4));
+		region->file.host[digits / 2] |= (unsigned char)((nibble & 15u)
+								 << (digits % 2 ? 0 : 4));
 		digits++;
 	}
 	region->file.device = st->st_dev;
@@ -313,21 +320,29 @@ static void drop_lock(struct gw_region *region)
  */
 static int lock_file(struct gw_region *region, int fd, bool writable, struct gw_error *error)
 {
-	struct flock lock = { .l_type = writable ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = OWNER_LOCK, .l_len = 1 };
+	struct flock lock = { .l_type = writable ? F_WRLCK : F_RDLCK,
+			      .l_whence = SEEK_SET,
+			      .l_start = OWNER_LOCK,
+			      .l_len = 1 };
 	char path[40];
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	region->lock_fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-	if (region->lock_fd < 0 || fcntl(region->lock_fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES))
+	if (region->lock_fd < 0 || fcntl(region->lock_fd, F_OFD_SETLK, &lock) == 0 ||
+	    (errno != EAGAIN && errno != EACCES))
 		return 0;
 	drop_lock(region);
-	return gw_error_set(error, -EBUSY, "RAM '%s' lies in a file that %s: give each VMM a file of its own, with "
-					   "mem-path=/dev/shm", region->name,
-			    writable ? "another guest is being copied from or to" : "another VMM here waits for a guest in");
+	return gw_error_set(
+		error, -EBUSY,
+		"RAM '%s' lies in a file that %s: give each VMM a file of its own, with "
+		"mem-path=/dev/shm",
+		region->name,
+		writable ? "another guest is being copied from or to"
+			 : "another VMM here waits for a guest in");
 }
 
-int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes, bool writable,
-			struct gw_error *error)
+int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes,
+			bool writable, struct gw_error *error)
 {
 	struct statfs fs;
 	struct stat st;
@@ -340,7 +355,8 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 		goto err_close;
 	}
 	if ((uint64_t)st.st_size < bytes) {
-		rc = gw_error_set(error, -EINVAL, "RAM '%s': its file has %llu bytes, its mapping %llu", name,
+		rc = gw_error_set(error, -EINVAL,
+				  "RAM '%s': its file has %llu bytes, its mapping %llu", name,
 				  (unsigned long long)st.st_size, (unsigned long long)bytes);
 		goto err_close;
 	}
@@ -348,7 +364,8 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 	rc = lock_file(region, fd, writable, error);
 	if (rc < 0)
 		goto err_close;
-	region->memory.base = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+	region->memory.base = mmap(
+		NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
 	if (region->memory.base == MAP_FAILED) {
 		region->memory.base = NULL;
 		rc = gw_error_set(error, -errno, "RAM '%s' (%llu MiB) cannot be mapped: %s", name,
@@ -366,7 +383,8 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 		region->ops = &tmpfs_ops;
 		region->incore_is_told = gw_incore_is_told(fd);
 		region->memory.uffd = writable ? open_filler(region) : -1;
-		region->memory.placement = region->memory.uffd >= 0 ? GW_PLACE_FILL : GW_PLACE_WRITE;
+		region->memory.placement = region->memory.uffd >= 0 ? GW_PLACE_FILL
+								    : GW_PLACE_WRITE;
 	}
 	return 0;
 

@@ -24,8 +24,9 @@
  * Return: 0; -EBUSY when a receiver holds the file, or @writable and a source does; another -errno.
  * Sets @error.
  */
-GW_PUBLIC GW_MUST_CHECK int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes,
-						bool writable, struct gw_error *error);
+GW_PUBLIC GW_MUST_CHECK int
+gw_region_open_file(struct gw_region *region, const char *name, int fd, uint64_t bytes,
+		    bool writable, struct gw_error *error);
 /* Unmaps the region and closes its file.  A zeroed struct is fine. */
 GW_PUBLIC void gw_region_close_file(struct gw_region *region);
 

@@ -44,12 +44,14 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 	if (fds->is_device)
 		return false;
 	if (memcmp(begin, "QFI\xfb", 4) == 0) {
-		uint32_t cluster_bits = big_endian(begin + 20), l1_entries = big_endian(begin + 36), refcounts = big_endian(begin + 56);
+		uint32_t cluster_bits = big_endian(begin + 20), l1_entries = big_endian(begin + 36),
+			 refcounts = big_endian(begin + 56);
 		uint64_t tables;
 
 		if (cluster_bits < 9 || cluster_bits > 21 || bytes > BLANK_BYTES)
 			return false;
-		tables = ((l1_entries * 8ULL + (1ULL << cluster_bits) - 1) >> cluster_bits) + refcounts;
+		tables = ((l1_entries * 8ULL + (1ULL << cluster_bits) - 1) >> cluster_bits) +
+			 refcounts;
 		return bytes < (3 + tables) << cluster_bits;
 	}
 	data = lseek(fds->fd, sizeof(begin), SEEK_DATA);
@@ -98,8 +100,10 @@ static int twin_of(const struct images *images, unsigned image)
 	struct stat st, other;
 
 	for (unsigned i = 0; i < images->disks.count && fstat(fds[image].fd, &st) == 0; i++)
-		if (i != image && fds[i].taken && fds[i].is_device == fds[image].is_device && fstat(fds[i].fd, &other) == 0 &&
-		    (fds[i].is_device ? st.st_rdev == other.st_rdev : st.st_dev == other.st_dev && st.st_ino == other.st_ino))
+		if (i != image && fds[i].taken && fds[i].is_device == fds[image].is_device &&
+		    fstat(fds[i].fd, &other) == 0 &&
+		    (fds[i].is_device ? st.st_rdev == other.st_rdev
+				      : st.st_dev == other.st_dev && st.st_ino == other.st_ino))
 			return (int)i;
 	return -1;
 }
@@ -114,26 +118,36 @@ static int lock_image(struct images *images, unsigned image, struct gw_error *er
 	pid_t holder;
 
 	if (twin >= 0)
-		return gw_error_set(error, -EINVAL, "disk '%s': the image here is that of disk '%s' too: give each one of its own, or "
-						    "leave bases where they are (-i)",
+		return gw_error_set(error, -EINVAL,
+				    "disk '%s': the image here is that of disk '%s' too: give each "
+				    "one of its own, or leave bases where they are (-i)",
 				    name, images->disks.images[twin].name);
 	rc = gw_image_lock_received(fds->fd, &holder);
 	if (rc == -EBUSY && holder > 0)
 		snprintf(who, sizeof(who), " (process %d)", (int)holder);
 	if (rc == -EBUSY)
-		return gw_error_set(error, rc, "disk '%s': another godwit%s receives into the image here: wait for its end, or end it",
+		return gw_error_set(error, rc,
+				    "disk '%s': another godwit%s receives into the image here: "
+				    "wait for its end, or end it",
 				    name, who);
 	if (rc < 0)
-		return gw_error_set(error, rc, "disk '%s': the image here cannot be locked: %s: it must lie on a file system that "
-					       "knows locks (fcntl)", name, strerror(-rc));
+		return gw_error_set(error, rc,
+				    "disk '%s': the image here cannot be locked: %s: it must lie "
+				    "on a file system that knows locks (fcntl)",
+				    name, strerror(-rc));
 	if (gw_image_is_used(fds->fd) || gw_image_is_sent(fds->fd))
-		return gw_error_set(error, -EBUSY, "disk '%s': a running VMM uses the image here: is it the source's own, on "
-						   "shared storage?  Then leave out -b", name);
+		return gw_error_set(
+			error, -EBUSY,
+			"disk '%s': a running VMM uses the image here: is it the source's own, on "
+			"shared storage?  Then leave out -b",
+			name);
 	if (fds->is_device) {
 		fds->claim = image_open_again(fds->fd, true, O_EXCL);
 		if (fds->claim < 0)
-			return gw_error_set(error, -errno, "disk '%s': the block device here is mounted, or in use otherwise: %s", name,
-					    strerror(errno));
+			return gw_error_set(error, -errno,
+					    "disk '%s': the block device here is mounted, or in "
+					    "use otherwise: %s",
+					    name, strerror(errno));
 	}
 	return 0;
 }
@@ -157,7 +171,8 @@ void received_release(struct gw_disks *disks)
 }
 
 /* Whether a locked image can be given @bytes.  Return: 0, or -errno with @error set. */
-static int judge_image(const struct image_fds *fds, const char *name, uint64_t bytes, struct gw_error *error)
+static int judge_image(const struct image_fds *fds, const char *name, uint64_t bytes,
+		       struct gw_error *error)
 {
 	uint64_t now;
 	int rc = image_size(fds, &now);
@@ -165,17 +180,23 @@ static int judge_image(const struct image_fds *fds, const char *name, uint64_t b
 	if (rc < 0)
 		return gw_error_set(error, rc, "disk '%s': %s", name, strerror(-rc));
 	if (!fds->overwrite && !is_blank(fds, now))
-		return gw_error_set(error, -EEXIST, "disk '%s': the image here is not empty: say --overwrite to have it "
-						    "replaced", name);
+		return gw_error_set(
+			error, -EEXIST,
+			"disk '%s': the image here is not empty: say --overwrite to have it "
+			"replaced",
+			name);
 	if (fds->is_device && now < bytes)
-		return gw_error_set(error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming", name,
-				    (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
+		return gw_error_set(
+			error, -ENOSPC, "disk '%s': the device here has %llu MiB, %llu are coming",
+			name, (unsigned long long)now >> 20, (unsigned long long)bytes >> 20);
 	/*
 	 * Does the file system support files of that size?  Asked before the old content is lost.
 	 */
-	if (!fds->is_device && now < bytes && (ftruncate(fds->fd, (off_t)bytes) < 0 || ftruncate(fds->fd, (off_t)now) < 0))
-		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
-				    (unsigned long long)bytes, strerror(errno));
+	if (!fds->is_device && now < bytes &&
+	    (ftruncate(fds->fd, (off_t)bytes) < 0 || ftruncate(fds->fd, (off_t)now) < 0))
+		return gw_error_set(error, -errno,
+				    "disk '%s': the image here cannot be given %llu bytes: %s",
+				    name, (unsigned long long)bytes, strerror(errno));
 	return 0;
 }
 
@@ -189,7 +210,8 @@ int received_take(struct gw_disks *disks, unsigned image, uint64_t bytes, struct
 	if (fds->taken)
 		return 0;
 	if (fds->read_only)
-		return gw_error_set(error, -EROFS, "disk '%s': the image here may not be written to", name);
+		return gw_error_set(error, -EROFS,
+				    "disk '%s': the image here may not be written to", name);
 	rc = lock_image(images, image, error);
 	if (rc == 0)
 		rc = judge_image(fds, name, bytes, error);
@@ -205,7 +227,9 @@ int received_take(struct gw_disks *disks, unsigned image, uint64_t bytes, struct
  */
 static int text_fd(const struct image_fds *fds, uint64_t bytes)
 {
-	return fds->direct >= 0 && (bytes >= GW_DISK_BLOCK_BYTES || bytes % DIRECT_ALIGN == 0) ? fds->direct : fds->fd;
+	return fds->direct >= 0 && (bytes >= GW_DISK_BLOCK_BYTES || bytes % DIRECT_ALIGN == 0)
+		       ? fds->direct
+		       : fds->fd;
 }
 
 int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error)
@@ -224,8 +248,9 @@ int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, str
 		keep_what_was(fds, now);
 	fds->half = true;
 	if (!fds->is_device && (ftruncate(fds->fd, 0) < 0 || ftruncate(fds->fd, (off_t)bytes) < 0))
-		return gw_error_set(error, -errno, "disk '%s': the image here cannot be given %llu bytes: %s", name,
-				    (unsigned long long)bytes, strerror(errno));
+		return gw_error_set(error, -errno,
+				    "disk '%s': the image here cannot be given %llu bytes: %s",
+				    name, (unsigned long long)bytes, strerror(errno));
 	fds->fresh = !fds->is_device;
 	rc = first_block_init(&fds->first, text_fd(fds, bytes), bytes, fds->was, fds->was_used);
 	/*
@@ -234,7 +259,9 @@ int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, str
 	 */
 	if (rc == 0 && fds->is_device && fdatasync(fds->fd) < 0)
 		rc = -errno;
-	return rc < 0 ? gw_error_set(error, rc, "disk '%s': the image here cannot be written: %s", name, strerror(-rc)) : 0;
+	return rc < 0 ? gw_error_set(error, rc, "disk '%s': the image here cannot be written: %s",
+				     name, strerror(-rc))
+		      : 0;
 }
 
 int received_withhold(struct gw_disks *disks, unsigned image)
@@ -243,7 +270,9 @@ int received_withhold(struct gw_disks *disks, unsigned image)
 	uint64_t bytes;
 	int rc = image_is_taken(fds, true) ? -EBUSY : image_size(fds, &bytes);
 
-	return rc < 0 ? rc : first_block_withhold(&fds->first, text_fd(fds, bytes), bytes, fds->was, fds->was_used);
+	return rc < 0 ? rc
+		      : first_block_withhold(&fds->first, text_fd(fds, bytes), bytes, fds->was,
+					     fds->was_used);
 }
 
 int received_adopt(struct gw_disks *disks, unsigned image, struct gw_error *error)
@@ -253,9 +282,10 @@ int received_adopt(struct gw_disks *disks, unsigned image, struct gw_error *erro
 	int rc = image_size(fds, &bytes);
 
 	if (rc < 0)
-		return gw_error_set(error, rc, "disk '%s': %s", disks->images[image].name, strerror(-rc));
+		return gw_error_set(error, rc, "disk '%s': %s", disks->images[image].name,
+				    strerror(-rc));
 	if (!fds->adopt || !fds->first.bytes)
 		return 0;
-	return fds->adopt(fds->context, fds->first.bytes, bytes < GW_DISK_BLOCK_BYTES ? (size_t)bytes : GW_DISK_BLOCK_BYTES,
-			  error);
+	return fds->adopt(fds->context, fds->first.bytes,
+			  bytes < GW_DISK_BLOCK_BYTES ? (size_t)bytes : GW_DISK_BLOCK_BYTES, error);
 }

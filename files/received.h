@@ -19,9 +19,11 @@
 #include "files/imageset.h"
 
 /* As the functions of gw_disk_ops with these names. */
-int received_take(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error) GW_MUST_CHECK;
+int received_take(struct gw_disks *disks, unsigned image, uint64_t bytes,
+		  struct gw_error *error) GW_MUST_CHECK;
 void received_release(struct gw_disks *disks);
-int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes, struct gw_error *error) GW_MUST_CHECK;
+int received_prepare(struct gw_disks *disks, unsigned image, uint64_t bytes,
+		     struct gw_error *error) GW_MUST_CHECK;
 int received_withhold(struct gw_disks *disks, unsigned image) GW_MUST_CHECK;
 int received_adopt(struct gw_disks *disks, unsigned image, struct gw_error *error) GW_MUST_CHECK;
 

@@ -28,7 +28,8 @@ static int grow(struct written *written, uint64_t bits)
 
 int written_note(struct written *written, uint64_t offset, uint64_t bytes)
 {
-	uint64_t first = offset / GW_DISK_BLOCK_BYTES, end = (offset + bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
+	uint64_t first = offset / GW_DISK_BLOCK_BYTES,
+		 end = (offset + bytes + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;
 	int rc = end > written->blocks.bits ? grow(written, end) : 0;
 
 	if (rc == 0)
@@ -36,7 +37,8 @@ int written_note(struct written *written, uint64_t offset, uint64_t bytes)
 	return rc;
 }
 
-bool written_next(const struct written *written, uint64_t from, uint64_t end, uint64_t *first, uint64_t *last)
+bool written_next(const struct written *written, uint64_t from, uint64_t end, uint64_t *first,
+		  uint64_t *last)
 {
 	struct gw_bitmap upto = written->blocks;
 	uint64_t end_block = (end + GW_DISK_BLOCK_BYTES - 1) / GW_DISK_BLOCK_BYTES;

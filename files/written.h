@@ -19,7 +19,8 @@ int written_note(struct written *written, uint64_t offset, uint64_t bytes) GW_MU
  * Finds the first range in [from, end) that may have been written.  Return: true and [*first,
  * *last), or false.
  */
-bool written_next(const struct written *written, uint64_t from, uint64_t end, uint64_t *first, uint64_t *last);
+bool written_next(const struct written *written, uint64_t from, uint64_t end, uint64_t *first,
+		  uint64_t *last);
 
 void written_fini(struct written *written);
 

@@ -99,8 +99,8 @@ static void expect_run(uint64_t first, uint64_t end_block, const char *what)
 
 	take();
 	cr_assert(gw_bitmap_next_run(&taken, 0, &from, &to), "%s: nothing was marked", what);
-	cr_assert(from == first && to == end_block, "%s: marked %lu to %lu, not %lu to %lu", what, from, to, first,
-		  end_block);
+	cr_assert(from == first && to == end_block, "%s: marked %lu to %lu, not %lu to %lu", what,
+		  from, to, first, end_block);
 	cr_assert_not(gw_bitmap_next_run(&taken, to, &from, &to), "%s: more was marked", what);
 }
 
@@ -149,18 +149,30 @@ Test(blocks, each_call_marks_what_it_writes)
 /* The hook reports the call even if the kernel refuses it: this file is no block device. */
 Test(blocks, each_ioctl_that_changes_a_disk_marks_or_is_refused)
 {
-	static const unsigned long commands[] = { SG_IO, SCSI_IOCTL_SEND_COMMAND, NVME_IOCTL_IO_CMD, NVME_IOCTL_ADMIN_CMD,
-						  BLKOPENZONE, BLKCLOSEZONE, BLKFINISHZONE, _IOW('X', 57, uint64_t[6]) };
+	static const unsigned long commands[] = {
+		SG_IO,
+		SCSI_IOCTL_SEND_COMMAND,
+		NVME_IOCTL_IO_CMD,
+		NVME_IOCTL_ADMIN_CMD,
+		BLKOPENZONE,
+		BLKCLOSEZONE,
+		BLKFINISHZONE,
+		_IOW('X', 57, uint64_t[6])
+	};
 	uint64_t bytes[2] = { 3 * BLOCK, BLOCK };
 	struct blk_zone_range zones = { .sector = 3 * BLOCK / 512, .nr_sectors = BLOCK / 512 };
-	struct file_clone_range clone = { .src_fd = fd, .src_length = BLOCK, .dest_offset = 3 * BLOCK };
+	struct file_clone_range clone = {
+		.src_fd = fd, .src_length = BLOCK, .dest_offset = 3 * BLOCK
+	};
 	const struct {
 		const char *name;
 		unsigned long request;
 		void *argument;
 		uint64_t first, end_block;
-	} cases[] = { { "BLKDISCARD", BLKDISCARD, bytes, 3, 4 }, { "BLKZEROOUT", BLKZEROOUT, bytes, 3, 4 },
-		      { "BLKSECDISCARD", BLKSECDISCARD, bytes, 3, 4 }, { "BLKRESETZONE", BLKRESETZONE, &zones, 3, 4 },
+	} cases[] = { { "BLKDISCARD", BLKDISCARD, bytes, 3, 4 },
+		      { "BLKZEROOUT", BLKZEROOUT, bytes, 3, 4 },
+		      { "BLKSECDISCARD", BLKSECDISCARD, bytes, 3, 4 },
+		      { "BLKRESETZONE", BLKRESETZONE, &zones, 3, 4 },
 		      { "FICLONERANGE", FICLONERANGE, &clone, 3, 4 } };
 	char nothing[512] = { 0 };
 	uint64_t size;
@@ -192,7 +204,9 @@ Test(blocks, each_ioctl_that_changes_a_disk_marks_or_is_refused)
 /* As the base of two disks that move with all their images. */
 Test(blocks, a_file_that_is_watched_twice_is_marked_twice)
 {
-	struct gw_blocks_file files[3] = { { .marks = marks }, { .id = { 1, 1 } }, { .marks = marks } };
+	struct gw_blocks_file files[3] = {
+		{ .marks = marks }, { .id = { 1, 1 } }, { .marks = marks }
+	};
 	char *bytes = aligned(4096, 7);
 
 	cr_assert_eq(gw_bitmap_new(&files[1].marks, BLOCKS), 0);
@@ -280,8 +294,11 @@ static void begin_native(void)
 	slow_ms = 2 * SLOW_MS;
 	if (!context)
 		cr_assert_eq(syscall(SYS_io_setup, 8, &context), 0);
-	request = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd,
-				 .aio_buf = (uintptr_t)new_bytes, .aio_nbytes = BLOCK, .aio_offset = 9 * BLOCK };
+	request = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+				 .aio_fildes = (unsigned)fd,
+				 .aio_buf = (uintptr_t)new_bytes,
+				 .aio_nbytes = BLOCK,
+				 .aio_offset = 9 * BLOCK };
 	cr_assert_eq(io_submit(context, 1, &list), 1);
 }
 
@@ -379,7 +396,8 @@ Test(blocks, a_write_under_way_when_watching_begins_is_not_lost)
 		watch();
 		seen = byte_of_file();
 		engines[i].end();
-		cr_assert(take() == 1 || seen == new_bytes[0], "%s: the block was read too early", engines[i].name);
+		cr_assert(take() == 1 || seen == new_bytes[0], "%s: the block was read too early",
+			  engines[i].name);
 		gw_blocks_unwatch();
 		slow_ms = 0;
 	}
@@ -387,7 +405,8 @@ Test(blocks, a_write_under_way_when_watching_begins_is_not_lost)
 
 /* --- the other ways to submit ----------------------------------------------------------------- */
 
-static void expect_done(int (*submit)(struct io_uring *), uint64_t first, uint64_t end_block, const char *what)
+static void expect_done(int (*submit)(struct io_uring *), uint64_t first, uint64_t end_block,
+			const char *what)
 {
 	struct io_uring_cqe *cqe;
 
@@ -422,7 +441,8 @@ Test(blocks, each_request_and_each_way_to_submit_it)
 	expect_done(submit_and_wait, 3, 5, "writev, submit and wait");
 	io_uring_prep_writev2(io_uring_get_sqe(&ring), fd, two, 1, 7 * BLOCK, 0);
 	expect_done(submit_and_wait_timeout, 7, 8, "writev, with a timeout");
-	io_uring_prep_fallocate(io_uring_get_sqe(&ring), fd, FALLOC_FL_KEEP_SIZE, 11 * BLOCK, 2 * BLOCK);
+	io_uring_prep_fallocate(io_uring_get_sqe(&ring), fd, FALLOC_FL_KEEP_SIZE, 11 * BLOCK,
+				2 * BLOCK);
 	expect_done(io_uring_submit, 11, 13, "fallocate");
 	cr_assert_eq(io_uring_register_buffers(&ring, two, 2), 0);
 	io_uring_prep_write_fixed(io_uring_get_sqe(&ring), fd, bytes, BLOCK, 20 * BLOCK, 0);
@@ -469,8 +489,11 @@ Test(blocks, a_request_of_a_kind_that_is_not_known_cannot_be_followed)
 	static const struct {
 		uint8_t opcode, flags;
 		const char *words;
-	} cases[] = { { IORING_OP_SPLICE, 0, "kind 30" }, { IORING_OP_URING_CMD, 0, "kind 46" }, { 200, 0, "kind 200" },
-		      { IORING_OP_MADVISE, 0, "kind 25" }, { IORING_OP_READ, IOSQE_BUFFER_SELECT, "the kernel's choice" } };
+	} cases[] = { { IORING_OP_SPLICE, 0, "kind 30" },
+		      { IORING_OP_URING_CMD, 0, "kind 46" },
+		      { 200, 0, "kind 200" },
+		      { IORING_OP_MADVISE, 0, "kind 25" },
+		      { IORING_OP_READ, IOSQE_BUFFER_SELECT, "the kernel's choice" } };
 	struct gw_error error = { 0 };
 
 	watch();
@@ -494,7 +517,8 @@ Test(blocks, a_request_of_a_kind_that_is_not_known_cannot_be_followed)
 Test(blocks, what_is_submitted_past_the_hooks_is_found)
 {
 	void *library = dlopen("liburing.so.2", RTLD_LAZY);
-	int (*submit)(struct io_uring *) = (int (*)(struct io_uring *))dlsym(library, "io_uring_submit");
+	int (*submit)(struct io_uring *) = (int (*)(struct io_uring *))dlsym(
+		library, "io_uring_submit");
 	char *bytes = aligned(BLOCK, 9);
 
 	watch();
@@ -518,12 +542,14 @@ Test(blocks, a_ring_that_was_made_past_the_hooks_is_found)
 	cr_assert_eq(stock_take(&error), 0, "%s", error.text);
 	made = (int)syscall(SYS_io_uring_setup, 8, &params);
 	cr_assert_geq(made, 0);
-	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, "made past liburing"), "%s", error.text);
+	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, "made past liburing"),
+		  "%s", error.text);
 	close(made);
 	gw_error_clear(&error);
 	cr_assert_eq(stock_take(&error), 0, "%s", error.text);
 	cr_assert_eq(syscall(SYS_io_setup, 8, &own), 0);
-	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, "made past libaio"), "%s", error.text);
+	cr_assert(stock_take(&error) == -EOPNOTSUPP && strstr(error.text, "made past libaio"), "%s",
+		  error.text);
 	cr_assert_eq(syscall(SYS_io_destroy, own), 0);
 	own = 0;
 	gw_error_clear(&error);
@@ -636,8 +662,11 @@ Test(blocks, what_io_submit_did_not_take_is_under_way_for_nobody)
 	aio_context_t own = 0;
 
 	cr_assert_eq(io_setup(1, &own), 0);
-	good = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)bytes,
-			      .aio_nbytes = BLOCK, .aio_offset = 3 * BLOCK };
+	good = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+			      .aio_fildes = (unsigned)fd,
+			      .aio_buf = (uintptr_t)bytes,
+			      .aio_nbytes = BLOCK,
+			      .aio_offset = 3 * BLOCK };
 	bad = good;
 	bad.aio_fildes = (unsigned)-1;
 	for (unsigned n = 0; n < 3; n++) { /* while nothing is watched; noted; and again */
@@ -710,8 +739,10 @@ static void *by_native(void *unused)
 	for (unsigned i = 0; i < WRITES / DEPTH; i++) {
 		for (unsigned k = 0; k < DEPTH; k++) {
 			memset(bytes + 4096 * k, (int)next_random(&state), 4096);
-			requests[k] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd,
-						     .aio_buf = (uintptr_t)bytes + 4096 * k, .aio_nbytes = 4096,
+			requests[k] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+						     .aio_fildes = (unsigned)fd,
+						     .aio_buf = (uintptr_t)bytes + 4096 * k,
+						     .aio_nbytes = 4096,
 						     .aio_offset = place(&state, 1, k) };
 			list[k] = &requests[k];
 		}
@@ -742,7 +773,8 @@ static void *by_uring(void *unused)
 		}
 		memset(bytes + 4096 * slot, (int)next_random(&state), 4096);
 		sqe = io_uring_get_sqe(&own);
-		io_uring_prep_write(sqe, fd, bytes + 4096 * slot, 4096, (uint64_t)place(&state, 2, slot));
+		io_uring_prep_write(sqe, fd, bytes + 4096 * slot, 4096,
+				    (uint64_t)place(&state, 2, slot));
 		sqe->user_data = slot;
 		cr_assert_eq(io_uring_submit(&own), 1);
 	}
@@ -785,14 +817,18 @@ static uint64_t write_blocks_ns(const struct engine *engine, unsigned count, boo
 		} else if (engine->begin == begin_native) {
 			struct io_event event;
 
-			request = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd,
-						 .aio_buf = (uintptr_t)new_bytes, .aio_nbytes = 4096, .aio_offset = offset };
+			request = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+						 .aio_fildes = (unsigned)fd,
+						 .aio_buf = (uintptr_t)new_bytes,
+						 .aio_nbytes = 4096,
+						 .aio_offset = offset };
 			cr_assert_eq(io_submit(context, 1, &list), 1);
 			cr_assert_eq(syscall(SYS_io_getevents, context, 1, 1, &event, NULL), 1);
 		} else {
 			struct io_uring_cqe *cqe;
 
-			io_uring_prep_write(io_uring_get_sqe(&ring), fd, new_bytes, 4096, (uint64_t)offset);
+			io_uring_prep_write(io_uring_get_sqe(&ring), fd, new_bytes, 4096,
+					    (uint64_t)offset);
 			cr_assert_eq(io_uring_submit(&ring), 1);
 			cr_assert_eq(io_uring_wait_cqe(&ring, &cqe), 0);
 			io_uring_cqe_seen(&ring, cqe);
@@ -827,7 +863,8 @@ Test(blocks, a_writer_waits_for_the_blocks_it_dirties_and_for_no_others)
 		cr_assert(is_quick(&engines[e], false), "%s: free", engines[e].name);
 		take();
 		gw_pace_set(16 * BLOCK); /* one second for 16 blocks */
-		cr_assert_gt(write_blocks_ns(&engines[e], 16, false), 700 * GW_NS_PER_MS, "%s: slowed", engines[e].name);
+		cr_assert_gt(write_blocks_ns(&engines[e], 16, false), 700 * GW_NS_PER_MS,
+			     "%s: slowed", engines[e].name);
 		gw_pace_set(16 * BLOCK); /* the debts are dropped */
 		cr_assert(is_quick(&engines[e], false), "%s: dirty already", engines[e].name);
 		take();
@@ -864,7 +901,8 @@ Test(blocks, a_writer_that_waits_goes_on_when_the_limit_is_lifted)
 Test(blocks, a_copy_made_in_rounds_is_the_file)
 {
 	void *(*const writers[3])(void *) = { by_threads, by_native, by_uring };
-	char *copy = aligned(BLOCKS * BLOCK, 0), *whole = aligned(BLOCKS * BLOCK, 1), *scratch = aligned(BLOCK, 0);
+	char *copy = aligned(BLOCKS * BLOCK, 0), *whole = aligned(BLOCKS * BLOCK, 1),
+	     *scratch = aligned(BLOCK, 0);
 	pthread_t threads[3];
 
 	writing = 3;
@@ -883,7 +921,8 @@ Test(blocks, a_copy_made_in_rounds_is_the_file)
 	copy_marked(copy, scratch);
 	cr_assert_eq(pread(fd, whole, BLOCKS * BLOCK, 0), BLOCKS * BLOCK);
 	for (uint64_t block = 0; block < BLOCKS; block++)
-		cr_assert_eq(memcmp(copy + block * BLOCK, whole + block * BLOCK, BLOCK), 0, "block %lu", block);
+		cr_assert_eq(memcmp(copy + block * BLOCK, whole + block * BLOCK, BLOCK), 0,
+			     "block %lu", block);
 	free(copy);
 	free(whole);
 	free(scratch);

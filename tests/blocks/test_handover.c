@@ -91,8 +91,11 @@ static void *submit_all_the_time(void *argument)
 {
 	unsigned who = (unsigned)(uintptr_t)argument;
 	uint64_t *bytes = (void *)aligned(4096);
-	struct iocb own = { .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)bytes,
-			    .aio_nbytes = 4096 }, *list = &own;
+	struct iocb own = { .aio_lio_opcode = IOCB_CMD_PWRITE,
+			    .aio_fildes = (unsigned)fd,
+			    .aio_buf = (uintptr_t)bytes,
+			    .aio_nbytes = 4096 },
+		    *list = &own;
 	struct io_event event;
 
 	for (unsigned n = who; !busy.stop; n += busy.threads) {
@@ -136,7 +139,8 @@ static void watch_and_compare(const volatile uint64_t *file, unsigned round)
 		for (uint64_t i = first; i < last; i++)
 			then[i] = file[i * (BLOCK / 8)];
 	for (unsigned i = 0; i < BLOCKS; i++)
-		cr_assert_eq(then[i], file[i * (BLOCK / 8)], "round %u: a write to block %u was lost", round, i);
+		cr_assert_eq(then[i], file[i * (BLOCK / 8)],
+			     "round %u: a write to block %u was lost", round, i);
 	gw_blocks_unwatch();
 	busy.hold = false;
 	while (busy.held > 0)
@@ -152,7 +156,8 @@ static void hand_over(unsigned threads, unsigned rounds)
 	cr_assert(file != MAP_FAILED && io_setup(8, &busy.ring) == 0);
 	busy.threads = threads;
 	for (uintptr_t i = 0; i < threads; i++)
-		cr_assert_eq(pthread_create(&submitters[i], NULL, submit_all_the_time, (void *)i), 0);
+		cr_assert_eq(pthread_create(&submitters[i], NULL, submit_all_the_time, (void *)i),
+			     0);
 	for (unsigned round = 0; round < rounds; round++)
 		watch_and_compare(file, round);
 	busy.stop = true;

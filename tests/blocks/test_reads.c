@@ -43,12 +43,17 @@ static void make(void)
 	cr_assert_eq(write(fd, memset(bytes, 'd', PAGES * PAGE), PAGES * PAGE), PAGES * PAGE);
 	free(bytes);
 	cr_assert_eq(ftruncate(memory_fd, (off_t)(2 * half)), 0);
-	memory = mmap(NULL, 2 * half + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory = mmap(NULL, 2 * half + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		      -1, 0);
 	for (unsigned i = 0; i < 2; i++) {
 		char *at = memory + i * (half + PAGE);
 
-		cr_assert_eq(mmap(at, half, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_fd, (off_t)((1 - i) * half)), at);
-		segments[i] = (struct gw_wp_segment){ .addr = (uintptr_t)at, .bytes = half, .first_page = (1 - i) * (PAGES / 2) };
+		cr_assert_eq(mmap(at, half, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+				  memory_fd, (off_t)((1 - i) * half)),
+			     at);
+		segments[i] = (struct gw_wp_segment){
+			.addr = (uintptr_t)at, .bytes = half, .first_page = (1 - i) * (PAGES / 2)
+		};
 	}
 	cr_assert_eq(gw_bitmap_new(&marks, PAGES), 0);
 	cr_assert_eq(gw_bitmap_new(&taken, PAGES), 0);
@@ -74,7 +79,8 @@ static void watch(void)
 /* The address of page @page of the region. */
 static char *page_at(unsigned page)
 {
-	return page < PAGES / 2 ? memory + (PAGES / 2 + 1 + page) * PAGE : memory + (page - PAGES / 2) * PAGE;
+	return page < PAGES / 2 ? memory + (PAGES / 2 + 1 + page) * PAGE
+				: memory + (page - PAGES / 2) * PAGE;
 }
 
 static uint64_t take(void)
@@ -90,7 +96,8 @@ static void expect_run(uint64_t first, uint64_t end_page, const char *what)
 
 	take();
 	cr_assert(gw_bitmap_next_run(&taken, 0, &from, &to), "%s: nothing was marked", what);
-	cr_assert(from == first && to == end_page, "%s: marked %lu to %lu, not %lu to %lu", what, from, to, first, end_page);
+	cr_assert(from == first && to == end_page, "%s: marked %lu to %lu, not %lu to %lu", what,
+		  from, to, first, end_page);
 	cr_assert_not(gw_bitmap_next_run(&taken, to, &from, &to), "%s: more was marked", what);
 }
 
@@ -183,7 +190,9 @@ static void submit_native(uint16_t opcode, void *buffer, uint64_t count)
 	slow_ms = 2 * SLOW_MS;
 	if (!context)
 		cr_assert_eq(syscall(SYS_io_setup, 8, &context), 0);
-	request = (struct iocb){ .aio_lio_opcode = opcode, .aio_fildes = (unsigned)fd, .aio_buf = (uintptr_t)buffer,
+	request = (struct iocb){ .aio_lio_opcode = opcode,
+				 .aio_fildes = (unsigned)fd,
+				 .aio_buf = (uintptr_t)buffer,
 				 .aio_nbytes = count };
 	cr_assert_eq(io_submit(context, 1, &list), 1);
 }
@@ -330,7 +339,8 @@ Test(reads, a_read_under_way_when_watching_begins_is_not_lost)
 		watch();
 		seen = *page_at(44);
 		finish(&engines[i]);
-		cr_assert(take() == 5 || seen == 'd', "%s: the page was copied too early", engines[i].name);
+		cr_assert(take() == 5 || seen == 'd', "%s: the page was copied too early",
+			  engines[i].name);
 		gw_reads_unwatch();
 	}
 }
@@ -378,7 +388,9 @@ Test(reads, what_is_given_back_is_marked)
 	}
 	cr_assert_eq(gw_reads_watch(segments, 2, &marks), 1);
 	memset(page_at(20), 'x', 40 * PAGE);
-	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 20 * PAGE + 1, 2 * PAGE), 0);
+	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 20 * PAGE + 1,
+			       2 * PAGE),
+		     0);
 	expect_run(20, 23, "by the file");
 	cr_assert_eq(*page_at(21), 0);
 	cr_assert_eq(madvise(page_at(30), 2 * PAGE, MADV_REMOVE), 0);
@@ -390,11 +402,14 @@ Test(reads, what_is_given_back_is_marked)
 	cr_assert_eq(fallocate(-1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE), -1);
 	cr_assert_eq(errno, EBADF);
 	cr_assert_eq(take(), 0, "nothing was given back by these");
-	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (PAGES - 1) * PAGE, INT32_MAX), 0);
+	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			       (PAGES - 1) * PAGE, INT32_MAX),
+		     0);
 	expect_run(PAGES - 1, PAGES, "and what lies behind the end is nobody's");
 	gw_reads_unwatch();
 	segments[1].has_file = segments[0].has_file = false;
-	cr_assert_eq(gw_reads_watch(segments, 2, &marks), 0, "an unknown file's pages are not seen");
+	cr_assert_eq(gw_reads_watch(segments, 2, &marks), 0,
+		     "an unknown file's pages are not seen");
 }
 
 /*
@@ -414,7 +429,8 @@ Test(reads, write_protection_does_not_see_a_pinned_page)
 	cr_assert_geq(gw_wp_async_collect(wp, &marks, &error), 5);
 	take();
 	finish(fixed);
-	cr_assert_eq(gw_wp_async_collect(wp, &marks, &error), 0, "it does: is tracker/reads.c still needed?");
+	cr_assert_eq(gw_wp_async_collect(wp, &marks, &error), 0,
+		     "it does: is tracker/reads.c still needed?");
 	expect_run(40, 45, "the union");
 	gw_wp_async_close(wp);
 }

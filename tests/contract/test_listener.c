@@ -26,7 +26,8 @@ static struct gw_listener *listen_quick(void)
 	struct gw_listener *listener;
 	struct gw_error error = { 0 };
 
-	cr_assert_eq(gw_listener_open(&listener, "127.0.0.1:0", &options, &error), 0, "%s", error.text);
+	cr_assert_eq(gw_listener_open(&listener, "127.0.0.1:0", &options, &error), 0, "%s",
+		     error.text);
 	return listener;
 }
 
@@ -117,7 +118,8 @@ static void *answer_one(void *argument)
 static struct gw_error connect_to(const void *answer, size_t bytes)
 {
 	struct gw_link_options options = { .deadline_ns = 300 * GW_NS_PER_MS };
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t length = sizeof(address);
 	struct server server = { socket(AF_INET, SOCK_STREAM, 0), answer, bytes };
 	struct gw_error error = { 0 };
@@ -150,9 +152,9 @@ Test(connect, what_cannot_be_reached_says_what_to_do)
 	static const struct {
 		const char *uri;
 		int code;
-	} bad[] = { { "127.0.0.1:1", -ECONNREFUSED },	  { "127.0.0.1", -EINVAL },
-		    { "tcp:127.0.0.1:x", -EINVAL },	  { "::1:44", -EINVAL },
-		    { "127.0.0.1:99999", -EINVAL },	  { ":44", -EINVAL },
+	} bad[] = { { "127.0.0.1:1", -ECONNREFUSED }, { "127.0.0.1", -EINVAL },
+		    { "tcp:127.0.0.1:x", -EINVAL },   { "::1:44", -EINVAL },
+		    { "127.0.0.1:99999", -EINVAL },   { ":44", -EINVAL },
 		    { "rdma:127.0.0.1", -EINVAL } };
 	struct gw_link_options options = { .deadline_ns = GW_NS_PER_S };
 
@@ -160,8 +162,8 @@ Test(connect, what_cannot_be_reached_says_what_to_do)
 		struct gw_error error = { 0 };
 		struct gw_link *link;
 
-		cr_assert_eq(gw_link_connect(&link, bad[i].uri, &options, &error), bad[i].code, "%s: %s", bad[i].uri,
-			     error.text);
+		cr_assert_eq(gw_link_connect(&link, bad[i].uri, &options, &error), bad[i].code,
+			     "%s: %s", bad[i].uri, error.text);
 		cr_assert(error.text[0]);
 	}
 }
@@ -178,7 +180,8 @@ Test(listener, other_addresses_than_loopback_need_a_word)
 	cr_assert_eq(gw_listener_open(&listener, "[::]:0", &options, &error), -EACCES);
 	options.allow_remote = true;
 	error = (struct gw_error){ 0 };
-	cr_assert_eq(gw_listener_open(&listener, "0.0.0.0:0", &options, &error), 0, "%s", error.text);
+	cr_assert_eq(gw_listener_open(&listener, "0.0.0.0:0", &options, &error), 0, "%s",
+		     error.text);
 	gw_listener_close(listener);
 }
 
@@ -194,7 +197,8 @@ Test(connect, without_descriptors_only_the_link_is_closed)
 	struct gw_link *link;
 
 	cr_assert(dup2(nothing, 0) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
-	cr_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, data) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+	cr_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, data) == 0 &&
+		  getrlimit(RLIMIT_NOFILE, &limit) == 0);
 	none = (struct rlimit){ 0, limit.rlim_max };
 	setrlimit(RLIMIT_NOFILE, &none);
 	rc = tcp_new(&link, true, pair[0], data, 2, false, "test", &error);
@@ -203,14 +207,18 @@ Test(connect, without_descriptors_only_the_link_is_closed)
 	cr_assert_neq(strstr(error.text, "2 channels"), NULL, "%s", error.text);
 	cr_assert_eq(fcntl(0, F_GETFD), 0, "descriptor 0 was closed");
 	cr_assert_neq(fcntl(pair[1], F_GETFD), -1);
-	cr_assert(fcntl(pair[0], F_GETFD) == -1 && fcntl(data[0], F_GETFD) == -1 && fcntl(data[1], F_GETFD) == -1);
+	cr_assert(fcntl(pair[0], F_GETFD) == -1 && fcntl(data[0], F_GETFD) == -1 &&
+		  fcntl(data[1], F_GETFD) == -1);
 }
 
-int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
-int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
+int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+		       struct addrinfo **list);
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+		       struct addrinfo **list);
 
 /* The name "two" resolves to two addresses of this host. */
-int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+		       struct addrinfo **list)
 {
 	if (strcmp(host, "two") != 0)
 		return __real_getaddrinfo(host, port, hints, list);
@@ -220,9 +228,11 @@ int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo
 
 static bool is_bound(unsigned long host, unsigned port)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_port = htons((uint16_t)port),
 				       .sin_addr.s_addr = htonl((uint32_t)host) };
-	int fd = socket(AF_INET, SOCK_STREAM, 0), rc = connect(fd, (struct sockaddr *)&address, sizeof(address));
+	int fd = socket(AF_INET, SOCK_STREAM, 0),
+	    rc = connect(fd, (struct sockaddr *)&address, sizeof(address));
 
 	close(fd);
 	return rc == 0;
@@ -235,7 +245,8 @@ Test(listener, all_addresses_of_a_name_have_one_port)
 	struct gw_error error = { 0 };
 
 	for (int i = 0; i < 20; i++) {
-		cr_assert_eq(gw_listener_open(&listener, "two:0", &options, &error), 0, "%s", error.text);
+		cr_assert_eq(gw_listener_open(&listener, "two:0", &options, &error), 0, "%s",
+			     error.text);
 		cr_assert(is_bound(INADDR_LOOPBACK, gw_listener_port(listener)));
 		cr_assert(is_bound(INADDR_LOOPBACK + 1, gw_listener_port(listener)));
 		gw_listener_close(listener);
@@ -249,17 +260,20 @@ Test(connect, the_next_address_is_tried_where_no_godwit_answers)
 {
 	static const char *const answers[] = { "HTTP/1.1 400 Bad Request\r\n\r\n", NULL };
 	struct gw_link_options options = { .channels = 2, .deadline_ns = 10 * GW_NS_PER_S };
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1) };
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1) };
 
 	for (unsigned i = 0; i < 2; i++) {
-		struct server server = { socket(AF_INET, SOCK_STREAM, 0), answers[i], answers[i] ? strlen(answers[i]) : 0 };
+		struct server server = { socket(AF_INET, SOCK_STREAM, 0), answers[i],
+					 answers[i] ? strlen(answers[i]) : 0 };
 		struct pair_accepting a = { 0 };
 		struct gw_error error = { 0 };
 		struct gw_link *link;
 		pthread_t threads[2];
 		char uri[32];
 
-		cr_assert_eq(gw_listener_open(&a.listener, "127.0.0.1:0", &options, &error), 0, "%s", error.text);
+		cr_assert_eq(gw_listener_open(&a.listener, "127.0.0.1:0", &options, &error), 0,
+			     "%s", error.text);
 		address.sin_port = htons((uint16_t)gw_listener_port(a.listener));
 		cr_assert_eq(bind(server.fd, (struct sockaddr *)&address, sizeof(address)), 0);
 		if (answers[i]) { /* otherwise no program listens there */
@@ -311,19 +325,27 @@ int __wrap_madvise(void *at, size_t bytes, int advice)
 Test(connect, memory_is_asked_for_by_the_pages_of_this_host)
 {
 	struct gw_link_options options = { .channels = 1 };
-	char *memory = mmap(NULL, 4 * LARGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory = mmap(NULL, 4 * LARGE_PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *base = (char *)(((uintptr_t)memory + LARGE_PAGE - 1) & ~((uintptr_t)LARGE_PAGE - 1));
-	struct gw_link_region region = { .fd = -1, .uffd = -1, .base = base, .bytes = 2 * LARGE_PAGE, .placement = GW_PLACE_MAPPED };
+	struct gw_link_region region = { .fd = -1,
+					 .uffd = -1,
+					 .base = base,
+					 .bytes = 2 * LARGE_PAGE,
+					 .placement = GW_PLACE_MAPPED };
 	struct gw_link_event event = { .fence = 0 };
 	struct gw_link *source = NULL, *receiver = NULL;
 	struct gw_error error = { 0 };
 
 	pages_are_large = true;
-	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &options, &source, &receiver, &error), 0, "%s", error.text);
-	cr_assert(gw_link_add_region(receiver, &region) == 0 && gw_link_add_region(source, &region) == 0);
+	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &options, &source, &receiver, &error), 0,
+		     "%s", error.text);
+	cr_assert(gw_link_add_region(receiver, &region) == 0 &&
+		  gw_link_add_region(source, &region) == 0);
 	cr_assert(gw_link_put(source, 0, 0x3000, 0x1000) == 0 && gw_link_fence(source, 1) == 0);
 	while (event.fence == 0)
-		cr_assert(gw_link_poll(receiver, &event, GW_NS_PER_S) >= 0 && gw_link_poll(source, &event, 0) >= 0);
+		cr_assert(gw_link_poll(receiver, &event, GW_NS_PER_S) >= 0 &&
+			  gw_link_poll(source, &event, 0) >= 0);
 	cr_assert_gt(asked_for, 0);
 	cr_assert_eq(unaligned, 0, "%u of %u calls", unaligned, asked_for);
 	gw_link_close(source);

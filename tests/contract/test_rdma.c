@@ -43,18 +43,25 @@ static int make_file(unsigned char **map)
 static struct ends open_ends(const char *scheme, bool two_rails)
 {
 	const char *rail = getenv("LAB_RAIL");
-	struct gw_link_options options = { .allow_remote = true, .rails = &rail, .rail_count = two_rails };
+	struct gw_link_options options = {
+		.allow_remote = true, .rails = &rail, .rail_count = two_rails
+	};
 	struct gw_error error = { 0 };
 	struct ends e = { 0 };
 
-	cr_assert_eq(pair_connect(scheme, getenv("LAB_ADDRESS"), &options, &e.source, &e.receiver, &error), 0, "%s",
-		     error.text);
+	cr_assert_eq(pair_connect(scheme, getenv("LAB_ADDRESS"), &options, &e.source, &e.receiver,
+				  &error),
+		     0, "%s", error.text);
 	e.from_fd = make_file(&e.from);
 	e.to_fd = make_file(&e.to);
-	cr_assert_eq(gw_link_add_region(e.source, &(struct gw_link_region){ .fd = e.from_fd, .base = e.from, .bytes = BYTES }),
+	cr_assert_eq(gw_link_add_region(e.source,
+					&(struct gw_link_region){
+						.fd = e.from_fd, .base = e.from, .bytes = BYTES }),
 		     0);
 	cr_assert_eq(gw_link_add_region(e.receiver,
-					&(struct gw_link_region){ .fd = e.to_fd, .base = e.to, .bytes = BYTES,
+					&(struct gw_link_region){ .fd = e.to_fd,
+								  .base = e.to,
+								  .bytes = BYTES,
 								  .placement = GW_PLACE_WRITE }),
 		     0);
 	return e;
@@ -72,7 +79,8 @@ static void fill(struct ends *e, uint64_t offset, uint64_t bytes, unsigned char 
 		e->from[i] = (unsigned char)(with + i / 64);
 }
 
-static int poll_both(struct ends *e, enum gw_link_event_type type, bool at_receiver, struct gw_link_event *event)
+static int poll_both(struct ends *e, enum gw_link_event_type type, bool at_receiver,
+		     struct gw_link_event *event)
 {
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + 20 * GW_NS_PER_S;
 
@@ -116,7 +124,8 @@ static void finish_round(struct ends *e, uint64_t fence)
 	struct gw_link_event event;
 
 	cr_assert_eq(gw_link_fence(e->source, fence), 0);
-	cr_assert_eq(poll_both(e, GW_LINK_FENCE, true, &event), 1, "%s", gw_link_error(e->receiver)->text);
+	cr_assert_eq(poll_both(e, GW_LINK_FENCE, true, &event), 1, "%s",
+		     gw_link_error(e->receiver)->text);
 	cr_assert_eq(event.fence, fence);
 }
 
@@ -150,8 +159,10 @@ Test(rdma, what_was_never_put_is_neither_registered_nor_allocated)
 	cr_assert_eq(allocated(e.from_fd), 3u << 20);
 	cr_assert_eq(memcmp(e.from, e.to, BYTES), 0);
 	cr_assert_eq(by_rail(&e, 0), 3u << 20, "all of it by RDMA");
-	cr_assert(gw_link_next_pinned(e.receiver, 0, 0, &first, &end) && first == 4u << 20 && end == 6u << 20);
-	cr_assert(gw_link_next_pinned(e.receiver, 0, end, &first, &end) && first == 20u << 20 && end == 21u << 20);
+	cr_assert(gw_link_next_pinned(e.receiver, 0, 0, &first, &end) && first == 4u << 20 &&
+		  end == 6u << 20);
+	cr_assert(gw_link_next_pinned(e.receiver, 0, end, &first, &end) && first == 20u << 20 &&
+		  end == 21u << 20);
 	cr_assert(!gw_link_next_pinned(e.receiver, 0, end, &first, &end));
 	close_ends(&e);
 }
@@ -170,7 +181,8 @@ Test(rdma, small_gaps_are_bridged_and_small_runs_go_by_tcp)
 	cr_assert_eq(memcmp(e.from + (1u << 20) + PAGE, e.to + (1u << 20) + PAGE, 1u << 20), 0);
 	cr_assert_eq(memcmp(e.from + (16u << 20), e.to + (16u << 20), 2 * PAGE), 0);
 	cr_assert_eq(by_rail(&e, 0), 2u << 20);
-	cr_assert(gw_link_next_pinned(e.receiver, 0, 0, &first, &end) && first == 0 && end == (2u << 20) + PAGE);
+	cr_assert(gw_link_next_pinned(e.receiver, 0, 0, &first, &end) && first == 0 &&
+		  end == (2u << 20) + PAGE);
 	cr_assert(!gw_link_next_pinned(e.receiver, 0, end, &first, &end));
 	close_ends(&e);
 }
@@ -186,7 +198,9 @@ Test(rdma, a_page_given_back_and_taken_anew_is_sent_as_it_is_now)
 	fill(&e, 0, 4u << 20, 5);
 	put_all(&e, 0, 4u << 20, 1u << 20);
 	finish_round(&e, 1);
-	cr_assert_eq(fallocate(e.from_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1u << 20, 1u << 20), 0);
+	cr_assert_eq(fallocate(e.from_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1u << 20,
+			       1u << 20),
+		     0);
 	fill(&e, 1u << 20, 1u << 20, 77);
 	put_all(&e, 1u << 20, 1u << 20, PAGE);
 	finish_round(&e, 2);
@@ -270,9 +284,18 @@ static void lose_a_rail(unsigned which, bool at_receiver, bool both)
 	close_ends(&e);
 }
 
-Test(rdma, a_lost_rail_costs_no_byte_and_the_other_carries_on) { lose_a_rail(0, false, false); }
-Test(rdma, a_rail_lost_at_the_receiver_too) { lose_a_rail(1, true, false); }
-Test(rdma, all_rails_lost_leave_tcp) { lose_a_rail(0, false, true); }
+Test(rdma, a_lost_rail_costs_no_byte_and_the_other_carries_on)
+{
+	lose_a_rail(0, false, false);
+}
+Test(rdma, a_rail_lost_at_the_receiver_too)
+{
+	lose_a_rail(1, true, false);
+}
+Test(rdma, all_rails_lost_leave_tcp)
+{
+	lose_a_rail(0, false, true);
+}
 
 static _Atomic unsigned warnings;
 
@@ -314,10 +337,11 @@ Test(rdma, two_rails_share_the_load)
 	uint64_t carried[2] = { 0, 0 };
 
 	/* The thread of a rail may get no processor for a whole round. */
-	for (unsigned char fence = 1; fence < 7 && (carried[0] < BYTES / 8 || carried[1] < BYTES / 8); fence++)
+	for (unsigned char fence = 1;
+	     fence < 7 && (carried[0] < BYTES / 8 || carried[1] < BYTES / 8); fence++)
 		one_more_round(&e, fence, carried);
-	cr_assert(carried[0] >= BYTES / 8 && carried[1] >= BYTES / 8, "%llu and %llu", (unsigned long long)carried[0],
-		  (unsigned long long)carried[1]);
+	cr_assert(carried[0] >= BYTES / 8 && carried[1] >= BYTES / 8, "%llu and %llu",
+		  (unsigned long long)carried[0], (unsigned long long)carried[1]);
 	close_ends(&e);
 }
 
@@ -325,7 +349,8 @@ Test(rdma, plain_addresses_take_rdma_and_say_so)
 {
 	struct ends e = open_ends("", false);
 
-	cr_assert_eq(strncmp(gw_link_note(e.source), "RDMA by ", 8), 0, "%s", gw_link_note(e.source));
+	cr_assert_eq(strncmp(gw_link_note(e.source), "RDMA by ", 8), 0, "%s",
+		     gw_link_note(e.source));
 	close_ends(&e);
 }
 
@@ -361,7 +386,8 @@ Test(rdma, a_low_limit_on_locked_memory_is_an_error_that_says_what_to_do)
 		(void)!gw_link_poll(e.receiver, &event, 0);
 	}
 	cr_assert_eq(rc, -ENOMEM);
-	cr_assert(strstr(gw_link_error(e.source)->text, "ulimit -l"), "%s", gw_link_error(e.source)->text);
+	cr_assert(strstr(gw_link_error(e.source)->text, "ulimit -l"), "%s",
+		  gw_link_error(e.source)->text);
 	close_ends(&e);
 }
 
@@ -381,7 +407,8 @@ Test(rdma, a_low_limit_on_locked_memory_leaves_tcp_where_rdma_is_no_must)
 /* Until duplicate address detection is done nobody can listen on the address. */
 static bool is_usable(const struct sockaddr *address)
 {
-	int fd = socket(AF_INET6, SOCK_STREAM, 0), rc = bind(fd, address, sizeof(struct sockaddr_in6));
+	int fd = socket(AF_INET6, SOCK_STREAM, 0),
+	    rc = bind(fd, address, sizeof(struct sockaddr_in6));
 
 	close(fd);
 	return rc == 0;
@@ -398,15 +425,17 @@ static bool find_link_local(char *host, size_t bytes)
 	cr_assert_eq(getifaddrs(&list), 0);
 	for (int pass = 0; pass < 2; pass++)
 		for (const struct ifaddrs *a = list; a && !found; a = a->ifa_next) {
-			socklen_t length = a->ifa_addr && a->ifa_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) :
-											       sizeof(struct sockaddr_in);
+			socklen_t length = a->ifa_addr && a->ifa_addr->sa_family == AF_INET6
+						   ? sizeof(struct sockaddr_in6)
+						   : sizeof(struct sockaddr_in);
 
-			if (!a->ifa_addr || getnameinfo(a->ifa_addr, length, text, sizeof(text), NULL, 0, NI_NUMERICHOST) != 0)
+			if (!a->ifa_addr || getnameinfo(a->ifa_addr, length, text, sizeof(text),
+							NULL, 0, NI_NUMERICHOST) != 0)
 				continue;
 			if (pass == 0 && rail && strcmp(text, rail) == 0)
 				snprintf(net, sizeof(net), "%s", a->ifa_name);
-			found = pass == 1 && strcmp(net, a->ifa_name) == 0 && strncmp(text, "fe80:", 5) == 0 &&
-				is_usable(a->ifa_addr);
+			found = pass == 1 && strcmp(net, a->ifa_name) == 0 &&
+				strncmp(text, "fe80:", 5) == 0 && is_usable(a->ifa_addr);
 		}
 	snprintf(host, bytes, "[%.90s]", text);
 	freeifaddrs(list);
@@ -414,13 +443,16 @@ static bool find_link_local(char *host, size_t bytes)
 }
 
 struct rdma_cm_id;
-int __real_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms);
-int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms);
+int __real_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to,
+			     int ms);
+int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to,
+			     int ms);
 
 /* of the connection manager, which finds this host's own addresses without it */
 static unsigned asked_scope;
 
-int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms)
+int __wrap_rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to,
+			     int ms)
 {
 	if (to->sa_family == AF_INET6)
 		asked_scope = ((struct sockaddr_in6 *)(void *)to)->sin6_scope_id;
@@ -444,6 +476,7 @@ Test(rdma, a_link_local_address_has_its_interface)
 	cr_assert_eq(memcmp(e.from, e.to, BYTES), 0);
 	cr_assert_eq(by_rail(&e, 0), BYTES);
 	*strchr(host, ']') = '\0';
-	cr_assert_eq(asked_scope, if_nametoindex(strchr(host, '%') + 1), "%s: interface %u", host, asked_scope);
+	cr_assert_eq(asked_scope, if_nametoindex(strchr(host, '%') + 1), "%s: interface %u", host,
+		     asked_scope);
 	close_ends(&e);
 }

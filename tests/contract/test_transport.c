@@ -39,9 +39,12 @@ struct ends {
 
 enum backend { MEM, TCP, TCP_COPY, TCP6, RDMA, RDMA_MAPPED, FAULT_MEM, FAULT_TCP, FAULT_RDMA };
 
-static void connect_both(struct ends *e, const char *scheme, const char *host, bool copy, unsigned channels)
+static void connect_both(struct ends *e, const char *scheme, const char *host, bool copy,
+			 unsigned channels)
 {
-	struct gw_link_options options = { .channels = channels, .zero_copy = !copy, .allow_remote = true };
+	struct gw_link_options options = {
+		.channels = channels, .zero_copy = !copy, .allow_remote = true
+	};
 	struct gw_error error = { 0 };
 	int rc = pair_connect(scheme, host, &options, &e->source, &e->receiver, &error);
 
@@ -74,7 +77,8 @@ static struct ends open_ends(enum backend backend, unsigned channels)
 	case FAULT_RDMA:
 		cr_assert(getenv("LAB_ADDRESS"));
 		connect_both(&e, "rdma", getenv("LAB_ADDRESS"), true, channels);
-		cr_assert_eq(strncmp(gw_link_note(e.source), "RDMA", 4), 0, "%s", gw_link_note(e.source));
+		cr_assert_eq(strncmp(gw_link_note(e.source), "RDMA", 4), 0, "%s",
+			     gw_link_note(e.source));
 		break;
 	case TCP:
 	case TCP_COPY:
@@ -91,13 +95,22 @@ static struct ends open_ends(enum backend backend, unsigned channels)
 	e.to = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, e.to_fd, 0);
 	for (unsigned i = 0; i < BYTES; i++)
 		e.from[i] = (unsigned char)(i * 2654435761u >> 24);
-	cr_assert_eq(gw_link_add_region(e.source, &(struct gw_link_region){ .id = 2, .fd = -1, .base = e.from, .bytes = BYTES }),
-		     0);
-	cr_assert_eq(gw_link_add_region(e.receiver,
-					&(struct gw_link_region){ .id = 2, .fd = e.to_fd, .base = e.to, .bytes = BYTES,
-								  .placement = backend == TCP || backend == RDMA ? GW_PLACE_WRITE :
-													 GW_PLACE_MAPPED }),
-		     0);
+	cr_assert_eq(
+		gw_link_add_region(e.source,
+				   &(struct gw_link_region){
+					   .id = 2, .fd = -1, .base = e.from, .bytes = BYTES }),
+		0);
+	cr_assert_eq(
+		gw_link_add_region(
+			e.receiver,
+			&(struct gw_link_region){
+				.id = 2,
+				.fd = e.to_fd,
+				.base = e.to,
+				.bytes = BYTES,
+				.placement = backend == TCP || backend == RDMA ? GW_PLACE_WRITE
+									       : GW_PLACE_MAPPED }),
+		0);
 	return e;
 }
 
@@ -113,7 +126,8 @@ static void close_ends(struct ends *e)
 /*
  * Polls both ends until one has an event of the wanted type.  Both, because mem moves data in poll.
  */
-static int await(struct ends *e, bool at_receiver, enum gw_link_event_type type, struct gw_link_event *event)
+static int await(struct ends *e, bool at_receiver, enum gw_link_event_type type,
+		 struct gw_link_event *event)
 {
 	uint64_t deadline_ns = gw_now_ns(&gw_clock_real) + 5 * GW_NS_PER_S;
 
@@ -175,13 +189,15 @@ static void check_messages_arrive_once_in_order_both_ways(enum backend backend)
 	}
 	for (uint32_t n = 0; n < 50; n++) {
 		cr_assert_eq(gw_link_poll(e.receiver, &event, GW_NS_PER_S), 1);
-		cr_assert(event.message_type == n && event.payload_bytes == 4 && memcmp(event.payload, &n, 4) == 0);
+		cr_assert(event.message_type == n && event.payload_bytes == 4 &&
+			  memcmp(event.payload, &n, 4) == 0);
 		cr_assert_eq(gw_link_poll(e.source, &event, GW_NS_PER_S), 1);
 		cr_assert(event.message_type == n + 100 && event.payload_bytes == 0);
 	}
 	cr_assert_eq(gw_link_message(e.source, 7, big, sizeof(big)), 0);
 	cr_assert_eq(await(&e, true, GW_LINK_MESSAGE, &event), 1);
-	cr_assert(event.payload_bytes == sizeof(big) && memcmp(event.payload, big, sizeof(big)) == 0);
+	cr_assert(event.payload_bytes == sizeof(big) &&
+		  memcmp(event.payload, big, sizeof(big)) == 0);
 	cr_assert_eq(gw_link_message(e.source, 7, big, sizeof(big) + 1), -EMSGSIZE);
 	close_ends(&e);
 }
@@ -269,10 +285,12 @@ static void check_a_damaged_message_fails_the_session(enum backend backend)
 			int rc;
 
 			harmed->ops->damage(harmed, bit);
-			cr_assert_eq(gw_link_message(e.source, 3, "twenty-six bytes of payload", 27), 0);
+			cr_assert_eq(
+				gw_link_message(e.source, 3, "twenty-six bytes of payload", 27), 0);
 			rc = await(&e, true, GW_LINK_MESSAGE, &event);
 			cr_assert(rc == -EBADMSG || rc == -EPROTO, "bit %u: %d", (unsigned)bit, rc);
-			cr_assert(rc == -EPROTO || strstr(gw_link_error(e.receiver)->text, "was damaged on the way"));
+			cr_assert(rc == -EPROTO || strstr(gw_link_error(e.receiver)->text,
+							  "was damaged on the way"));
 			close_ends(&e);
 		}
 }
@@ -292,7 +310,8 @@ ssize_t __wrap_recv(int fd, void *to, size_t bytes, int flags)
 {
 	int ready = 0;
 
-	while (peer_is_quicker && !(flags & MSG_DONTWAIT) && ioctl(fd, FIONREAD, &ready) == 0 && ready == 0)
+	while (peer_is_quicker && !(flags & MSG_DONTWAIT) && ioctl(fd, FIONREAD, &ready) == 0 &&
+	       ready == 0)
 		usleep(50);
 	return __real_recv(fd, to, bytes, flags);
 }
@@ -322,7 +341,8 @@ static void flood_step(struct flood *flood)
 	flood->puts += rc == 0;
 	if (rc == 0 && flood->puts % 16)
 		return;
-	if (gw_link_poll(flood->source, &event, rc == 0 ? 0 : GW_NS_PER_MS) == 1 && event.type == GW_LINK_MESSAGE)
+	if (gw_link_poll(flood->source, &event, rc == 0 ? 0 : GW_NS_PER_MS) == 1 &&
+	    event.type == GW_LINK_MESSAGE)
 		(void)!gw_link_message(flood->source, (uint16_t)(event.message_type + 1), NULL, 0);
 }
 
@@ -353,7 +373,8 @@ static void await_echo(struct ends *e, struct flood *flood)
 
 	cr_assert_eq(gw_link_message(e->receiver, ECHO, NULL, 0), 0);
 	while (event.message_type != ECHO + 1 && !flood->gave_up)
-		cr_assert(poll_flooded(e, flood, &event) >= 0, "%s", gw_link_error(e->receiver)->text);
+		cr_assert(poll_flooded(e, flood, &event) >= 0, "%s",
+			  gw_link_error(e->receiver)->text);
 	cr_assert(!flood->gave_up, "no answer came from the source");
 }
 
@@ -386,7 +407,8 @@ static void check_nothing_lands_after_the_seal(enum backend backend)
 	memcpy(sealed, e.to, BYTES);
 	until_ns = gw_now_ns(&gw_clock_real) + SEALED_NS;
 	while (gw_now_ns(&gw_clock_real) < until_ns)
-		cr_assert(poll_flooded(&e, &flood, &event) >= 0, "%s", gw_link_error(e.receiver)->text);
+		cr_assert(poll_flooded(&e, &flood, &event) >= 0, "%s",
+			  gw_link_error(e.receiver)->text);
 	await_echo(&e, &flood);
 	cr_assert_eq(memcmp(sealed, e.to, BYTES), 0);
 
@@ -398,18 +420,45 @@ static void check_nothing_lands_after_the_seal(enum backend backend)
 }
 
 #ifdef CONTRACT_RDMA
-#define FOR_EACH_BACKEND(promise)                                                                                      \
-	Test(rdma, promise) { check_##promise(RDMA); }                                                                 \
-	Test(rdma_mapped, promise) { check_##promise(RDMA_MAPPED); }                                                   \
-	Test(fault_rdma, promise) { check_##promise(FAULT_RDMA); }
+#define FOR_EACH_BACKEND(promise)             \
+	Test(rdma, promise)                   \
+	{                                     \
+		check_##promise(RDMA);        \
+	}                                     \
+	Test(rdma_mapped, promise)            \
+	{                                     \
+		check_##promise(RDMA_MAPPED); \
+	}                                     \
+	Test(fault_rdma, promise)             \
+	{                                     \
+		check_##promise(FAULT_RDMA);  \
+	}
 #else
-#define FOR_EACH_BACKEND(promise)                                                                                      \
-	Test(mem, promise) { check_##promise(MEM); }                                                                   \
-	Test(tcp, promise) { check_##promise(TCP); }                                                                   \
-	Test(tcp_copy, promise) { check_##promise(TCP_COPY); }                                                         \
-	Test(tcp6, promise) { check_##promise(TCP6); }                                                                 \
-	Test(fault_mem, promise) { check_##promise(FAULT_MEM); }                                                       \
-	Test(fault_tcp, promise) { check_##promise(FAULT_TCP); }
+#define FOR_EACH_BACKEND(promise)           \
+	Test(mem, promise)                  \
+	{                                   \
+		check_##promise(MEM);       \
+	}                                   \
+	Test(tcp, promise)                  \
+	{                                   \
+		check_##promise(TCP);       \
+	}                                   \
+	Test(tcp_copy, promise)             \
+	{                                   \
+		check_##promise(TCP_COPY);  \
+	}                                   \
+	Test(tcp6, promise)                 \
+	{                                   \
+		check_##promise(TCP6);      \
+	}                                   \
+	Test(fault_mem, promise)            \
+	{                                   \
+		check_##promise(FAULT_MEM); \
+	}                                   \
+	Test(fault_tcp, promise)            \
+	{                                   \
+		check_##promise(FAULT_TCP); \
+	}
 #endif
 
 FOR_EACH_BACKEND(puts_arrive_before_their_fence)

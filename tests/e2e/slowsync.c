@@ -16,7 +16,8 @@ int fdatasync(int fd)
 	const char *text = getenv("SLOW_RECORD_MS"), *only_if = getenv("SLOW_RECORD_IF");
 	int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
 
-	usleep(text && (!only_if || access(only_if, F_OK) == 0) ? (useconds_t)atol(text) * 1000 : 0);
+	usleep(text && (!only_if || access(only_if, F_OK) == 0) ? (useconds_t)atol(text) * 1000
+								: 0);
 	return real(fd);
 }
 
@@ -36,7 +37,8 @@ static void wait_instead(struct io_uring_sqe *sqe)
 
 int io_uring_submit(struct io_uring *ring)
 {
-	int (*real)(struct io_uring *) = (int (*)(struct io_uring *))dlsym(RTLD_NEXT, "io_uring_submit");
+	int (*real)(struct io_uring *) = (int (*)(struct io_uring *))dlsym(
+		RTLD_NEXT, "io_uring_submit");
 
 	for (unsigned at = ring->sq.sqe_head; at != ring->sq.sqe_tail; at++) {
 		struct io_uring_sqe *sqe = &ring->sq.sqes[at & *ring->sq.kring_mask];

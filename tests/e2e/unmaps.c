@@ -29,7 +29,8 @@ static void give_back(void)
 	if (busy)
 		return;
 	busy = 1; /* the dynamic linker allocates for the hooks' first lookup */
-	page = syscall(SYS_mmap, NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0L);
+	page = syscall(SYS_mmap, NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		       0L);
 	if (page != -1) {
 		(void)madvise((void *)page, PAGE, MADV_REMOVE);
 		(void)munmap((void *)page, PAGE);

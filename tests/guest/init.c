@@ -76,9 +76,11 @@ static void check(const uint64_t *memory, uint64_t page, uint64_t generation)
 	for (unsigned i = 0; i < WORDS; i++) {
 		if (memory[page * WORDS + i] == word_of(page, generation, i))
 			continue;
-		printf("GUEST WRONG: page %llu word %u is %016llx, must be %016llx (generation %llu)\n",
+		printf("GUEST WRONG: page %llu word %u is %016llx, must be %016llx (generation "
+		       "%llu)\n",
 		       (unsigned long long)page, i, (unsigned long long)memory[page * WORDS + i],
-		       (unsigned long long)word_of(page, generation, i), (unsigned long long)generation);
+		       (unsigned long long)word_of(page, generation, i),
+		       (unsigned long long)generation);
 		for (;;)
 			pause();
 	}
@@ -158,7 +160,8 @@ static int open_disk(uint64_t **page)
 	int fd = -1;
 
 	for (int tries = 0; fd < 0 && tries < 100; tries++) {
-		fd = open("/dev/vda", (parameter("GW_DISK_READ", 0) ? O_RDONLY : O_RDWR) | O_DIRECT);
+		fd = open("/dev/vda",
+			  (parameter("GW_DISK_READ", 0) ? O_RDONLY : O_RDWR) | O_DIRECT);
 		usleep(fd < 0 ? 100000 : 0);
 	}
 	if (fd < 0 || posix_memalign((void **)page, PAGE, PAGE) != 0)
@@ -186,11 +189,13 @@ static void run_fio(void)
 	mkdir("/tmp", 0777);
 	mkdir("/proc", 0755);
 	mkdir("/sys", 0755);
-	if (mount("proc", "/proc", "proc", 0, NULL) < 0 || mount("sysfs", "/sys", "sysfs", 0, NULL) < 0 || chdir("/tmp") < 0)
+	if (mount("proc", "/proc", "proc", 0, NULL) < 0 ||
+	    mount("sysfs", "/sys", "sysfs", 0, NULL) < 0 || chdir("/tmp") < 0)
 		printf("GUEST WRONG: no place for fio\n");
 	printf("GUEST HAMMERS\n");
-	execl("/bin/fio", "fio", "--name=hammer", "--filename=/dev/vda", "--rw=randwrite", "--bs=4k", "--direct=1",
-	      "--ioengine=psync", "--time_based", "--runtime=1d", "--disk_util=0", "--eta=never", NULL);
+	execl("/bin/fio", "fio", "--name=hammer", "--filename=/dev/vda", "--rw=randwrite",
+	      "--bs=4k", "--direct=1", "--ioengine=psync", "--time_based", "--runtime=1d",
+	      "--disk_util=0", "--eta=never", NULL);
 	printf("GUEST WRONG: no fio in this initramfs\n");
 	pause();
 }
@@ -200,11 +205,13 @@ static void read_on(uint64_t places)
 {
 	uint64_t *page, parts = places * PAGE / READ_BYTES;
 	int fd = open_disk(&page);
-	char *buffer = mmap(NULL, READ_BYTES * READ_PARTS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *buffer = mmap(NULL, READ_BYTES * READ_PARTS, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	for (uint64_t n = 1;; n++) {
 		if (buffer == MAP_FAILED ||
-		    pread(fd, buffer + n % READ_PARTS * READ_BYTES, READ_BYTES, (off_t)(n % parts * READ_BYTES)) != READ_BYTES)
+		    pread(fd, buffer + n % READ_PARTS * READ_BYTES, READ_BYTES,
+			  (off_t)(n % parts * READ_BYTES)) != READ_BYTES)
 			disk_wrong("cannot read", n);
 		printf("GUEST READ %llu\n", (unsigned long long)n);
 	}
@@ -229,7 +236,8 @@ static void write_records(uint64_t places, uint64_t rate)
 			verify_record(fd, page, next, places);
 			if (next++ < n)
 				continue;
-			printf("GUEST VERIFIED %llu records\n", (unsigned long long)(n - oldest + 1));
+			printf("GUEST VERIFIED %llu records\n",
+			       (unsigned long long)(n - oldest + 1));
 			next = oldest;
 		}
 		nanosleep(&rest, NULL);
@@ -306,7 +314,8 @@ static void await_memory(uint64_t mib)
 {
 	for (int tries = 0; (uint64_t)sysconf(_SC_PHYS_PAGES) < mib * 256; tries++) {
 		if (tries == 300) {
-			printf("GUEST WRONG: only %ld MiB of memory\n", sysconf(_SC_PHYS_PAGES) / 256);
+			printf("GUEST WRONG: only %ld MiB of memory\n",
+			       sysconf(_SC_PHYS_PAGES) / 256);
 			pause();
 		}
 		usleep(100000);
@@ -317,12 +326,14 @@ static void await_memory(uint64_t mib)
 static void fill_and_free(void)
 {
 	size_t bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) / 2 * PAGE;
-	unsigned char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *memory = mmap(
+		NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory == MAP_FAILED)
 		return;
 	for (size_t at = 0; at < bytes; at += 8)
-		*(volatile uint64_t *)(void *)(memory + at) = word_of(at / PAGE, 9, (unsigned)(at % PAGE / 8));
+		*(volatile uint64_t *)(void *)(memory + at) = word_of(
+			at / PAGE, 9, (unsigned)(at % PAGE / 8));
 	munmap(memory, bytes);
 }
 
@@ -348,9 +359,11 @@ static unsigned char *open_display(void)
 			fclose(file);
 		if (class >> 16 != 3)
 			continue;
-		snprintf(path, sizeof(path), "%.*s/resource0", (int)(strrchr(name, '/') - name), name);
+		snprintf(path, sizeof(path), "%.*s/resource0", (int)(strrchr(name, '/') - name),
+			 name);
 		fd = open(path, O_RDWR);
-		memory = mmap(NULL, (DRAWN_LINES * DISPLAY_LINE + PAGE - 1) / PAGE * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		memory = mmap(NULL, (DRAWN_LINES * DISPLAY_LINE + PAGE - 1) / PAGE * PAGE,
+			      PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	}
 	if (memory != MAP_FAILED)
 		return memory;
@@ -362,14 +375,17 @@ static void draw(unsigned char *display, uint64_t count)
 {
 	for (unsigned line = 0; line < DRAWN_LINES; line++)
 		for (unsigned bit = 0; bit < DRAWN_BITS; bit++)
-			memset(display + line * DISPLAY_LINE + bit * (DISPLAY_LINE / DRAWN_BITS), count >> bit & 1 ? 15 : 0,
-			       DISPLAY_LINE / DRAWN_BITS);
+			memset(display + line * DISPLAY_LINE + bit * (DISPLAY_LINE / DRAWN_BITS),
+			       count >> bit & 1 ? 15 : 0, DISPLAY_LINE / DRAWN_BITS);
 }
 
 /* Checks and rewrites pages for ever. */
 static void spin(uint64_t *memory, uint64_t pages)
 {
-	static struct { _Alignas(PAGE) uint64_t mark[3]; volatile uint64_t pages; } spun;
+	static struct {
+		_Alignas(PAGE) uint64_t mark[3];
+		volatile uint64_t pages;
+	} spun;
 
 	for (unsigned i = 0; i < 3; i++)
 		spun.mark[i] = word_of(SPUN_PAGE, 1, i);
@@ -399,7 +415,8 @@ int main(void)
 	start_disk();
 	pages = parameter("GW_MIB", 32) * 256;
 	rate = parameter("GW_RATE_MIB", 8) * 256 / TICKS_PER_S;
-	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
 	generation = calloc(pages, sizeof(*generation));
 	if (memory == MAP_FAILED || !generation) {
 		printf("GUEST WRONG: no memory for %llu pages\n", (unsigned long long)pages);
@@ -426,7 +443,8 @@ int main(void)
 		}
 		if (display)
 			draw(display, ticks + 1);
-		printf("GUEST COUNT %llu passes %llu\n", (unsigned long long)++ticks, (unsigned long long)passes);
+		printf("GUEST COUNT %llu passes %llu\n", (unsigned long long)++ticks,
+		       (unsigned long long)passes);
 		next.tv_nsec += 1000000000 / TICKS_PER_S;
 		if (next.tv_nsec >= 1000000000) {
 			next.tv_nsec -= 1000000000;

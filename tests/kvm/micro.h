@@ -22,7 +22,7 @@
 #define MICRO_PAGE 4096u
 #define MICRO_CODE 0x1000u
 #define MICRO_TABLES 0x2000u /* three pages */
-#define MICRO_FIRST 16u /* pages below hold the code and the page tables */
+#define MICRO_FIRST 16u      /* pages below hold the code and the page tables */
 
 struct micro {
 	int kvm, vm, vcpu;
@@ -32,7 +32,8 @@ struct micro {
 };
 
 /* l: mov [rdi], edx; add rdi, rbx; dec rcx; jnz l; hlt */
-static const unsigned char micro_code[] = { 0x89, 0x17, 0x48, 0x01, 0xdf, 0x48, 0xff, 0xc9, 0x75, 0xf6, 0xf4 };
+static const unsigned char micro_code[] = { 0x89, 0x17, 0x48, 0x01, 0xdf, 0x48,
+					    0xff, 0xc9, 0x75, 0xf6, 0xf4 };
 
 static void micro_too_long(int number)
 {
@@ -46,7 +47,8 @@ static void micro_too_long(int number)
 /* An ioctl of the VMM, through the tracker as the shim does it. */
 static inline int micro_ioctl(int fd, unsigned long request, void *argument)
 {
-	return gw_kvm_wants(request) ? gw_kvm_ioctl(fd, request, argument, ioctl) : ioctl(fd, request, argument);
+	return gw_kvm_wants(request) ? gw_kvm_ioctl(fd, request, argument, ioctl)
+				     : ioctl(fd, request, argument);
 }
 
 /*
@@ -71,21 +73,31 @@ static inline void micro_identify(const struct micro *micro)
 		struct kvm_cpuid_entry2 entries[256];
 	} cpuid = { .head.nent = 256 };
 
-	if (ioctl(micro->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) < 0 || ioctl(micro->vcpu, KVM_SET_CPUID2, &cpuid) < 0)
+	if (ioctl(micro->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) < 0 ||
+	    ioctl(micro->vcpu, KVM_SET_CPUID2, &cpuid) < 0)
 		SKIP("a vCPU's identity cannot be set: %s", strerror(errno));
 }
 
 /* Starts one more vCPU of the same VM, in a copy of @micro. */
 static inline void micro_start(struct micro *micro, unsigned id)
 {
-	struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1 };
-	struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1 };
+	struct kvm_segment code = {
+		.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .l = 1, .s = 1, .g = 1
+	};
+	struct kvm_segment data = { .limit = 0xffffffff,
+				    .selector = 16,
+				    .type = 3,
+				    .present = 1,
+				    .db = 1,
+				    .s = 1,
+				    .g = 1 };
 	struct kvm_sregs sregs;
 
 	micro->vcpu = ioctl(micro->vm, KVM_CREATE_VCPU, (unsigned long)id);
-	micro->run = mmap(NULL, (size_t)ioctl(micro->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
-			  micro->vcpu, 0);
-	if (micro->vcpu < 0 || micro->run == MAP_FAILED || ioctl(micro->vcpu, KVM_GET_SREGS, &sregs) < 0)
+	micro->run = mmap(NULL, (size_t)ioctl(micro->kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
+			  PROT_READ | PROT_WRITE, MAP_SHARED, micro->vcpu, 0);
+	if (micro->vcpu < 0 || micro->run == MAP_FAILED ||
+	    ioctl(micro->vcpu, KVM_GET_SREGS, &sregs) < 0)
 		SKIP("a vCPU cannot be made: %s", strerror(errno));
 	micro_identify(micro);
 	sregs.cs = code;
@@ -102,7 +114,8 @@ static inline void micro_start(struct micro *micro, unsigned id)
  * Uses the memory of @fd, which it closes.  @hooked: through the tracker.  The process is ended
  * after @seconds.
  */
-static inline void micro_open_on(struct micro *micro, int fd, uint64_t pages, unsigned seconds, bool hooked)
+static inline void micro_open_on(struct micro *micro, int fd, uint64_t pages, unsigned seconds,
+				 bool hooked)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = pages * MICRO_PAGE };
 
@@ -115,13 +128,14 @@ static inline void micro_open_on(struct micro *micro, int fd, uint64_t pages, un
 	micro->pages = (unsigned)pages;
 	if (fd < 0 || ftruncate(fd, (off_t)(pages * MICRO_PAGE)) < 0)
 		exit(1);
-	micro->memory = mmap(NULL, pages * MICRO_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	micro->memory = mmap(NULL, pages * MICRO_PAGE, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_NORESERVE, fd, 0);
 	close(fd); /* the alias needs no descriptor */
 	memcpy(micro->memory + MICRO_CODE, micro_code, sizeof(micro_code));
 	micro_map(micro);
 	slot.userspace_addr = (uintptr_t)micro->memory;
-	if ((hooked ? micro_ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot) :
-		      ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot)) < 0)
+	if ((hooked ? micro_ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot)
+		    : ioctl(micro->vm, KVM_SET_USER_MEMORY_REGION, &slot)) < 0)
 		SKIP("a memory slot cannot be set: %s", strerror(errno));
 	micro_start(micro, 0);
 }
@@ -148,10 +162,15 @@ static inline void micro_open(struct micro *micro, unsigned pages, unsigned seco
 }
 
 /* The guest writes @value to @count pages: @first, @first + @step and so on. */
-static inline void micro_write(const struct micro *micro, unsigned first, unsigned step, unsigned count, unsigned value)
+static inline void micro_write(const struct micro *micro, unsigned first, unsigned step,
+			       unsigned count, unsigned value)
 {
-	struct kvm_regs regs = { .rip = MICRO_CODE, .rflags = 2, .rdi = (uint64_t)first * MICRO_PAGE,
-				 .rbx = (uint64_t)step * MICRO_PAGE, .rcx = count, .rdx = value };
+	struct kvm_regs regs = { .rip = MICRO_CODE,
+				 .rflags = 2,
+				 .rdi = (uint64_t)first * MICRO_PAGE,
+				 .rbx = (uint64_t)step * MICRO_PAGE,
+				 .rcx = count,
+				 .rdx = value };
 
 	if (ioctl(micro->vcpu, KVM_SET_REGS, &regs) < 0)
 		SKIP("KVM_SET_REGS: %s", strerror(errno));

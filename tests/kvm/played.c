@@ -46,14 +46,17 @@ static int play_region(const struct kvm_userspace_memory_region *region)
 	if (region->memory_size == 0) {
 		if (slot->bytes == 0)
 			return fail(EINVAL);
-		cr_assert(vmm_asks || parked == 1, "a slot is deleted while virtual processors run");
+		cr_assert(vmm_asks || parked == 1,
+			  "a slot is deleted while virtual processors run");
 		memset(slot, 0, sizeof(*slot));
 		return 0;
 	}
-	if (region->memory_size % PAGE || region->userspace_addr % PAGE || region->guest_phys_addr % PAGE)
+	if (region->memory_size % PAGE || region->userspace_addr % PAGE ||
+	    region->guest_phys_addr % PAGE)
 		return fail(EINVAL);
-	if (slot->bytes && (slot->bytes != region->memory_size || slot->addr != region->userspace_addr ||
-			    (slot->flags ^ region->flags) & KVM_MEM_READONLY))
+	if (slot->bytes &&
+	    (slot->bytes != region->memory_size || slot->addr != region->userspace_addr ||
+	     (slot->flags ^ region->flags) & KVM_MEM_READONLY))
 		return fail(EINVAL);
 	slot->gpa = region->guest_phys_addr;
 	slot->bytes = region->memory_size;
@@ -92,7 +95,8 @@ static int play_clear(const struct kvm_clear_dirty_log *clear)
 		return fail(EINVAL);
 	for (unsigned p = 0; p < clear->num_pages; p++)
 		if (mask[p / 64] >> p % 64 & 1)
-			slot->dirty[(clear->first_page + p) / 64] &= ~(1ULL << (clear->first_page + p) % 64);
+			slot->dirty[(clear->first_page + p) / 64] &= ~(
+				1ULL << (clear->first_page + p) % 64);
 	return 0;
 }
 

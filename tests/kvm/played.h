@@ -25,11 +25,11 @@ struct played {
 };
 
 extern struct played slots[SLOTS];
-extern uint64_t manual;   /* as enabled last by KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
-extern bool has_manual;   /* whether this kernel has that capability */
-extern unsigned parked;   /* 1 while the vCPUs are parked */
-extern bool may_park;     /* false: the vCPUs cannot be parked */
-extern bool vmm_asks;     /* the request under way is the VMM's own, not the tracker's */
+extern uint64_t manual; /* as enabled last by KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+extern bool has_manual; /* whether this kernel has that capability */
+extern unsigned parked; /* 1 while the vCPUs are parked */
+extern bool may_park;   /* false: the vCPUs cannot be parked */
+extern bool vmm_asks;   /* the request under way is the VMM's own, not the tracker's */
 
 /* For gw_kvm_park_by(). */
 int play_park(void);

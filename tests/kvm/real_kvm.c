@@ -42,8 +42,10 @@ static void copy_round(void)
 	uint64_t at = 0, first, end;
 
 	while (gw_bitmap_next_run(&dirty, at, &first, &end)) {
-		ENSURE(gw_kvm_log_arm(0, first, end - first, &error) == 0, "KVM clears its log (%s)", error.text);
-		memcpy(shadow + first * MICRO_PAGE, micro.memory + first * MICRO_PAGE, (end - first) * MICRO_PAGE);
+		ENSURE(gw_kvm_log_arm(0, first, end - first, &error) == 0,
+		       "KVM clears its log (%s)", error.text);
+		memcpy(shadow + first * MICRO_PAGE, micro.memory + first * MICRO_PAGE,
+		       (end - first) * MICRO_PAGE);
 		gw_bitmap_clear_range(&dirty, first, end - first);
 		at = end;
 	}
@@ -51,7 +53,8 @@ static void copy_round(void)
 
 static void write_something(unsigned round)
 {
-	unsigned first = FIRST + any(PAGES - FIRST), step = 1 + any(3), most = (PAGES - first + step - 1) / step;
+	unsigned first = FIRST + any(PAGES - FIRST), step = 1 + any(3),
+		 most = (PAGES - first + step - 1) / step;
 
 	micro_write(&micro, first, step, 1 + any(most), round + any(60000));
 	for (unsigned n = any(4); n > 0; n--) {
@@ -69,16 +72,20 @@ static void check_vmm_log(unsigned first, unsigned count)
 
 	ENSURE(micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG, &get) == 0, "the VMM reads its log");
 	for (unsigned p = FIRST; p < PAGES; p++)
-		ENSURE((log[p / 64] >> p % 64 & 1) == (p >= first && p < first + count), "page %u is in the VMM's log, or not, "
-		       "as it was written or not", p);
+		ENSURE((log[p / 64] >> p % 64 & 1) == (p >= first && p < first + count),
+		       "page %u is in the VMM's log, or not, "
+		       "as it was written or not",
+		       p);
 }
 
 static void set_flags(uint32_t flags)
 {
-	struct kvm_userspace_memory_region slot = { .flags = flags, .memory_size = PAGES * MICRO_PAGE,
+	struct kvm_userspace_memory_region slot = { .flags = flags,
+						    .memory_size = PAGES * MICRO_PAGE,
 						    .userspace_addr = (uintptr_t)micro.memory };
 
-	ENSURE(micro_ioctl(micro.vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0, "the VMM changes its slot's flags");
+	ENSURE(micro_ioctl(micro.vm, KVM_SET_USER_MEMORY_REGION, &slot) == 0,
+	       "the VMM changes its slot's flags");
 }
 
 static void start(void)
@@ -153,12 +160,14 @@ int main(void)
 	micro_write(&micro, 30, 1, 4, 6);
 	child = fork();
 	if (child == 0) {
-		(void)micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG, &(struct kvm_dirty_log){ .dirty_bitmap = shared.words });
+		(void)micro_ioctl(micro.vm, KVM_GET_DIRTY_LOG,
+				  &(struct kvm_dirty_log){ .dirty_bitmap = shared.words });
 		_exit(0);
 	}
 	ENSURE(child > 0 && waitpid(child, NULL, 0) == child, "a child lives and dies");
 	micro.memory[210 * MICRO_PAGE] = 3;
-	ASSUME(collect() >= 5 && gw_bitmap_test(&dirty, 30) && gw_bitmap_test(&dirty, 33) && gw_bitmap_test(&dirty, 210),
+	ASSUME(collect() >= 5 && gw_bitmap_test(&dirty, 30) && gw_bitmap_test(&dirty, 33) &&
+		       gw_bitmap_test(&dirty, 210),
 	       "a VMM that forks is tracked on");
 	stop();
 
@@ -167,7 +176,8 @@ int main(void)
 	gw_kvm_unmapped(segment.addr + 100 * MICRO_PAGE, 20 * MICRO_PAGE);
 	munmap(micro.memory + 100 * MICRO_PAGE, 20 * MICRO_PAGE);
 	micro_write(&micro, 50, 1, 5, 9);
-	ASSUME(collect() >= 5 && gw_bitmap_test(&dirty, 54), "what the VMM has not unmapped is tracked on");
+	ASSUME(collect() >= 5 && gw_bitmap_test(&dirty, 54),
+	       "what the VMM has not unmapped is tracked on");
 	stop();
 	micro_open(&micro, PAGES, 20, true);
 	segment.addr = (uintptr_t)micro.memory;

@@ -26,12 +26,13 @@
 Test(kvm, memory_that_is_not_shared_has_no_alias)
 {
 	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 16 * PAGE };
-	void *private = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *private = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			     -1, 0);
 
 	begin(1, true, 0);
-	region.userspace_addr = (uintptr_t)private;
+	region.userspace_addr = (uintptr_t) private;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	cr_assert_eq(slots[0].addr, (uintptr_t)private);
+	cr_assert_eq(slots[0].addr, (uintptr_t) private);
 	region.memory_size = 0;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	end();
@@ -53,7 +54,8 @@ Test(kvm, without_room_for_an_alias_there_is_none)
 	limit.rlim_cur = RLIM_INFINITY;
 	cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
 	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "KVM has it where the VMM put it");
-	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 0, "and write protection is all there is");
+	cr_assert_eq(gw_kvm_log_start(&segment, 1, &shared, &error), 0,
+		     "and write protection is all there is");
 	end();
 }
 
@@ -61,7 +63,8 @@ Test(kvm, without_room_for_an_alias_there_is_none)
 static int read_word(uint64_t addr)
 {
 	uint64_t word;
-	struct iovec here = { &word, sizeof(word) }, there = { (void *)(uintptr_t)addr, sizeof(word) };
+	struct iovec here = { &word, sizeof(word) },
+		     there = { (void *)(uintptr_t)addr, sizeof(word) };
 
 	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) < 0 ? -errno : 0;
 }
@@ -72,7 +75,8 @@ static uint64_t begin_with_a_slot(void)
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
-	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "a guest that does not migrate has no alias");
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory,
+		     "a guest that does not migrate has no alias");
 	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory);
 	return slots[0].addr;
@@ -88,8 +92,9 @@ Test(kvm, unmapping_unmaps_the_alias_too)
 	cr_assert_eq(read_word(alias + 49 * PAGE), 0);
 	cr_assert_eq(read_word(alias + 50 * PAGE), -EFAULT, "it is there no more");
 	cr_assert_eq(read_word(alias + 51 * PAGE), 0);
-	cr_assert_eq((uintptr_t)mmap((void *)(uintptr_t)(alias + 50 * PAGE), PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
-		     alias + 50 * PAGE, 0, "nobody else gets its place");
+	cr_assert_eq((uintptr_t)mmap((void *)(uintptr_t)(alias + 50 * PAGE), PAGE, PROT_READ,
+				     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == alias + 50 * PAGE,
+		     0, "nobody else gets its place");
 	delete_slot(0);
 	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert(mincore((void *)(uintptr_t)alias, 100 * PAGE, vector) == -1 && errno == ENOMEM);
@@ -160,7 +165,8 @@ Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 	cr_assert_eq(read_word(alias), 0, "write protection may have something to tell of it");
 	own[0] = (struct own){ .first = 0, .pages = 100 };
 	set_slot(0, false);
-	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "an alias that is new would be watched by nobody");
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory,
+		     "an alias that is new would be watched by nobody");
 	cr_assert_eq(gw_kvm_check(&error), 0);
 	gw_kvm_unmapped((uintptr_t)memory + PAGES * PAGE, PAGE);
 	cr_assert_eq(gw_kvm_check(&error), 0, "what lies beside it is not meant");
@@ -191,7 +197,8 @@ Test(kvm, the_place_of_an_alias_that_was_logged_is_free_for_others)
 
 Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 {
-	struct uffdio_register all = { .range.len = 64 * PAGE, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_register all = { .range.len = 64 * PAGE,
+				       .mode = UFFDIO_REGISTER_MODE_MISSING };
 
 	begin(1, true, 0);
 	own[0] = (struct own){ .first = 0, .pages = 32 };
@@ -209,7 +216,8 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(slots[1].addr, (uintptr_t)memory + 100 * PAGE);
 	gw_kvm_hold(true);
-	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "the VMM is to see what virtual processors touch");
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory,
+		     "the VMM is to see what virtual processors touch");
 	end();
 }
 
@@ -265,7 +273,9 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 	cr_assert_eq(madvise(memory + 108 * PAGE, 8 * PAGE, MADV_DONTFORK), 0);
 	region.userspace_addr = (uintptr_t)memory + 100 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
-	region = (struct kvm_userspace_memory_region){ .slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE };
+	region = (struct kvm_userspace_memory_region){
+		.slot = 2, .memory_size = PAGE, .userspace_addr = region.userspace_addr + PAGE
+	};
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
 	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 100 * PAGE);
@@ -276,7 +286,9 @@ Test(kvm, a_slot_over_two_files_has_no_alias_and_one_over_two_pieces_of_one_has)
 	cr_assert(other >= 0 && ftruncate(other, 8 * PAGE) == 0);
 	region.memory_size = 16 * PAGE;
 	gw_kvm_unmapped((uintptr_t)memory + 208 * PAGE, 8 * PAGE);
-	cr_assert_neq(mmap(memory + 208 * PAGE, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, other, 0), MAP_FAILED);
+	cr_assert_neq(mmap(memory + 208 * PAGE, 8 * PAGE, PROT_READ | PROT_WRITE,
+			   MAP_SHARED | MAP_FIXED, other, 0),
+		      MAP_FAILED);
 	region.slot = 1;
 	region.userspace_addr = (uintptr_t)memory + 200 * PAGE;
 	cr_assert_eq(ask(KVM_SET_USER_MEMORY_REGION, &region), 0);
@@ -321,7 +333,8 @@ Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 32 * PAGE);
 	*(unsigned char *)(uintptr_t)slots[0].addr = 78;
 	cr_assert_eq(memory[32 * PAGE], 78, "the alias is of what the new VM asked for");
-	cr_assert(msync((void *)(uintptr_t)stale, PAGE, MS_ASYNC) < 0 || slots[0].addr == stale, "the old alias is gone");
+	cr_assert(msync((void *)(uintptr_t)stale, PAGE, MS_ASYNC) < 0 || slots[0].addr == stale,
+		  "the old alias is gone");
 	end();
 }
 
@@ -349,8 +362,9 @@ Test(kvm, huge_pages_have_an_alias_by_their_file)
 	    fprintf(pool, "%u\n", before + 3) < 0 || fflush(pool) != 0)
 		cr_skip_test("huge pages cannot be had here");
 	huge_fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
-	huge = huge_fd < 0 || ftruncate(huge_fd, 3 * HUGE) < 0 ? MAP_FAILED :
-	       mmap(NULL, 3 * HUGE, PROT_READ | PROT_WRITE, MAP_SHARED, huge_fd, 0);
+	huge = huge_fd < 0 || ftruncate(huge_fd, 3 * HUGE) < 0
+		       ? MAP_FAILED
+		       : mmap(NULL, 3 * HUGE, PROT_READ | PROT_WRITE, MAP_SHARED, huge_fd, 0);
 	rewind(pool);
 	if (huge == MAP_FAILED) {
 		(void)fprintf(pool, "%u\n", before);

@@ -41,7 +41,8 @@ static void copy_round(bool writing, int doings)
 	while (gw_bitmap_next_run(&dirty, at, &first, &end)) {
 		if (end - first > 100)
 			end = first + 100;
-		cr_assert_eq(by_log ? gw_kvm_log_arm(0, first, end - first, &error) : 0, 0, "%s", error.text);
+		cr_assert_eq(by_log ? gw_kvm_log_arm(0, first, end - first, &error) : 0, 0, "%s",
+			     error.text);
 		for (int n = 0; n < doings; n++)
 			vmm_does_something(writing);
 		memcpy(shadow + first * PAGE, memory + first * PAGE, (end - first) * PAGE);
@@ -55,7 +56,9 @@ static void check_places(void)
 {
 	for (unsigned id = 0; id < SLOTS; id++)
 		if (own[id].pages)
-			cr_assert_eq(slots[id].addr, (uintptr_t)memory + (uint64_t)own[id].first * PAGE, "slot %u was moved", id);
+			cr_assert_eq(slots[id].addr,
+				     (uintptr_t)memory + (uint64_t)own[id].first * PAGE,
+				     "slot %u was moved", id);
 }
 
 static bool has_shared_slot(void)
@@ -112,7 +115,8 @@ static void one_migration(void)
 	memset(shared.words, 0, gw_bitmap_bytes(PAGES));
 	cr_assert_eq(manual, vmm_manual, "the VMM's choice is as it was");
 	for (unsigned id = 0; id < SLOTS; id++)
-		cr_assert_eq(!(slots[id].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[id].logs, "a log was left on");
+		cr_assert_eq(!(slots[id].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[id].logs,
+			     "a log was left on");
 	for (int n = 0; n < 40; n++) /* the VMM still gets the bits that it has not read yet */
 		vmm_does_something(true);
 }

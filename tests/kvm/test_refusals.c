@@ -12,21 +12,26 @@
 
 Test(kvm, slots_that_make_no_sense_get_kvms_answer)
 {
-	struct kvm_userspace_memory_region region = { .slot = 0, .memory_size = 4096, .userspace_addr = 123 };
+	struct kvm_userspace_memory_region region = {
+		.slot = 0, .memory_size = 4096, .userspace_addr = 123
+	};
 
 	begin(1, true, 0);
 	cr_assert(ask(KVM_SET_USER_MEMORY_REGION, &region) == -1 && errno == EINVAL);
-	region = (struct kvm_userspace_memory_region){ .slot = 0, .memory_size = UINT64_MAX - 4095,
-						       .userspace_addr = (uintptr_t)memory };
+	region = (struct kvm_userspace_memory_region){
+		.slot = 0, .memory_size = UINT64_MAX - 4095, .userspace_addr = (uintptr_t)memory
+	};
 	(void)ask(KVM_SET_USER_MEMORY_REGION, &region);
 	region = (struct kvm_userspace_memory_region){ .slot = 0 };
 	(void)ask(KVM_SET_USER_MEMORY_REGION, &region);
 	cr_assert(ask(KVM_SET_USER_MEMORY_REGION, &region) == -1 && errno == EINVAL);
-	cr_assert(gw_kvm_ioctl(5, KVM_SET_USER_MEMORY_REGION, &region, play) == -1 && errno == EBADF);
+	cr_assert(gw_kvm_ioctl(5, KVM_SET_USER_MEMORY_REGION, &region, play) == -1 &&
+		  errno == EBADF);
 	own[1] = (struct own){ .first = 3, .pages = 70 };
 	set_slot(1, false);
-	region = (struct kvm_userspace_memory_region){ .slot = 1, .memory_size = 71 * PAGE,
-						       .userspace_addr = (uintptr_t)memory + 3 * PAGE };
+	region = (struct kvm_userspace_memory_region){
+		.slot = 1, .memory_size = 71 * PAGE, .userspace_addr = (uintptr_t)memory + 3 * PAGE
+	};
 	cr_assert(ask(KVM_SET_USER_MEMORY_REGION, &region) == -1 && errno == EINVAL);
 	end();
 }
@@ -51,7 +56,9 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 	unsigned failed = 0;
 
 	for (int n = 0; n < 8; n++) {
-		begin(1, true, n % 2 ? KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET : 0);
+		begin(1, true,
+		      n % 2 ? KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET
+			    : 0);
 		own[0] = (struct own){ .first = 0, .pages = 100 };
 		set_slot(0, n % 4 == 3);
 		gw_kvm_hold(true);
@@ -70,7 +77,8 @@ Test(kvm, no_memory_in_mid_migration_is_an_error_and_nothing_else)
 		allocations_left = -1;
 		gw_kvm_log_stop();
 		cr_assert_eq(gw_kvm_release(), 0);
-		cr_assert_eq(!(slots[0].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[0].logs, "a log was left on");
+		cr_assert_eq(!(slots[0].flags & KVM_MEM_LOG_DIRTY_PAGES), !own[0].logs,
+			     "a log was left on");
 		vmm_reads_log(0);
 		end();
 	}
@@ -93,7 +101,9 @@ Test(kvm, the_dirty_ring_is_named)
 
 Test(kvm, guest_memfd_is_named)
 {
-	struct gw_kvm_region2 region = { .slot = 0, .flags = KVM_MEM_GUEST_MEMFD, .memory_size = 16 * PAGE };
+	struct gw_kvm_region2 region = {
+		.slot = 0, .flags = KVM_MEM_GUEST_MEMFD, .memory_size = 16 * PAGE
+	};
 	struct gw_error error = { 0 };
 
 	begin(1, true, 0);

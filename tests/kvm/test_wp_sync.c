@@ -48,7 +48,9 @@ static void *keep_writing(void *argument)
 		random ^= random << 13;
 		random ^= random >> 7;
 		random ^= random << 17;
-		__atomic_fetch_add((uint64_t *)(uintptr_t)(memory + random % PAGES * PAGE + random % 64 * 8), 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(
+			(uint64_t *)(uintptr_t)(memory + random % PAGES * PAGE + random % 64 * 8),
+			1, __ATOMIC_RELAXED);
 	}
 	return NULL;
 }
@@ -113,12 +115,14 @@ static void *write_anywhere(void *argument)
 
 	while (!__atomic_load_n(&writer->stop, __ATOMIC_ACQUIRE)) {
 		writer->random = writer->random * 6364136223846793005ULL + 1442695040888963407ULL;
-		writer->memory[(writer->random >> 20) % MUCH] = (unsigned char)(writer->random >> 13);
+		writer->memory[(writer->random >> 20) % MUCH] = (unsigned char)(writer->random >>
+										13);
 	}
 	return NULL;
 }
 
-static void copy_marked(struct gw_bitmap *marked, struct gw_bitmap *into, unsigned char *to, const unsigned char *from)
+static void copy_marked(struct gw_bitmap *marked, struct gw_bitmap *into, unsigned char *to,
+			const unsigned char *from)
 {
 	uint64_t at = 0, end;
 
@@ -144,7 +148,8 @@ Test(wp_sync, of_much_memory_by_several_threads)
 	cr_assert_neq(writer.memory, MAP_FAILED);
 	memset(writer.memory, 5, MUCH);
 	much.addr = (uintptr_t)writer.memory;
-	cr_assert(gw_bitmap_new(&marked, MUCH / PAGE) == 0 && gw_bitmap_new(&mine, MUCH / PAGE) == 0);
+	cr_assert(gw_bitmap_new(&marked, MUCH / PAGE) == 0 &&
+		  gw_bitmap_new(&mine, MUCH / PAGE) == 0);
 	if (gw_wp_sync_open(&sync, &much, 1, &error) < 0)
 		cr_skip_test("%s", error.text);
 	cr_assert_eq(pthread_create(&thread, NULL, write_anywhere, &writer), 0);

@@ -48,7 +48,8 @@ void set_slot(unsigned id, bool logs)
 	struct own *slot = &own[id];
 	struct kvm_userspace_memory_region region = {
 		.slot = id,
-		.flags = (logs ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (slot->read_only ? KVM_MEM_READONLY : 0),
+		.flags = (logs ? KVM_MEM_LOG_DIRTY_PAGES : 0) |
+			 (slot->read_only ? KVM_MEM_READONLY : 0),
 		.guest_phys_addr = slot->gpa,
 		.memory_size = (uint64_t)slot->pages * PAGE,
 		.userspace_addr = (uintptr_t)memory + (uint64_t)slot->first * PAGE,
@@ -78,7 +79,8 @@ static void vcpu_writes(unsigned id)
 		memory[(uint64_t)(own[id].first + p) * PAGE] ^= 1;
 		return;
 	}
-	((unsigned char *)(uintptr_t)slot->addr)[(uint64_t)p * PAGE + rnd() % PAGE] = (unsigned char)rnd();
+	((unsigned char *)(uintptr_t)
+		 slot->addr)[(uint64_t)p * PAGE + rnd() % PAGE] = (unsigned char)rnd();
 	if (slot->flags & KVM_MEM_LOG_DIRTY_PAGES)
 		slot->dirty[p / 64] |= 1ULL << p % 64;
 	if (own[id].logs)
@@ -98,7 +100,8 @@ void vmm_reads_log(unsigned id)
 	}
 	cr_assert_eq(ask(KVM_GET_DIRTY_LOG, &get), 0);
 	for (unsigned w = 0; w < (slot->pages + 63) / 64; w++)
-		cr_assert_eq(seen[w], slot->expected[w], "the VMM's log of slot %u, word %u: %lx, not %lx", id, w, seen[w],
+		cr_assert_eq(seen[w], slot->expected[w],
+			     "the VMM's log of slot %u, word %u: %lx, not %lx", id, w, seen[w],
 			     slot->expected[w]);
 	if (!vmm_manual)
 		memset(slot->expected, 0, sizeof(slot->expected));
@@ -107,9 +110,12 @@ void vmm_reads_log(unsigned id)
 static void vmm_clears_log(unsigned id)
 {
 	struct own *slot = &own[id];
-	unsigned words = (slot->pages + 63) / 64, first = (unsigned)(rnd() % words), count = 1 + (unsigned)(rnd() % (words - first));
+	unsigned words = (slot->pages + 63) / 64, first = (unsigned)(rnd() % words),
+		 count = 1 + (unsigned)(rnd() % (words - first));
 	uint64_t mask[WORDS];
-	struct kvm_clear_dirty_log clear = { .slot = id, .first_page = first * 64, .num_pages = count * 64, .dirty_bitmap = mask };
+	struct kvm_clear_dirty_log clear = {
+		.slot = id, .first_page = first * 64, .num_pages = count * 64, .dirty_bitmap = mask
+	};
 
 	if (first + count == words)
 		clear.num_pages = slot->pages - first * 64;
@@ -178,15 +184,20 @@ void watch(void)
 	watched[0] = segment;
 	watched_count = 1;
 	for (unsigned id = 0; id < SLOTS; id++)
-		if (own[id].pages && slots[id].addr != (uintptr_t)memory + own[id].first * PAGE && !gw_kvm_is_logged(slots[id].addr))
+		if (own[id].pages && slots[id].addr != (uintptr_t)memory + own[id].first * PAGE &&
+		    !gw_kvm_is_logged(slots[id].addr))
 			watched[watched_count++] = (struct gw_wp_segment){
-				.addr = slots[id].addr, .bytes = own[id].pages * PAGE, .first_page = own[id].first };
+				.addr = slots[id].addr,
+				.bytes = own[id].pages * PAGE,
+				.first_page = own[id].first
+			};
 	gw_kvm_watch(watched, watched_count);
 }
 
 void begin(unsigned long long number, bool kvm_has_manual, uint64_t vmm_chooses)
 {
-	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, .args = { vmm_chooses } };
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+				      .args = { vmm_chooses } };
 	struct gw_wp_async *wp;
 	int fd = memfd_create("kvm", MFD_CLOEXEC);
 

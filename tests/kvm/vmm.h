@@ -19,8 +19,8 @@ struct own { /* the VMM's view of its slots */
 
 extern struct own own[SLOTS];
 extern int memory_fd;
-extern unsigned char *memory; /* PAGES pages, mapped by the VMM */
-extern uint64_t vmm_manual;   /* the VMM's setting of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+extern unsigned char *memory;        /* PAGES pages, mapped by the VMM */
+extern uint64_t vmm_manual;          /* the VMM's setting of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 extern struct gw_wp_segment segment; /* all of @memory */
 extern struct gw_wp_segment watched[SLOTS + 1];
 extern unsigned watched_count;

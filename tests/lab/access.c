@@ -19,5 +19,6 @@ int prctl(int option, ...)
 	for (int i = 0; i < 4; i++)
 		arguments[i] = va_arg(list, unsigned long);
 	va_end(list);
-	return (int)syscall(SYS_prctl, option, arguments[0], arguments[1], arguments[2], arguments[3]);
+	return (int)syscall(SYS_prctl, option, arguments[0], arguments[1], arguments[2],
+			    arguments[3]);
 }

@@ -29,8 +29,9 @@ static inline void *pair_accept(void *argument)
  * Connects "SCHEME:HOST:PORT" ("" for no scheme) to a listener of its own.  Return: 0, or -errno
  * with @error set.
  */
-static inline int pair_connect(const char *scheme, const char *host, const struct gw_link_options *options,
-			       struct gw_link **source, struct gw_link **receiver, struct gw_error *error)
+static inline int pair_connect(const char *scheme, const char *host,
+			       const struct gw_link_options *options, struct gw_link **source,
+			       struct gw_link **receiver, struct gw_error *error)
 {
 	struct pair_accepting a = { 0 };
 	pthread_t thread;
@@ -43,7 +44,8 @@ static inline int pair_connect(const char *scheme, const char *host, const struc
 		return rc;
 	rc = -pthread_create(&thread, NULL, pair_accept, &a);
 	if (rc == 0) {
-		snprintf(uri, sizeof(uri), "%s%s%s:%u", scheme, *scheme ? ":" : "", host, gw_listener_port(a.listener));
+		snprintf(uri, sizeof(uri), "%s%s%s:%u", scheme, *scheme ? ":" : "", host,
+			 gw_listener_port(a.listener));
 		rc = gw_link_connect(source, uri, options, error);
 		pthread_join(thread, NULL);
 		if (rc == 0 && a.rc != 1) {

@@ -29,27 +29,28 @@ static inline void plain_add(struct plain_test *test)
 	plain_last = &test->next;
 }
 
-#define Test(suite, promise)                                                                                           \
-	static void plain_##suite##_##promise(void);                                                                   \
-	__attribute__((constructor)) static void plain_add_##suite##_##promise(void)                                   \
-	{                                                                                                              \
-		static struct plain_test test = { #suite "/" #promise, plain_##suite##_##promise, NULL };              \
-		plain_add(&test);                                                                                      \
-	}                                                                                                              \
+#define Test(suite, promise)                                                                      \
+	static void plain_##suite##_##promise(void);                                              \
+	__attribute__((constructor)) static void plain_add_##suite##_##promise(void)              \
+	{                                                                                         \
+		static struct plain_test test = { #suite "/" #promise, plain_##suite##_##promise, \
+						  NULL };                                         \
+		plain_add(&test);                                                                 \
+	}                                                                                         \
 	static void plain_##suite##_##promise(void)
 
-#define PLAIN_FAIL(condition, ...)                                                                                     \
-	do {                                                                                                           \
-		fprintf(stderr, "%s:%d: %s", __FILE__, __LINE__, condition);                                           \
-		fprintf(stderr, " " __VA_ARGS__);                                                                      \
-		fprintf(stderr, "\n");                                                                                 \
-		_exit(1);                                                                                              \
+#define PLAIN_FAIL(condition, ...)                                           \
+	do {                                                                 \
+		fprintf(stderr, "%s:%d: %s", __FILE__, __LINE__, condition); \
+		fprintf(stderr, " " __VA_ARGS__);                            \
+		fprintf(stderr, "\n");                                       \
+		_exit(1);                                                    \
 	} while (0)
 
-#define cr_assert(condition, ...)                                                                                      \
-	do {                                                                                                           \
-		if (!(condition))                                                                                      \
-			PLAIN_FAIL(#condition, __VA_ARGS__);                                                           \
+#define cr_assert(condition, ...)                            \
+	do {                                                 \
+		if (!(condition))                            \
+			PLAIN_FAIL(#condition, __VA_ARGS__); \
 	} while (0)
 #define cr_assert_eq(a, b, ...) cr_assert((a) == (b), __VA_ARGS__)
 #define cr_assert_neq(a, b, ...) cr_assert((a) != (b), __VA_ARGS__)

@@ -26,8 +26,9 @@
  * mov ax, FIRST << 8; mov cx, WRITTEN; l: mov ds, ax; mov byte [0], 0x55; add ax, 0x100; loop l;
  * hlt
  */
-static const unsigned char code[] = { 0xb8, 0x00, FIRST, 0xb9, WRITTEN, 0x00, 0x8e, 0xd8, 0xc6, 0x06, 0x00,
-				      0x00, 0x55, 0x05,	 0x00, 0x01,	0xe2, 0xf4, 0xf4 };
+static const unsigned char code[] = { 0xb8, 0x00, FIRST, 0xb9, WRITTEN, 0x00, 0x8e,
+				      0xd8, 0xc6, 0x06,  0x00, 0x00,    0x55, 0x05,
+				      0x00, 0x01, 0xe2,  0xf4, 0xf4 };
 
 static void too_long(int number)
 {
@@ -45,7 +46,8 @@ static void run_guest(int kvm, int vm)
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2 };
 
-	run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
+		   MAP_SHARED, vcpu, 0);
 	if (vcpu < 0 || run == MAP_FAILED || ioctl(vcpu, KVM_GET_SREGS, &sregs) < 0)
 		SKIP("a vCPU cannot be made: %s", strerror(errno));
 	sregs.cs.base = sregs.cs.selector = 0;
@@ -62,7 +64,8 @@ int main(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm, fd = memfd_create("alias", MFD_CLOEXEC);
 	struct gw_wp_segment segment = { .bytes = (uint64_t)PAGES * PAGE };
-	struct kvm_userspace_memory_region slot = { .flags = KVM_MEM_LOG_DIRTY_PAGES, .memory_size = PAGES * PAGE };
+	struct kvm_userspace_memory_region slot = { .flags = KVM_MEM_LOG_DIRTY_PAGES,
+						    .memory_size = PAGES * PAGE };
 	uint64_t log[PAGES / 64] = { 0 };
 	struct kvm_dirty_log get = { .dirty_bitmap = log };
 	struct gw_bitmap shared;
@@ -91,16 +94,20 @@ int main(void)
 	own[120 * PAGE] = 1; /* as device emulation does */
 	own[121 * PAGE] = 1;
 	ASSUME(ioctl(vm, KVM_GET_DIRTY_LOG, &get) == 0, "KVM gives its log");
-	ASSUME(own[FIRST * PAGE] == 0x55, "the process sees what the guest wrote through the alias");
-	ASSUME(gw_wp_async_collect(wp, &shared, &error) == 2 && gw_bitmap_test(&shared, 120) && gw_bitmap_test(&shared, 121),
+	ASSUME(own[FIRST * PAGE] == 0x55,
+	       "the process sees what the guest wrote through the alias");
+	ASSUME(gw_wp_async_collect(wp, &shared, &error) == 2 && gw_bitmap_test(&shared, 120) &&
+		       gw_bitmap_test(&shared, 121),
 	       "the scan shows the process's writes and none of the vCPU's");
 	for (unsigned p = 0; p < PAGES; p++) {
-		bool in_log = log[p / 64] >> (p % 64) & 1, by_guest = p >= FIRST && p < FIRST + WRITTEN;
+		bool in_log = log[p / 64] >> (p % 64) & 1,
+		     by_guest = p >= FIRST && p < FIRST + WRITTEN;
 
 		missed += by_guest && !in_log;
 		extra += in_log && !by_guest;
 	}
-	ASSUME(missed == 0 && extra == 0, "KVM's log shows the vCPU's %u pages and none of the process's", WRITTEN);
+	ASSUME(missed == 0 && extra == 0,
+	       "KVM's log shows the vCPU's %u pages and none of the process's", WRITTEN);
 	gw_wp_async_close(wp);
 	gw_bitmap_free(&shared);
 	return 0;

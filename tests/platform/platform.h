@@ -15,20 +15,20 @@
 #define SKIP(...) (printf("SKIPPED: " __VA_ARGS__), putchar('\n'), exit(77))
 
 /* As ENSURE, but silent when true: for checks in long loops. */
-#define ENSURE(condition, ...)                                                                                         \
-	do {                                                                                                           \
-		if (!(condition)) {                                                                                    \
-			printf("NOT SO: " __VA_ARGS__);                                                                \
-			printf(" (%s:%d, %s)\n", __FILE__, __LINE__, strerror(errno));                                 \
-			exit(1);                                                                                       \
-		}                                                                                                      \
+#define ENSURE(condition, ...)                                                         \
+	do {                                                                           \
+		if (!(condition)) {                                                    \
+			printf("NOT SO: " __VA_ARGS__);                                \
+			printf(" (%s:%d, %s)\n", __FILE__, __LINE__, strerror(errno)); \
+			exit(1);                                                       \
+		}                                                                      \
 	} while (0)
 
-#define ASSUME(condition, ...)                                                                                         \
-	do {                                                                                                           \
-		ENSURE(condition, __VA_ARGS__);                                                                        \
-		printf("so: " __VA_ARGS__);                                                                            \
-		putchar('\n');                                                                                         \
+#define ASSUME(condition, ...)                  \
+	do {                                    \
+		ENSURE(condition, __VA_ARGS__); \
+		printf("so: " __VA_ARGS__);     \
+		putchar('\n');                  \
 	} while (0)
 
 #endif

@@ -47,13 +47,14 @@ static void check_much(void)
 	struct gw_error error = { 0 };
 	uint64_t random = 1;
 	bool same = true;
-	char *map = mmap(NULL, (size_t)(SPAN + HUGE) * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
-			 -1, 0);
+	char *map = mmap(NULL, (size_t)(SPAN + HUGE) * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	/* where parts may meet */
 	char *much = (char *)(((uintptr_t)map + HUGE * PAGE - 1) & ~(uintptr_t)(HUGE * PAGE - 1));
 
 	segment.addr = (uint64_t)(uintptr_t)much;
-	ASSUME(map != MAP_FAILED && gw_bitmap_new(&found, SPAN) == 0 && gw_bitmap_new(&written, SPAN) == 0 &&
+	ASSUME(map != MAP_FAILED && gw_bitmap_new(&found, SPAN) == 0 &&
+		       gw_bitmap_new(&written, SPAN) == 0 &&
 		       gw_wp_async_open(&wp, &segment, 1, &error) == 0,
 	       "much memory can be watched");
 	for (unsigned round = 0; round < ROUNDS; round++) {
@@ -63,7 +64,9 @@ static void check_much(void)
 		memset(found.words, 0, gw_bitmap_bytes(SPAN));
 		memset(written.words, 0, gw_bitmap_bytes(SPAN));
 		for (int i = 0; i < WRITES; i++) {
-			uint64_t page = (random = random * 6364136223846793005ULL + 1442695040888963407ULL) % SPAN;
+			uint64_t page = (random = random * 6364136223846793005ULL +
+						  1442695040888963407ULL) %
+					SPAN;
 
 			if (i <= SPAN / HUGE) /* the seams, and the ends */
 				page = (uint64_t)HUGE * (unsigned)i - (i > 0 && round % 2);
@@ -94,10 +97,12 @@ static void check_evicted(void)
 
 	memory[10 * PAGE] = 5;
 	if (madvise(memory + 10 * PAGE, PAGE, MADV_PAGEOUT) == 0)
-		(void)!pread(pagemap, &entry, sizeof(entry), (off_t)((uintptr_t)(memory + 10 * PAGE) / PAGE * sizeof(entry)));
+		(void)!pread(pagemap, &entry, sizeof(entry),
+			     (off_t)((uintptr_t)(memory + 10 * PAGE) / PAGE * sizeof(entry)));
 	if (entry >> 63)
 		printf("not tried: this kernel left the page where it was\n");
-	ASSUME(collect() >= 1 && gw_bitmap_test(&shared, 10), "a page that was written, and is in the page table no more, shows");
+	ASSUME(collect() >= 1 && gw_bitmap_test(&shared, 10),
+	       "a page that was written, and is in the page table no more, shows");
 	close(pagemap);
 }
 
@@ -123,15 +128,18 @@ int main(void)
 	ASSUME(collect() == 0, "it shows once");
 	memory[700 * PAGE] = 1;
 	ASSUME(collect() >= 1 && gw_bitmap_test(&shared, 700), "a store into a hole shows");
-	ASSUME(read(zero, memory + 10 * PAGE, 8) == 8 && collect() == 1 && gw_bitmap_test(&shared, 10),
+	ASSUME(read(zero, memory + 10 * PAGE, 8) == 8 && collect() == 1 &&
+		       gw_bitmap_test(&shared, 10),
 	       "a store by the kernel, for a system call, shows");
 	other[10 * PAGE] = 9;
-	ASSUME(collect() == 0, "a store through another mapping of the file does not show: each mapping is a segment");
+	ASSUME(collect() == 0, "a store through another mapping of the file does not show: each "
+			       "mapping is a segment");
 	before = blocks(fd);
 	for (unsigned i = 0; i < 20; i++)
 		(void)!collect();
 	ASSUME(blocks(fd) == before, "scanning allocates nothing in the file");
-	ASSUME(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 10 * PAGE, PAGE) == 0 && collect() == 0,
+	ASSUME(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 10 * PAGE, PAGE) == 0 &&
+		       collect() == 0,
 	       "a page given back to the file system does not show: hooks tell of it, or holes");
 	memory[10 * PAGE] = 4;
 	ASSUME(collect() == 1 && gw_bitmap_test(&shared, 10), "and when it is used again it shows");

@@ -132,7 +132,8 @@ static void *step(void *argument)
 	return NULL;
 }
 
-__attribute__((noinline)) static void guest_store(unsigned char *memory, unsigned page, unsigned value)
+__attribute__((noinline)) static void
+guest_store(unsigned char *memory, unsigned page, unsigned value)
 {
 	memory[(size_t)page * 4096 + value % 4096] = (unsigned char)value;
 }
@@ -163,7 +164,9 @@ static void make_side(struct side *side, const char *name, bool receives)
 
 	memset(side, 0, sizeof(*side));
 	if (fd < 0 || ftruncate(fd, BYTES) < 0 ||
-	    (side->memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED || gw_bitmap_new(&side->marks, PAGES) < 0 ||
+	    (side->memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) ==
+		    MAP_FAILED ||
+	    gw_bitmap_new(&side->marks, PAGES) < 0 ||
 	    gw_region_open_file(&side->region, "ram0", fd, BYTES, receives, &error) < 0)
 		exit(1);
 }
@@ -187,7 +190,8 @@ static void *accept_one(void *argument)
 static bool migrate(unsigned channels, bool splice, bool cancel)
 {
 	struct gw_link_options link_options = { .channels = channels, .zero_copy = splice };
-	struct gw_session_options options = { .guest = "g", .bandwidth_bytes_per_s = cancel ? 4 << 20 : 0 };
+	struct gw_session_options options = { .guest = "g",
+					      .bandwidth_bytes_per_s = cancel ? 4 << 20 : 0 };
 	struct side source, receiver;
 	struct listening l = { 0 };
 	struct gw_link *link;
@@ -208,8 +212,10 @@ static bool migrate(unsigned channels, bool splice, bool cancel)
 		exit(1);
 	pthread_join(threads[0], NULL);
 	gw_listener_close(l.listener);
-	if (gw_source_new(&source.session, link, &source.region, 1, &ops, &source, &options, &error) < 0 ||
-	    gw_receiver_new(&receiver.session, l.link, &receiver.region, 1, &ops, &receiver, &options, &error) < 0)
+	if (gw_source_new(&source.session, link, &source.region, 1, &ops, &source, &options,
+			  &error) < 0 ||
+	    gw_receiver_new(&receiver.session, l.link, &receiver.region, 1, &ops, &receiver,
+			    &options, &error) < 0)
 		exit(1);
 	atomic_store(&writer_stops, false);
 	pthread_create(&threads[0], NULL, guest, &source);
@@ -224,11 +230,13 @@ static bool migrate(unsigned channels, bool splice, bool cancel)
 	atomic_store(&writer_stops, true);
 	pthread_join(threads[0], NULL);
 	gw_session_status(source.session, &status);
-	good = cancel ? status.state == GW_STATE_CANCELLED && !atomic_load(&source.paused) && !receiver.started :
-			status.state == GW_STATE_DONE && receiver.started &&
+	good = cancel ? status.state == GW_STATE_CANCELLED && !atomic_load(&source.paused) &&
+				!receiver.started
+		      : status.state == GW_STATE_DONE && receiver.started &&
 				memcmp(source.memory, receiver.memory, BYTES) == 0;
-	printf("%u channels, %s, %s: %s, %u rounds: %s\n", channels, splice ? "by reference" : "by copy",
-	       cancel ? "cancelled" : "to the end", gw_state_name(status.state), status.round, good ? "good" : "BAD");
+	printf("%u channels, %s, %s: %s, %u rounds: %s\n", channels,
+	       splice ? "by reference" : "by copy", cancel ? "cancelled" : "to the end",
+	       gw_state_name(status.state), status.round, good ? "good" : "BAD");
 	if (!good && status.error)
 		printf("  %s\n", status.error->text);
 	gw_session_free(source.session);

@@ -6,8 +6,16 @@
 #include "engine/engine.h"
 
 /* Strokes by the state of the source's session.  docs/ownership.md has a cell for each. */
-enum stroke { STROKE_CANCEL, STROKE_DEATH, STROKE_KILL, STROKE_FREEZE, STROKE_LAPSE, STROKE_MEDDLE,
-	      STROKE_START, STROKES };
+enum stroke {
+	STROKE_CANCEL,
+	STROKE_DEATH,
+	STROKE_KILL,
+	STROKE_FREEZE,
+	STROKE_LAPSE,
+	STROKE_MEDDLE,
+	STROKE_START,
+	STROKES
+};
 
 extern unsigned struck[STROKES][GW_STATE_COUNT];
 

@@ -31,7 +31,8 @@ static unsigned blocks_of(const struct sim_disks *disks, unsigned image)
 	return (unsigned)((disks->size[image] + BLOCK - 1) / BLOCK);
 }
 
-static int next_data(struct gw_disks *base, unsigned image, uint64_t from, uint64_t *first, uint64_t *end)
+static int next_data(struct gw_disks *base, unsigned image, uint64_t from, uint64_t *first,
+		     uint64_t *end)
 {
 	struct sim_disks *disks = (struct sim_disks *)base;
 	unsigned b = (unsigned)(from / BLOCK), blocks = blocks_of(disks, image);
@@ -52,7 +53,9 @@ static int next_data(struct gw_disks *base, unsigned image, uint64_t from, uint6
  */
 static void do_read(struct sim_disks *disks, const struct gw_disk_request *request)
 {
-	uint64_t there = request->offset < disks->size[request->image] ? disks->size[request->image] - request->offset : 0;
+	uint64_t there = request->offset < disks->size[request->image]
+				 ? disks->size[request->image] - request->offset
+				 : 0;
 
 	if (there > request->bytes)
 		there = request->bytes;
@@ -106,7 +109,8 @@ static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
 		unsigned i = (from + k) % SIM_REQUESTS;
 		const struct gw_disk_request *request = &disks->requests[i];
 
-		if (!disks->busy[i] || (request->kind == GW_DISK_SYNC && disks->slow_syncs && rnd(disks) % disks->slow_syncs))
+		if (!disks->busy[i] || (request->kind == GW_DISK_SYNC && disks->slow_syncs &&
+					rnd(disks) % disks->slow_syncs))
 			continue;
 		disks->busy[i] = false;
 		*ended = (struct gw_disk_ended){ request->tag, 0 };
@@ -121,7 +125,8 @@ static int next_ended(struct gw_disks *base, struct gw_disk_ended *ended)
 		else if (request->kind == GW_DISK_SYNC)
 			disks->unsynced[request->image] = false;
 		else if (request->kind == GW_DISK_FIRST)
-			disks->unsynced[request->image] = true, disks->withheld[request->image] = false;
+			disks->unsynced[request->image] = true,
+			disks->withheld[request->image] = false;
 		else
 			do_write(disks, request);
 		return 1;
@@ -191,7 +196,8 @@ static int adopt(struct gw_disks *base, unsigned image, struct gw_error *error)
 	return 0;
 }
 
-static int hash(struct gw_disks *base, unsigned image, uint64_t *value, int (*between)(void *context), void *context)
+static int hash(struct gw_disks *base, unsigned image, uint64_t *value,
+		int (*between)(void *context), void *context)
 {
 	(void)base;
 	(void)between;
@@ -200,7 +206,8 @@ static int hash(struct gw_disks *base, unsigned image, uint64_t *value, int (*be
 	return 0;
 }
 
-static const struct gw_disk_ops ops = { next_data, begin, next_ended, size, resize, take, release, prepare, withhold, adopt, hash };
+static const struct gw_disk_ops ops = { next_data, begin,   next_ended, size,  resize, take,
+					release,   prepare, withhold,   adopt, hash };
 
 void *sim_memory(size_t bytes)
 {
@@ -248,8 +255,10 @@ void sim_disks_init(struct sim_disks *disks, uint64_t *random, bool source)
 		image->bytes = disks->size[i];
 		for (unsigned b = 0; b < SIM_BLOCKS; b++) {
 			disks->hole[i][b] = b >= blocks_of(disks, i) || rnd(disks) % 3 == 0;
-			if (!disks->hole[i][b] && rnd(disks) % 4 && (uint64_t)b * BLOCK < disks->size[i])
-				disks->bytes[i][(size_t)b * BLOCK + rnd(disks) % 4096] = (unsigned char)rnd(disks);
+			if (!disks->hole[i][b] && rnd(disks) % 4 &&
+			    (uint64_t)b * BLOCK < disks->size[i])
+				disks->bytes[i][(size_t)b * BLOCK + rnd(disks) % 4096] =
+					(unsigned char)rnd(disks);
 		}
 	}
 }
@@ -290,7 +299,8 @@ void sim_disks_drain(struct sim_disks *disks)
 void sim_disks_guest(struct sim_disks *disks)
 {
 	struct sim_write *write = &disks->writes[rnd(disks) % SIM_WRITES];
-	unsigned image = (unsigned)(rnd(disks) % SIM_IMAGES), kind = (unsigned)(rnd(disks) % 16), block;
+	unsigned image = (unsigned)(rnd(disks) % SIM_IMAGES), kind = (unsigned)(rnd(disks) % 16),
+		 block;
 
 	if (write->used) {
 		if (rnd(disks) % 2)

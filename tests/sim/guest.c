@@ -18,13 +18,16 @@ void wrong(struct sim *sim, const char *what)
 }
 static struct guest *guest_of(struct gw_region *region)
 {
-	return (struct guest *)((char *)(region - (region->name[3] - '0')) - offsetof(struct guest, regions));
+	return (struct guest *)((char *)(region - (region->name[3] - '0')) -
+				offsetof(struct guest, regions));
 }
 
-static int sim_next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first, uint64_t *end)
+static int sim_next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first,
+			 uint64_t *end)
 {
 	struct guest *guest = guest_of(region);
-	unsigned r = (unsigned)(region->name[3] - '0'), p = (unsigned)(from / PAGE), last = (unsigned)(until / PAGE);
+	unsigned r = (unsigned)(region->name[3] - '0'), p = (unsigned)(from / PAGE),
+		 last = (unsigned)(until / PAGE);
 
 	while (p < last && guest->hole[r][p])
 		p++;
@@ -46,12 +49,14 @@ static int sim_clear(struct gw_region *region, uint64_t offset, uint64_t bytes)
 	return 0;
 }
 
-static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear, sim_clear, NULL };
+static const struct gw_region_ops sim_region_ops = { true, sim_next_data, sim_clear, sim_clear,
+						     NULL };
 
 bool page_differs(const struct sim *sim, unsigned r, unsigned p)
 {
 	static const unsigned char zeros[PAGE];
-	const unsigned char *a = sim->source.hole[r][p] ? zeros : sim->source.memory[r] + (size_t)p * PAGE;
+	const unsigned char *a = sim->source.hole[r][p] ? zeros
+							: sim->source.memory[r] + (size_t)p * PAGE;
 
 	return memcmp(a, sim->receiver.memory[r] + (size_t)p * PAGE, PAGE) != 0;
 }
@@ -87,7 +92,8 @@ void guest_runs(struct guest *guest)
 	if (rnd(&guest->random) % 100 < guest->throttle.cpu_percent)
 		return;
 	guest_write(guest);
-	if (guest->with_disks && (!guest->throttle.disk_bytes_per_s || rnd(&guest->random) % 8 == 0))
+	if (guest->with_disks &&
+	    (!guest->throttle.disk_bytes_per_s || rnd(&guest->random) % 8 == 0))
 		sim_disks_guest(&guest->disks);
 }
 
@@ -104,7 +110,9 @@ void guest_init(struct guest *guest, struct sim *sim, bool stale)
 			abort();
 		snprintf(guest->regions[r].name, sizeof(guest->regions[r].name), "ram%u", r);
 		guest->regions[r].ops = &sim_region_ops;
-		guest->regions[r].memory = (struct gw_link_region){ .fd = -1, .base = guest->memory[r], .bytes = bytes };
+		guest->regions[r].memory = (struct gw_link_region){
+			.fd = -1, .base = guest->memory[r], .bytes = bytes
+		};
 		for (size_t i = 0; stale && i < bytes; i += 512)
 			guest->memory[r][i] = (unsigned char)rnd(&guest->random);
 	}

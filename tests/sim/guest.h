@@ -57,8 +57,8 @@ struct sim {
 	uint64_t random;
 	uint64_t writes_per_step;
 	enum gw_state stage; /* the source's state before this step */
-	bool good;         /* nothing goes wrong by intent */
-	const char *wrong; /* the first broken promise */
+	bool good;           /* nothing goes wrong by intent */
+	const char *wrong;   /* the first broken promise */
 };
 
 /* Notes a broken promise.  The first one is kept. */

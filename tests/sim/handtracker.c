@@ -47,7 +47,8 @@ static void fill_hole(struct guest *guest, unsigned region, uint64_t first_page,
 	gw_bitmap_mark(&guest->marks[region], p);
 }
 
-static int hand_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page, uint64_t pages, struct gw_error *error)
+static int hand_arm(struct gw_tracker *tracker, unsigned region, uint64_t first_page,
+		    uint64_t pages, struct gw_error *error)
 {
 	struct hand_tracker *hand = (struct hand_tracker *)tracker;
 	struct guest *guest = hand->guest;
@@ -69,7 +70,8 @@ static void hand_close(struct gw_tracker *tracker)
 	free(tracker);
 }
 
-static const struct gw_tracker_ops hand_ops = { "by hand", hand_collect, hand_arm, NULL, hand_close };
+static const struct gw_tracker_ops hand_ops = { "by hand", hand_collect, hand_arm, NULL,
+						hand_close };
 
 int hand_open(struct guest *guest, struct gw_tracker **tracker)
 {

@@ -13,8 +13,11 @@ void open_links(struct gw_link **a, struct gw_link **b, unsigned channels, uint6
 {
 #ifdef SIM_VERBS
 	const char *rail = getenv("LAB_RAIL");
-	struct gw_link_options options = { .channels = channels, .allow_remote = true, .rails = &rail,
-					   .rail_count = rail != NULL, .queue_pairs = (unsigned)(1 + seed % 3) };
+	struct gw_link_options options = { .channels = channels,
+					   .allow_remote = true,
+					   .rails = &rail,
+					   .rail_count = rail != NULL,
+					   .queue_pairs = (unsigned)(1 + seed % 3) };
 	struct gw_error error = { 0 };
 
 	if (pair_connect("rdma", getenv("LAB_ADDRESS"), &options, a, b, &error) < 0) {

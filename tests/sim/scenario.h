@@ -48,13 +48,16 @@ struct outcome {
 	const char *wrong;
 };
 
-static inline void scenario_print(const struct scenario *scenario, const char *what, const struct outcome *outcome)
+static inline void scenario_print(const struct scenario *scenario, const char *what,
+				  const struct outcome *outcome)
 {
-	printf("seed %llu, %s (fault %d@%llu%s, ops %d/%d, cancel %u, death %u, kill %u): %s; source %s, receiver %s\n",
+	printf("seed %llu, %s (fault %d@%llu%s, ops %d/%d, cancel %u, death %u, kill %u): %s; "
+	       "source %s, receiver %s\n",
 	       (unsigned long long)scenario->seed, what, (int)scenario->fault.kind,
-	       (unsigned long long)scenario->fault.at, scenario->fault_at_receiver ? " receiver" : "",
-	       scenario->source_fail_op, scenario->receiver_fail_op, scenario->cancel_step,
-	       scenario->death_step, scenario->kill_step, outcome->wrong, gw_state_name(outcome->source),
+	       (unsigned long long)scenario->fault.at,
+	       scenario->fault_at_receiver ? " receiver" : "", scenario->source_fail_op,
+	       scenario->receiver_fail_op, scenario->cancel_step, scenario->death_step,
+	       scenario->kill_step, outcome->wrong, gw_state_name(outcome->source),
 	       gw_state_name(outcome->receiver));
 }
 

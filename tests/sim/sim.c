@@ -71,9 +71,11 @@ static void campaign_every_call(uint64_t seed)
 	for (int kind = GW_FAULT_FAIL; kind <= GW_FAULT_DROP; kind++)
 		for (int side = 0; side < 2; side++)
 			for (uint64_t at = 1, done = 0; at < 5000 && done < 40; at++) {
-				struct scenario scenario = { .seed = seed,
-							     .fault = { .kind = (enum gw_fault_kind)kind, .at = at },
-							     .fault_at_receiver = side == 1 };
+				struct scenario scenario = {
+					.seed = seed,
+					.fault = { .kind = (enum gw_fault_kind)kind, .at = at },
+					.fault_at_receiver = side == 1
+				};
 				struct outcome outcome = run(&scenario, "every call");
 
 				/* So many successes in a row mean that the session is shorter. */
@@ -88,11 +90,16 @@ static void campaign_every_call(uint64_t seed)
 static void campaign_full(uint64_t seed)
 {
 	for (unsigned n = 0; n < 400; n++) {
-		struct outcome outcome = run(&(struct scenario){ .seed = seed, .fault = { .kind = GW_FAULT_FULL, .at = 1 + n / 2 },
-								 .fault_at_receiver = n % 2 }, "full");
+		struct outcome outcome = run(
+			&(struct scenario){ .seed = seed,
+					    .fault = { .kind = GW_FAULT_FULL, .at = 1 + n / 2 },
+					    .fault_at_receiver = n % 2 },
+			"full");
 
-		if (outcome.source != GW_STATE_DONE && outcome.error != -EBUSY && !outcome.wrong && ++broken)
-			printf("seed %llu: a link that was full once ended it (%u)\n", (unsigned long long)seed, n);
+		if (outcome.source != GW_STATE_DONE && outcome.error != -EBUSY && !outcome.wrong &&
+		    ++broken)
+			printf("seed %llu: a link that was full once ended it (%u)\n",
+			       (unsigned long long)seed, n);
 	}
 }
 
@@ -100,7 +107,8 @@ static void campaign_every_op(uint64_t seed)
 {
 	for (int op_number = 1; op_number <= 12; op_number++) {
 		run(&(struct scenario){ .seed = seed, .source_fail_op = op_number }, "source op");
-		run(&(struct scenario){ .seed = seed, .receiver_fail_op = op_number }, "receiver op");
+		run(&(struct scenario){ .seed = seed, .receiver_fail_op = op_number },
+		    "receiver op");
 	}
 }
 
@@ -109,7 +117,9 @@ static void campaign_disks(uint64_t seed)
 {
 	for (int n = 1; n <= 24; n++)
 		for (int side = 0; side < 2; side++) {
-			struct scenario scenario = { .seed = seed, .disk_fail = n, .disk_fail_at_receiver = side };
+			struct scenario scenario = {
+				.seed = seed, .disk_fail = n, .disk_fail_at_receiver = side
+			};
 			struct outcome outcome = run(&scenario, "disk");
 
 			failed_disks += outcome.source == GW_STATE_FAILED;
@@ -120,16 +130,35 @@ static void campaign_moments(uint64_t seed, unsigned steps)
 {
 	for (unsigned n = 1; n <= steps; n++)
 		for (int side = 0; side < 2; side++) {
-			run(&(struct scenario){ .seed = seed, .cancel_step = n, .cancel_receiver = side }, "cancel");
-			run(&(struct scenario){ .seed = seed, .death_step = n, .death_of_receiver = side }, "death");
-			run(&(struct scenario){ .seed = seed, .kill_step = n, .kill_receiver = side }, "kill");
-			run(&(struct scenario){ .seed = seed, .freeze_step = n, .freeze_receiver = side,
-						.freeze_ns = (n % 3 ? 250 : 50) * GW_NS_PER_MS }, "freeze");
-			run(&(struct scenario){ .seed = seed, .freeze_step = n, .freeze_receiver = side,
-						.freeze_ns = 2 * GW_NS_PER_S }, "long freeze");
+			run(&(struct scenario){ .seed = seed,
+						.cancel_step = n,
+						.cancel_receiver = side },
+			    "cancel");
+			run(&(struct scenario){ .seed = seed,
+						.death_step = n,
+						.death_of_receiver = side },
+			    "death");
+			run(&(struct scenario){ .seed = seed,
+						.kill_step = n,
+						.kill_receiver = side },
+			    "kill");
+			run(&(struct scenario){ .seed = seed,
+						.freeze_step = n,
+						.freeze_receiver = side,
+						.freeze_ns = (n % 3 ? 250 : 50) * GW_NS_PER_MS },
+			    "freeze");
+			run(&(struct scenario){ .seed = seed,
+						.freeze_step = n,
+						.freeze_receiver = side,
+						.freeze_ns = 2 * GW_NS_PER_S },
+			    "long freeze");
 			run(&(struct scenario){ .seed = seed, .meddle_step = n }, "meddling");
-			run(&(struct scenario){ .seed = seed, .meddle_step = n, .meddle_receiver = true,
-						.freeze_step = side ? n : 0, .freeze_ns = 2 * GW_NS_PER_S }, "start there");
+			run(&(struct scenario){ .seed = seed,
+						.meddle_step = n,
+						.meddle_receiver = true,
+						.freeze_step = side ? n : 0,
+						.freeze_ns = 2 * GW_NS_PER_S },
+			    "start there");
 		}
 }
 
@@ -140,7 +169,9 @@ static void campaign_sever(uint64_t first, uint64_t count)
 	for (uint64_t seed = first; seed < first + count; seed++) {
 		struct scenario scenario = {
 			.seed = seed,
-			.fault = { .kind = GW_FAULT_SEVER, .at = 1 + seed * 7 % 60, .rail = (unsigned)(seed / 2 % 2) },
+			.fault = { .kind = GW_FAULT_SEVER,
+				   .at = 1 + seed * 7 % 60,
+				   .rail = (unsigned)(seed / 2 % 2) },
 			.fault_at_receiver = seed % 2,
 		};
 		struct outcome outcome = run(&scenario, "sever");
@@ -172,10 +203,12 @@ int main(int argc, char **argv)
 	campaign_good(first, count);
 #ifdef SIM_VERBS
 	campaign_sever(first, count);
-	printf("%u migrations: %u done, %u failed; by rail %llu and %llu KiB; %u broke a promise\n", runs,
-	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], (unsigned long long)rail_bytes[0] >> 10,
-	       (unsigned long long)rail_bytes[1] >> 10, broken);
-	return broken || ends[GW_STATE_DONE] < count || rail_bytes[0] == 0 || (getenv("LAB_RAIL") && rail_bytes[1] == 0);
+	printf("%u migrations: %u done, %u failed; by rail %llu and %llu KiB; %u broke a promise\n",
+	       runs, ends[GW_STATE_DONE], ends[GW_STATE_FAILED],
+	       (unsigned long long)rail_bytes[0] >> 10, (unsigned long long)rail_bytes[1] >> 10,
+	       broken);
+	return broken || ends[GW_STATE_DONE] < count || rail_bytes[0] == 0 ||
+	       (getenv("LAB_RAIL") && rail_bytes[1] == 0);
 #endif
 	for (uint64_t seed = first, swept = 0; swept < 3 && seed < first + count; seed++) {
 		struct outcome good = run(&(struct scenario){ .seed = seed }, "good");
@@ -189,11 +222,15 @@ int main(int argc, char **argv)
 		campaign_disks(seed);
 		campaign_moments(seed, good.steps + 5);
 	}
-	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times, %llu KiB held back, "
-	       "%llu went beside disks; %u broke a promise\n", runs,
-	       ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED], ends[GW_STATE_UNCERTAIN], throttled,
-	       (unsigned long long)held >> 10, (unsigned long long)beside >> 10, broken);
+	printf("%u migrations: %u done, %u failed, %u cancelled, %u uncertain; slowed %u times, "
+	       "%llu KiB held back, "
+	       "%llu went beside disks; %u broke a promise\n",
+	       runs, ends[GW_STATE_DONE], ends[GW_STATE_FAILED], ends[GW_STATE_CANCELLED],
+	       ends[GW_STATE_UNCERTAIN], throttled, (unsigned long long)held >> 10,
+	       (unsigned long long)beside >> 10, broken);
 	/* A campaign in which nothing ever succeeds, or nothing fails, tests nothing. */
-	return broken || empty_cells() > 0 || failed_disks < 20 || beside == 0 || ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 || ends[GW_STATE_FAILED] < 100 ||
-	       ends[GW_STATE_CANCELLED] < 10 || ends[GW_STATE_UNCERTAIN] < 2;
+	return broken || empty_cells() > 0 || failed_disks < 20 || beside == 0 ||
+	       ((throttled < 20 || held == 0) && count > 100) || ends[GW_STATE_DONE] < count / 2 ||
+	       ends[GW_STATE_FAILED] < 100 || ends[GW_STATE_CANCELLED] < 10 ||
+	       ends[GW_STATE_UNCERTAIN] < 2;
 }

@@ -34,7 +34,8 @@ static int vm_disk_tracker_open(void *vm, struct gw_tracker **tracker, struct gw
 	struct guest *guest = vm;
 	int rc = op(guest, error);
 
-	return rc < 0 ? rc : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
+	return rc < 0 ? rc
+		      : gw_marks_open(tracker, guest->disks.marks, SIM_IMAGES, GW_DISK_BLOCK_BYTES);
 }
 
 /* It takes a few looks, while the guest runs. */
@@ -68,7 +69,8 @@ static int vm_guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *er
 
 	if (rc == 0 && guest->lapsed)
 		rc = gw_error_set(error, -ESTALE, "the guest was taken back");
-	if (rc == 0 && !armed && guest->guarded && !guest->running && guest->was_running && !guest->recorded)
+	if (rc == 0 && !armed && guest->guarded && !guest->running && guest->was_running &&
+	    !guest->recorded)
 		wrong(guest->sim, "disarmed without a record");
 	if (rc == 0) {
 		guest->guarded = armed;
@@ -87,7 +89,8 @@ static int vm_still_paused(void *vm, struct gw_error *error)
 	struct guest *guest = vm;
 	int rc = op(guest, error);
 
-	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody resumed the guest") : rc;
+	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody resumed the guest")
+					 : rc;
 }
 
 static int vm_record(void *vm, struct gw_error *error)
@@ -217,7 +220,8 @@ static int vm_not_started(void *vm, struct gw_error *error)
 	struct guest *guest = vm;
 	int rc = op(guest, error);
 
-	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody ran the guest") : rc;
+	return rc == 0 && guest->meddled ? gw_error_set(error, -EBUSY, "somebody ran the guest")
+					 : rc;
 }
 
 /* This fails only when the VMM is gone. */

@@ -19,8 +19,9 @@
 
 /* The fields stand by name, so that two fields that change places are seen. */
 #define HEAD(of) .head = { .magic = AGENT_MAGIC, .version = 5, .type = AGENT_##of }
-#define ANSWER(of)                                                                                                     \
-	.answer = { HEAD(of), .status = -0x0a0b0c0d, .oldest = 0x1112, .newest = 0x1314, .vmm_pid = 0x15161718, .text = "text" }
+#define ANSWER(of)                                                             \
+	.answer = { HEAD(of),         .status = -0x0a0b0c0d, .oldest = 0x1112, \
+		    .newest = 0x1314, .vmm_pid = 0x15161718, .text = "text" }
 #define FIRST 0x2122232425262728
 #define SECOND 0x3132333435363738
 #define THIRD 0x4142434445464748
@@ -52,8 +53,8 @@ static void add(FILE *out, const char *name, const void *packet, size_t bytes)
 
 static void add_plain(FILE *out)
 {
-	static const uint16_t types[] = { AGENT_REGIONS, AGENT_COLLECT, AGENT_UNTRACK, AGENT_SYNC, AGENT_UNWATCH, AGENT_PREFAULT,
-					  AGENT_STOCK };
+	static const uint16_t types[] = { AGENT_REGIONS, AGENT_COLLECT,  AGENT_UNTRACK, AGENT_SYNC,
+					  AGENT_UNWATCH, AGENT_PREFAULT, AGENT_STOCK };
 
 	for (unsigned i = 0; i < sizeof(types) / sizeof(types[0]); i++)
 		ADD(out, agent_head, { .magic = AGENT_MAGIC, .version = 5, .type = types[i] });
@@ -62,30 +63,41 @@ static void add_plain(FILE *out)
 static void add_requests(FILE *out)
 {
 	ADD(out, agent_hello, { HEAD(HELLO), .oldest = 0x1112 });
-	ADD(out, agent_track, { HEAD(TRACK), .tracker = AGENT_BEST, .region_count = 3, .region_index = { 7, 8, 9 } });
-	ADD(out, agent_track, { HEAD(TRACK), .tracker = AGENT_WP_ASYNC, .region_count = 1, .region_index = { 1 } });
-	ADD(out, agent_track, { HEAD(TRACK), .tracker = AGENT_WP_SYNC, .region_count = 1, .region_index = { 1 } });
-	ADD(out, agent_track, { HEAD(TRACK), .tracker = AGENT_KVM_ASYNC, .region_count = 1, .region_index = { 1 } });
-	ADD(out, agent_arm, { HEAD(ARM), .region_index = 0x11121314, .first_page = FIRST, .page_count = SECOND });
+	ADD(out, agent_track,
+	    { HEAD(TRACK), .tracker = AGENT_BEST, .region_count = 3, .region_index = { 7, 8, 9 } });
+	ADD(out, agent_track,
+	    { HEAD(TRACK), .tracker = AGENT_WP_ASYNC, .region_count = 1, .region_index = { 1 } });
+	ADD(out, agent_track,
+	    { HEAD(TRACK), .tracker = AGENT_WP_SYNC, .region_count = 1, .region_index = { 1 } });
+	ADD(out, agent_track,
+	    { HEAD(TRACK), .tracker = AGENT_KVM_ASYNC, .region_count = 1, .region_index = { 1 } });
+	ADD(out, agent_arm,
+	    { HEAD(ARM), .region_index = 0x11121314, .first_page = FIRST, .page_count = SECOND });
 	ADD(out, agent_image_file, { HEAD(IMAGE), .device = FIRST, .inode = SECOND });
-	ADD(out, agent_watch, { HEAD(WATCH), .block_bytes = 0x11121314, .image_count = 0x15161718 });
+	ADD(out, agent_watch,
+	    { HEAD(WATCH), .block_bytes = 0x11121314, .image_count = 0x15161718 });
 	ADD(out, agent_watch_image,
 	    { HEAD(WATCH_IMAGE), .image = { .device = FIRST, .inode = SECOND, .blocks = THIRD } });
 	ADD(out, agent_throttle,
-	    { HEAD(THROTTLE), .stand_percent = 0x11121314, .thread_count = 0x15161718, .disk_bytes_per_s = FIRST,
-	      .thread_ids = { 0x31323334, [1023] = 0x35363738 } });
+	    { HEAD(THROTTLE), .stand_percent = 0x11121314, .thread_count = 0x15161718,
+	      .disk_bytes_per_s = FIRST, .thread_ids = { 0x31323334, [1023] = 0x35363738 } });
 }
 
 static void add_answers(FILE *out)
 {
-	struct { struct agent_answer answer; } plain = { ANSWER(UNTRACK) };
+	struct {
+		struct agent_answer answer;
+	} plain = { ANSWER(UNTRACK) };
 
 	add(out, "agent_answer", &plain, sizeof(plain));
 	ADD(out, agent_hello_answer, { ANSWER(HELLO), .release = "0.1.0" });
 	ADD(out, agent_regions_answer, { ANSWER(REGIONS), .region_count = 0x21222324 });
 	ADD(out, agent_region,
-	    { HEAD(REGION), .mapping = { .bytes = FIRST, .device = SECOND, .inode = THIRD, .path = "/ram" } });
-	ADD(out, agent_track_answer, { ANSWER(TRACK), .tracker = AGENT_KVM_SYNC, .sees_discards = 1, .bitmaps_bytes = FIRST });
+	    { HEAD(REGION),
+	      .mapping = { .bytes = FIRST, .device = SECOND, .inode = THIRD, .path = "/ram" } });
+	ADD(out, agent_track_answer,
+	    { ANSWER(TRACK), .tracker = AGENT_KVM_SYNC, .sees_discards = 1,
+	      .bitmaps_bytes = FIRST });
 	ADD(out, agent_collect_answer, { ANSWER(COLLECT), .marked_pages = FIRST });
 	ADD(out, agent_watch_answer, { ANSWER(WATCH), .bitmaps_bytes = FIRST });
 }
@@ -94,7 +106,8 @@ static void add_answers(FILE *out)
 
 static void add_lease(FILE *out)
 {
-	ADD(out, lease_packet, { LEASE(OPEN), .status = -0x0a0b0c0d, .resume = 0x11121314, .limit_ns = FIRST });
+	ADD(out, lease_packet,
+	    { LEASE(OPEN), .status = -0x0a0b0c0d, .resume = 0x11121314, .limit_ns = FIRST });
 	ADD(out, lease_packet, { LEASE(BEAT) });
 	ADD(out, lease_packet, { LEASE(ARM), .resume = 1, .limit_ns = FIRST });
 	ADD(out, lease_packet, { LEASE(DISARM) });
@@ -105,7 +118,8 @@ Test(agent, the_bytes_of_version_5_are_those_that_were_released)
 {
 	char *text = NULL, golden[16384] = "";
 	size_t bytes;
-	FILE *out = open_memstream(&text, &bytes), *file = fopen(AGENTS_FOLDER "/version_5.golden", "re");
+	FILE *out = open_memstream(&text, &bytes),
+	     *file = fopen(AGENTS_FOLDER "/version_5.golden", "re");
 
 	cr_assert(out && file);
 	add_plain(out);
@@ -170,8 +184,8 @@ static int meet(struct script *script, struct agent_client *agent, struct gw_err
 }
 
 /* Encodes by hand the answer of an agent that speaks @oldest to @newest and chose @version. */
-static size_t put_answer(unsigned char *at, uint16_t version, uint16_t type, int32_t status, uint16_t oldest, uint16_t newest,
-			 const char *text)
+static size_t put_answer(unsigned char *at, uint16_t version, uint16_t type, int32_t status,
+			 uint16_t oldest, uint16_t newest, const char *text)
 {
 	int32_t pid = 4711;
 
@@ -208,7 +222,8 @@ Test(agent, a_newer_agent_that_still_speaks_ours_is_understood_and_what_it_adds_
 Test(agent, an_agent_without_a_common_version_is_told_of_in_its_words)
 {
 	unsigned char hello[512];
-	size_t bytes = put_answer(hello, 5, 1, -EPROTONOSUPPORT, 6, 9, "this VM runs under godwit 2.0");
+	size_t bytes = put_answer(hello, 5, 1, -EPROTONOSUPPORT, 6, 9,
+				  "this VM runs under godwit 2.0");
 	struct script script = { .answers = { hello }, .bytes = { bytes } };
 	struct gw_error error = { 0 };
 	struct agent_client agent;
@@ -226,7 +241,8 @@ Test(agent, an_agent_without_a_common_version_is_told_of_in_its_words)
 Test(agent, an_agent_that_chooses_what_we_do_not_speak_is_refused)
 {
 	unsigned char hello[512];
-	struct script script = { .answers = { hello }, .bytes = { put_answer(hello, 6, 1, 0, 6, 9, "") } };
+	struct script script = { .answers = { hello },
+				 .bytes = { put_answer(hello, 6, 1, 0, 6, 9, "") } };
 	struct gw_error error = { 0 };
 	struct agent_client agent;
 
@@ -254,7 +270,9 @@ Test(agent, what_an_older_agent_cannot_do_is_said_by_name)
 	put_answer(hello, 5, 1, 0, 5, 5, "");
 	put_answer(stock, 5, 14, -EBADRQC, 5, 5, "knows no request 14");
 	cr_assert_eq(meet(&script, &agent, &error), -EBADRQC);
-	cr_assert(strstr(error.text, "godwit 0.0.7, whose agent cannot say how it reads and writes its disks"), "%s", error.text);
+	cr_assert(strstr(error.text,
+			 "godwit 0.0.7, whose agent cannot say how it reads and writes its disks"),
+		  "%s", error.text);
 }
 
 Test(agent, a_refusal_that_comes_before_the_greeting_was_read_is_heard)
@@ -272,7 +290,8 @@ Test(agent, a_refusal_that_comes_before_the_greeting_was_read_is_heard)
 Test(agent, half_an_answer_is_none)
 {
 	unsigned char hello[512];
-	struct script script = { .answers = { hello }, .bytes = { put_answer(hello, 5, 1, 0, 5, 5, "") - 1 } };
+	struct script script = { .answers = { hello },
+				 .bytes = { put_answer(hello, 5, 1, 0, 5, 5, "") - 1 } };
 	struct gw_error error = { 0 };
 	struct agent_client agent;
 

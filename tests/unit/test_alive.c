@@ -76,7 +76,8 @@ static int resize(struct gw_disks *base, unsigned image, uint64_t bytes)
 	return 0;
 }
 
-static int prepare_image(struct gw_disks *base, unsigned image, uint64_t bytes, struct gw_error *error)
+static int prepare_image(struct gw_disks *base, unsigned image, uint64_t bytes,
+			 struct gw_error *error)
 {
 	(void)error;
 	return resize(base, image, bytes);
@@ -88,7 +89,12 @@ static int adopt(struct gw_disks *base, unsigned image, struct gw_error *error)
 }
 
 static const struct gw_disk_ops disk_ops = {
-	.begin = begin, .next_ended = next_ended, .size = size, .resize = resize, .take = prepare_image, .prepare = prepare_image,
+	.begin = begin,
+	.next_ended = next_ended,
+	.size = size,
+	.resize = resize,
+	.take = prepare_image,
+	.prepare = prepare_image,
 	.adopt = adopt
 };
 
@@ -111,18 +117,27 @@ static void setup(struct pair *pair, bool is_source)
 
 	memset(pair, 0, sizeof(*pair));
 	gw_manual_clock_init(&pair->clock, 1000);
-	pair->region = (struct gw_region){ .name = "ram", .memory = { .fd = -1, .uffd = -1, .base = calloc(1, BYTES), .bytes = BYTES } };
+	pair->region = (struct gw_region){
+		.name = "ram",
+		.memory = { .fd = -1, .uffd = -1, .base = calloc(1, BYTES), .bytes = BYTES }
+	};
 	cr_assert_eq(gw_mem_pair(&a, &b, 1, 1), 0);
 	pair->link = is_source ? a : b;
 	pair->peer = is_source ? b : a;
 	if (is_source) {
-		cr_assert_eq(gw_source_new(&pair->session, a, &pair->region, 1, &ops, NULL, &options, &error), 0, "%s", error.text);
+		cr_assert_eq(gw_source_new(&pair->session, a, &pair->region, 1, &ops, NULL,
+					   &options, &error),
+			     0, "%s", error.text);
 		return;
 	}
-	pair->disks.disks = (struct gw_disks){ .ops = &disk_ops, .count = 1, .images = { { .name = "disk0", .format = "raw" } } };
+	pair->disks.disks = (struct gw_disks){
+		.ops = &disk_ops, .count = 1, .images = { { .name = "disk0", .format = "raw" } }
+	};
 	pair->disks.disks.staging = calloc(1, GW_DISK_STAGING_BYTES);
 	options.disks = &pair->disks.disks;
-	cr_assert_eq(gw_receiver_new(&pair->session, b, &pair->region, 1, &ops, NULL, &options, &error), 0, "%s", error.text);
+	cr_assert_eq(
+		gw_receiver_new(&pair->session, b, &pair->region, 1, &ops, NULL, &options, &error),
+		0, "%s", error.text);
 }
 
 static void teardown(struct pair *pair)
@@ -175,8 +190,12 @@ static void has_stood_still(struct pair *pair)
 static void greet(struct pair *pair)
 {
 	static unsigned char buffer[GW_LINK_MESSAGE_BYTES];
-	struct wire_hello hello = { .version = WIRE_VERSION, .oldest = WIRE_OLDEST, .page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
-				    .guest = "g", .region_count = 1, .regions = { { .name = "ram", .bytes = BYTES } } };
+	struct wire_hello hello = { .version = WIRE_VERSION,
+				    .oldest = WIRE_OLDEST,
+				    .page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
+				    .guest = "g",
+				    .region_count = 1,
+				    .regions = { { .name = "ram", .bytes = BYTES } } };
 
 	say(pair, WIRE_HELLO, buffer, wire_put_hello(buffer, &hello));
 	cr_assert_eq(live(pair, 1), 1);
@@ -192,7 +211,8 @@ Test(alive, a_peer_that_only_says_alive_is_given_up)
 		if (!is_source)
 			greet(&pair);
 		lived = live(&pair, 1000);
-		cr_assert(lived >= STANDSTILL_S - 2 && lived <= STANDSTILL_S + 2, "after %u s", lived);
+		cr_assert(lived >= STANDSTILL_S - 2 && lived <= STANDSTILL_S + 2, "after %u s",
+			  lived);
 		has_stood_still(&pair);
 		teardown(&pair);
 	}
@@ -234,7 +254,9 @@ Test(alive, nothing_keeps_a_receiver_before_hello)
 Test(alive, bytes_that_land_are_work)
 {
 	static unsigned char page[4096] __attribute__((aligned(4096)));
-	struct gw_link_region region = { .fd = -1, .uffd = -1, .base = page, .bytes = sizeof(page), .stable = true };
+	struct gw_link_region region = {
+		.fd = -1, .uffd = -1, .base = page, .bytes = sizeof(page), .stable = true
+	};
 	struct pair pair;
 
 	setup(&pair, false);
@@ -252,12 +274,17 @@ Test(alive, bytes_that_land_are_work)
 /* The session writes 32 MiB to its disk and syncs them. */
 static void write_and_sync(struct pair *pair)
 {
-	static struct wire_disks list = { .count = 1, .images = { { .name = "disk0", .format = "raw", .bytes = PIECES << 20 } } };
+	static struct wire_disks list = {
+		.count = 1,
+		.images = { { .name = "disk0", .format = "raw", .bytes = PIECES << 20 } }
+	};
 	static struct wire_disk batch = { .fence = 1, .count = PIECES };
 	static unsigned char buffer[GW_LINK_MESSAGE_BYTES];
 
 	for (unsigned i = 0; i < PIECES; i++)
-		batch.pieces[i] = (struct wire_piece){ .offset = (uint64_t)i << 20, .bytes = 1 << 20, .staged = (uint64_t)i << 20 };
+		batch.pieces[i] = (struct wire_piece){
+			.offset = (uint64_t)i << 20, .bytes = 1 << 20, .staged = (uint64_t)i << 20
+		};
 	greet(pair);
 	say(pair, WIRE_DISKS, buffer, wire_put_disks(buffer, &list));
 	cr_assert_eq(live(pair, 1), 1);
@@ -276,7 +303,8 @@ Test(alive, a_sync_is_work_for_as_long_as_its_bytes_need_on_slow_storage)
 	setup(&pair, false);
 	write_and_sync(&pair);
 	lived = live(&pair, 1000);
-	cr_assert(lived > STANDSTILL_S + PIECES - 5 && lived < STANDSTILL_S + PIECES + 5, "after %u s", lived);
+	cr_assert(lived > STANDSTILL_S + PIECES - 5 && lived < STANDSTILL_S + PIECES + 5,
+		  "after %u s", lived);
 	has_stood_still(&pair);
 	teardown(&pair);
 }

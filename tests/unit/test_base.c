@@ -32,7 +32,9 @@ Test(error, a_long_text_is_cut_not_overrun)
 	cr_assert_lt(strlen(e.text), sizeof(e.text));
 }
 
-static const struct gw_sm_state lamp[] = { { "off", 1u << 1 }, { "on", 1u << 0 | 1u << 2 }, { "broken", 0 } };
+static const struct gw_sm_state lamp[] = {
+	{ "off", 1u << 1 }, { "on", 1u << 0 | 1u << 2 }, { "broken", 0 }
+};
 
 Test(sm, only_moves_of_the_table_are_made)
 {
@@ -73,7 +75,8 @@ Test(units, sizes_and_rates_as_people_write_them)
 
 Test(units, nonsense_is_refused_and_changes_nothing)
 {
-	static const char *const bad[] = { "", "x", "-1", "4X", "4GG", "1e400", "0x10", "99999999999T", "nan", "inf" };
+	static const char *const bad[] = { "",      "x",    "-1",           "4X",  "4GG",
+					   "1e400", "0x10", "99999999999T", "nan", "inf" };
 	uint64_t v = 42;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

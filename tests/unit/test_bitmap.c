@@ -13,7 +13,8 @@ Test(bitmap, a_range_sets_exactly_its_bits)
 			cr_assert_eq(gw_bitmap_new(&b, 200), 0);
 			gw_bitmap_set_range(&b, first, count);
 			for (uint64_t i = 0; i < 200; i++)
-				cr_assert_eq(gw_bitmap_test(&b, i), i >= first && i < first + count);
+				cr_assert_eq(gw_bitmap_test(&b, i),
+					     i >= first && i < first + count);
 			cr_assert_eq(gw_bitmap_count(&b), count);
 			gw_bitmap_clear_range(&b, first, count);
 			cr_assert_eq(gw_bitmap_count(&b), 0);

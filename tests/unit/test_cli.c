@@ -14,9 +14,12 @@ Test(cli, texts_in_json_are_utf8_whatever_they_were)
 		{ "plain", "plain" },
 		{ "quote \" and \\ and \n", "quote \" and \\ and \n" },
 		{ "\xc3\xa4\xe2\x82\xac\xf0\x9f\x90\xa6", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x90\xa6" },
-		{ "a\xff" "b", "a\xef\xbf\xbd" "b" },
-		{ "\xc3", "\xef\xbf\xbd" }, /* cut within a character */
-		{ "\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd" },                           /* overlong */
+		{ "a\xff"
+		  "b",
+		  "a\xef\xbf\xbd"
+		  "b" },
+		{ "\xc3", "\xef\xbf\xbd" },                 /* cut within a character */
+		{ "\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd" }, /* overlong */
 		/* a surrogate */
 		{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
 		{ "", "" },
@@ -32,9 +35,18 @@ Test(cli, texts_in_json_are_utf8_whatever_they_were)
 
 /* Everything that the line can show at once. */
 static const struct gw_status busy = {
-	.state = GW_STATE_ROUNDS, .is_source = true, .round = 12, .elapsed_ns = 90000000000, .memory_bytes = 64ULL << 30,
-	.left_bytes = 3ULL << 30, .put_bytes = 123ULL << 30, .disk_bytes = 1ULL << 40, .sent_bytes_per_s = 1.2e9,
-	.dirty_bytes_per_s = 3.4e9, .predicted_ns = 1234567890, .throttle = { .cpu_percent = 99, .disk_bytes_per_s = 123456789 },
+	.state = GW_STATE_ROUNDS,
+	.is_source = true,
+	.round = 12,
+	.elapsed_ns = 90000000000,
+	.memory_bytes = 64ULL << 30,
+	.left_bytes = 3ULL << 30,
+	.put_bytes = 123ULL << 30,
+	.disk_bytes = 1ULL << 40,
+	.sent_bytes_per_s = 1.2e9,
+	.dirty_bytes_per_s = 3.4e9,
+	.predicted_ns = 1234567890,
+	.throttle = { .cpu_percent = 99, .disk_bytes_per_s = 123456789 },
 };
 
 Test(cli, the_progress_line_fits_each_width)
@@ -47,10 +59,13 @@ Test(cli, the_progress_line_fits_each_width)
 		for (const char *c = line; *c; c++)
 			cr_assert(*c >= ' ' && *c <= '~', "no escapes: %s", line);
 		if (columns >= 59)
-			cr_assert(strstr(line, "rounds") && strstr(line, "100 %") && strstr(line, "MiB/s") && strstr(line, "blackout"),
+			cr_assert(strstr(line, "rounds") && strstr(line, "100 %") &&
+					  strstr(line, "MiB/s") && strstr(line, "blackout"),
 				  "%s", line);
 		if (columns >= 160)
-			cr_assert(strstr(line, "[########################]") && strstr(line, "dirty") && strstr(line, "disks"), "%s", line);
+			cr_assert(strstr(line, "[########################]") &&
+					  strstr(line, "dirty") && strstr(line, "disks"),
+				  "%s", line);
 	}
 }
 
@@ -66,8 +81,12 @@ Test(cli, the_progress_line_says_what_is_waited_for)
 
 Test(cli, a_phase_that_is_long_is_told_again, .init = cr_redirect_stdout)
 {
-	static const struct gw_status copying = { .state = GW_STATE_BULK, .is_source = true, .elapsed_ns = 1000000000 };
-	static const struct gw_status syncing = { .state = GW_STATE_ROUNDS, .is_source = true, .elapsed_ns = 12000000000,
+	static const struct gw_status copying = {
+		.state = GW_STATE_BULK, .is_source = true, .elapsed_ns = 1000000000
+	};
+	static const struct gw_status syncing = { .state = GW_STATE_ROUNDS,
+						  .is_source = true,
+						  .elapsed_ns = 12000000000,
 						  .waits_for_sync = true };
 	struct report report;
 
@@ -79,9 +98,11 @@ Test(cli, a_phase_that_is_long_is_told_again, .init = cr_redirect_stdout)
 	report_progress(&report, &syncing);
 	report_step(&report, "reading '%s'", "disk0/1");
 	fflush(stdout);
-	cr_assert_stdout_eq_str("   1.000 s  bulk        round 0  0 B sent, 0 MiB left, dirty 0 MiB/s\n"
-				"   1.000 s  bulk        round 0  0 B sent, 0 MiB left, dirty 0 MiB/s\n"
-				"  12.000 s  rounds      round 0  0 B sent, 0 MiB left, dirty 0 MiB/s, waiting for the images to be "
-				"synced there\n"
-				"reading 'disk0/1'\n");
+	cr_assert_stdout_eq_str(
+		"   1.000 s  bulk        round 0  0 B sent, 0 MiB left, dirty 0 MiB/s\n"
+		"   1.000 s  bulk        round 0  0 B sent, 0 MiB left, dirty 0 MiB/s\n"
+		"  12.000 s  rounds      round 0  0 B sent, 0 MiB left, dirty 0 MiB/s, waiting for "
+		"the images to be "
+		"synced there\n"
+		"reading 'disk0/1'\n");
 }

@@ -60,9 +60,12 @@ static const char *talk(struct vm *a, struct vm *b)
 	struct gw_status status;
 
 	b->prepared = false;
-	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &link_options, &link_a, &link_b, &error), 0, "%s", error.text);
-	cr_assert_eq(gw_source_new(&source, link_a, &a->region, 1, &ops, a, &options, &error), 0, "%s", error.text);
-	cr_assert_eq(gw_receiver_new(&receiver, link_b, &b->region, 1, &ops, b, &options, &error), 0, "%s", error.text);
+	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &link_options, &link_a, &link_b, &error), 0,
+		     "%s", error.text);
+	cr_assert_eq(gw_source_new(&source, link_a, &a->region, 1, &ops, a, &options, &error), 0,
+		     "%s", error.text);
+	cr_assert_eq(gw_receiver_new(&receiver, link_b, &b->region, 1, &ops, b, &options, &error),
+		     0, "%s", error.text);
 	for (bool on = true; on;) {
 		on = gw_session_step(source, 0);
 		on |= gw_session_step(receiver, 0);
@@ -87,7 +90,8 @@ static void open_region(struct vm *vm, bool writable)
 	int fd = memfd_create("ram", MFD_CLOEXEC);
 
 	cr_assert(fd >= 0 && ftruncate(fd, BYTES) == 0);
-	cr_assert_eq(gw_region_open_file(&vm->region, "ram", fd, BYTES, writable, &error), 0, "%s", error.text);
+	cr_assert_eq(gw_region_open_file(&vm->region, "ram", fd, BYTES, writable, &error), 0, "%s",
+		     error.text);
 }
 
 static void close_both(struct vm *a, struct vm *b)
@@ -105,23 +109,74 @@ Test(compare, facts_are_compared_by_key)
 	} cases[] = {
 		{ .words = "alike" },
 		{ { { "k", "v", "", false } }, { { "k", "v", "", false } }, 1, 1, "alike" },
-		{ { { "k", "v", "", false }, { "l", "w", "", false } }, { { "l", "w", "", false }, { "k", "v", "", false } }, 2, 2, "alike" },
+		{ { { "k", "v", "", false }, { "l", "w", "", false } },
+		  { { "l", "w", "", false }, { "k", "v", "", false } },
+		  2,
+		  2,
+		  "alike" },
 		{ { { "k", "", "", false } }, { { "k", "v", "", false } }, 1, 1, "alike" },
 		{ { { "k", "v", "", false } }, { { "k", "", "", false } }, 1, 1, "alike" },
-		{ { { "k", "v", "", false } }, { { "k", "w", "do it", false } }, 1, 1, "'k' is v at the source and w here: do it" },
-		{ { { "k", "v", "", false } }, { { "k", "vv", "", false } }, 1, 1, "'k' is v at the source and vv here" },
-		{ { { "k", "v", "", false } }, { { "kk", "v", "", true } }, 1, 1, "the source has 'k', v, this VMM has not" },
-		{ { { "k", "", "", false } }, { { "", "", "", false } }, 1, 0, "the source has 'k', this VMM has not" },
-		{ { { "", "", "", false } }, { { "k", "v", "", false } }, 0, 1, "this VMM has 'k', v, the source has not" },
+		{ { { "k", "v", "", false } },
+		  { { "k", "w", "do it", false } },
+		  1,
+		  1,
+		  "'k' is v at the source and w here: do it" },
+		{ { { "k", "v", "", false } },
+		  { { "k", "vv", "", false } },
+		  1,
+		  1,
+		  "'k' is v at the source and vv here" },
+		{ { { "k", "v", "", false } },
+		  { { "kk", "v", "", true } },
+		  1,
+		  1,
+		  "the source has 'k', v, this VMM has not" },
+		{ { { "k", "", "", false } },
+		  { { "", "", "", false } },
+		  1,
+		  0,
+		  "the source has 'k', this VMM has not" },
+		{ { { "", "", "", false } },
+		  { { "k", "v", "", false } },
+		  0,
+		  1,
+		  "this VMM has 'k', v, the source has not" },
 		{ { { "", "", "", false } }, { { "k", "v", "", true } }, 0, 1, "alike" },
-		{ { { "k\033[31m", "v\xc3\xa4", "", false } }, { { "k\033[31m", "v\xc3\xa4", "", false } }, 1, 1, "alike" },
-		{ { { "k", "v\n", "", false } }, { { "k", "v", "", false } }, 1, 1, "'k' is v? at the source and v here" },
-		{ { { "?l", "a=1;b=2;", "", false } }, { { "?l", "b=2;a=1;", "", false } }, 1, 1, "alike" },
-		{ { { "?l", "a=1;b=2;", "", false } }, { { "?l", "c=3;b=2;", "", false } }, 1, 1, "alike" },
-		{ { { "?l", "a=1;b=2;", "", false } }, { { "?l", "a=1;b=22;", "do it", false } }, 1, 1,
+		{ { { "k\033[31m", "v\xc3\xa4", "", false } },
+		  { { "k\033[31m", "v\xc3\xa4", "", false } },
+		  1,
+		  1,
+		  "alike" },
+		{ { { "k", "v\n", "", false } },
+		  { { "k", "v", "", false } },
+		  1,
+		  1,
+		  "'k' is v? at the source and v here" },
+		{ { { "?l", "a=1;b=2;", "", false } },
+		  { { "?l", "b=2;a=1;", "", false } },
+		  1,
+		  1,
+		  "alike" },
+		{ { { "?l", "a=1;b=2;", "", false } },
+		  { { "?l", "c=3;b=2;", "", false } },
+		  1,
+		  1,
+		  "alike" },
+		{ { { "?l", "a=1;b=2;", "", false } },
+		  { { "?l", "a=1;b=22;", "do it", false } },
+		  1,
+		  1,
 		  "'b of l' is 2 at the source and 22 here: do it" },
-		{ { { "?l", "b=;", "", false } }, { { "?l", "bb=1;b=2;", "", false } }, 1, 1, "'b of l' is empty at the source and 2 here" },
-		{ { { "?l", "=;;b;=x;a", "", false } }, { { "?l", "a=1;b=2;=y", "", false } }, 1, 1, "' of l' is " },
+		{ { { "?l", "b=;", "", false } },
+		  { { "?l", "bb=1;b=2;", "", false } },
+		  1,
+		  1,
+		  "'b of l' is empty at the source and 2 here" },
+		{ { { "?l", "=;;b;=x;a", "", false } },
+		  { { "?l", "a=1;b=2;=y", "", false } },
+		  1,
+		  1,
+		  "' of l' is " },
 		{ { { "?l", "b", "", false } }, { { "?l", "b=2", "", false } }, 1, 1, "alike" },
 		{ { { "?l", "a=1;", "", false } }, { { "", "", "", false } }, 1, 0, "alike" },
 		{ { { "", "", "", false } }, { { "?l", "a=1;", "", false } }, 0, 1, "alike" },
@@ -202,10 +257,12 @@ Test(compare, a_file_of_memory_has_one_owner)
 	cr_assert_eq(gw_region_open_file(&one, "ram", dup(fd), BYTES, false, &error), 0);
 	cr_assert_eq(gw_region_open_file(&two, "ram", dup(fd), BYTES, true, &error), -EBUSY);
 	cr_assert_not_null(strstr(error.text, "mem-path=/dev/shm"));
-	cr_assert_eq(gw_region_open_file(&two, "ram", dup(fd), BYTES, false, NULL), 0, "two sources do no harm");
+	cr_assert_eq(gw_region_open_file(&two, "ram", dup(fd), BYTES, false, NULL), 0,
+		     "two sources do no harm");
 	gw_region_close_file(&one);
 	gw_region_close_file(&two);
-	cr_assert_eq(gw_region_open_file(&one, "ram", dup(fd), BYTES, true, NULL), 0, "the lock ends with the region");
+	cr_assert_eq(gw_region_open_file(&one, "ram", dup(fd), BYTES, true, NULL), 0,
+		     "the lock ends with the region");
 	cr_assert_eq(gw_region_open_file(&two, "ram", dup(fd), BYTES, true, NULL), -EBUSY);
 	cr_assert_eq(gw_region_open_file(&two, "ram", dup(fd), BYTES, false, NULL), -EBUSY);
 	gw_region_close_file(&one);
@@ -232,7 +289,9 @@ Test(compare, as_many_regions_as_there_can_be_leave_no_room_for_disks)
 		if (rc == 0)
 			gw_session_free(session);
 		else
-			cr_assert(strstr(error.text, "64 regions") && strstr(error.text, "at most 63"), "%s", error.text);
+			cr_assert(strstr(error.text, "64 regions") &&
+					  strstr(error.text, "at most 63"),
+				  "%s", error.text);
 		gw_link_close(a);
 		gw_link_close(b);
 	}

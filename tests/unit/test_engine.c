@@ -132,7 +132,8 @@ Test(converge, disks_are_slowed_in_proportion)
 	throttle = converge_throttle(&in);
 	cr_assert_eq(throttle.cpu_percent, 0, "memory does next to nothing");
 	in.throttle = throttle;
-	cr_assert_leq(converge_throttle(&in).disk_bytes_per_s, throttle.disk_bytes_per_s / 2, "each step is one");
+	cr_assert_leq(converge_throttle(&in).disk_bytes_per_s, throttle.disk_bytes_per_s / 2,
+		      "each step is one");
 }
 
 Test(converge, a_guest_that_shrinks_or_may_stop_is_not_stuck)
@@ -160,7 +161,8 @@ Test(converge, a_sync_under_way_is_waited_for)
 	in.on_limit = GW_LIMIT_GIVE_UP;
 	cr_assert_eq(converge(&in), CONVERGE_GIVE_UP);
 	in.on_limit = GW_LIMIT_STOP_COPY;
-	cr_assert_eq(converge(&in), CONVERGE_WAIT, "the longer blackout is not made longer for nothing");
+	cr_assert_eq(converge(&in), CONVERGE_WAIT,
+		     "the longer blackout is not made longer for nothing");
 	in.max_time_ns = 0;
 	in.left_bytes = in.previous_left_bytes = 1 << 30;
 	cr_assert_eq(converge(&in), CONVERGE_GO_ON, "rounds go on meanwhile");
@@ -180,7 +182,8 @@ Test(converge, what_no_round_and_no_throttle_makes_shorter_is_given_up)
 		cr_assert_eq(converge(&in), CONVERGE_GIVE_UP);
 		cr_assert_not(converge_is_stuck(&in), "it is not slowed for nothing");
 		in.sync_pending = true;
-		cr_assert_eq(converge(&in), CONVERGE_WAIT, "how long the sync takes is not known yet");
+		cr_assert_eq(converge(&in), CONVERGE_WAIT,
+			     "how long the sync takes is not known yet");
 		in.sync_pending = false;
 	}
 	in.left_bytes = 0;
@@ -191,9 +194,16 @@ Test(converge, what_no_round_and_no_throttle_makes_shorter_is_given_up)
 
 Test(predict, every_part_is_in_the_sum_and_named)
 {
-	struct predict_input in = { .left_bytes = 10 << 20, .bytes_per_s = 1000 * MIB, .disk_left_bytes = 1 << 20, .sync_bytes = 1 << 20,
-				    .collect_ns = 4 * GW_NS_PER_MS, .save_ns = 375 * GW_NS_PER_MS,
-				    .state_ns = 20 * GW_NS_PER_MS, .round_trip_ns = 2 * GW_NS_PER_MS };
+	struct predict_input in = {
+		.left_bytes = 10 << 20,
+		.bytes_per_s = 1000 * MIB,
+		.disk_left_bytes = 1 << 20,
+		.sync_bytes = 1 << 20,
+		.collect_ns = 4 * GW_NS_PER_MS,
+		.save_ns = 375 * GW_NS_PER_MS,
+		.state_ns = 20 * GW_NS_PER_MS,
+		.round_trip_ns = 2 * GW_NS_PER_MS
+	};
 	struct gw_prediction parts;
 	char text[160], little[8];
 
@@ -204,8 +214,9 @@ Test(predict, every_part_is_in_the_sum_and_named)
 	cr_assert_eq(parts.messages_ns, 6 * GW_NS_PER_MS);
 	cr_assert_eq(predict_total(&parts), predict_fixed(&parts) + 10 * GW_NS_PER_MS);
 	cr_assert_eq(predict_fixed(&parts), (1 + 8 + 50 + 375 + 20 + 6 + 3 + 6) * GW_NS_PER_MS);
-	cr_assert_str_eq(predict_text(&parts, text, sizeof(text)), "375 save, 50 sync of disks, 20 device state, 10 last round, 8 "
-								   "collect, 6 load, 6 messages, 3 start, 1 stop");
+	cr_assert_str_eq(predict_text(&parts, text, sizeof(text)),
+			 "375 save, 50 sync of disks, 20 device state, 10 last round, 8 "
+			 "collect, 6 load, 6 messages, 3 start, 1 stop");
 	cr_assert_str_eq(predict_text(&parts, little, sizeof(little)), "375 sav");
 	in.disk_left_bytes = in.sync_bytes = 0;
 	in.save_ns = 0;
@@ -322,7 +333,8 @@ Test(ramfile, holes_of_somebody_elses_file_are_found_too)
 	if (fchmod(fd, 0600) < 0 || seteuid(65534) < 0)
 		cr_skip_test("only root can be somebody else");
 	cr_assert_eq(gw_region_open_file(&region, "ram", fd, 1 << 20, false, &error), 0);
-	cr_assert(mincore(region.memory.base, 4096, &there) == 0 && there == 1, "mincore() tells the truth: is base/incore.c needed?");
+	cr_assert(mincore(region.memory.base, 4096, &there) == 0 && there == 1,
+		  "mincore() tells the truth: is base/incore.c needed?");
 	cr_assert_eq(next_data(&region, 0, &first, &end), 1);
 	cr_assert(first == 4 * 4096 && end == 6 * 4096);
 	cr_assert_eq(next_data(&region, end, &first, &end), 0);
@@ -409,5 +421,6 @@ Test(ramfile, a_file_shorter_than_its_mapping_is_refused)
 Test(states, every_state_but_the_final_ones_can_fail)
 {
 	for (int s = 0; s < GW_STATE_COUNT; s++)
-		cr_assert_eq(gw_state_is_final((enum gw_state)s), s >= GW_STATE_DONE, "%s", gw_state_name((enum gw_state)s));
+		cr_assert_eq(gw_state_is_final((enum gw_state)s), s >= GW_STATE_DONE, "%s",
+			     gw_state_name((enum gw_state)s));
 }

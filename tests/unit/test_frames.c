@@ -77,7 +77,9 @@ Test(frames, no_flipped_bit_of_a_message_passes)
  */
 static int put_with_flipped_bit(size_t bit, unsigned char *memory, size_t memory_bytes)
 {
-	struct gw_link_region region = { .fd = -1, .uffd = -1, .base = memory, .bytes = memory_bytes };
+	struct gw_link_region region = {
+		.fd = -1, .uffd = -1, .base = memory, .bytes = memory_bytes
+	};
 	struct gw_error error = { 0 };
 	struct gw_link_event event;
 	struct tcp_frame frame = {
@@ -95,7 +97,8 @@ static int put_with_flipped_bit(size_t bit, unsigned char *memory, size_t memory
 	((unsigned char *)&frame)[bit / 8] ^= (unsigned char)(1u << bit % 8);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, control), 0);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, data), 0);
-	cr_assert_eq(tcp_new(&link, false, control[1], &data[1], 1, false, "the test", &error), 0, "%s", error.text);
+	cr_assert_eq(tcp_new(&link, false, control[1], &data[1], 1, false, "the test", &error), 0,
+		     "%s", error.text);
 	cr_assert_eq(gw_link_add_region(link, &region), 0);
 	cr_assert_eq(write(data[0], &frame, sizeof(frame)), sizeof(frame));
 	cr_assert_eq(write(data[0], payload, sizeof(payload)), sizeof(payload));

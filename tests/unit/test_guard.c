@@ -30,7 +30,8 @@ static const char *answer_to(const char *line, char *room, size_t bytes)
 	if (!strstr(line, "\"query-status\""))
 		return "{\"return\": {}}\n";
 	runs = strcmp(state, "running") == 0;
-	snprintf(room, bytes, "{\"return\": {\"running\": %s, \"status\": \"%s\"}}\n", runs ? "true" : "false", state);
+	snprintf(room, bytes, "{\"return\": {\"running\": %s, \"status\": \"%s\"}}\n",
+		 runs ? "true" : "false", state);
 	return room;
 }
 
@@ -61,7 +62,9 @@ static void give_back(const char *from, const char *to, int most_conts)
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	state = from;
 	listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	cr_assert(listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0 && listen(listener, 4) == 0);
+	cr_assert(listener >= 0 &&
+		  bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+		  listen(listener, 4) == 0);
 	cr_assert_eq(pthread_create(&thread, NULL, serve, NULL), 0);
 	pthread_detach(thread);
 	guard_give_back(path, true);

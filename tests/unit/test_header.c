@@ -46,7 +46,8 @@ static size_t add_extension(size_t at, uint32_t type, const void *data, uint32_t
 }
 
 /* A qcow2 header as QEMU writes it.  @name and @format may be NULL. */
-static void make(unsigned version, unsigned cluster_bits, const char *name, const char *format, uint32_t features)
+static void make(unsigned version, unsigned cluster_bits, const char *name, const char *format,
+		 uint32_t features)
 {
 	static const char table[384] = "feature names";
 	size_t at = version == 2 ? 72 : 112;
@@ -94,7 +95,8 @@ static const char *name_now(void)
 
 	memcpy(&at, block + 8, 8);
 	memcpy(&bytes, block + 16, 4);
-	snprintf(name, sizeof(name), "%.*s", (int)be32toh(bytes), (const char *)block + be64toh(at));
+	snprintf(name, sizeof(name), "%.*s", (int)be32toh(bytes),
+		 (const char *)block + be64toh(at));
 	return name;
 }
 
@@ -150,19 +152,26 @@ Test(header, what_names_something_else_is_renamed)
 {
 	static const struct {
 		const char *name, *format;
-	} cases[] = { { "/etc/shadow", "raw" }, { "/elsewhere/a.very.long.name.of.a.base.that.is.gone/base.img", "raw" },
-		      { "nbd://10.0.0.1/secret", "raw" }, { "json:{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}", "raw" },
-		      { "base.img", "qcow2" }, { "base.img", NULL }, { NULL, NULL }, { "file:base.img", "raw" } };
+	} cases[] = { { "/etc/shadow", "raw" },
+		      { "/elsewhere/a.very.long.name.of.a.base.that.is.gone/base.img", "raw" },
+		      { "nbd://10.0.0.1/secret", "raw" },
+		      { "json:{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}", "raw" },
+		      { "base.img", "qcow2" },
+		      { "base.img", NULL },
+		      { NULL, NULL },
+		      { "file:base.img", "raw" } };
 
 	for (unsigned version = 2; version <= 3; version++)
 		for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 			make(version, 16, cases[i].name, cases[i].format, 384);
 			cr_assert_eq(adopt(&below, NULL), 0);
 			cr_assert_str_eq(name_now(), base);
-			cr_assert(memmem(block, BLOCK, "twenty-four bytes of bit", 24), "an extension was lost");
+			cr_assert(memmem(block, BLOCK, "twenty-four bytes of bit", 24),
+				  "an extension was lost");
 			cr_assert(memmem(block, BLOCK, "\xe2\x79\x2a\xca\0\0\0\3raw", 11));
 			cr_assert(memmem(block, BLOCK, "feature names", 13));
-			cr_assert(!memmem(block, BLOCK, "shadow", 6) && !memmem(block, BLOCK, "gone", 4));
+			cr_assert(!memmem(block, BLOCK, "shadow", 6) &&
+				  !memmem(block, BLOCK, "gone", 4));
 		}
 }
 
@@ -175,7 +184,8 @@ Test(header, a_small_cluster_gives_up_its_feature_names_before_it_is_refused)
 	make(3, 9, "b", "raw", 320);
 	cr_assert_eq(adopt(&below, NULL), 0);
 	cr_assert_str_eq(name_now(), base);
-	cr_assert(!memmem(block, 512, "feature names", 13) && memmem(block, 512, "twenty-four bytes of bit", 24));
+	cr_assert(!memmem(block, 512, "feature names", 13) &&
+		  memmem(block, 512, "twenty-four bytes of bit", 24));
 	for (unsigned i = 0; i < 512; i++)
 		cr_assert_eq(block[512 + i], 0, "it went beyond its cluster");
 	snprintf(longer, sizeof(longer), "%s/", top_folder);
@@ -250,10 +260,11 @@ Test(header, whatever_comes_is_refused_or_names_our_layer)
 	for (unsigned n = 0; n < 20000; n++) {
 		unsigned flips = 1 + (unsigned)rand() % 6;
 
-		make(2 + n % 2, 9 + (unsigned)rand() % 13, rand() % 2 ? "/some/base.img" : NULL, rand() % 2 ? "qcow2" : NULL,
-		     (unsigned)rand() % 3 * 160);
+		make(2 + n % 2, 9 + (unsigned)rand() % 13, rand() % 2 ? "/some/base.img" : NULL,
+		     rand() % 2 ? "qcow2" : NULL, (unsigned)rand() % 3 * 160);
 		for (unsigned i = 0; i < flips; i++)
-			block[(unsigned)rand() % (rand() % 2 ? 256 : 600)] = (unsigned char)(rand() % 3 ? rand() : 0xFF);
+			block[(unsigned)rand() % (rand() % 2 ? 256 : 600)] =
+				(unsigned char)(rand() % 3 ? rand() : 0xFF);
 		if (adopt(&below, NULL) != 0)
 			continue;
 		taken++;
@@ -267,7 +278,10 @@ Test(header, whatever_comes_is_refused_or_names_our_layer)
 
 Test(header, a_raw_image_whose_format_would_be_guessed)
 {
-	static const struct { const char *begins, *format; size_t bytes, at; } cases[] = {
+	static const struct {
+		const char *begins, *format;
+		size_t bytes, at;
+	} cases[] = {
 		{ "QFI\xfb", "qcow2", 4, 0 },
 		{ "QED", "qed", 4, 0 },
 		{ "LUKS\xba\xbe", "luks", 6, 0 },

@@ -52,7 +52,9 @@ TestSuite(images, .init = make_files, .fini = remove_files, .timeout = 60);
 
 static struct gw_disks *open_images(int which, bool writable, bool overwrite, int flags)
 {
-	struct gw_image_file file = { .name = "disk0", .fd = -1, .path = paths[which], .overwrite = overwrite };
+	struct gw_image_file file = {
+		.name = "disk0", .fd = -1, .path = paths[which], .overwrite = overwrite
+	};
 	struct gw_error error = { 0 };
 	struct gw_disks *disks;
 
@@ -95,12 +97,15 @@ static void copy(struct gw_disks *from, struct gw_disks *to)
 
 	while (from->ops->next_data(from, 0, at, &first, &end) > 0)
 		for (at = first; at < end;) {
-			uint64_t bytes = end - at < GW_DISK_BUFFER_BYTES ? end - at : GW_DISK_BUFFER_BYTES;
-			struct gw_disk_request request = { GW_DISK_READ, 0, at, bytes, from->staging, 0 };
+			uint64_t bytes = end - at < GW_DISK_BUFFER_BYTES ? end - at
+									 : GW_DISK_BUFFER_BYTES;
+			struct gw_disk_request request = { GW_DISK_READ,  0, at, bytes,
+							   from->staging, 0 };
 
 			cr_assert_eq(do_one(from, request), 0);
 			memcpy(to->staging, from->staging, bytes);
-			request = (struct gw_disk_request){ GW_DISK_WRITE, 0, at, bytes, to->staging, 0 };
+			request = (struct gw_disk_request){ GW_DISK_WRITE, 0,           at,
+							    bytes,         to->staging, 0 };
 			cr_assert_eq(do_one(to, request), 0);
 			at += bytes;
 		}
@@ -193,7 +198,8 @@ Test(images, zeros_become_a_hole)
 	write_pattern(0);
 	cr_assert_eq(stat(paths[0], &before), 0);
 	disks = open_images(0, true, true, 0);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, MIB, NULL, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, MIB, NULL, 0 }),
+		     0);
 	cr_assert_eq(disks->ops->next_data(disks, 0, 0, &first, &end), 1);
 	cr_assert_eq(first, 5 * MIB);
 	cr_assert_eq(stat(paths[0], &after), 0);
@@ -214,7 +220,8 @@ Test(images, what_is_not_blank_is_not_overwritten_unless_told)
 	cr_assert(strstr(error.text, "--overwrite"));
 	gw_images_close(disks);
 	fd = open(paths[1], O_RDONLY);
-	cr_assert(pread(fd, &byte, 1, MIB - 1) == 1 && byte == (char)((MIB - 1) * 31 + (MIB - 1) / 4096));
+	cr_assert(pread(fd, &byte, 1, MIB - 1) == 1 &&
+		  byte == (char)((MIB - 1) * 31 + (MIB - 1) / 4096));
 	close(fd);
 	disks = open_images(1, true, true, 0);
 	gw_error_clear(&error);
@@ -294,7 +301,8 @@ Test(images, one_receiver_has_an_image_for_itself)
 
 Test(images, two_images_of_a_receiver_are_two_files)
 {
-	struct gw_image_file files[2] = { { .name = "one", .fd = -1, .path = paths[1] }, { .name = "two", .fd = -1, .path = paths[1] } };
+	struct gw_image_file files[2] = { { .name = "one", .fd = -1, .path = paths[1] },
+					  { .name = "two", .fd = -1, .path = paths[1] } };
 	struct gw_error error = { 0 };
 	struct gw_disks *disks;
 
@@ -320,7 +328,8 @@ Test(images, what_a_vmm_uses_is_neither_written_nor_cut)
 {
 	struct gw_error error = { 0 };
 	struct gw_disks *disks = open_images(1, true, false, 0);
-	struct gw_disk_request write = { GW_DISK_WRITE, 0, MIB / 2, 4096, disks->staging, 0 }, first = { .kind = GW_DISK_FIRST };
+	struct gw_disk_request write = { GW_DISK_WRITE, 0, MIB / 2, 4096, disks->staging, 0 },
+			       first = { .kind = GW_DISK_FIRST };
 	struct stat st;
 	int vmm;
 
@@ -351,7 +360,9 @@ Test(images, what_a_vmm_uses_is_neither_written_nor_cut)
 Test(images, one_receiver_has_a_block_device_for_itself)
 {
 	char device[64] = "", command[160];
-	struct gw_image_file file = { .name = "disk0", .fd = -1, .path = device, .overwrite = true };
+	struct gw_image_file file = {
+		.name = "disk0", .fd = -1, .path = device, .overwrite = true
+	};
 	struct gw_error error = { 0 };
 	struct gw_disks *one, *two;
 	struct stat st;
@@ -384,7 +395,9 @@ Test(images, half_a_copy_is_cut_to_nothing)
 	struct stat st;
 
 	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 4096, disks->staging, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 4096,
+							     disks->staging, 0 }),
+		     0);
 	gw_images_close(disks);
 	cr_assert(stat(paths[1], &st) == 0 && st.st_size == 0);
 }
@@ -409,8 +422,11 @@ static void check_withheld(uint64_t bytes)
 
 	cr_assert_eq(disks->ops->prepare(disks, 0, bytes, &error), 0, "%s", error.text);
 	memset(disks->staging, 0x5A, 2 * GW_DISK_BLOCK_BYTES);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, bytes, disks->staging, 0 }), 0);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 100, 10, NULL, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, bytes,
+							     disks->staging, 0 }),
+		     0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 100, 10, NULL, 0 }),
+		     0);
 	got = read_begin(1, begin, sizeof(begin));
 	cr_assert_eq(strncmp(begin, "godwit: this is half a copy", 27), 0);
 	for (size_t i = 512; i < got; i++)
@@ -428,7 +444,9 @@ static void check_withheld(uint64_t bytes)
 	cr_assert(begin[0] == 0x5A && begin[105] == 0 && begin[bytes - 1] == 0x5A);
 	/* A write to the first block is not in the file before the next GW_DISK_FIRST. */
 	memset(disks->staging, 0xA5, 512);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 512, disks->staging, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, 512,
+							     disks->staging, 0 }),
+		     0);
 	cr_assert_eq(do_one(disks, (struct gw_disk_request){ .kind = GW_DISK_FIRST }), 0);
 	read_begin(1, begin, 513);
 	cr_assert(begin[0] == (char)0xA5 && begin[512] == 0x5A);
@@ -452,7 +470,9 @@ Test(images, half_a_copy_may_be_overwritten)
 	struct stat st;
 
 	cr_assert_eq(disks->ops->prepare(disks, 0, MIB, &error), 0);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, MIB / 2, 4096, disks->staging, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, MIB / 2, 4096,
+							     disks->staging, 0 }),
+		     0);
 	gw_images_keep(disks); /* as a kill does: nothing is undone */
 	gw_images_close(disks);
 	disks = open_images(1, true, false, 0);
@@ -472,7 +492,7 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	int fd = open(paths[1], O_RDWR);
 
 	memcpy(before, "QFI\xfb\0\0\0\3", 8);
-	before[23] = 16; /* cluster bits */
+	before[23] = 16;             /* cluster bits */
 	before[39] = before[59] = 1; /* one entry of the L1 table, one cluster of refcounts */
 	strcpy(before + 1000, "/the/base");
 	before[196610] = 1;
@@ -481,7 +501,9 @@ Test(images, a_blank_image_is_what_it_was_after_a_failure)
 	disks = open_images(1, true, false, 0);
 	cr_assert_eq(disks->ops->prepare(disks, 0, 8 * MIB, &error), 0, "%s", error.text);
 	memset(disks->staging, 1, MIB);
-	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, MIB, disks->staging, 0 }), 0);
+	cr_assert_eq(do_one(disks, (struct gw_disk_request){ GW_DISK_WRITE, 0, 0, MIB,
+							     disks->staging, 0 }),
+		     0);
 	gw_images_close(disks);
 	cr_assert_eq(read_begin(1, after, sizeof(after)), sizeof(after));
 	cr_assert_eq(memcmp(before, after, sizeof(after)), 0);
@@ -562,7 +584,8 @@ Test(images, zeros_where_there_are_no_holes)
 		cr_skip_test("no file system can be mounted here");
 	strcpy(paths[1], "./plain/image");
 	fd = open(paths[1], O_RDWR | O_CREAT, 0600);
-	cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), -1, "it makes holes");
+	cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), -1,
+		     "it makes holes");
 	disks = open_images(1, true, false, 0);
 	cr_assert_eq(disks->ops->prepare(disks, 0, 1ULL << 33, &error), 0, "%s", error.text);
 	memset(disks->staging, 1, MIB);
@@ -571,10 +594,11 @@ Test(images, zeros_where_there_are_no_holes)
 		cr_assert_eq(do_one(disks, request), 0);
 	cr_assert_eq(fstat(fd, &before), 0);
 	/* 8 GiB of zeros over 32 MiB of written data: only the written parts are written to. */
-	times = come_for(disks, (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, 1ULL << 33, NULL, 0 });
+	times = come_for(disks,
+			 (struct gw_disk_request){ GW_DISK_ZERO, 0, 0, 1ULL << 33, NULL, 0 });
 	cr_assert_eq(fstat(fd, &after), 0);
-	cr_assert_eq(after.st_blocks, before.st_blocks, "%lld blocks, then %lld", (long long)before.st_blocks,
-		     (long long)after.st_blocks);
+	cr_assert_eq(after.st_blocks, before.st_blocks, "%lld blocks, then %lld",
+		     (long long)before.st_blocks, (long long)after.st_blocks);
 	for (off_t at = 63 * MIB; at < 97 * MIB; at += MIB) {
 		cr_assert_eq(pread(fd, bytes, MIB, at), MIB);
 		for (unsigned i = 0; i < MIB; i++)

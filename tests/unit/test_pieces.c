@@ -16,8 +16,11 @@ static struct wire_disk random_batch(unsigned most)
 	for (unsigned i = 0; i < disk.count; i++) {
 		uint64_t offset = (uint64_t)rand() % (BLOCKS * BLOCK);
 
-		disk.pieces[i] = (struct wire_piece){ .image = (unsigned)rand() % IMAGES, .offset = rand() % 2 ? offset : offset / BLOCK * BLOCK,
-						      .bytes = rand() % 2 ? BLOCK : 1 + (uint64_t)rand() % BLOCK };
+		disk.pieces[i] = (struct wire_piece){
+			.image = (unsigned)rand() % IMAGES,
+			.offset = rand() % 2 ? offset : offset / BLOCK * BLOCK,
+			.bytes = rand() % 2 ? BLOCK : 1 + (uint64_t)rand() % BLOCK
+		};
 	}
 	return disk;
 }
@@ -34,10 +37,12 @@ static bool touches(const struct wire_disk *one, const struct wire_disk *other)
 		for (unsigned i = 0; both[n] && i < both[n]->count; i++) {
 			const struct wire_piece *piece = &both[n]->pieces[i];
 
-			for (uint64_t b = piece->offset / BLOCK; b <= (piece->offset + piece->bytes - 1) / BLOCK; b++) {
+			for (uint64_t b = piece->offset / BLOCK;
+			     b <= (piece->offset + piece->bytes - 1) / BLOCK; b++) {
 				twice |= n == 0 && !other && times[piece->image][b];
 				twice |= n == 1 && times[piece->image][b] == 1;
-				times[piece->image][b] = (unsigned char)(n == 0 ? 1 : times[piece->image][b]);
+				times[piece->image]
+				     [b] = (unsigned char)(n == 0 ? 1 : times[piece->image][b]);
 			}
 		}
 	return twice;
@@ -59,16 +64,20 @@ Test(pieces, blocks_that_come_twice_are_found)
 		overlaps += touches(&one, NULL);
 		if (touches(&one, NULL) || touches(&other, NULL))
 			continue; /* refused before it is compared */
-		cr_assert_eq(pieces_meet(&one, &one_order, &other, &other_order), touches(&one, &other), "batches %u", n);
+		cr_assert_eq(pieces_meet(&one, &one_order, &other, &other_order),
+			     touches(&one, &other), "batches %u", n);
 		meets += touches(&one, &other);
 		checked++;
 	}
-	cr_assert(overlaps > 1000 && meets > 1000 && checked - meets > 1000, "%u %u %u", overlaps, meets, checked);
+	cr_assert(overlaps > 1000 && meets > 1000 && checked - meets > 1000, "%u %u %u", overlaps,
+		  meets, checked);
 }
 
 Test(pieces, the_last_bytes_of_an_image_overflow_nothing)
 {
-	static struct wire_disk disk = { .count = 2, .pieces = { { .offset = INT64_MAX - 10, .bytes = 10 }, { .offset = 0, .bytes = 1ULL << 62 } } };
+	static struct wire_disk disk = { .count = 2,
+					 .pieces = { { .offset = INT64_MAX - 10, .bytes = 10 },
+						     { .offset = 0, .bytes = 1ULL << 62 } } };
 	static struct pieces_order order;
 
 	pieces_sort(&disk, &order);

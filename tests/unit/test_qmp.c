@@ -29,7 +29,8 @@ static void serve(int listener, const char *answer)
 	say(fd, "{\"QMP\": {}}\n");
 	if (recv(fd, request, sizeof(request), 0) <= 0)
 		_exit(1);
-	say(fd, "{\"return\": {}, \"id\": 1}\n{\"event\": \"MIGRATION\", \"data\": {\"status\": \"failed\"}}\n");
+	say(fd, "{\"return\": {}, \"id\": 1}\n{\"event\": \"MIGRATION\", \"data\": {\"status\": "
+		"\"failed\"}}\n");
 	if (answer && recv(fd, request, sizeof(request), 0) > 0) {
 		snprintf(text, sizeof(text), "{\"return\": %s, \"id\": 2}\n", answer);
 		say(fd, text);
@@ -65,9 +66,11 @@ static struct gw_error failed_with(const char *answer)
 
 Test(qmp, a_migration_that_failed_says_why)
 {
-	struct gw_error error = failed_with("{\"status\": \"failed\", \"error-desc\": \"the disk ate it\"}");
+	struct gw_error error = failed_with(
+		"{\"status\": \"failed\", \"error-desc\": \"the disk ate it\"}");
 
-	cr_assert_not_null(strstr(error.text, "migration failed: the disk ate it"), "%s", error.text);
+	cr_assert_not_null(strstr(error.text, "migration failed: the disk ate it"), "%s",
+			   error.text);
 	error = failed_with("{\"status\": \"failed\"}");
 	cr_assert_not_null(strstr(error.text, "standard error says why"), "%s", error.text);
 	error = failed_with(NULL);

@@ -15,9 +15,12 @@ static unsigned char out[256 * 1024];
 
 Test(rdma_proto, every_message_arrives_as_it_was_sent)
 {
-	struct rails_offer rails = { .nonce = "0123456789abcde", .count = 2, .reason = "why" }, rails_back;
-	struct rails_go go = { .count = 1, .rails = { { 3, 2, 0xABCD, 0x1122334455667788 } } }, go_back;
-	struct rails_register regs[2] = { { 1, 2, 3, 4096, 8192 }, { 2, 0, 0, 0, 1ULL << 40 } }, regs_back[RAILS_MAX_BATCH];
+	struct rails_offer rails = { .nonce = "0123456789abcde", .count = 2, .reason = "why" },
+			   rails_back;
+	struct rails_go go = { .count = 1, .rails = { { 3, 2, 0xABCD, 0x1122334455667788 } } },
+			go_back;
+	struct rails_register regs[2] = { { 1, 2, 3, 4096, 8192 }, { 2, 0, 0, 0, 1ULL << 40 } },
+			      regs_back[RAILS_MAX_BATCH];
 	struct rails_key keys[1] = { { 7, 12, 0x55, 0x7f0000000000 } }, keys_back[RAILS_MAX_BATCH];
 	struct rails_round round = { 5, 6, 3, { 1, 2, 3 } }, round_back;
 	struct rails_down down = { 1, true, 9, 10, "gone" }, down_back;
@@ -30,19 +33,21 @@ Test(rdma_proto, every_message_arrives_as_it_was_sent)
 	cr_assert_eq(memcmp(&rails, &rails_back, sizeof(rails)), 0);
 	cr_assert_eq(rails_decode_go(out, rails_encode_go(out, &go), &go_back), 0);
 	cr_assert(go_back.count == 1 && go_back.rails[0].rail == 3 && go_back.rails[0].qps == 2 &&
-		  go_back.rails[0].board_rkey == 0xABCD && go_back.rails[0].board_addr == 0x1122334455667788);
+		  go_back.rails[0].board_rkey == 0xABCD &&
+		  go_back.rails[0].board_addr == 0x1122334455667788);
 	cr_assert_eq(rails_decode_register(out, rails_encode_register(out, regs, 2), regs_back), 2);
 	cr_assert_eq(memcmp(regs, regs_back, sizeof(regs)), 0);
 	cr_assert_eq(rails_decode_keys(out, rails_encode_keys(out, keys, 1), keys_back), 1);
-	cr_assert(keys_back[0].extent == 7 && keys_back[0].refused == 12 && keys_back[0].rkey == 0x55 &&
-		  keys_back[0].addr == 0x7f0000000000);
+	cr_assert(keys_back[0].extent == 7 && keys_back[0].refused == 12 &&
+		  keys_back[0].rkey == 0x55 && keys_back[0].addr == 0x7f0000000000);
 	cr_assert_eq(rails_decode_stamp(out, rails_encode_stamp(out, 4, 99), &rail, &stamp), 0);
 	cr_assert(rail == 4 && stamp == 99);
 	cr_assert_eq(rails_decode_round(out, rails_encode_round(out, &round), &round_back), 0);
-	cr_assert(round_back.fence == 5 && round_back.inner == 6 && round_back.rails == 3 && round_back.stamps[2] == 3);
+	cr_assert(round_back.fence == 5 && round_back.inner == 6 && round_back.rails == 3 &&
+		  round_back.stamps[2] == 3);
 	cr_assert_eq(rails_decode_down(out, rails_encode_down(out, &down), &down_back), 0);
-	cr_assert(down_back.rail == 1 && down_back.answer && down_back.stamp == 9 && down_back.fence == 10 &&
-		  strcmp(down_back.reason, "gone") == 0);
+	cr_assert(down_back.rail == 1 && down_back.answer && down_back.stamp == 9 &&
+		  down_back.fence == 10 && strcmp(down_back.reason, "gone") == 0);
 }
 
 Test(rdma_proto, what_is_out_of_bounds_is_refused)
@@ -56,9 +61,11 @@ Test(rdma_proto, what_is_out_of_bounds_is_refused)
 	out[17] = 1; /* 65536 rails */
 	cr_assert_eq(rails_decode_offer(out, n, &rails), -EPROTO);
 	cr_assert_eq(rails_decode_go(out, rails_encode_go(out, &go), &go), -EPROTO, "a rail twice");
-	cr_assert_eq(rails_decode_register(out, rails_encode_register(out, &reg, 1), list), -EPROTO);
+	cr_assert_eq(rails_decode_register(out, rails_encode_register(out, &reg, 1), list),
+		     -EPROTO);
 	reg = (struct rails_register){ .bytes = 0 };
-	cr_assert_eq(rails_decode_register(out, rails_encode_register(out, &reg, 1), list), -EPROTO, "nothing to register");
+	cr_assert_eq(rails_decode_register(out, rails_encode_register(out, &reg, 1), list), -EPROTO,
+		     "nothing to register");
 	cr_assert_eq(rails_decode_register(out, 24 * (RAILS_MAX_BATCH + 1), list), -EPROTO);
 	cr_assert_eq(rails_decode_register(out, 0, list), -EPROTO);
 	cr_assert_eq(rails_decode_down(out, rails_encode_down(out, &down), &down_back), 0);
@@ -71,10 +78,13 @@ Test(rdma_proto, what_is_out_of_bounds_is_refused)
  */
 Test(rdma_proto, reserved_bytes_are_zero)
 {
-	static const unsigned rails_zeros[] = { 20 + 20 + 15, 20 + 36, 20 + 36 * 8 - 1, 20 + 36 * 8 + 199 };
+	static const unsigned rails_zeros[] = { 20 + 20 + 15, 20 + 36, 20 + 36 * 8 - 1,
+						20 + 36 * 8 + 199 };
 	static const unsigned go_zeros[] = { 4, 7, 8 + 16, 8 + 16 * 8 - 1, 8 + 16 * 8 + 199 };
 	static const unsigned connected_zeros[] = { 8 + 4, 8 + 15 };
-	struct rails_offer rails = { .count = 1, .rails = { { .family = AF_INET, .device = "rxe0" } }, .reason = "why" };
+	struct rails_offer rails = {
+		.count = 1, .rails = { { .family = AF_INET, .device = "rxe0" } }, .reason = "why"
+	};
 	struct rails_go go = { .count = 1, .rails = { { 1, 1, 0, 0 } }, .reason = "why" };
 	struct rails_key keys[RAILS_MAX_BATCH] = { { 1, 0, 2, 3 } };
 	struct rails_round round = { 5, 6, 3, { 1, 2 } };
@@ -88,13 +98,15 @@ Test(rdma_proto, reserved_bytes_are_zero)
 		n = rails_encode_offer(out, &rails);
 		cr_assert_eq(rails_decode_offer(out, n, &back), 0);
 		out[rails_zeros[i]] = 1;
-		cr_expect_eq(rails_decode_offer(out, n, &back), -EPROTO, "RAILS, byte %u", rails_zeros[i]);
+		cr_expect_eq(rails_decode_offer(out, n, &back), -EPROTO, "RAILS, byte %u",
+			     rails_zeros[i]);
 	}
 	for (size_t i = 0; i < sizeof(go_zeros) / sizeof(go_zeros[0]); i++) {
 		struct rails_go back;
 
 		n = rails_encode_go(out, &go);
-		cr_assert(rails_decode_go(out, n, &back) == 0 && rails_decode_connected(out, n, &back) == 0);
+		cr_assert(rails_decode_go(out, n, &back) == 0 &&
+			  rails_decode_connected(out, n, &back) == 0);
 		out[go_zeros[i]] = 1;
 		cr_expect_eq(rails_decode_go(out, n, &back), -EPROTO, "GO, byte %u", go_zeros[i]);
 	}
@@ -103,7 +115,8 @@ Test(rdma_proto, reserved_bytes_are_zero)
 
 		n = rails_encode_go(out, &go);
 		out[connected_zeros[i]] = 1;
-		cr_expect_eq(rails_decode_connected(out, n, &back), -EPROTO, "CONNECTED, byte %u", connected_zeros[i]);
+		cr_expect_eq(rails_decode_connected(out, n, &back), -EPROTO, "CONNECTED, byte %u",
+			     connected_zeros[i]);
 	}
 	n = rails_encode_keys(out, keys, 1);
 	out[15] = 1;
@@ -112,9 +125,11 @@ Test(rdma_proto, reserved_bytes_are_zero)
 	out[23] = 1;
 	cr_expect_eq(rails_decode_round(out, n, &round), -EPROTO);
 	round = (struct rails_round){ 0, 6, 3, { 1, 2 } };
-	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO, "no fence");
+	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO,
+		     "no fence");
 	round = (struct rails_round){ 5, 0, 3, { 1, 2 } };
-	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO, "no fence of the data connections");
+	cr_expect_eq(rails_decode_round(out, rails_encode_round(out, &round), &round), -EPROTO,
+		     "no fence of the data connections");
 	for (unsigned i = 4; i < 16; i++) { /* only an answer has the last two: stamp and fence */
 		n = rails_encode_down(out, &down);
 		out[i] = 1;

@@ -66,11 +66,21 @@ static bool ran(void *vm)
 }
 
 static const struct gw_vm_ops ops = {
-	.tracker_open = tracker_open, .rehearse = rehearse, .guard = guard, .pause = pause_guest, .save_begin = yes,
-	.save_finish = save_finish, .resume = yes, .still_paused = yes, .record = yes, .check = yes, .was_running = ran,
+	.tracker_open = tracker_open,
+	.rehearse = rehearse,
+	.guard = guard,
+	.pause = pause_guest,
+	.save_begin = yes,
+	.save_finish = save_finish,
+	.resume = yes,
+	.still_paused = yes,
+	.record = yes,
+	.check = yes,
+	.was_running = ran,
 };
 
-static int next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first, uint64_t *end)
+static int next_data(struct gw_region *region, uint64_t from, uint64_t until, uint64_t *first,
+		     uint64_t *end)
 {
 	(void)until;
 	*first = from;
@@ -118,7 +128,8 @@ static void take(struct peer *peer, const struct gw_link_event *event)
 		if (peer->unasked == WIRE_DISKS_OK)
 			say(peer, WIRE_DISKS_OK, 0);
 		if (peer->unasked == WIRE_SYNCED)
-			say(peer, WIRE_SYNCED, wire_put_synced(peer->buffer, &(struct wire_synced){ 0 }));
+			say(peer, WIRE_SYNCED,
+			    wire_put_synced(peer->buffer, &(struct wire_synced){ 0 }));
 		say(peer, WIRE_HELLO_OK, wire_put_hello_ok(peer->buffer));
 		break;
 	case WIRE_ECHO:
@@ -126,7 +137,8 @@ static void take(struct peer *peer, const struct gw_link_event *event)
 			say(peer, WIRE_ECHO, wire_put_echo(peer->buffer, number, WIRE_ECHO_BYTES));
 		break;
 	case WIRE_ROUND_END:
-		peer->round_waits = wire_get_round(event->payload, event->payload_bytes, &peer->round) == 0;
+		peer->round_waits = wire_get_round(event->payload, event->payload_bytes,
+						   &peer->round) == 0;
 		break;
 	case WIRE_DEVICE_END:
 		run_hook(peer);
@@ -147,7 +159,8 @@ static void answer(struct peer *peer)
 	while (gw_link_poll(peer->link, &event, 0) > 0) {
 		if (event.type == GW_LINK_MESSAGE)
 			take(peer, &event);
-		if (event.type == GW_LINK_FENCE && peer->round_waits && event.fence >= peer->round.fence) {
+		if (event.type == GW_LINK_FENCE && peer->round_waits &&
+		    event.fence >= peer->round.fence) {
 			peer->round_waits = false;
 			say(peer, WIRE_ROUND_ACK, wire_put_round(peer->buffer, &peer->round));
 		}
@@ -160,11 +173,18 @@ static struct gw_status migrate(enum wire_type twice, enum wire_type unasked, st
 	static unsigned char memory[PAGES * PAGE], there[PAGES * PAGE];
 	static struct gw_error said;
 	struct gw_disks disks = { .staging = calloc(1, GW_DISK_STAGING_BYTES) };
-	struct gw_session_options options = { .guest = "g", .on_limit = GW_LIMIT_STOP_COPY,
+	struct gw_session_options options = { .guest = "g",
+					      .on_limit = GW_LIMIT_STOP_COPY,
 					      .disks = unasked == WIRE_DISKS_OK ? &disks : NULL };
-	struct gw_region region = { .name = "ram", .ops = &region_ops, .lock_fd = -1,
-				    .memory = { .fd = -1, .uffd = -1, .base = memory, .bytes = sizeof(memory) } };
-	struct gw_link_region placed = { .fd = -1, .uffd = -1, .base = there, .bytes = sizeof(there) };
+	struct gw_region region = {
+		.name = "ram",
+		.ops = &region_ops,
+		.lock_fd = -1,
+		.memory = { .fd = -1, .uffd = -1, .base = memory, .bytes = sizeof(memory) }
+	};
+	struct gw_link_region placed = {
+		.fd = -1, .uffd = -1, .base = there, .bytes = sizeof(there)
+	};
 	static struct peer peer;
 	struct gw_error error = { 0 };
 	struct gw_session *source;
@@ -177,7 +197,8 @@ static struct gw_status migrate(enum wire_type twice, enum wire_type unasked, st
 	cr_assert_eq(gw_bitmap_new(&vm->marks, PAGES), 0);
 	cr_assert_eq(gw_mem_pair(&link, &peer.link, 1, 1), 0);
 	cr_assert_eq(gw_link_add_region(peer.link, &placed), 0);
-	cr_assert_eq(gw_source_new(&source, link, &region, 1, &ops, vm, &options, &error), 0, "%s", error.text);
+	cr_assert_eq(gw_source_new(&source, link, &region, 1, &ops, vm, &options, &error), 0, "%s",
+		     error.text);
 	while (gw_session_step(source, 0))
 		answer(&peer);
 	gw_session_status(source, &status);
@@ -211,11 +232,15 @@ Test(repeats, each_message_counts_once)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct vm vm;
 		struct gw_status status = migrate(cases[i].twice, cases[i].unasked, &vm);
-		const char *what = wire_type_name(cases[i].twice ? cases[i].twice : cases[i].unasked);
+		const char *what = wire_type_name(
+			cases[i].twice ? cases[i].twice : cases[i].unasked);
 
-		cr_expect_eq(status.state, cases[i].end, "%s: %s: %s", what, gw_state_name(status.state), status.error->text);
-		cr_expect(status.error->code == (i ? -EPROTO : 0), "%s: %s", what, status.error->text);
-		cr_expect_eq(vm.rehearsals, cases[i].rehearsals, "%s: %u rehearsals", what, vm.rehearsals);
+		cr_expect_eq(status.state, cases[i].end, "%s: %s: %s", what,
+			     gw_state_name(status.state), status.error->text);
+		cr_expect(status.error->code == (i ? -EPROTO : 0), "%s: %s", what,
+			  status.error->text);
+		cr_expect_eq(vm.rehearsals, cases[i].rehearsals, "%s: %u rehearsals", what,
+			     vm.rehearsals);
 		cr_expect_eq(vm.pauses, cases[i].pauses, "%s: %u pauses", what, vm.pauses);
 	}
 }

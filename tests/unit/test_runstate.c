@@ -8,9 +8,12 @@
 
 Test(runstate, each_is_known_and_refused_by_name)
 {
-	static const char *const move[] = { "running", "paused", "prelaunch", "io-error", "watchdog", "guest-panicked" };
-	static const char *const stay[] = { "suspended", "shutdown", "internal-error", "debug", "inmigrate", "finish-migrate",
-					    "postmigrate", "save-vm", "restore-vm", "colo", "a new one", "" };
+	static const char *const move[] = { "running",  "paused",   "prelaunch",
+					    "io-error", "watchdog", "guest-panicked" };
+	static const char *const stay[] = {
+		"suspended",   "shutdown", "internal-error", "debug", "inmigrate", "finish-migrate",
+		"postmigrate", "save-vm",  "restore-vm",     "colo",  "a new one", ""
+	};
 
 	for (size_t i = 0; i < sizeof(move) / sizeof(move[0]); i++)
 		cr_expect_eq(gw_vmm_check_state(move[i], NULL), 0, "%s", move[i]);
@@ -24,11 +27,16 @@ Test(runstate, each_is_known_and_refused_by_name)
 
 Test(runstate, each_word_of_qemu_is_explained)
 {
-	static const char *const words[] = { "running", "paused", "prelaunch", "io-error", "watchdog", "guest-panicked", "suspended",
-					     "shutdown", "internal-error", "debug", "inmigrate", "finish-migrate", "postmigrate",
-					     "save-vm", "restore-vm", "colo" };
+	static const char *const words[] = {
+		"running",        "paused",         "prelaunch",  "io-error",
+		"watchdog",       "guest-panicked", "suspended",  "shutdown",
+		"internal-error", "debug",          "inmigrate",  "finish-migrate",
+		"postmigrate",    "save-vm",        "restore-vm", "colo"
+	};
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
-		cr_expect(gw_vmm_explain_state(words[i]) && strlen(gw_vmm_explain_state(words[i])) > 10, "%s", words[i]);
+		cr_expect(gw_vmm_explain_state(words[i]) &&
+				  strlen(gw_vmm_explain_state(words[i])) > 10,
+			  "%s", words[i]);
 	cr_expect_null(gw_vmm_explain_state("a new one"));
 }

@@ -22,8 +22,10 @@ static void serve(int listener, const char *list, const char *last)
 	ssize_t n;
 
 	snprintf(text, sizeof(text), "{\"QMP\": {}}\n");
-	while (send(fd, text, strlen(text), MSG_NOSIGNAL) > 0 && (n = recv(fd, request, sizeof(request) - 1, 0)) > 0) {
-		const char *answer = "\"return\": {\"tls-creds\": \"\", \"max-bandwidth\": 134217728}";
+	while (send(fd, text, strlen(text), MSG_NOSIGNAL) > 0 &&
+	       (n = recv(fd, request, sizeof(request) - 1, 0)) > 0) {
+		const char
+			*answer = "\"return\": {\"tls-creds\": \"\", \"max-bandwidth\": 134217728}";
 
 		request[n] = '\0';
 		asked++;
@@ -69,9 +71,12 @@ Test(settings, a_capability_that_is_on_and_not_known)
 	struct gw_error error = { 0 };
 	int asked;
 
-	cr_assert_eq(take("\"return\": [{\"capability\": \"events\", \"state\": true}, {\"capability\": \"teleport\", \"state\": true}]",
-			  "\"return\": {}", &error, &asked), -EOPNOTSUPP);
-	cr_assert_not_null(strstr(error.text, "'teleport' is on, and godwit does not know it"), "%s", error.text);
+	cr_assert_eq(take("\"return\": [{\"capability\": \"events\", \"state\": true}, "
+			  "{\"capability\": \"teleport\", \"state\": true}]",
+			  "\"return\": {}", &error, &asked),
+		     -EOPNOTSUPP);
+	cr_assert_not_null(strstr(error.text, "'teleport' is on, and godwit does not know it"),
+			   "%s", error.text);
 	cr_assert_eq(asked, 3, "nothing is switched");
 }
 
@@ -81,7 +86,9 @@ Test(settings, a_capability_that_is_off_need_not_be_known)
 	int asked;
 
 	cr_assert_eq(take("\"return\": [{\"capability\": \"x-ignore-shared\", \"state\": false}, "
-			  "{\"capability\": \"teleport\", \"state\": false}]", "\"return\": {}", &error, &asked), 0, "%s", error.text);
+			  "{\"capability\": \"teleport\", \"state\": false}]",
+			  "\"return\": {}", &error, &asked),
+		     0, "%s", error.text);
 	cr_assert_eq(asked, 4);
 }
 
@@ -91,6 +98,10 @@ Test(settings, one_that_is_not_switched_is_named)
 	int asked;
 
 	cr_assert_eq(take("\"return\": [{\"capability\": \"multifd\", \"state\": true}]",
-			  "\"error\": {\"class\": \"GenericError\", \"desc\": \"no way\"}", &error, &asked), -EIO);
-	cr_assert_not_null(strstr(error.text, "(multifd): the VMM refuses migrate-set-capabilities: no way"), "%s", error.text);
+			  "\"error\": {\"class\": \"GenericError\", \"desc\": \"no way\"}", &error,
+			  &asked),
+		     -EIO);
+	cr_assert_not_null(
+		strstr(error.text, "(multifd): the VMM refuses migrate-set-capabilities: no way"),
+		"%s", error.text);
 }

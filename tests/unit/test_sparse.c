@@ -79,14 +79,16 @@ Test(sparse, write_protection_looks_at_what_is_there)
 	from = now();
 	if (gw_wp_async_open(&wp, &segment, 1, &error) < 0)
 		cr_skip_test("%s", error.text);
-	cr_assert_lt(now() - from, 500 * GW_NS_PER_MS, "arming a TiB of holes took %llu ms", (unsigned long long)((now() - from) / GW_NS_PER_MS));
+	cr_assert_lt(now() - from, 500 * GW_NS_PER_MS, "arming a TiB of holes took %llu ms",
+		     (unsigned long long)((now() - from) / GW_NS_PER_MS));
 	cr_assert_lt(page_tables_kib() - tables, 8 * 1024);
 	for (unsigned i = 0; i < 10; i++)
 		memory[place(i * 7)] = 2;
 	memory[place(TOUCHED + 5)] = 3; /* a hole so far */
 	from = now();
 	cr_assert_eq(gw_wp_async_collect(wp, &shared, &error), 11);
-	cr_assert_lt(now() - from, 500 * GW_NS_PER_MS, "a collect took %llu ms", (unsigned long long)((now() - from) / GW_NS_PER_MS));
+	cr_assert_lt(now() - from, 500 * GW_NS_PER_MS, "a collect took %llu ms",
+		     (unsigned long long)((now() - from) / GW_NS_PER_MS));
 	cr_assert(gw_bitmap_test(&shared, place(TOUCHED + 5) / PAGE));
 	cr_assert_eq(gw_wp_async_collect(wp, &shared, &error), 0);
 	gw_wp_async_close(wp);
@@ -149,8 +151,19 @@ static bool ran(void *vm)
 }
 
 static const struct gw_vm_ops ops = {
-	.tracker_open = tracker_open, .guard = guard, .pause = yes, .save_begin = yes, .save_finish = save_finish, .resume = yes,
-	.prepare = yes, .still_paused = yes, .record = yes, .load = load, .start = start, .check = yes, .was_running = ran,
+	.tracker_open = tracker_open,
+	.guard = guard,
+	.pause = yes,
+	.save_begin = yes,
+	.save_finish = save_finish,
+	.resume = yes,
+	.prepare = yes,
+	.still_paused = yes,
+	.record = yes,
+	.load = load,
+	.start = start,
+	.check = yes,
+	.was_running = ran,
 };
 
 Test(sparse, a_terabyte_moves_in_seconds, .timeout = 120)
@@ -168,12 +181,17 @@ Test(sparse, a_terabyte_moves_in_seconds, .timeout = 120)
 
 	for (unsigned i = 0; i < TOUCHED; i++)
 		memset(a.memory + place(i), (int)(1 + i % 255), PAGE);
-	cr_assert_eq(gw_region_open_file(&a.region, "ram", dup(fd_a), TIB, false, &error), 0, "%s", error.text);
-	cr_assert_eq(gw_region_open_file(&b.region, "ram", dup(fd_b), TIB, true, &error), 0, "%s", error.text);
+	cr_assert_eq(gw_region_open_file(&a.region, "ram", dup(fd_a), TIB, false, &error), 0, "%s",
+		     error.text);
+	cr_assert_eq(gw_region_open_file(&b.region, "ram", dup(fd_b), TIB, true, &error), 0, "%s",
+		     error.text);
 	cr_assert_eq(gw_bitmap_new(&a.marks, TIB / PAGE), 0);
-	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &link_options, &link_a, &link_b, &error), 0, "%s", error.text);
-	cr_assert_eq(gw_source_new(&source, link_a, &a.region, 1, &ops, &a, &options, &error), 0, "%s", error.text);
-	cr_assert_eq(gw_receiver_new(&receiver, link_b, &b.region, 1, &ops, &b, &options, &error), 0, "%s", error.text);
+	cr_assert_eq(pair_connect("tcp", "127.0.0.1", &link_options, &link_a, &link_b, &error), 0,
+		     "%s", error.text);
+	cr_assert_eq(gw_source_new(&source, link_a, &a.region, 1, &ops, &a, &options, &error), 0,
+		     "%s", error.text);
+	cr_assert_eq(gw_receiver_new(&receiver, link_b, &b.region, 1, &ops, &b, &options, &error),
+		     0, "%s", error.text);
 	for (bool on = true; on;) {
 		on = gw_session_step(source, 0);
 		on |= gw_session_step(receiver, 0);
@@ -185,7 +203,8 @@ Test(sparse, a_terabyte_moves_in_seconds, .timeout = 120)
 		cr_assert_eq(memcmp(a.memory + place(i), b.memory + place(i), PAGE), 0);
 	cr_assert_eq(fstat(fd_b, &there), 0);
 	cr_assert_leq(there.st_blocks * 512, (TOUCHED + 64) * PAGE);
-	printf("a TiB, %u pages: %llu ms\n", TOUCHED, (unsigned long long)((now() - from) / GW_NS_PER_MS));
+	printf("a TiB, %u pages: %llu ms\n", TOUCHED,
+	       (unsigned long long)((now() - from) / GW_NS_PER_MS));
 	gw_session_free(source);
 	gw_session_free(receiver);
 	gw_link_close(link_a);

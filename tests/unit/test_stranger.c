@@ -22,7 +22,8 @@ Test(stranger, a_server_is_named_by_its_first_bytes)
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		cr_assert_str_eq(hello_name_stranger(cases[i].answer, cases[i].bytes), cases[i].name, "case %zu", i);
+		cr_assert_str_eq(hello_name_stranger(cases[i].answer, cases[i].bytes),
+				 cases[i].name, "case %zu", i);
 }
 
 Test(stranger, what_is_not_known_has_no_name)

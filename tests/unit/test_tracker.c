@@ -74,7 +74,8 @@ static char *make_memory(int *fd)
 
 static struct gw_wp_async *open_wp(const char *memory, unsigned pages)
 {
-	struct gw_wp_segment segment = { .addr = (uint64_t)(uintptr_t)memory, .bytes = (uint64_t)pages * PAGE };
+	struct gw_wp_segment segment = { .addr = (uint64_t)(uintptr_t)memory,
+					 .bytes = (uint64_t)pages * PAGE };
 	struct gw_error error = { 0 };
 	struct gw_wp_async *wp;
 	int rc = gw_wp_async_open(&wp, &segment, 1, &error);
@@ -107,7 +108,8 @@ Test(wp_async, no_write_is_lost_and_an_idle_round_is_clean)
 		cr_assert_geq(gw_wp_async_collect(wp, &shared, &error), 0, "%s", error.text);
 		for (unsigned p = 0; p < PAGES; p++)
 			if (written[p])
-				cr_assert(gw_bitmap_test(&shared, p), "round %d: page %u was lost", round, p);
+				cr_assert(gw_bitmap_test(&shared, p), "round %d: page %u was lost",
+					  round, p);
 		memset(shared.words, 0, gw_bitmap_bytes(PAGES));
 		/* No writes, no dirty pages. */
 		cr_assert_eq(gw_wp_async_collect(wp, &shared, &error), 0);
@@ -147,7 +149,9 @@ Test(wp_async, memory_unmapped_under_it_is_an_error_not_a_clean_round)
 
 	cr_assert_eq(gw_bitmap_new(&shared, PAGES), 0);
 	munmap(memory, (size_t)PAGES * PAGE);
-	cr_assert_eq(mmap(memory, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0), memory);
+	cr_assert_eq(mmap(memory, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_FIXED, fd, 0),
+		     memory);
 	cr_assert_lt(gw_wp_async_collect(wp, &shared, &error), 0);
 	cr_assert(error.text[0]);
 	gw_wp_async_close(wp);

@@ -100,7 +100,8 @@ Test(vcpus, none_runs_while_they_are_parked)
 			was[i] = atomic_load(&runners[i].turns);
 		usleep(2000);
 		for (unsigned i = 0; i < THREADS; i++)
-			cr_assert_leq(atomic_load(&runners[i].turns) - was[i], 0, "thread %u ran", i);
+			cr_assert_leq(atomic_load(&runners[i].turns) - was[i], 0, "thread %u ran",
+				      i);
 		vcpus_unpark();
 	}
 	cr_assert_gt(parked, 0);

@@ -23,12 +23,22 @@ static struct wire_hello sample(void)
 {
 	/* and its terminating zero: an empty value */
 	static const char facts[] = "type\0pc\0disk\0";
-	struct wire_hello hello = { .version = 2, .oldest = 2, .page_bytes = 4096, .guest = "web", .region_count = 1,
-				    .fact_count = 2, .fact_bytes = sizeof(facts), .facts = facts };
+	struct wire_hello hello = {
+		.version = 2,
+		.oldest = 2,
+		.page_bytes = 4096,
+		.guest = "web",
+		.region_count = 1,
+		.fact_count = 2,
+		.fact_bytes = sizeof(facts),
+		.facts = facts
+	};
 
 	strcpy(hello.regions[0].name, "ram0");
 	hello.regions[0].bytes = 1 << 20;
-	hello.regions[0].file = (struct gw_memory_file){ .host = { 0xab }, .device = 0x1234, .inode = 0x5678 };
+	hello.regions[0].file = (struct gw_memory_file){
+		.host = { 0xab }, .device = 0x1234, .inode = 0x5678
+	};
 	return hello;
 }
 
@@ -38,9 +48,12 @@ Test(wire, hello)
 	uint32_t bytes = wire_put_hello(buffer, &hello);
 
 	cr_assert_eq(bytes, 88 + 104 + 14);
-	cr_assert_eq(strncmp(hex(bytes), "474f4457000200020000100000000001000000020000000e7765620000", 58), 0, "%s", hex(bytes));
-	cr_assert_eq(strncmp(hex(bytes) + 176, "000000000010000000000000000012340000000000005678ab000000", 56), 0, "%s",
-		     hex(bytes) + 176);
+	cr_assert_eq(strncmp(hex(bytes),
+			     "474f4457000200020000100000000001000000020000000e7765620000", 58),
+		     0, "%s", hex(bytes));
+	cr_assert_eq(strncmp(hex(bytes) + 176,
+			     "000000000010000000000000000012340000000000005678ab000000", 56),
+		     0, "%s", hex(bytes) + 176);
 	cr_assert_eq(strncmp(hex(bytes) + 256, "72616d3000", 10), 0, "%s", hex(bytes) + 256);
 	cr_assert_str_eq(hex(bytes) + 2 * (88 + 104), "74797065007063006469736b0000");
 	cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
@@ -103,14 +116,26 @@ Test(wire, facts_that_lie_are_refused)
 
 Test(wire, disks)
 {
-	static struct wire_disks disks = { .count = 1, .base_count = 1,
-					   .images = { { .name = "d", .place = "/p", .front = "q/1", .format = "qcow2", .bytes = 0x10 } },
-					   .bases = { { .name = "d/1", .format = "raw", .bytes = 0x20, .hash = 0x30 } } },
+	static struct wire_disks disks = { .count = 1,
+					   .base_count = 1,
+					   .images = { { .name = "d",
+							 .place = "/p",
+							 .front = "q/1",
+							 .format = "qcow2",
+							 .bytes = 0x10 } },
+					   .bases = { { .name = "d/1",
+							.format = "raw",
+							.bytes = 0x20,
+							.hash = 0x30 } } },
 				 back;
 	uint32_t bytes = wire_put_disks(buffer, &disks);
 
 	cr_assert_eq(bytes, 16 + 488 + 112);
-	cr_assert_eq(strncmp(hex(bytes), "000000000000000100000001000000000000000000000010" "6400", 52), 0, "%s", hex(bytes));
+	cr_assert_eq(strncmp(hex(bytes),
+			     "000000000000000100000001000000000000000000000010"
+			     "6400",
+			     52),
+		     0, "%s", hex(bytes));
 	cr_assert_eq(memcmp(buffer + 16 + 8 + 64, "/p\0", 3), 0);
 	cr_assert_eq(memcmp(buffer + 16 + 8 + 64 + 256, "q/1\0", 4), 0);
 	cr_assert_eq(memcmp(buffer + 16 + 8 + 64 + 256 + 128, "qcow2\0", 6), 0);
@@ -132,8 +157,12 @@ Test(wire, texts_are_padded_with_zeros)
 	static const struct {
 		unsigned at, room;
 	} hello_texts[] = { { 24, 64 }, { 88 + 40, 64 } },
-	  disk_texts[] = { { 24, 64 }, { 88, 256 }, { 344, 128 }, { 472, 32 }, { 520, 64 }, { 584, 32 } };
-	static struct wire_disks disks = { .count = 1, .base_count = 1, .images = { { .name = "d", .bytes = 1 } }, .bases = { { .name = "b" } } },
+	  disk_texts[] = { { 24, 64 },  { 88, 256 }, { 344, 128 },
+			   { 472, 32 }, { 520, 64 }, { 584, 32 } };
+	static struct wire_disks disks = { .count = 1,
+					   .base_count = 1,
+					   .images = { { .name = "d", .bytes = 1 } },
+					   .bases = { { .name = "b" } } },
 				 disks_back;
 	struct wire_hello hello = sample(), back;
 	uint32_t bytes;
@@ -144,21 +173,25 @@ Test(wire, texts_are_padded_with_zeros)
 		bytes = wire_put_hello(buffer, &hello);
 		cr_assert_eq(wire_get_hello(buffer, bytes, &back), 0);
 		buffer[hello_texts[i].at + hello_texts[i].room - 2] = 'x';
-		cr_expect_eq(wire_get_hello(buffer, bytes, &back), -EPROTO, "text %zu of a HELLO", i);
+		cr_expect_eq(wire_get_hello(buffer, bytes, &back), -EPROTO, "text %zu of a HELLO",
+			     i);
 	}
 	for (size_t i = 0; i < sizeof(disk_texts) / sizeof(disk_texts[0]); i++) {
 		bytes = wire_put_disks(buffer, &disks);
 		cr_assert_eq(wire_get_disks(buffer, bytes, &disks_back), 0);
 		buffer[disk_texts[i].at + disk_texts[i].room - 2] = 'x';
-		cr_expect_eq(wire_get_disks(buffer, bytes, &disks_back), -EPROTO, "text %zu of DISKS", i);
+		cr_expect_eq(wire_get_disks(buffer, bytes, &disks_back), -EPROTO,
+			     "text %zu of DISKS", i);
 	}
 }
 
 /* Each byte that the protocol defines as 0. */
 Test(wire, reserved_bytes_are_zero)
 {
-	static struct wire_disks disks = { .count = 1, .images = { { .name = "d", .bytes = 1 } } }, disks_back;
-	static struct wire_disk disk = { .fence = 1, .count = 1, .pieces = { { .bytes = 1 } } }, disk_back;
+	static struct wire_disks disks = { .count = 1, .images = { { .name = "d", .bytes = 1 } } },
+				 disks_back;
+	static struct wire_disk disk = { .fence = 1, .count = 1, .pieces = { { .bytes = 1 } } },
+				disk_back;
 	struct wire_round round = { 1, 1 };
 	uint32_t bytes;
 	uint16_t version;
@@ -174,12 +207,14 @@ Test(wire, reserved_bytes_are_zero)
 		for (unsigned at = 0; at <= 12; at += 12) {
 			bytes = wire_put_disks(buffer, &disks);
 			buffer[at + i] = 1;
-			cr_expect_eq(wire_get_disks(buffer, bytes, &disks_back), -EPROTO, "at %u", at + i);
+			cr_expect_eq(wire_get_disks(buffer, bytes, &disks_back), -EPROTO, "at %u",
+				     at + i);
 		}
 		for (unsigned at = 8; at <= 28; at += at == 8 ? 4 : 16) {
 			bytes = wire_put_disk_end(buffer, &disks);
 			buffer[at + i] = 1;
-			cr_expect_eq(wire_get_disk_end(buffer, bytes, &disks_back), -EPROTO, "at %u", at + i);
+			cr_expect_eq(wire_get_disk_end(buffer, bytes, &disks_back), -EPROTO,
+				     "at %u", at + i);
 		}
 	}
 	for (unsigned i = 6; i < 8; i++) {
@@ -220,7 +255,10 @@ Test(wire, a_hello_of_a_later_version_is_readable_as_far_as_its_version)
 
 Test(wire, zero)
 {
-	static struct wire_zero zero = { .region = 3, .count = 2, .ranges = { { 0x1000, 0x2000 }, { 0x8000, 0x1000 } } }, back;
+	static struct wire_zero zero = { .region = 3,
+					 .count = 2,
+					 .ranges = { { 0x1000, 0x2000 }, { 0x8000, 0x1000 } } },
+				back;
 	uint32_t bytes = wire_put_zero(buffer, &zero);
 
 	cr_assert_str_eq(hex(bytes), "0000000300000002"
@@ -246,7 +284,8 @@ Test(wire, the_small_ones)
 	cr_assert_str_eq(hex(wire_put_round(buffer, &round)), "00000007000000000000000000000009");
 	cr_assert_eq(wire_get_round(buffer, 16, &round), 0);
 	cr_assert_eq(wire_get_round(buffer, 15, &round), -EPROTO);
-	cr_assert_str_eq(hex(wire_put_device_end(buffer, &end)), "00000000000000050000000000000006");
+	cr_assert_str_eq(hex(wire_put_device_end(buffer, &end)),
+			 "00000000000000050000000000000006");
 	cr_assert_eq(wire_get_device_end(buffer, 17, &end), -EPROTO);
 	cr_assert_str_eq(hex(wire_put_pair(buffer, &pair)), "00000000000000010000000000000002");
 	cr_assert_eq(wire_get_pair(buffer, 0, &pair), -EPROTO);
@@ -265,7 +304,8 @@ Test(wire, what_the_prediction_needs)
 	struct wire_synced synced = { 7, true, 9, 65536 };
 	uint64_t number;
 
-	cr_assert_str_eq(hex(wire_put_synced(buffer, &synced)), "00000007000000010000000000000009" "0000000000010000");
+	cr_assert_str_eq(hex(wire_put_synced(buffer, &synced)), "00000007000000010000000000000009"
+								"0000000000010000");
 	cr_assert_eq(wire_get_synced(buffer, 23, &synced), -EPROTO);
 	cr_assert_eq(wire_get_synced(buffer, 24, &synced), 0);
 	cr_assert(synced.round == 7 && synced.under_way && synced.ns == 9 && synced.bytes == 65536);
