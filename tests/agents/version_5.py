@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent and a lease of protocol version 5, as the shim of godwit 0.1.0 has them.  Frozen: later versions get a file of their own.
+"""An agent and a lease of protocol version 5, as in the shim of godwit 0.1.0.
 
-Written from docs/protocol.md of that release, by hand, and takes nothing from today's source.  What godwit sends must have the length
-and the fields of version 5; anything else is kept in `wrong`.  The guest must be paused, and written by nobody: memory is tracked by
-bitmaps in which no bit is ever set.
+This file is frozen: later versions get a file of their own.  It was written by hand from
+docs/protocol.md of that release, and uses nothing of today's source.  Godwit's packets must have
+the length and the fields of version 5; others are kept in `wrong`.  The guest must be paused, and
+nobody may write to it: memory is tracked by bitmaps in which no bit is ever set.
 """
 
 import array
@@ -24,7 +25,8 @@ KVM_ASYNC = 3
 
 
 class Agent:
-    """Takes the place of the agent in the run folder of a VM; memory: the path of its RAM file, which is open here then."""
+    """Takes the place of the agent in the run folder of a VM.  memory: the path of its RAM file,
+    which is open here then."""
 
     release = b"0.1.0"
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """godwit and agents of other versions; an agent without descriptors.
 
-An archived agent of each version (tests/agents) takes the place of today's in real VMs, and godwit moves the guest.  Today's agent
-is started in a `sleep` for the rest, and is spoken to in bytes.
+An archived agent of each version (tests/agents) takes the place of today's in real VMs, and godwit
+moves the guest.  For the other tests today's agent runs in a `sleep`, and gets raw bytes.
 """
 
 import importlib
@@ -33,7 +33,8 @@ def hello(oldest, newest, more=b""):
 
 
 def share_wanted(pid, names, seconds=1.5):
-    """The share of a time in which a thread of those names ran or waited for a processor, however busy the machine is."""
+    """The share of a time in which threads of those names ran or waited for a processor.  The load
+    of the machine does not change it."""
     def wanted():
         tasks = [task for task in Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().strip() in names]
         return {task.name: sum(map(int, (task / "schedstat").read_text().split()[:2])) for task in tasks}
@@ -47,7 +48,8 @@ class Archived(unittest.TestCase):
     """A VM that was started before an update of godwit."""
 
     def move(self, lab, version):
-        """Moves a paused guest between two VMs with that agent.  Return: the agents, source's and destination's."""
+        """Moves a paused guest between two VMs with that agent.  Return: the agents of source and
+        destination."""
         name, agents = f"v{version.VERSION}", []
         for host, incoming in ((lab.a, False), (lab.b, True)):
             vm = host.vm(name, ram_mib=64, guest=False, paused=not incoming, incoming=incoming)
@@ -78,7 +80,7 @@ class Archived(unittest.TestCase):
 
 
 class Today(unittest.TestCase):
-    """The agent of this build, in a process that does nothing else."""
+    """The agent of this build, in a process that has no other task."""
 
     def setUp(self):
         lab = vmlab.Lab()
@@ -100,7 +102,7 @@ class Today(unittest.TestCase):
             try:
                 client.connect(str(self.folder / name))
                 return True
-            except ConnectionRefusedError:  # bound, and not yet listened to
+            except ConnectionRefusedError:  # bound, and not listening yet
                 return False
         vmlab.wait_for(reach, what=name)
         return client
@@ -170,7 +172,7 @@ print(struct.unpack_from("=H", lease.recv(64), 6)[0], lease.recv(64))
         self.assertEqual(self.ask(client, AGENT + struct.pack("=HH", NEWEST, STOCK))[1:3], (STOCK, 0))
 
     def limit(self, most):
-        """Lets the process have so many descriptors."""
+        """Limits the process to so many descriptors."""
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
     def descriptors(self):
@@ -180,7 +182,7 @@ print(struct.unpack_from("=H", lease.recv(64), 6)[0], lease.recv(64))
         folder = Path(f"/proc/{self.process.pid}/fd")
         try:
             targets = {int(fd.name): os.readlink(fd) for fd in folder.iterdir()}
-        except FileNotFoundError:  # closed meanwhile
+        except FileNotFoundError:  # closed in the meantime
             return False
         return set(targets) == set(range(len(targets))) and list(targets.values()).count("anon_inode:[eventfd]") == 2
 
@@ -205,7 +207,7 @@ print(struct.unpack_from("=H", lease.recv(64), 6)[0], lease.recv(64))
 
 
 class Status(unittest.TestCase):
-    """The socket of a godwit at work, which `status` asks."""
+    """The socket of a working godwit, which `status` asks."""
 
     def test_a_receiver_without_descriptors_does_not_spin(self):
         with vmlab.Lab() as lab:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What people get wrong: a clear error, the guest untouched, nothing lost."""
+"""Mistakes of users: a clear error, the guest untouched, nothing lost."""
 
 import contextlib
 import fcntl
@@ -71,7 +71,8 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(vm.status(), "prelaunch")
 
     def test_a_cleaner_of_tmp_makes_no_vm_gone(self):
-        """Nor does a name become free that a VM of an earlier version has, whose lock is a file that may be deleted."""
+        """A name is also taken if a VM of an earlier version has it, whose lock is a file that may
+        be deleted."""
         with vmlab.Lab() as lab, contextlib.ExitStack() as stack:
             run = [vmlab.QEMU, "-m", "64M", "-object", "memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm/x,share=on", "-machine",
                    "memory-backend=ram0"]
@@ -124,7 +125,7 @@ class Destinations(unittest.TestCase):
             lab.b.vm("big", incoming=True, **dict(IDLE, ram_mib=128))
             receiver, port = lab.b.receive("big", "--guest", "guest")
             self.refused(lab, source, f"127.0.0.1:{port}", "same size")
-            # The refusal cost the receiver nothing: it goes on waiting at the same port.
+            # The receiver survives the refusal and waits on at the same port.
             self.refused(lab, source, f"127.0.0.1:{port}", "same size")
             self.assertIsNone(receiver.poll())
             receiver.kill()
@@ -171,7 +172,8 @@ class Destinations(unittest.TestCase):
             destination.counts_on()
 
     def test_nobody_reads_what_is_said(self):
-        """A full pipe holds up neither end: lines are left out, the summary comes when somebody reads."""
+        """A full pipe blocks neither end: lines are left out, and the summary comes when somebody
+        reads."""
         with vmlab.Lab() as lab:
             source = lab.a.vm(append="GW_MIB=16")
             destination = lab.b.vm(append="GW_MIB=16", incoming=True)
@@ -188,7 +190,8 @@ class Destinations(unittest.TestCase):
             self.assertEqual(receiver.returncode, 0)
 
     def test_a_vmm_with_no_room_for_files(self):
-        """One descriptor more each time, until it is enough: an error each time before, and the guest untouched."""
+        """One descriptor more at each attempt.  Until there are enough, each attempt is an error
+        and leaves the guest untouched."""
         with vmlab.Lab() as lab:
             source = lab.a.vm(append="GW_MIB=16")
             destination = lab.b.vm(append="GW_MIB=16", incoming=True)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""godwit bench and godwit probe, as people use them; over TCP, and over RDMA where a lab sets LAB_ADDRESS."""
+"""godwit bench and godwit probe as users run them: over TCP, and over RDMA where a lab sets
+LAB_ADDRESS."""
 
 import json
 import os

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody else changes disks, media or devices while the guest moves: the guest stays, and says why.
+"""Somebody else changes disks, media or devices while the guest moves: the guest stays, and the
+error says why.
 
-A change comes at one of three moments: before the guard is armed, right before the guest is stopped, or in the pause.  A proxy
-on the VMM's QMP socket, or the destination's hook, finds the moment.  The guests are firmware alone.
+A change comes at one of three moments: before the guard is armed, right before the guest is
+stopped, or in the pause.  A proxy on the VMM's QMP socket, or the destination's hook, finds the
+moment.  The guests run firmware only.
 """
 
 import os
@@ -25,7 +27,7 @@ BEFORE_ARMING_WITH_DISKS = ("query-jobs", 3)
 
 
 class Proxy:
-    """Stands before a VMM's QMP socket, and calls once when a command goes by for the n-th time."""
+    """A proxy on a VMM's QMP socket.  It makes one call when a command passes for the n-th time."""
 
     def __init__(self, host):
         run = host.folder / "run" / "guest"
@@ -49,7 +51,7 @@ class Proxy:
                 call, self.call = self.call, None
                 try:
                     call()
-                except Exception as why:  # for the test's own thread
+                except Exception as why:  # for the thread of the test
                     self.failed = why
 
     def serve(self):
@@ -127,7 +129,8 @@ class Changes(unittest.TestCase):
         self.there = self.lab.b.vm(incoming=True, extra=self.arguments(self.image("there", base)), **SMALL)
 
     def hook(self, change):
-        """A hook that holds up the paused guest until the change was made, after the source's last long look."""
+        """A hook that holds the paused guest until the change was made, after the source's last
+        long look."""
         ready, done = self.folder / "ready", self.folder / "done"
         record = self.lab.a.folder / "run" / "guest" / "last.json"
         ready.unlink(missing_ok=True)
@@ -145,7 +148,7 @@ class Changes(unittest.TestCase):
         return ["--hook", f"touch {ready}; while [ ! -e {done} ]; do sleep 0.02; done"]
 
     def move(self, moment, change, *options):
-        """Return: the exit code, what was said, and whether the guest was paused at all."""
+        """Return: the exit code, the output, and whether the guest was paused."""
         self.vm.status()
         self.vm.qmp.events.clear()
         self.proxy.call = self.proxy.failed = None
@@ -171,7 +174,7 @@ class Changes(unittest.TestCase):
             self.there.kill()
             self.destination(self.base)
 
-    # What somebody does, and how it is undone.
+    # The changes, and how each is undone.
 
     def monitor(self, line):
         return self.vm.qmp("human-monitor-command", **{"command-line": line})
@@ -196,7 +199,7 @@ class Changes(unittest.TestCase):
         self.vm.qmp("blockdev-change-medium", id="cd0", filename=str(self.folder / name), format="raw")
 
     def swap_file(self):
-        """Another file by the same name, of the same size, in a node of the same name."""
+        """Another file with the same name and size, in a node of the same name."""
         os.replace(self.folder / "two.iso", self.folder / "one.iso")
         self.vm.qmp("eject", id="cd0", force=True)
         self.vm.qmp("blockdev-del", **{"node-name": "cd"})
@@ -220,7 +223,8 @@ class Changes(unittest.TestCase):
         self.vm.qmp("device_add", driver="usb-kbd", bus="x.0", port="2", id="kb", serial="another")
 
     def test_changes_to_what_is_shared(self):
-        """Without -b the destination's VMM has the same files open, and the devices that the source had."""
+        """Without -b the destination's VMM has the same files open, and the same devices as the
+        source."""
         self.source()
         self.destination()
         self.stays("disk 'cd0' was unplugged, resized or given another image or medium", BEFORE_ARMING, self.swap_file)
@@ -247,7 +251,7 @@ class Changes(unittest.TestCase):
         self.assertEqual((code, said), (0, ""))
 
     def test_changes_to_what_moves(self):
-        """The guest's last writes go to an image that is not moved."""
+        """The guest's last writes go to an image that does not move."""
         base = self.image("base")
         self.source(base=base)
         self.destination(base)
@@ -257,7 +261,7 @@ class Changes(unittest.TestCase):
                 with self.subTest(option, moment=moment):
                     self.stays(changed, moment, self.snapshot, option)
                     self.drop_snapshot()
-        for moment in (BEFORE_ARMING_WITH_DISKS, BEFORE_STOP):  # the base is on both hosts, and what this writes to it is not
+        for moment in (BEFORE_ARMING_WITH_DISKS, BEFORE_STOP):  # the base is on both hosts, and writes of this to it are not
             with self.subTest("commit", moment=moment):
                 self.write()
                 self.stays("disk 'vd/1', which does not move, was written to", moment, lambda: self.monitor("commit all"), "-i")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The command as people and scripts use it: options, help, output, JSON, addresses, and receivers that wait."""
+"""The command as people and scripts use it: options, help, output, JSON, addresses, and waiting
+receivers."""
 
 import fcntl
 import json
@@ -28,7 +29,7 @@ IDLE = {"guest": False, "paused": True, "ram_mib": 64}
 
 
 class Words(unittest.TestCase):
-    """No VM is needed."""
+    """These need no VM."""
 
     @classmethod
     def setUpClass(cls):
@@ -252,7 +253,7 @@ class Vms(unittest.TestCase):
         self.assertIn("nothing listens", done.stderr)
 
     def on_a_terminal(self, **environment):
-        """What a slow migration draws on a terminal of 60 columns."""
+        """The drawing of a slow migration on a terminal of 60 columns."""
         receiver, port = self.lab.b.receive()
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))

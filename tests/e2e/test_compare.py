@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Both ends are compared before anything is changed: machine, devices, disks, memory's files.
+"""Both ends are compared before anything changes: machine, devices, disks, memory files.
 
-Most guests here never run: the comparison needs the VMM alone.
+Most guests here never run: the comparison needs only the VMM.
 """
 
 import json
@@ -35,7 +35,7 @@ class Compare(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def image(self, name, fmt="raw", mib=MIB, base=None, base_fmt="raw"):
-        """An image with something in it, which must be there unchanged after a refusal."""
+        """An image with content, which must be unchanged after a refusal."""
         path = self.folder / name
         path.unlink(missing_ok=True)
         if base:
@@ -119,7 +119,7 @@ class Compare(unittest.TestCase):
             with self.subTest(machine), vmlab.Lab() as lab:
                 source = lab.a.vm(ram_mib=128, extra=board + devices("tx=bh", "werror=stop", a, "writethrough",
                                                                      "max-bytes=1000,period=100"))
-                source.wait_count(1)  # it has set up its chipset
+                source.wait_count(1)  # the chipset is set up
                 lab.b.vm(ram_mib=128, incoming=True, extra=board + devices("ioeventfd=off", "rerror=report", b, "writeback",
                                                                            "rng=r"))
                 receiver, port = lab.b.receive("guest", "--overwrite")
@@ -194,7 +194,8 @@ class Compare(unittest.TestCase):
         self.assertEqual(self.attempt(self.drive(a), self.drive(a)), (0, ""))
 
     def test_a_raw_disk_that_begins_as_another_format(self):
-        """QEMU would take it for that at the next start, and open what it names, where nobody says that it is raw."""
+        """Where nobody says that the image is raw, QEMU would take it for qcow2 at its next start,
+        and open the file that it names."""
         secret, planted, plain, there = self.image("secret"), self.folder / "planted", self.image("plain"), self.folder / "there"
         qemu_img("create", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", planted, "1M")
         os.truncate(planted, 1 << 20)
@@ -233,7 +234,7 @@ class Compare(unittest.TestCase):
             source = lab.a.vm(guest=False, paused=True, ram_mib=64)
             listener.bind(str(lab.folder / "slow.sock"))
             listener.listen()
-            source.qmp("migrate", uri=f"unix:{lab.folder}/slow.sock")  # nobody reads
+            source.qmp("migrate", uri=f"unix:{lab.folder}/slow.sock")  # nobody reads it
             vmlab.wait_for(lambda: source.qmp("query-migrate")["status"] != "setup", 20, "QEMU's own migration")
             done = lab.a.godwit("migrate", "guest", "tcp:127.0.0.1:1")
             self.assertEqual(done.returncode, 5, done.stderr)
@@ -278,7 +279,7 @@ class Compare(unittest.TestCase):
             self.assertEqual(there.status(), "inmigrate")
 
     def move_with_mem_path(self, path, cwd=None):
-        """A VM whose memory is named like this moves; QEMU runs in @cwd."""
+        """Moves a VM whose memory has this name; QEMU runs in @cwd."""
         was = os.getcwd()
         os.chdir(cwd or was)
         try:
@@ -333,7 +334,7 @@ class Compare(unittest.TestCase):
                 self.move_with_mem_path(path)
 
     def run_source_by(self, script):
-        """The source's `godwit run` is started by this line of a shell, which finds it in "$@"."""
+        """A line of shell starts the source's `godwit run`, which is in "$@"."""
         run, godwit = self.folder / "run-source", vmlab.GODWIT
         run.write_text(f'#!/bin/bash\nset -- {godwit} "$@"\n[[ "$2 $*" = run*-incoming* || $2 != run ]] && exec "$@"\n{script}\n')
         run.chmod(0o755)
@@ -347,7 +348,7 @@ class Compare(unittest.TestCase):
         outside.mkdir()
         inside.mkdir()
         self.image("outside/disk")
-        self.image("inside/disk", mib=4)  # by the same name, and not meant
+        self.image("inside/disk", mib=4)  # the same name, and another file
         self.run_source_by(f"exec unshare -m bash -c 'mount --bind {outside} {inside} && exec \"$@\"' - \"$@\"")
         source = self.drive(inside / "disk")
         self.assertEqual(self.attempt(source, self.drive(there), "-b", receive=["--overwrite"]), (0, ""))
@@ -366,7 +367,7 @@ class Compare(unittest.TestCase):
         was = os.getcwd()
         os.chdir(self.folder)
         self.addCleanup(os.chdir, was)
-        explicit = "backing.driver=qcow2,backing.file.driver=file,backing.file.filename=./base"  # the name is "json:..." then
+        explicit = "backing.driver=qcow2,backing.file.driver=file,backing.file.filename=./base"  # then the name is "json:..."
         for source, fmt, layers in ((["-drive", "file=over,if=virtio,id=disk0,format=qcow2"], "qcow2", base),
                                     (["-drive", f"file=over,if=virtio,id=disk0,format=qcow2,{explicit}"], "qcow2", base),
                                     (["-drive", "file=json:" + json.dumps(tree).replace(",", ",,") + ",if=virtio,id=disk0"],

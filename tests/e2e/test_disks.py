@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Guests move with their disks: formats, ways of writing, what can go wrong.
+"""Guests move with their disks: formats, ways of writing, failures.
 
-The guest writes numbered records, each synced before its number is printed, and reads them back all the time; when the
-memory has arrived a hook compares the images of both sides byte for byte.
+The guest writes numbered records, syncs each before it prints its number, and reads them back all
+the time.  When the memory has arrived, a hook compares the images of both sides byte by byte.
 """
 
 import json
@@ -161,7 +161,7 @@ class Disks(unittest.TestCase):
                 self.assertIn(what, sender.stderr)
                 other.kill()
         self.check_stayed(source)
-        with open(there, "r+b") as file:  # mended: the hash that was computed once does not count any more
+        with open(there, "r+b") as file:  # repaired: the cached hash is stale
             file.seek(41 << 20)
             file.write(b"\0")
         self.check_arrived(source, destination, *self.move("-i"))
@@ -273,7 +273,7 @@ class Disks(unittest.TestCase):
         self.addCleanup(self.lab.close)
 
     def pair_with_two(self, a, b, fmt="raw"):
-        """The guests have a second disk, which they do not write to: second-a.img, second-b.img."""
+        """The guests have a second disk, to which they do not write: second-a.img, second-b.img."""
         def more(side):
             return [*drive(a if side == "a" else b, fmt=fmt), "-device", "virtio-scsi-pci,id=scsi0", "-drive",
                     f"file={self.image(f'second-{side}.img', mib=4)},format=raw,if=none,id=two,cache=none", "-device",
@@ -288,7 +288,7 @@ class Disks(unittest.TestCase):
         """Starts a migration with the disks.  Return: sender, receiver."""
         receiver, port = self.lab.b.receive("guest", *receive)
         sender = self.lab.a.start("migrate", "--quiet", "-b", *options, "guest",
-                                  f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads: quiet
+                                  f"tcp:{vmlab.ADDRESS}:{port}")  # nobody reads it, so it is quiet
         return sender, receiver
 
     def test_one_of_two_disks_is_chosen(self):
@@ -311,10 +311,11 @@ class Disks(unittest.TestCase):
         self.check_stayed(source)
 
     def hold(self, phase):
-        """A migration that stays in a phase for a while.  Return: source, destination, sender, receiver."""
+        """A migration that stays in a phase for a while.  Return: source, destination, sender,
+        receiver."""
         subprocess.run(f"rm -f {self.folder}/*", shell=True, check=True)
         a, b = self.image("a.qcow2", "qcow2"), self.image("b.qcow2", "qcow2")
-        # In its rounds it must find something to send each time, or it would switch over.
+        # In each round there must be something to send, or it would switch over.
         work = WORK.replace("GW_RATE_MIB=2 ", "GW_RATE_MIB=40 ") if phase == "rounds" else WORK
         source, destination = self.pair(a, b, fmt="qcow2", append=work)
         options = {"disks": ["--bandwidth", "16M"], "blackout": [],
@@ -347,20 +348,21 @@ class Disks(unittest.TestCase):
                 self.new_lab()
 
     def too_little_for(self, source):
-        """A bandwidth of half of what the guest dirties, a block a record; how fast it is depends on the device."""
+        """A bandwidth of half the guest's dirty rate, at a block a record.  The speed depends on
+        the device."""
         first, since = records(source), time.monotonic()
         time.sleep(2)
         mib = (records(source) - first) / 16 / (time.monotonic() - since)
         return f"{max(2, int(mib * 0.5))}M"
 
     def test_a_guest_that_writes_faster_than_the_link(self):
-        """Scattered records cost a block each."""
+        """Each scattered record dirties a block."""
         a, b = self.image("a.img"), self.image("b.img")
         source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"))
         limits = ("-b", "--bandwidth", self.too_little_for(source), "--rounds", "3", "--downtime", "50")
         sender, code, _ = self.move(*limits, "--on-limit", "give-up")
         self.assertEqual((sender.returncode, code), (1, 1))
-        self.assertRegex(sender.stderr, "does not (converge|fit)")  # how slow a sync is, is up to the device
+        self.assertRegex(sender.stderr, "does not (converge|fit)")  # the time of a sync depends on the device
         self.check_stayed(source)
         end = self.check_arrived(source, destination, *self.move(*limits, "--on-limit", "stop-copy", images=[(a, b)]))
         print(f"  {records(source)} records, {end['round']} rounds, disk {end['disk_put_bytes'] >> 10} KiB")
@@ -373,7 +375,8 @@ class Disks(unittest.TestCase):
                 source, destination = self.pair(a, b, append=WORK.replace("RATE=100", "RATE=2000"), cache=cache, aio=aio)
                 end = self.check_arrived(source, destination, *self.move(
                     "-b", "--bandwidth", self.too_little_for(source), "--downtime", "100", images=[(a, b)]))
-                # Whether it had to be slowed is up to the device; the waiting itself is tested in tests/blocks.
+                # Whether it had to be slowed depends on the device; tests/blocks tests the waiting
+                # itself.
                 self.assertEqual(end["throttle_disk_bytes_per_s"], 0)
                 print(f"  {aio}: {records(source)} records, {end['round']} rounds, slowed to "
                       f"{end['throttled_disk_bytes_per_s'] / 1048576:.1f} MiB/s for {end['throttled_ns'] / 1e9:.1f} s, "

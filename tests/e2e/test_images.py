@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Images after a move: half an image cannot start, a whole image can be opened again, and no header names another file.
+"""Images after a move: half an image cannot start, a whole image can be opened again, and no header
+names another file.
 
 No guest system is needed: firmware runs in 64 MiB.
 """
@@ -113,7 +114,7 @@ class Images(unittest.TestCase):
         self.assertEqual(self.lab.a.godwit("cancel", "guest").returncode, 0)
         sender.communicate(timeout=60)
         destination.kill()
-        with self.assertRaises(vmlab.LabError) as refused:  # what the next receiver takes would be cut when this one thaws
+        with self.assertRaises(vmlab.LabError) as refused:  # when this one thaws, it must not cut the next receiver's image
             self.lab.b.vm(ram_mib=64, guest=False, incoming=True, extra=drive(b, "raw"), patience=2)
         self.assertIn(f"a godwit (process {stopped.pid}) receives into it", str(refused.exception))
         stopped.send_signal(signal.SIGCONT)
@@ -131,14 +132,14 @@ class Images(unittest.TestCase):
         self.lab.b.vm("second", ram_mib=64, guest=False, incoming=True, extra=drive(b, "raw"))
         sender, receiver = self.begin("-b", "--bandwidth", "8M")
         vmlab.wait_for(lambda: self.lab.a.status().get("disk_put_bytes", 0) > 4 * MIB, 60, "some of the disk")
-        # The same line of `godwit run` once more, and one of another name.
+        # The same line of `godwit run` once more, and one with another name.
         line = ["-machine", "q35,memory-backend=ram0", "-m", "64M", "-object", "memory-backend-file,id=ram0,size=64M,"
                 "mem-path=/dev/shm,share=on", "-display", "none", "-incoming", "defer", *drive(b), "-device", "ends-it-if-it-starts"]
         for name, words in (("guest", "a VM named 'guest' runs already"), ("other", f"godwit (process {receiver.pid}) receives into")):
             done = self.lab.b.godwit("run", "--name", name, "--", vmlab.QEMU, *line)
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(words, done.stderr)
-        # Another VMM that waits on it already, and its receiver.
+        # Another VMM that already waits on it, and its receiver.
         second, port = self.lab.b.receive("second", "--overwrite")
         done = self.lab.a.godwit("migrate", "-b", "second", f"tcp:{vmlab.ADDRESS}:{port}")
         self.assertEqual((done.returncode, vmlab.ended(second)[0]), (1, "waits"), done.stderr)
@@ -183,13 +184,13 @@ class Images(unittest.TestCase):
         self.assertIn("disks 'd0' and 'd1' lie in the same file", done.stderr)
 
     def chain(self):
-        """A top on a base, at either side in folders of their own.  Return: the bases, the tops."""
+        """A top on a base, on each side in folders of its own.  Return: the bases, the tops."""
         bases = [self.image(f"{side}/base-{side}.raw", "raw", written=(0x11, 40, 8)) for side in ("here", "there")]
         tops = [self.image("here/a.qcow2", base=bases[0], written=(0x22, 1, 4)), self.image("there/b.qcow2", base=bases[1])]
         return bases, tops
 
     def check_reopens(self, bases, tops):
-        """Without a trace of the source's files the moved image reads as the one that was moved."""
+        """The moved image has no trace of the source's file names, and reads as the source's."""
         self.assertIn(f"backing file: {bases[1]}", qemu_img("info", tops[1]))
         self.assertNotIn(b"/here/", tops[1].read_bytes()[:65536])
         qemu_img("check", "-f", "qcow2", tops[1])
@@ -203,11 +204,11 @@ class Images(unittest.TestCase):
         for way in ("-i", "-b"):
             with self.subTest(way=way):
                 bases, tops = self.chain()
-                if way == "-b":  # the base is to come, too
+                if way == "-b":  # the base moves too
                     bases[1].write_bytes(b"")
                     os.truncate(bases[1], 64 * MIB)
                 source, destination = self.source(drive(tops[0])), self.destination(drive(tops[1]))
-                for end in ("fails", "is killed") if way == "-b" else ():  # and the next attempt has the same command line
+                for end in ("fails", "is killed") if way == "-b" else ():  # and the next attempt uses the same command line
                     if end == "fails":
                         codes, err = self.move("-b", "--fault", "cut@40")
                         self.assertEqual(codes, (1, 1), err)
@@ -254,7 +255,7 @@ class Images(unittest.TestCase):
         secret.write_bytes(b"of the destination" * 4096)
         a, b = self.image("a.qcow2", written=(0x5a, 1, 4)), self.image("b.qcow2")
         source, destination = self.source(drive(a)), self.destination(drive(b))
-        # QEMU has read the header.  From now on the file has the content that a hostile source would send.
+        # QEMU has read the header.  From now on the file has the content of a hostile source.
         planted = self.folder / "planted.qcow2"
         shutil.copy(a, planted)
         qemu_img("rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", planted)
@@ -300,7 +301,7 @@ class Images(unittest.TestCase):
                 self.assertEqual((sender.returncode, receiver.returncode), (1, 1), err)
                 self.assertIn(words, err)
                 self.assertEqual(source.status(), "running")
-                if change == commit_slowly:  # and not begun at all
+                if change == commit_slowly:  # and not even begun
                     done = self.lab.a.godwit("migrate", "-b", "guest", "tcp:127.0.0.1:1")
                     self.assertEqual(done.returncode, 5)
                     self.assertIn(words, done.stderr)
@@ -342,7 +343,7 @@ class Images(unittest.TestCase):
         def has_base():
             return any(os.path.realpath(fd) == str(base) for fd in Path(f"/proc/{sender.pid}/fd").iterdir())
         vmlab.wait_for(has_base, 60, "the base being read", interval=0.001)
-        sender.send_signal(signal.SIGSTOP)  # from here on it does not matter how fast it would be
+        sender.send_signal(signal.SIGSTOP)  # from here on its speed does not matter
         sender.send_signal(signal.SIGINT)
         sender.send_signal(signal.SIGCONT)
         _, err = sender.communicate(timeout=60)

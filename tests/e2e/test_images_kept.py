@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of images, their sizes and names, and requests beside plain writes: every byte moves with -b.
+"""Kinds of images, their sizes and names, and requests besides plain writes: every byte moves with
+-b.
 
-No Linux runs here.  The VMM itself writes, trims and writes zeros, by its monitor's `qemu-io`, while the migration goes on.
-The test keeps the bytes that an image must hold in a model of its own, so no comparison depends on the source's image.
+No Linux runs here.  The VMM itself writes, trims and writes zeros by its monitor's `qemu-io`, while
+the migration goes on.  The test keeps a model of the bytes that an image must hold, so no
+comparison depends on the source's image.
 """
 
 import json
@@ -42,13 +44,13 @@ def qemu_img(*args):
 
 
 def written_chunks(path):
-    """Offset and bytes of each chunk of a file that is not a hole."""
+    """Offset and length of each chunk of a file that is not a hole."""
     with open(path, "rb") as file:
         size, end = os.fstat(file.fileno()).st_size, 0
         while end < size:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-            except OSError:  # nothing but a hole is left
+            except OSError:  # only a hole is left
                 return
             end = -(-os.lseek(file.fileno(), start, os.SEEK_HOLE) // CHUNK) * CHUNK
             for at in range(start // CHUNK * CHUNK, end, CHUNK):
@@ -56,7 +58,7 @@ def written_chunks(path):
 
 
 class Image:
-    """A disk: an image at either end, and the chunks of its right content that are not zero."""
+    """A disk: an image at each end, and the model's chunks that are not zero."""
 
     def __init__(self, folder, disk, fmt="raw", size=2 * MIB, options=None, name=None, more="", there=True,
                  place=None):
@@ -64,7 +66,7 @@ class Image:
         self.name = name or f"{disk}.{fmt}"
         self.paths = {"a": folder / "a" / self.name, "b": (place or folder / "b") / self.name}
         self.chunks = {}
-        # An image that godwit run makes is empty, and only virtio-blk reads its size again.
+        # An image that godwit run creates is empty, and only virtio-blk reads its size again.
         self.front = "scsi-hd,bus=scsi0.0" if there else "virtio-blk-pci"
         for side, path in self.paths.items():
             path.parent.mkdir(exist_ok=True)
@@ -84,7 +86,7 @@ class Image:
                 "-device", f"{self.front},drive={self.disk},id=device-{self.disk}"]
 
     def fill(self, offsets):
-        """Random chunks, written before any VMM has the image."""
+        """Random chunks, written before a VMM has the image."""
         raw = self.paths["a"] if self.fmt == "raw" else self.paths["a"].with_suffix(".content")
         with open(raw, "r+b" if self.fmt == "raw" else "wb") as file:
             file.truncate(self.size)
@@ -96,7 +98,7 @@ class Image:
             raw.unlink()
 
     def request(self, vm, verb, offset, length, byte=0):
-        """A request by the VMM itself; inside one chunk, or of whole chunks."""
+        """A request by the VMM itself, within one chunk or of whole chunks."""
         words = {"write": f"write -P {byte}", "zero": "write -z", "unmap": "write -z -u", "trim": "discard"}[verb]
         vm.qmp("human-monitor-command", **{"command-line": f'qemu-io {self.disk} "{words} {offset} {length}"'})
         for at in range(offset // CHUNK * CHUNK, offset + length, CHUNK):
@@ -105,7 +107,7 @@ class Image:
             chunk[first:last] = bytes([byte]) * (last - first)
 
     def wrong(self, side, snapshot=None, chunks=None):
-        """The first place where an image holds other bytes than it must, or None."""
+        """The first place where an image differs from the model, or None."""
         path, must = self.paths[side], dict(self.chunks if chunks is None else chunks)
         raw = path
         if self.fmt != "raw":
@@ -148,7 +150,7 @@ class Images(unittest.TestCase):
                         **options) for side, host in (("a", self.lab.a), ("b", self.lab.b))]
 
     def begin(self, *options, name="guest", receive=("--paused",)):
-        """A migration that is in its first pass over the disks, some of which it has sent."""
+        """A migration in its first pass over the disks, which has sent some of them."""
         receiver, port = self.lab.b.receive(name, "--quiet", *receive)
         sender = self.lab.a.start("migrate", "-b", "--quiet", *options, name, f"tcp:{vmlab.ADDRESS}:{port}")
         vmlab.wait_for(lambda: sender.poll() is not None or self.lab.a.status(name).get("disk_put_bytes", 0) > 512 << 10, 60,
@@ -165,7 +167,7 @@ class Images(unittest.TestCase):
         return sender.returncode, receiver.returncode, err
 
     def arrived(self, images, destination, *ended):
-        """Every byte of every image is at the destination, before and after the VMM there writes to each image."""
+        """Every byte of each image has arrived, before and after the VMM there writes to it."""
         self.assertEqual(ended[:2], (0, 0), ended[2])
         self.assertEqual([wrong for wrong in (image.wrong("b") for image in images) if wrong], [])
         destination.qmp("cont")
@@ -192,7 +194,7 @@ class Images(unittest.TestCase):
             for image in images:
                 verb = ("write", "trim", "zero", "unmap")[(turn + draw.randrange(2)) % 4]
                 at = draw.randrange(image.size // CHUNK - 2) * CHUNK
-                if verb in ("trim", "unmap"):  # whole clusters, or a qcow2 keeps the edges
+                if verb in ("trim", "unmap"):  # whole clusters; otherwise a qcow2 keeps the edges
                     image.request(source, verb, at, draw.choice((CHUNK, 2 * CHUNK)))
                 else:
                     image.request(source, verb, at + draw.randrange(8) * 4096, draw.choice((512, 4096, CHUNK)),
@@ -227,7 +229,7 @@ class Images(unittest.TestCase):
         self.assertIsNone(image.wrong("b", "before", before))
 
     def move_all(self, images, bandwidth, *receive):
-        """Images with bytes at their start, their middle and their end, which are written to while they move."""
+        """Images with bytes at their start, middle and end, which are written to while they move."""
         for image in images:
             last = (image.size - 1) // CHUNK * CHUNK
             image.fill({0, CHUNK, image.size // 2 // CHUNK * CHUNK, last - CHUNK, last})
@@ -236,7 +238,8 @@ class Images(unittest.TestCase):
         for n, image in enumerate(images):
             image.request(source, "write", 4096, 4096, n + 1)
             image.request(source, "write", image.size // 2 // CHUNK * CHUNK + CHUNK, 512, n + 1)
-            # Not in the last sector if that is short: QEMU would make it whole, and a file that grows is refused.
+            # Not in a short last sector: QEMU would extend it to a whole one, and a file that grows
+            # is refused.
             image.request(source, "write", image.size // 512 * 512 - 512, 512, n + 1)
         self.still_going()
         self.arrived(images, destination, *self.ended(sender, receiver))
@@ -261,7 +264,7 @@ class Images(unittest.TestCase):
         self.assertLess(images[-1].paths["b"].stat().st_blocks * 512, 2 * MIB, "a sparse image is sparse there")
 
     def move_odd_size(self, images, name):
-        """Images that QEMU opened with O_DIRECT, of half a KiB too many."""
+        """Images of half a KiB too many that QEMU opened with O_DIRECT."""
         for image in images:
             image.fill({0, CHUNK})
         source, destination = self.pair(images, name)
@@ -273,7 +276,8 @@ class Images(unittest.TestCase):
         return source, destination, sender
 
     def test_a_size_that_direct_io_does_not_divide(self):
-        """QEMU takes an alignment of 4096 where it finds a hole, as in an image that is empty when it starts."""
+        """QEMU assumes an alignment of 4096 where it finds a hole, as in an image that is empty
+        when it starts."""
         images = [Image(self.folder, disk, size=2 * MIB + 512, more=more)
                   for disk, more in (("disk0", ",cache=none"), ("disk1", ",cache=none,auto-read-only=off"))]
         images.append(Nodes(self.folder, "disk2", size=2 * MIB + 512))
@@ -300,7 +304,7 @@ class Images(unittest.TestCase):
         self.assertEqual((before.st_mtime_ns, before.st_blocks), (after.st_mtime_ns, after.st_blocks), "the image was touched")
 
     def test_a_size_that_direct_io_cannot_serve(self):
-        """On a tmpfs, where QEMU always takes 4096."""
+        """On a tmpfs, where QEMU always assumes 4096."""
         place = Path(tempfile.mkdtemp(prefix="gw-images-", dir="/dev/shm"))
         self.addCleanup(shutil.rmtree, place)
         try:
@@ -310,7 +314,8 @@ class Images(unittest.TestCase):
         self.refused_odd_size("shm", place)
 
     def test_a_device_of_larger_sectors(self):
-        """The file system of the destination lies on a device of 4096 bytes a sector: a size is refused, or every byte moves."""
+        """The destination's file system lies on a device with sectors of 4096 bytes.  A size is
+        refused, or every byte moves."""
         place, device = self.folder / "large", self.folder / "large.img"
         place.mkdir()
         with open(device, "wb") as file:
@@ -338,7 +343,7 @@ class Images(unittest.TestCase):
         self.assertEqual([wrong for wrong in (image.wrong("b") for image in images) if wrong], [])
 
     def test_names_of_images(self):
-        """Those that QEMU takes; the images at the destination are made by `godwit run`."""
+        """Formats that QEMU supports; `godwit run` creates the images at the destination."""
         self.move_all([Image(self.folder, f"name{n}", name=name, there=False) for n, name in enumerate(NAMES)], "4M")
 
     def test_block_jobs_in_mid_migration(self):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever dies, whenever: before the commit the source's guest runs on, with every byte.
+"""A process is killed at any moment: before the commit the source's guest runs on, with every byte.
 
-Phases are held open with what godwit offers anybody: a bandwidth limit keeps the bulk going, the
-receiver's hook keeps the blackout going, until the test lets it end or eight seconds have passed.
+Phases are held open by features that any user has.  A bandwidth limit keeps the bulk going.  The
+receiver's hook keeps the blackout going until the test ends it, or for eight seconds.
 """
 
 import itertools
@@ -23,8 +23,8 @@ WORK = "GW_MIB=16 GW_RATE_MIB=8"
 
 class Kills(unittest.TestCase):
     def begin(self, lab, phase, source=None):
-        """A migration stopped in the given phase, of a guest that is there or of a new one.  Return: source, destination, sender,
-        receiver."""
+        """A migration stopped in the given phase, of an existing guest or of a new one.  Return:
+        source, destination, sender, receiver."""
         source = source or lab.a.vm(append=WORK)
         destination = lab.b.vm(append=WORK, incoming=True)
         source.wait_count(5)
@@ -43,7 +43,7 @@ class Kills(unittest.TestCase):
         return source, destination, sender, receiver
 
     def runs_on(self, source):
-        """The source's guest runs, and has gone over its whole memory without a wrong byte."""
+        """The source's guest runs, and has checked its whole memory without a wrong byte."""
         vmlab.wait_for(lambda: source.status() == "running", 15, "the guest running on")
         source.wait_count(source.count() + 25)
         self.assertEqual(source.wrong(), "")
@@ -94,7 +94,8 @@ class Kills(unittest.TestCase):
                 self.not_started(destination)
 
     def test_qemu_becomes_another_program(self):
-        """By execve() in mid-migration; the other is QEMU again, which boots the guest anew and knows nothing of godwit."""
+        """By execve() in mid-migration.  The other is QEMU again, which boots the guest anew
+        without knowing godwit."""
         for phase in ("bulk", "blackout"):
             with self.subTest(phase=phase), vmlab.Lab() as lab:
                 lab.a.env["LD_PRELOAD"] = str(vmlab.BUILD / "tests" / "libexecs.so")
@@ -159,9 +160,10 @@ class Kills(unittest.TestCase):
             receiver.wait(timeout=10)
 
     def test_link_cut_after_the_point_of_no_return(self):
-        """Cuts the source's link one call later each time, until it strikes after COMMIT was sent."""
+        """Cuts the source's link one call later each time, until the cut comes after COMMIT was
+        sent."""
         with vmlab.Lab() as lab:
-            small = {"guest": False, "ram_mib": 64}  # a running firmware will do
+            small = {"guest": False, "ram_mib": 64}  # running firmware is enough
             source = lab.a.vm(**small)
             destination, codes, n = None, set(), 5
             for _ in range(300):
@@ -175,7 +177,7 @@ class Kills(unittest.TestCase):
                 sender = lab.a.godwit("migrate", "--fault", f"cut@{n}", "guest", f"127.0.0.1:{port}")
                 receiver.terminate()
                 receiver.wait(timeout=20)
-                if sender.returncode == 0:  # a busy machine makes other numbers of calls: this time there were fewer
+                if sender.returncode == 0:  # on a busy machine the number of calls varies: this time there were fewer
                     source.kill()
                     source.ram.unlink(missing_ok=True)
                     source, n = lab.a.vm(**small), max(n - 10, 5)
@@ -193,10 +195,11 @@ class Kills(unittest.TestCase):
             refused = lab.a.godwit("resume", "guest")
             self.assertEqual(refused.returncode, 1, "a second guest was started")
             self.assertIn("--force", refused.stderr)
-            # The destination's word settles it, one way or the other.
+            # The destination's status settles it either way.
             there = lab.b.status()
             self.assertIn(there["owns_guest"], (True, False))
-            # With the source's VMM gone there is nothing to resume here, and the destination's must not be ended.
+            # The source's VMM is gone, so nothing can be resumed here, and the destination's must
+            # not be ended.
             source.kill()
             told = lab.a.godwit("status", "guest").stdout
             self.assertIn("the VMM here is gone", told)

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A network that loses packets without a word: one way, both ways, for good, or for eight seconds.
+"""A network that silently loses packets: one way, both ways, for good, or for eight seconds.
 
-Each end runs in a network namespace of its own.  All guests move at once.  Each has a port of its own, and so its own rules.
+Each end runs in a network namespace of its own.  All guests move at once.  Each has a port of its
+own, and so its own rules.
 """
 
 import json
@@ -19,10 +20,10 @@ import runner  # noqa: E402
 import vmlab  # noqa: E402
 
 MIB = 1 << 20
-PLACE = (16 * MIB, 40 * MIB)  # of a guest of 64 MiB; its firmware uses the memory before and behind
+PLACE = (16 * MIB, 40 * MIB)  # of a guest of 64 MiB; its firmware uses the memory before and after
 ADDRESSES = {"a": "10.117.0.1", "b": "10.117.0.2"}
 AWAY_S = 8
-LIMIT_S = 60  # by when everything has ended: TCP gives a silent peer up after 15 s
+LIMIT_S = 60  # by then everything has ended: TCP gives a silent peer up after 15 s
 
 
 def run(*args):
@@ -33,7 +34,7 @@ def run(*args):
 
 
 class Network:
-    """Two namespaces with a cable between them, and rules that drop packets."""
+    """Two namespaces joined by a cable, and rules that drop packets."""
 
     def __init__(self):
         self.names = {side: f"gw-{os.getpid()}-{side}" for side in "ab"}
@@ -73,7 +74,8 @@ class Network:
 
 
 class Case:
-    """One guest, whose migration is cut in a phase: packets to the sides in .lost are dropped, for a while if it is .away."""
+    """One guest whose migration is cut in a phase: packets to the sides in .lost are dropped, for a
+    while if .away is set."""
 
     def __init__(self, network, lab, phase, lost, away):
         self.network, self.lab, self.phase, self.lost, self.away = network, lab, phase, lost, away
@@ -182,7 +184,8 @@ class Links(unittest.TestCase):
         (self.moved if case.states[1] == "running" else self.stayed)(case)
 
     def stayed_or_uncertain(self, case):
-        """COMMIT is lost: both ends say that the owner is uncertain, and their advice leads to a guest that runs."""
+        """COMMIT is lost: both ends say that the owner is uncertain, and their advice leads to a
+        running guest."""
         if case.codes[0] != 4:
             self.stayed(case)
             return

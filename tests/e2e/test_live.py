@@ -19,7 +19,8 @@ COMPARE = vmlab.BUILD / "perf" / "ramcmp"
 
 
 def move(lab, source, destination, *options, receiver_options=(), source_host=None, destination_host=None):
-    """One migration to its end.  Return: the source's summary, and both processes' results."""
+    """Runs one migration to its end.  Return: the source's summary, and the results of both
+    processes."""
     a, b = source_host or lab.a, destination_host or lab.b
     receiver, port = b.receive("guest", *receiver_options)
     sender = a.godwit("migrate", "--json", *options, "guest", f"127.0.0.1:{port}")
@@ -28,7 +29,7 @@ def move(lab, source, destination, *options, receiver_options=(), source_host=No
 
 
 def resident_bytes(vm):
-    """Of the guest's memory, what the VMM has mapped."""
+    """The part of the guest's memory that the VMM has mapped."""
     bytes_of, ours = 0, False
     for line in Path(f"/proc/{vm.process.pid}/smaps").read_text().splitlines():
         words = line.split()
@@ -70,7 +71,8 @@ class Live(unittest.TestCase):
             self.assertIn("handed over once", again.stderr)
 
     def test_a_vmm_that_a_script_becomes(self):
-        """As distributions and libvirt's users wrap QEMU: the process that godwit starts execs it."""
+        """QEMU behind a wrapper, as distributions and users of libvirt have it: the process that
+        godwit starts execs QEMU."""
         with vmlab.Lab() as lab, unittest.mock.patch("vmlab.QEMU", str(lab.folder / "qemu")):
             (lab.folder / "qemu").write_text('#!/bin/sh\nexec qemu-system-x86_64 "$@"\n')
             (lab.folder / "qemu").chmod(0o755)
@@ -90,15 +92,15 @@ class Live(unittest.TestCase):
             destination.counts_on()
             source.process.kill()
             source.process.wait()
-            # The RAM file keeps its old bytes: a receiver must not be fooled by what it finds.
+            # The RAM file keeps its old bytes, which must not mislead the receiver.
             back = lab.a.vm(append=WORK, incoming=True, ram=source.ram)
             sender, code, _, err = move(lab, destination, back, source_host=lab.b, destination_host=lab.a)
             self.assertEqual((sender.returncode, code), (0, 0), sender.stderr + err)
-            back.wait_count(destination.count() + 45)  # a whole pass over its memory
+            back.wait_count(destination.count() + 45)  # one pass over its whole memory
             self.assertEqual(back.wrong(), "")
 
     def test_what_came_is_mapped_before_the_guest_runs(self):
-        """In the VMM, which has not touched it; and holes stay holes."""
+        """Pages are mapped in a VMM that has not touched them; and holes stay holes."""
         with vmlab.Lab() as lab:
             source, destination = self.pair(lab)
             self.assertLess(resident_bytes(destination), 1 << 20, "a VMM that waits has touched its memory")
@@ -142,7 +144,8 @@ class Live(unittest.TestCase):
             source.counts_on()
 
     def test_a_guest_that_is_too_fast_is_slowed_and_let_go(self):
-        """It rewrites some 40 MiB a second, the link has 24, and 60 ms of blackout are allowed."""
+        """The guest rewrites some 40 MiB a second, the link has 24, and 60 ms of blackout are
+        allowed."""
         work = "GW_MIB=32 GW_RATE_MIB=40"
         limits = ["--bandwidth", "24M", "--downtime", "60"]
 
@@ -159,7 +162,8 @@ class Live(unittest.TestCase):
             sender, code, _, _ = move(lab, source, destination, *limits, "--on-limit", "give-up", "--rounds", "4")
             self.assertEqual((sender.returncode, code), (1, 1))
             self.assertIn("does not converge", sender.stderr)
-            # Slowed, then cancelled; slowed, then its godwit killed: it goes on at full speed.
+            # Slowed, then cancelled; slowed, then its godwit killed: the guest goes on at full
+            # speed.
             for way in ("cancel", "kill"):
                 destination.kill()
                 destination = lab.b.vm(incoming=True, **options)
@@ -209,7 +213,7 @@ class Live(unittest.TestCase):
             sender.communicate(timeout=60)
             receiver.communicate(timeout=60)
             destination.kill()
-            # In the bulk too: half of it would take four seconds.
+            # In the bulk phase too: half of it would take four seconds.
             for policy, codes in (("give-up", (1, 1)), ("stop-copy", (0, 0))):
                 destination = lab.b.vm(incoming=True, **options)
                 sender, code, _, _ = move(lab, source, destination, "--bandwidth", "10M", "--downtime", "100", "--max-time", "1",
@@ -230,7 +234,8 @@ class Live(unittest.TestCase):
             vm.qmp("balloon", value=128 << 20)
             vmlab.wait_for(lambda: vm.qmp("query-balloon")["actual"] <= 130 << 20, 30, "memory given back")
 
-        # What is given back was sent before, for the most part, and is not cleared by the guest first: the destination is to hear of it.
+        # Most of the memory that is given back was sent before, and the guest does not clear it
+        # first.  The destination must be told.
         for what, happens, sent_mib, rate in (("balloon", balloon, 190, "20M"), ("reset", lambda vm: vm.qmp("system_reset"), 20, "40M")):
             with self.subTest(what), vmlab.Lab() as lab:
                 options = {"append": f"{WORK} GW_BALLOON=1 init_on_alloc=0", "extra": ["-device", "virtio-balloon-pci"]}
@@ -288,8 +293,8 @@ class Live(unittest.TestCase):
             destination.counts_on()
 
     def test_qemus_own_migrate_still_works_after_a_cancelled_one(self):
-        """Of a guest that is stopped: QEMU before 9.0 loses writes of a running one under TCG, without godwit too; under KVM it
-        is tested with a running one (tests/lab/kvm.py)."""
+        """The guest is stopped: QEMU before 9.0 loses writes of a running one under TCG, without
+        godwit too.  tests/lab/kvm.py tests a running one under KVM."""
         with vmlab.Lab() as lab:
             source, destination = self.pair(lab)
             _, port = lab.b.receive()
@@ -334,7 +339,7 @@ class Live(unittest.TestCase):
         try:
             with vmlab.Lab() as lab:
                 source = lab.a.vm(append=WORK, ram=huge.folder / "a.ram")
-                # The folder alone, as people write it: QEMU makes a file there and unlinks it.
+                # The folder alone, as users write it: QEMU creates a file there and unlinks it.
                 destination = lab.b.vm(append=WORK, incoming=True, ram=huge.folder)
                 lab.files.remove(huge.folder)
                 source.wait_count(5)

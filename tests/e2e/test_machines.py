@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Machines of other kinds: memory of many backends, UEFI variables, a TPM, libvirt's seccomp sandbox."""
+"""Machines of other kinds: memory of several backends, UEFI variables, a TPM, libvirt's seccomp
+sandbox."""
 
 import array
 import os
@@ -30,7 +31,8 @@ class Memory(unittest.TestCase):
     WORK = "GW_MIB=230 GW_RATE_MIB=16 GW_PLUGGED_MIB=330 memhp_default_state=online"
 
     def folders(self, lab, huge):
-        """The folders of each backend's files on each host: huge pages on one host are small pages on the other."""
+        """The folders of each backend's files on each host: huge pages on one host are small pages
+        on the other."""
         shm = Path("/dev/shm")
         places = {("a", "node0"): huge, ("b", "node1"): huge} if huge else {}
         paths = {(side, name): places.get((side, name), shm) / f"gw-{os.getpid()}-{side}-{name}.ram"
@@ -48,7 +50,7 @@ class Memory(unittest.TestCase):
         return host.vm(append=self.WORK, memory=memory, **options)
 
     def move(self, lab, here, there, source, destination, paths):
-        """With every byte of each backend, while its guest counts on."""
+        """Moves every byte of each backend while its guest counts on."""
         hook = " && ".join(f"{COMPARE} {paths[here.name, name]} {paths[there.name, name]}" for name in self.NODES)
         receiver, port = there.receive("guest", "--quiet", "--hook", hook)
         sender = here.godwit("migrate", "--quiet", "guest", f"127.0.0.1:{port}")
@@ -87,7 +89,8 @@ class Memory(unittest.TestCase):
 
 class Uefi(unittest.TestCase):
     def test_variables_that_firmware_writes_meanwhile(self):
-        """The store is a flash chip: an image that -b moves, and that the VMM writes again when the guest starts there."""
+        """The variable store is a flash chip: an image that -b moves, and that the VMM writes again
+        when the guest starts there."""
         code, template = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
         if not code.exists() or not template.exists():
             self.skipTest("the package ovmf is not installed")
@@ -109,14 +112,15 @@ class Uefi(unittest.TestCase):
             vmlab.wait_for(lambda: "Shell>" in destination.serial.read_text(errors="replace"), 120, "the firmware's shell")
             destination.qmp("quit")
             destination.process.wait(30)
-            # The firmware needs the head of the volume and the variables that it has written to start again.
+            # The firmware needs the head of the volume and its own variables to start again.
             store = stores["b"].read_bytes()
             self.assertEqual((store[40:44], len(store)), (b"_FVH", template.stat().st_size))
             self.assertIn("BootOrder".encode("utf-16-le"), store)
 
 
 class Tpm(unittest.TestCase):
-    """QEMU fetches an emulator's state and sends it with its devices' state; godwit has to leave it alone."""
+    """QEMU fetches an emulator's state and sends it with its devices' state.  Godwit must not
+    interfere."""
 
     def start(self, lab, side):
         folder = lab.folder / f"tpm-{side}"
@@ -159,7 +163,7 @@ class Tpm(unittest.TestCase):
                         "-device", "isa-debugcon,iobase=0x402,chardev=log"]) for host, folder in zip((lab.a, lab.b), folders))
                 vmlab.wait_for(lambda: "No bootable device" in (folders[0] / "log").read_text(errors="replace"), 120,
                                "the firmware's measurements")
-                states = [folder / "tpm2-00.permall" for folder in folders]  # seeds and keys, no two alike
+                states = [folder / "tpm2-00.permall" for folder in folders]  # seeds and keys, each different
                 self.assertFalse(states[1].exists())
                 receiver, port = lab.b.receive("guest", "--quiet")
                 sender = lab.a.godwit("migrate", "--quiet", "guest", f"127.0.0.1:{port}")
@@ -176,7 +180,8 @@ class Tpm(unittest.TestCase):
 
 class Sandbox(unittest.TestCase):
     def test_a_vmm_in_libvirts_sandbox(self):
-        """A call that the sandbox denies ends the VMM.  The shim tracks, slows, is left alone, and hands over in it."""
+        """The sandbox kills the VMM at a forbidden call.  In it the shim tracks, slows, is left
+        alone, and hands over."""
         with vmlab.Lab() as lab:
             for side in "ab":
                 with open(lab.folder / f"{side}.img", "wb") as file:

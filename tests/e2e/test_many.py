@@ -19,11 +19,12 @@ MIB = 1 << 20
 GUESTS = 20
 LEGS = 20
 COMPARE = vmlab.BUILD / "perf" / "ramcmp"
-PLACE = (8 * MIB, 20 * MIB)  # of a guest of 32 MiB; its firmware uses the memory before and behind
+PLACE = (8 * MIB, 20 * MIB)  # of a guest of 32 MiB; its firmware uses the memory before and after
 
 
 def fill(vm):
-    """Random bytes in the guest's memory, which no tracker sees: before a migration alone.  Return: the bytes."""
+    """Writes random bytes to the guest's memory.  No tracker sees that, so it is for before a
+    migration only.  Return: the bytes."""
     first, last = PLACE
     with open(vm.ram, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
         memory[first:last] = os.urandom(last - first)
@@ -57,7 +58,7 @@ class Many(unittest.TestCase):
                 self.assertTrue(holds(destination, content), "another guest's bytes, or none")
 
     def test_more_disks_than_a_word_has_bits(self):
-        """40 disks: all of them move, or one of them alone, the last."""
+        """40 disks: all of them move, or only the last one."""
         disks = [f"disk{n}" for n in range(40)]
         for chosen in (disks, disks[-1:]):
             with vmlab.Lab() as lab:
@@ -79,7 +80,7 @@ class Many(unittest.TestCase):
                     self.assertEqual(there, (lab.a.folder / disk).read_bytes() if disk in chosen else b"", disk)
 
     def test_an_allocator_that_gives_memory_back_by_our_hooks(self):
-        """The agent lives on, and so does the VMM: fork() takes the shim's locks."""
+        """The agent and the VMM live on: fork() takes the shim's locks."""
         with vmlab.Lab() as lab:
             lab.a.env["LD_PRELOAD"] = str(vmlab.BUILD / "tests" / "libunmaps.so")
             lab.b.env["LD_PRELOAD"] = lab.a.env["LD_PRELOAD"]
@@ -98,7 +99,8 @@ class Many(unittest.TestCase):
                 self.assertIn("'postmigrate'", host.godwit("migrate", "guest", "tcp:127.0.0.1:1").stderr)
 
     def test_there_and_back_again_and_again(self):
-        """Each leg goes into a new VMM, whose memory file and image have the content of an earlier stay."""
+        """Each leg goes into a new VMM, whose memory file and image hold the content of an earlier
+        stay."""
         work = {"append": "GW_MIB=8 GW_RATE_MIB=8 GW_DISK_MIB=4 GW_DISK_RATE=100", "ram_mib": 96}
         folder = vmlab.BUILD / f"legs-{os.getpid()}"
         folder.mkdir()
@@ -125,7 +127,7 @@ class Many(unittest.TestCase):
                 vm.kill()
                 new.wait_count(left_at + 1)
                 here, there, vm = there, here, new
-            vm.wait_count(vm.count() + 12)  # a whole pass over its memory
+            vm.wait_count(vm.count() + 12)  # one pass over its whole memory
             vm.wait_verified()
             self.assertEqual(vm.wrong(), "")
 
@@ -158,7 +160,7 @@ class Terminals(unittest.TestCase):
         self.assertTrue(holds(self.destination, self.content))
 
     def test_a_terminal_that_wants_it_stopped(self):
-        """SIGTSTP, as ^Z sends it: a godwit that obeyed would keep the guest paused."""
+        """SIGTSTP, as ^Z sends it.  A godwit that obeyed would keep the guest paused."""
         for phase in ("bulk", "blackout"):
             with self.subTest(phase=phase):
                 sender = self.begin(phase, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -195,7 +197,8 @@ class Terminals(unittest.TestCase):
         os.close(writing)
 
     def test_no_standard_stream_at_all(self):
-        """A descriptor of guest memory must not get the number of a closed stream: output would go to guest memory."""
+        """A descriptor of guest memory must not get the number of a closed standard stream: output
+        would go to guest memory."""
         source = self.lab.a.vm("still", guest=False, ram_mib=32, paused=True)
         self.lab.b.vm("still", guest=False, ram_mib=32, incoming=True)
         fill(source)

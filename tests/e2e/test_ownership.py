@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import runner  # noqa: E402
 import vmlab  # noqa: E402
 
-SMALL = {"guest": False, "ram_mib": 64}  # a running firmware will do
+SMALL = {"guest": False, "ram_mib": 64}  # running firmware is enough
 PAUSED = ("paused", "postmigrate", "finish-migrate")
 # A boot sector that waits for a key: s sleeps (S3), q shuts down (S5), p panics (pvpanic).
 WAITS_FOR_A_KEY = bytes.fromhex("fae464a80174fae4603c1f740a3c1974183c10740bebea ba0406b80024efeb0f ba0406b80020efeb06"
@@ -32,7 +32,7 @@ def ignores_shared(vm):
 
 @contextlib.contextmanager
 def full_later(test, run):
-    """A run folder on a small file system of its own.  Gives what fills it."""
+    """A run folder on a small file system of its own.  Return: a function that fills it."""
     run.mkdir(mode=0o700)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", str(run)], capture_output=True).returncode:
         test.skipTest("a tmpfs cannot be mounted here")
@@ -64,7 +64,7 @@ class Ownership(unittest.TestCase):
             self.assertNotEqual(destination.status(), "running")
 
     def test_a_godwit_that_is_stopped_loses_the_guest(self):
-        """The guest runs again while godwit is stopped, and godwit cannot commit when it thaws."""
+        """The guest runs again while godwit is stopped, and a thawed godwit cannot commit."""
         with vmlab.Lab() as lab:
             source, destination, sender, receiver = self.begin(lab, hook="sleep 5")
             sender.send_signal(signal.SIGSTOP)
@@ -88,7 +88,8 @@ class Ownership(unittest.TestCase):
             self.assertTrue(record["owns_guest"])
 
     def test_a_godwit_that_stands_still_while_the_vmm_saves(self):
-        """The VMM writes more than a socket holds, and answers nobody until somebody reads or hangs up."""
+        """The VMM writes more than a socket holds, and answers nobody until somebody reads or hangs
+        up."""
         many = [word for i in range(24) for word in ("-device", f"virtio-serial-pci,id=s{i}")]
         with vmlab.Lab() as lab:
             source, destination = lab.a.vm(extra=many, **SMALL), lab.b.vm(incoming=True, extra=many, **SMALL)
@@ -106,7 +107,7 @@ class Ownership(unittest.TestCase):
             self.not_started(destination)
 
     def test_others_may_go_on_while_a_godwit_stands_still(self):
-        """A godwit that thaws does not undo a later migration."""
+        """A thawed godwit does not undo a later migration."""
         with vmlab.Lab() as lab:
             source, destination, sender, receiver = self.begin(lab)
             sender.send_signal(signal.SIGSTOP)
@@ -138,7 +139,8 @@ class Ownership(unittest.TestCase):
             self.assertNotEqual(receiver.wait(timeout=60), 0)
 
     def test_a_paused_guest_whose_migration_failed(self):
-        """QEMU saves no guest twice unless it ran in between: the message, the status and the retry say so, and what to do."""
+        """QEMU does not save a guest twice unless it ran in between.  The message, the status and
+        the retry say so, with advice."""
         with vmlab.Lab() as lab:
             source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
             source.qmp("stop")
@@ -171,7 +173,8 @@ class Ownership(unittest.TestCase):
             self.assertFalse(ignores_shared(source))
 
     def test_a_receiver_that_is_killed_leaves_no_capability_behind(self):
-        """x-ignore-shared is off before the guest may run there, and not by the receiver's end."""
+        """x-ignore-shared is off before the guest may run there, and does not depend on the
+        receiver's end."""
         with vmlab.Lab() as lab:
             gate = lab.folder / "gate"
             source, destination, sender, receiver = self.begin(lab, hook=f"until [ -e {gate} ]; do sleep 0.01; done")
@@ -217,14 +220,15 @@ class Ownership(unittest.TestCase):
                 self.not_started(destination)
 
     def test_somebody_lets_the_guest_run_at_the_destination(self):
-        """Not before the load, not after it: it is stopped there, and `status` does not say that it is rightly there."""
+        """Started before the load, or after it: the guest is stopped there, and `status` does not
+        call it rightly there."""
         with vmlab.Lab() as lab:
             source, destination, sender, receiver = self.begin(lab, hook="sleep 2")
             sender.send_signal(signal.SIGSTOP)
-            destination.qmp("cont")  # QEMU takes it for "run when loaded"
+            destination.qmp("cont")  # QEMU runs it as soon as it is loaded
             vmlab.wait_for(lambda: destination.status() != "inmigrate", 30, "the load")
             self.assertEqual(destination.status(), "paused")
-            destination.qmp("cont")  # now the source runs too, or soon will
+            destination.qmp("cont")  # now the source runs too, or will soon
             vmlab.wait_for(lambda: destination.status() != "running", 20, "the guest being stopped there")
             self.assertNotEqual(receiver.wait(timeout=20), 0)
             self.assertIn("another QMP client", receiver.stderr.read())
@@ -232,7 +236,7 @@ class Ownership(unittest.TestCase):
             sender.send_signal(signal.SIGCONT)
             self.assertEqual(sender.wait(timeout=20), 1)
             self.assertEqual(destination.status(), "paused")
-            destination.qmp("cont")  # with nobody left who watches
+            destination.qmp("cont")  # and nobody is left to watch
             told = lab.b.godwit("status", "guest").stdout
             self.assertIn("may run at both", told)
             self.assertNotIn("this side owns", told)
@@ -249,7 +253,7 @@ class Ownership(unittest.TestCase):
             self.assertIn("may run at both", lab.b.godwit("status", "guest").stdout)
 
     def test_no_record_no_commit(self):
-        """With no room for the record of who owns the guest, the guest stays."""
+        """Without room for the record of the owner, the guest stays."""
         run = "run/guest/last.json"
         with vmlab.Lab() as lab, full_later(self, lab.a.folder / "run") as fill:
             source, destination = lab.a.vm(**SMALL), lab.b.vm(incoming=True, **SMALL)
@@ -317,7 +321,8 @@ class Ownership(unittest.TestCase):
             self.assertEqual(destination.status(), "running")
 
     def test_all_that_a_hook_started_ends_with_it(self):
-        """A child that ignores SIGTERM must not act once the source has the guest back, though the shell is gone."""
+        """A child that ignores SIGTERM must not act once the source has the guest back, even after
+        its shell ended."""
         with vmlab.Lab() as lab:
             acted = lab.folder / "acted"
             source, destination, sender, receiver = self.begin(lab, "--hook-limit", "1",
@@ -346,7 +351,7 @@ class Ownership(unittest.TestCase):
             os.close(slave)
 
     def test_a_run_folder_that_is_full_at_the_end(self):
-        """The record of the end was made ready before: resume here asks for --force."""
+        """The record of the end was prepared earlier, so resume here asks for --force."""
         with vmlab.Lab() as lab, full_later(self, lab.a.folder / "run") as fill:
             source, destination, sender, receiver = self.begin(lab, hook="sleep 2")
             fill()
@@ -373,7 +378,7 @@ class Ownership(unittest.TestCase):
             self.assertLess(end["blackout"]["total_ns"], 2.5e9, "the record stood in the blackout")
 
     def test_a_vmm_that_hangs_in_stop_is_not_called_dead(self):
-        """Its storage hangs beyond every limit; then its end of the lease lets the guest run."""
+        """Its storage hangs longer than all limits; then its end of the lease lets the guest run."""
         work = {"append": "GW_MIB=8 GW_RATE_MIB=2 GW_DISK_MIB=16 GW_DISK_RATE=100", "ram_mib": 128}
         with vmlab.Lab() as lab:
             hangs, images = lab.folder / "hangs", {side: lab.folder / f"{side}.raw" for side in "ab"}
@@ -419,7 +424,7 @@ class Ownership(unittest.TestCase):
             lab.a.vm(name="well", **SMALL)
             frozen = lab.a.vm(name="frozen", **SMALL)
             frozen.process.send_signal(signal.SIGSTOP)
-            for _ in range(4):  # more than its backlogs take
+            for _ in range(4):  # more than its backlog takes
                 listed = lab.a.godwit("list", "--json", timeout=30)
             found = {vm["name"]: vm["state"] for vm in json.loads(listed.stdout)}
             self.assertEqual(found["well"], "running")
@@ -428,7 +433,8 @@ class Ownership(unittest.TestCase):
             frozen.process.send_signal(signal.SIGCONT)
 
     def test_a_guest_that_cannot_be_started_there(self):
-        """The destination owns the guest, and both ends say so by an exit status and a state of their own."""
+        """The destination owns the guest, and both ends say so by an exit status and a state of
+        their own."""
         with vmlab.Lab() as lab:
             images = [lab.folder / f"{side}.raw" for side in "ab"]
             for image in images:
@@ -454,7 +460,8 @@ class Ownership(unittest.TestCase):
 
 
 class RunStates(unittest.TestCase):
-    """The run states of QEMU: some migrate and arrive as they are, the others are refused by name, with what to do."""
+    """The run states of QEMU: some migrate and arrive unchanged, the others are refused by name,
+    with advice."""
 
     def setUp(self):
         self.lab = vmlab.Lab()
@@ -469,7 +476,7 @@ class RunStates(unittest.TestCase):
         return host.vm(extra=boot, **SMALL, **options)
 
     def press(self, key, state):
-        """Until the guest is in that state: the firmware takes the first keys."""
+        """Waits until the guest is in that state: the firmware takes the first keys."""
         def came():
             if self.source.status() == "running":
                 self.source.qmp("send-key", keys=[{"type": "qcode", "data": key}])

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The blackout is predicted with all its parts, and a blackout that does not fit is refused before the guest is stopped.
+"""The blackout is predicted with all its parts.  One that does not fit is refused before the guest
+is stopped.
 
-Guests are firmware or are paused: the tests measure the link and the devices, not memory.
+Guests run firmware or are paused: the tests measure the link and the devices, not memory.
 """
 
 import os
@@ -37,7 +38,7 @@ class Predict(unittest.TestCase):
         return self.lab.a.godwit("migrate", "--json", *options, "guest", f"tcp:127.0.0.1:{port}", timeout=timeout)
 
     def events(self, vm):
-        """The STOP and RESUME events since the last call, as a management sees them."""
+        """The STOP and RESUME events since the last call, as a management program sees them."""
         vm.qmp("query-status")
         seen = [event["event"] for event in vm.qmp.events if event["event"] in ("STOP", "RESUME")]
         vm.qmp.events.clear()
@@ -80,7 +81,8 @@ class Predict(unittest.TestCase):
         receiver.communicate(timeout=60)
 
     def test_a_guest_that_cannot_be_saved(self):
-        """Its TPM's emulator is gone: saving fails, with the VMM's own words, before anything is copied."""
+        """The emulator of its TPM is gone: saving fails with the VMM's own words, before anything
+        is copied."""
         state = self.lab.folder / "tpm"
         state.mkdir()
         sock = self.lab.folder / "tpm.sock"
@@ -147,13 +149,13 @@ class Predict(unittest.TestCase):
         receiver.communicate(timeout=60)
 
     def test_images_that_take_long_to_flush(self):
-        """`stop` flushes them: the guest is not stopped, not even for a rehearsal."""
+        """`stop` flushes the disks, so the guest is not stopped, not even for a rehearsal."""
         source, receiver, port = self.slow_to_flush("writeback")
         self.check_refused(source, receiver, self.migrate(port, "-b"), r"at least \d{3,} ms \(\d{3,} stop", "300 are allowed")
         self.assertEqual(self.events(source), [])
 
     def test_a_big_guest(self):
-        """Saving takes time in proportion to memory under KVM: 375 ms here for 900 GiB."""
+        """Under KVM the time to save grows with memory: 375 ms here for 900 GiB."""
         kvm = {"ram_mib": 900 << 10, "paused": True, "patience": 60}
         try:
             descriptor = os.open("/dev/kvm", os.O_RDWR)

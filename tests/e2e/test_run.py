@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What `godwit run` makes of a command line: the VMM itself, movable or with one warning that says why not."""
+"""The command line of `godwit run`: the VMM itself, movable, or with one warning that says why it
+cannot be moved."""
 
 import fcntl
 import json
@@ -28,7 +29,7 @@ def ram(lab, word):
 
 
 def judged(host, name):
-    """Waits until the observer of a VM has ended: it holds a lock for as long."""
+    """Waits until the observer of a VM has ended: until then it holds a lock."""
     def is_free():
         try:
             with open(host.folder / "run" / name / "judge", "rb") as file:
@@ -56,7 +57,8 @@ def listed(host, name):
 
 
 class Judged(unittest.TestCase):
-    """A VMM that cannot be moved starts all the same, and one line says why; one that can be moved says nothing."""
+    """A VMM that cannot be moved starts all the same, and one line says why.  One that can be moved
+    prints nothing."""
 
     def start(self, lab, name, words, run=(), shim=None):
         env = dict(lab.a.env, GODWIT_SHIM=str(shim)) if shim else lab.a.env
@@ -67,7 +69,7 @@ class Judged(unittest.TestCase):
         return process
 
     def cases(self, lab):
-        """Name, words of the command line, what the one line says, the shim."""
+        """Name, words of the command line, the words of that line, the shim."""
         shared, config, jail = ram(lab, "dimm")[-1].replace("ram0", "d0"), lab.folder / "config", lab.folder / "jail"
         jail.mkdir()
         config.write_text('[memory]\n  size = "64M"\n')
@@ -144,7 +146,8 @@ class Judged(unittest.TestCase):
                         self.assertIn("add or change:", (lab.folder / "never.err").read_text())
 
     def test_a_vmm_that_is_slow_to_answer_is_no_vmm_that_cannot_be_moved(self):
-        """It waits for a client of a socket before it has QMP; meanwhile the observers' clock jumps an hour ahead."""
+        """It waits for a client of a socket before it has QMP; meanwhile the observers' clock jumps
+        an hour ahead."""
         with vmlab.Lab() as lab:
             late, door = lab.folder / "late", lab.folder / "door"
             lab.a.env.update(LD_PRELOAD=str(vmlab.BUILD / "tests" / "liblate.so"), LATE_IF=str(late))
@@ -170,7 +173,7 @@ class Judged(unittest.TestCase):
                 self.assertNotIn("godwit run", (lab.folder / "patient.err").read_text())
 
     def test_as_process_1_the_words_are_judged(self):
-        """There an observer would become a child of the VMM, and a zombie in the end."""
+        """An observer would become a child of the VMM there, and a zombie in the end."""
         if os.geteuid():
             self.skipTest("only root makes a namespace of processes")
         with vmlab.Lab() as lab:
@@ -185,7 +188,8 @@ class Judged(unittest.TestCase):
             self.assertEqual(children(int(vmm[0])), [])
 
     def test_commands_wait_for_the_observer(self):
-        """The agent has one client at a time, and the first command after `godwit run` is not told that it is busy."""
+        """The agent has one client at a time.  The first command after `godwit run` does not find
+        it busy."""
         with vmlab.Lab() as lab:
             lab.b.vm(guest=False, ram_mib=64, incoming=True)
             for _ in range(5):
@@ -195,10 +199,11 @@ class Judged(unittest.TestCase):
 
 
 class Looks(unittest.TestCase):
-    """A command that looks whether a VM runs holds a shared lock of its folder for a moment."""
+    """A command that looks for a running VM holds a shared lock of its folder for a moment."""
 
     def run_beside(self, lab, path, kind):
-        """Starts a VMM of a name that has run before beside a lock that is held: its code, and what it said."""
+        """Starts a VMM with a name that has run before, while a lock is held.  Return: its exit
+        code, and its output."""
         run = ("run", "--name", "seen", "--", "/bin/true")
         self.assertEqual(lab.a.godwit(*run).returncode, 0)
         with open(path, "rb") as lock:
@@ -222,7 +227,7 @@ class Looks(unittest.TestCase):
 
 
 class Names(unittest.TestCase):
-    """What libvirt allows for a name is one here: up to 255 bytes, nothing but '/' and control characters left out."""
+    """Names that libvirt allows: up to 255 bytes, without '/' and control characters."""
 
     NAMES = ["x" * 255, "x" * 254 + "y", "a b", "a  b", ".a", "..", "-a", 'q"\'\\,:%s$(x)', "gäst – 1", "g\u200bst"]
 
@@ -260,7 +265,7 @@ class Names(unittest.TestCase):
 
 
 class Daemon(unittest.TestCase):
-    """-daemonize: the process that was started ends, and its grandchild is the VMM."""
+    """-daemonize: the started process ends, and its grandchild is the VMM."""
 
     def start(self, lab, host, *more):
         pid = host.folder / "pid"

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities and parameters for migration that others left on change nothing, and are there afterwards."""
+"""Migration capabilities and parameters that others left on have no effect, and are there
+afterwards."""
 
 import sys
 import unittest
@@ -9,11 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 import vmlab  # noqa: E402
 
-SMALL = {"guest": False, "ram_mib": 64}  # a running firmware will do
+SMALL = {"guest": False, "ram_mib": 64}  # running firmware is enough
 
 
 def settings(vm):
-    """What a user has set.  Events are no setting that matters."""
+    """The settings of a user.  Events do not count."""
     capabilities = {c["capability"] for c in vm.qmp("query-migrate-capabilities") if c["state"]} - {"events"}
     parameters = vm.qmp("query-migrate-parameters")
     return capabilities, parameters["max-bandwidth"], parameters["tls-creds"]
@@ -38,7 +39,8 @@ class Settings(unittest.TestCase):
         return a, b, settings(a), settings(b)
 
     def test_all_at_once_and_each_way_to_end(self):
-        """A hook that says no, a godwit that is killed in the pause, and success: the source's settings are what they were."""
+        """A hook that fails, a godwit that is killed in the pause, and success: the source's
+        settings are unchanged."""
         on = ("x-colo", "return-path", "pause-before-switchover", "multifd", "auto-converge", "validate-uuid", "dirty-bitmaps")
         with vmlab.Lab() as lab:
             a, b, at_a, at_b = self.pair(lab, on, ("multifd", "return-path", "x-colo", "dirty-bitmaps"),
@@ -64,7 +66,7 @@ class Settings(unittest.TestCase):
             done = lab.a.start("migrate", "--json", "guest", f"127.0.0.1:{port}")
             said, complaint = done.communicate(timeout=60)
             self.assertEqual((done.returncode, receiver.wait(timeout=30)), (0, 0), complaint)
-            self.assertLess(vmlab.summary(said)["blackout"]["total_ns"], 1.5e9)  # 1.7 s by the bandwidth that was left
+            self.assertLess(vmlab.summary(said)["blackout"]["total_ns"], 1.5e9)  # 1.7 s at the bandwidth that was left
             self.assertEqual((a.status(), b.status()), ("postmigrate", "running"))
             self.assertEqual((settings(a), settings(b)), (at_a, at_b))
             b.qmp("quit")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What a stranger can do to a receiver that waits: nothing, and an operator's migration goes through meanwhile."""
+"""Strangers cannot harm a waiting receiver, and an operator's migration succeeds meanwhile."""
 
 import json
 import os
@@ -83,7 +83,7 @@ class Strangers(unittest.TestCase):
         receiver.communicate()
 
     def right_peer(self, port=None, **options):
-        """A peer that HELLO was accepted of."""
+        """A peer whose HELLO was accepted."""
         one = peer.Peer(port or self.port, **options)
         self.addCleanup(one.close)
         one.say(peer.HELLO, self.hello)
@@ -91,7 +91,7 @@ class Strangers(unittest.TestCase):
         return one
 
     def migrates(self, *options):
-        """An operator's migration goes through; it takes as long as it takes."""
+        """An operator's migration succeeds, however long it takes."""
         sender = self.lab.a.godwit("migrate", "--quiet", "--no-rehearsal", *options, "secret-guest", f"tcp:127.0.0.1:{self.port}")
         self.assertEqual(sender.returncode, 0, sender.stderr)
         self.assertEqual(self.receiver.wait(timeout=60), 0)
@@ -126,11 +126,11 @@ class Strangers(unittest.TestCase):
                 self.assertEqual(kind, peer.ERROR)
                 self.assertNotRegex(text, "|".join(SECRETS))
                 self.assertIn("does not wait for this guest", text)
-        for kind in (peer.ZERO, peer.ALIVE, peer.ERROR):  # before HELLO nothing is heard, nor answered
+        for kind in (peer.ZERO, peer.ALIVE, peer.ERROR):  # before HELLO nothing is heard or answered
             with peer.Peer(self.port) as one:
                 one.say(kind, bytes(8))
                 self.assertRaises(peer.Closed, one.hear)
-        with peer.Peer(self.port) as one:  # who names the guest hears more
+        with peer.Peer(self.port) as one:  # a peer that names the guest hears more
             one.say(peer.HELLO, peer.hello("secret-guest", [("ram0", 2 * RAM_MIB * MIB)]))
             self.assertIn("same size", one.answer()[1])
         self.migrates()
@@ -184,7 +184,7 @@ class Strangers(unittest.TestCase):
                 self.assertEqual(self.receiver.wait(timeout=30), 1)
 
     def front(self):
-        """Where the guest reaches disk0: as the receiver complains when it is told another place."""
+        """The place of disk0, as the receiver's error names it when it is told another one."""
         one = self.right_peer()
         one.say(peer.DISKS, peer.disks(("disk0", MIB, "nowhere", "raw")))
         text = one.answer()[1]
@@ -207,7 +207,8 @@ class Strangers(unittest.TestCase):
         return int(Path(f"/proc/{self.receiver.pid}/statm").read_text().split()[1]) * resource.getpagesize() / MIB
 
     def test_strangers_of_all_kinds_at_once(self):
-        """Idle ones, slow ones, ones that open half a session or a whole one and say no more, before and during the migration."""
+        """Idle ones, slow ones, ones that open half a session or a whole one and then say nothing,
+        before and during the migration."""
         stop = threading.Event()
 
         def strange(said, again_s):
@@ -219,7 +220,7 @@ class Strangers(unittest.TestCase):
                             if stop.wait(again_s / len(said)):
                                 return
             except OSError:
-                pass  # the receiver listens no more
+                pass  # the receiver does not listen any more
 
         for _ in range(3):
             self.call()
@@ -273,7 +274,7 @@ class Strangers(unittest.TestCase):
                         one.say(peer.HELLO, peer.hello("other", [("ram0", MIB)]))
                         one.hear()
                 except (OSError, peer.Closed):
-                    pass  # it may listen no more
+                    pass  # it need not listen any more
 
         thread = threading.Thread(target=visit)
         thread.start()

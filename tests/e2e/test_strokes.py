@@ -52,17 +52,17 @@ OWNS = "this side owns the guest"
 
 
 class Broken(Exception):
-    """A promise that did not hold."""
+    """A promise that was broken."""
 
 
 class Stroke:
-    """What the seed says."""
+    """The choices of a seed."""
 
     def __init__(self, number):
         r = random.Random(f"{SEED}/{number}")
         self.number = number
         self.act, self.victim = ACTS[number % len(ACTS)]
-        # A stranger's `cont` is nobody's right once COMMIT was sent: the hook keeps that away.
+        # After COMMIT a stranger's `cont` is forbidden; the hook keeps it away.
         self.moment = "hook" if self.act == "cont" else \
             r.choices(("any", "blackout", "hook", "loaded", "commit"), (20, 14, 28, 19, 19))[0]
         self.part = r.random()  # of the time in which it may strike
@@ -85,7 +85,8 @@ class Stroke:
 
 
 class Watch:
-    """A QMP connection that is read beside the work: when the guest ran, by its events, and what it does, by asking."""
+    """A QMP connection that a thread reads.  It notes by events when the guest ran, and asks for
+    its status."""
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
@@ -98,7 +99,7 @@ class Watch:
         self.begin()
 
     def begin(self):
-        """A stroke begins: nothing before counts."""
+        """A stroke begins: earlier events do not count."""
         self.changes = [(time.time(), self.status == "running")]
 
     def send(self, command):
@@ -115,7 +116,7 @@ class Watch:
             try:
                 data = self.sock.recv(65536)
             except ConnectionResetError:
-                continue  # told once when a VMM dies with our question unread; what it said before is still there
+                continue  # reported once when a VMM dies with an unread question; its earlier words are still there
             except OSError:
                 break  # no more for now
             if not data:
@@ -140,12 +141,13 @@ class Watch:
         return self.status
 
     def ran(self, until):
-        """When the guest ran: (from, to).  One that was killed while it ran counts on: nobody else may start it."""
+        """When the guest ran: (from, to).  One that was killed while it ran counts as running:
+        nobody else may start it."""
         ends = [when for when, _ in self.changes[1:]] + [until]
         return [(when, end) for (when, runs), end in zip(self.changes, ends) if runs]
 
     def stood(self):
-        """When the guest stood, after it had run: (from, to or None)."""
+        """When the guest was paused after it had run: (from, to or None)."""
         ends = [when for when, _ in self.changes[1:]] + [None]
         return [(when, end) for i, ((when, runs), end) in enumerate(zip(self.changes, ends)) if i > 0 and not runs]
 
@@ -183,14 +185,15 @@ class Side:
         return self.lives() and self.watch.fresh() == "running"
 
     def text(self):
-        """What a person is told."""
+        """The advice to a person."""
         return self.host.godwit("status", "guest").stdout
 
     def resume(self, *options):
         return self.host.godwit("resume", *options, "guest")
 
     def asked(self, file):
-        """The live session's own status, without a process in between; None: there is no session."""
+        """The status of the live session, asked without a process in between; None: there is no
+        session."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.settimeout(5)
             try:
@@ -206,7 +209,7 @@ class Side:
 
 
 class Pair:
-    """Two VMMs, and the strokes that they get."""
+    """Two VMMs, and their strokes."""
 
     def __init__(self, number, lengths):
         self.number, self.started, self.lengths = number, 0, lengths
@@ -257,7 +260,7 @@ class Pair:
         try:
             return os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
-            return -1  # nobody reads
+            return -1  # nobody reads it
 
     def await_moment(self, stroke):
         """Return: the writing end of the hook's pipe, or -1."""
@@ -315,7 +318,7 @@ class Pair:
             os.close(hook)
 
     def drop_hook(self):
-        """Lets go of a hook that still waits for its pipe to be opened."""
+        """Releases a hook that still waits for its pipe to be opened."""
         fd = os.open(self.fifo, os.O_RDWR | os.O_NONBLOCK)
         self.fifo.unlink()
         os.write(fd, b"\n")
@@ -330,7 +333,7 @@ class Pair:
             process.wait()
 
     def stand(self, stroke, process):
-        """Thaws the victim.  Return: how long it stood."""
+        """Thaws the victim.  Return: how long it was frozen."""
         if stroke.victim in VMMS and stroke.act in ("kill", "term"):
             self.ends(process)
         if stroke.act != "stop":
@@ -349,7 +352,7 @@ class Pair:
         return time.monotonic() - struck
 
     def quiet(self):
-        """Until both godwits have ended.  A receiver that nobody calls is ended."""
+        """Waits until both godwits have ended.  A receiver that nobody calls is ended."""
         self.until(lambda: self.sender.poll() is not None, PATIENCE, "the sender's end")
         for _ in range(20):
             self.pump()
@@ -376,7 +379,7 @@ class Pair:
         return found[0] if found else None
 
     def check_pauses(self, stroke, stood_s):
-        """Those that the guest had here, and the one in which it moved."""
+        """The pauses of the guest here, and the one in which it moved."""
         limit = LONGEST
         if stroke.until_it_runs and stroke.victim == "sender" and stroke.act == "stop":
             limit = LEASE + SLACK
@@ -389,7 +392,7 @@ class Pair:
                 raise Broken(f"the guest stood for {length:.1f} s, {allowed:.1f} are allowed")
 
     def await_own_end(self):
-        """A guest that the source owns comes back by itself; one of which nobody knows does not."""
+        """A guest that the source owns comes back by itself; one with an unknown owner does not."""
         begun = time.monotonic()
 
         def over():
@@ -399,7 +402,7 @@ class Pair:
         self.until(over, LONGEST, "the guest, which its source owns, running again", 0.05)
 
     def follow_status(self, stroke):
-        """What a person does who reads both sides, to the letter.  Return: how it ended."""
+        """Acts as a person who reads both sides, to the letter.  Return: how it ended."""
         here, there = self.here.text(), self.there.text()
         told = f"\n  source:      {here}  destination: {there}"
         if self.there.lives() and OWNS in there:
@@ -432,7 +435,7 @@ class Pair:
         return "settled here" if side is self.here else "settled there"
 
     def claims_nothing(self, side, text, told):
-        """The guest died with its VMM: what is left neither claims it nor starts."""
+        """The guest died with its VMM: the other side neither claims it nor starts it."""
         if OWNS in text:
             raise Broken(f"the guest died with its VMM, and the other side claims it{told}")
         if side.lives() and "The link died" not in text:
@@ -444,7 +447,7 @@ class Pair:
             raise Broken(f"'{side.host.name}' does not own the guest, and resume started it{told}")
 
     def check_other(self, runs):
-        """The guest runs on one side: the other one does not claim it, and does not start it."""
+        """The guest runs on one side: the other side neither claims it nor starts it."""
         other = self.there if runs is self.here else self.here
         if OWNS not in runs.text() and "the VMM is running; no migration" not in runs.text():
             raise Broken(f"the guest runs at {runs.host.name}: {runs.text()}")
@@ -519,7 +522,7 @@ class Pair:
 
 
 def measure():
-    """How long an undisturbed migration takes, by the way in which it is slowed."""
+    """The time of an undisturbed migration, for each way of slowing it."""
     lengths = {}
     pair = Pair(PAIRS, lengths)
     with pair.lab:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of malformed and lying streams, as tables.
 
-A kind is: the part of docs/protocol.md that it lies about, its name, where in a session it comes, the channel, its bytes, and
-what the receiver owes it.  The bytes are a function of what was recorded of a good session (g).
+A kind is: the part of docs/protocol.md that it lies about, its name, its place in a session, the
+channel, its bytes, and the expected reaction of the receiver.  The bytes are a function of the
+recording of a good session (g).
 """
 
 from collections import namedtuple
@@ -22,7 +23,7 @@ DISKS = "DISKS_OK"
 ROUNDS = "ROUND_ACK"
 SWITCHOVER = "SWITCH"
 WAITS = "DEVICE_END with a round open"
-LOADED = "LOADED"                   # the VMM has the guest's device state, and is used up
+LOADED = "LOADED"  # the VMM has the guest's device state, and cannot be used again
 COMMITTED = "COMMITTED"
 
 CONTROL, DATA = "control", "data"
@@ -44,7 +45,7 @@ def raw(data):
 
 
 def hello(about="HELLO", **changes):
-    """A HELLO with fields changed; a value may be a function of the good one."""
+    """A HELLO with changed fields; a value may be a function of the good one."""
     def build(g):
         real = {name: value(g.hello) if callable(value) else value for name, value in changes.items()}
         return frame("HELLO", g.hello.pack(**real))
@@ -60,7 +61,7 @@ def region(**changes):
 
 
 def facts(change):
-    """A HELLO whose facts, a list of pairs, went through change()."""
+    """A HELLO whose facts, a list of pairs, were passed to change()."""
     def build(g):
         pairs = change(g.hello.pairs())
         return frame("HELLO", g.hello.pack(facts=facts_of(pairs), fact_count=len(pairs)))
@@ -451,7 +452,7 @@ RECEIVER = HANDSHAKE + HEADERS + PUTS + HELLOS + MESSAGES + IMAGES + LAST
 
 # A lying receiver.  Where: the source's message that gets these bytes instead of its answer.
 CONNECT, JOIN = "connecting", "a data connection"
-CANCELLED, UNCERTAIN = "cancelled", "uncertain"  # the exit status that it is owed, where that is not 1
+CANCELLED, UNCERTAIN = "cancelled", "uncertain"  # the expected exit status, where it is not 1
 
 SENT_BY_SOURCE = {"HELLO": bytes(88), "DISKS": bytes(504), **{name: SOURCE_TYPES[name] for name in SOURCE_TYPES if name != "ECHO"}}
 OK = RECEIVER_TYPES["HELLO_OK"]

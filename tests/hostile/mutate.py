@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A good session that was recorded, with seeded changes; it ends before the guest would be paused."""
+"""A recording of a good session, with seeded changes.  It ends before the guest would be paused."""
 
 import random
 import socket
@@ -11,7 +11,7 @@ ANSWERS = {"HELLO": "HELLO_OK", "ECHO": "ECHO", "DISKS": "DISKS_OK", "DISK": "DI
            "ROUND_END": "ROUND_ACK"}
 NUMBERS = (0, 1, 7, 4095, 4096, 65535, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 4096,
            (1 << 64) - 1)
-SOON = 0.3  # a session that lacks an answer is gone on with
+SOON = 0.3  # a session that lacks an answer is continued
 
 
 class Stream:
@@ -58,7 +58,7 @@ class Stream:
             change(at, step)
 
     def change_put(self, step):
-        """A header that lies, with the right check."""
+        """A lying header with the right check."""
         at = self.dice.randrange(len(step[1]))
         kind, region, offset, count = struct.unpack(">HHQI", step[1][at][4:20])
         payload = step[1][at][24:]
@@ -76,7 +76,7 @@ class Stream:
         step[1][at] = wire.data_frame(kind, region, offset, count, payload) if lie < 5 else step[1][at] * 2
 
     def number(self, _, step):
-        """A number, of 4 or 8 bytes, in the place of another."""
+        """A number of 4 or 8 bytes in the place of another."""
         size = self.dice.choice((4, 8))
         if len(step[1]) >= size:
             at = self.dice.randrange(0, min(len(step[1]), 512) - size + 1, 4)
@@ -115,7 +115,7 @@ class Stream:
                                     {"length": len(step[1]) + 1}))
 
     def play(self, peer):
-        """Says it all, or until the receiver hangs up."""
+        """Sends all of it, or until the receiver hangs up."""
         peer.control.settimeout(SOON)
         peer.data[0].settimeout(wire.PATIENCE)
         try:

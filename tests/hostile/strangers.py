@@ -26,7 +26,7 @@ class Crowd:
                 pass
 
     def silent(self, sock):
-        """Until it is turned away."""
+        """Waits until it is turned away."""
         sock.recv(1)
 
     def dripping(self, sock):

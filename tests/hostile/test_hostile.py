@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Strangers and liars cost nothing: each kind of kinds.py against a real receiver or a real source, under sanitizers.
+"""Strangers and liars do no harm: each kind of kinds.py against a real receiver or a real source,
+under sanitizers.
 
-One receiver serves one kind after the other.  After each, the guest's RAM and its image hold what they held, the receiver is no
-larger, and the sanitizers said nothing.
+One receiver serves one kind after the other.  After each, the guest's RAM and its image are
+unchanged, the receiver is no larger, and the sanitizers are silent.
 """
 
 import ctypes
@@ -29,8 +30,8 @@ RAM_MIB, IMAGE_BYTES = 64, 1 << 20
 SEED = int(os.environ.get("GODWIT_SEED", "1"))
 MUTATIONS = 25
 WARM_SESSIONS = 10
-RSS_ROOM_KIB = 16 << 10  # what an allocator may keep back
-CROWD = 200  # sessions: 80 KiB of each would be seen
+RSS_ROOM_KIB = 16 << 10  # memory that an allocator may keep
+CROWD = 200  # sessions: 80 KiB leaked by each would be seen
 PROTOCOL = vmlab.ROOT / "docs/protocol.md"
 # The shim is in a QEMU without sanitizers: the shim's come after libc, and what leaks is QEMU's.
 VM_SANITIZER = {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0"}
@@ -57,7 +58,7 @@ def start_vm(host, name, incoming, paused=False):
 
 
 class Good:
-    """What was recorded of a good session with disks, up to its device state."""
+    """The recording of a good session with disks, up to its device state."""
 
     def __init__(self, lab, vm):
         self.ram_bytes, self.nonce = RAM_MIB << 20, bytes(16)
@@ -76,7 +77,8 @@ class Good:
 
 
 class Target:
-    """A receiver, which is started again where a session was its last one, and what strangers must not change."""
+    """A receiver, started again after a session that was its last, and the state that strangers
+    must not change."""
 
     def __init__(self, test, lab, vm):
         self.test, self.lab, self.vm = test, lab, vm
@@ -99,11 +101,12 @@ class Target:
         return wire.XXH.XXH64(self.bytes, len(self.bytes), 0), self.vm.image.stat().st_size, wire.xxh64(self.vm.image.read_bytes())
 
     def words(self):
-        """What it said last, but for JSON."""
+        """Its last output without JSON."""
         return "".join(line for line in self.lines[-8:] if line[0] != "{")
 
     def wrong(self, label):
-        """What the receiver or a sanitizer says that is no answer to a stranger; and RAM and image that changed."""
+        """Output of the receiver or a sanitizer that is no answer to a stranger; and changed RAM or
+        image."""
         text = "".join(self.lines)
         if FAULTS.search(text):
             return f"{label}: {text[-6000:]}"
@@ -114,7 +117,7 @@ class Target:
         return self.grown(label)
 
     def grown(self, label):
-        """A receiver that strangers make larger, once it has served some."""
+        """A receiver that grows by strangers after it served some."""
         memory, files = self.size() if self.is_alive() else (0, 0)
         if self.sessions <= WARM_SESSIONS:
             self.first = memory, files
@@ -129,7 +132,8 @@ class Target:
             vmlab.wait_for(lambda: self.size()[1] <= self.first[1], 60, "strangers' connections closed")
 
     def serves(self):
-        """Whether it turns another guest's source away, as a receiver does that waits.  False: it has ended."""
+        """Whether it turns another guest's source away, as a waiting receiver does.  False: it has
+        ended."""
         end = time.monotonic() + wire.PATIENCE
         while self.process.poll() is None:
             peer = None
@@ -153,7 +157,7 @@ class Target:
         return self.process.poll() is None
 
     def size(self):
-        """KiB of memory, and descriptors."""
+        """Memory in KiB, and descriptors."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)), len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
@@ -164,7 +168,7 @@ class Target:
 
 
 def reach(peer, where, good):
-    """Says what leads to a place in a session."""
+    """Sends the messages that lead to a place in a session."""
     if where == kinds.CALL:
         return
     peer.call(offers=where == kinds.RAILS)
@@ -200,7 +204,7 @@ def reach(peer, where, good):
 
 
 def send(sock, data):
-    """All of it, or as much as the receiver takes before it hangs up."""
+    """Sends all of it, or as much as the receiver takes before it hangs up."""
     try:
         sock.sendall(data)
     except OSError:
@@ -208,7 +212,7 @@ def send(sock, data):
 
 
 def play(target, kind, good):
-    """One session with a stranger.  Return: what the receiver said before it hung up."""
+    """One session with a stranger.  Return: the receiver's words before it hung up."""
     peer = wire.Source(target.port, 2, target.is_alive)
     try:
         reach(peer, kind.where, good)
@@ -234,7 +238,7 @@ class Receivers(unittest.TestCase):
     def setUp(self):
         self.lab = vmlab.Lab()
         self.addCleanup(self.lab.close)
-        # It never ran: its device state fits whatever is in the receiver's RAM.
+        # The guest never ran: its device state fits any content of the receiver's RAM.
         self.source = start_vm(self.lab.a, GUEST, False, paused=True)
         self.good = Good(self.lab, self.source)
         self.vm = start_vm(self.lab.b, GUEST, True)
@@ -245,7 +249,8 @@ class Receivers(unittest.TestCase):
         self.secrets = (GUEST, "ram0", str(RAM_MIB << 20), f"{RAM_MIB} MiB", str(self.vm.ram), str(self.lab.folder))
 
     def check(self, kind, said):
-        """After a kind: the receiver serves the next, or ended as it may; and nothing was changed."""
+        """After a kind the receiver serves the next one, or ended as it may; and nothing was
+        changed."""
         label, target = f"{kind.about}: {kind.name} (after {kind.where})", self.target
         if kind.where in (kinds.LINKED, kinds.RAILS) and target.is_alive():
             target.sessions += 1  # the next kind finds out whether it serves
@@ -260,7 +265,7 @@ class Receivers(unittest.TestCase):
             wrong = target.wrong(label)
         if wrong:
             self.failures.append(wrong)
-        named = wire.padded(GUEST, 64) in kind.build(self.good)  # who names the guest may hear why it does not fit
+        named = wire.padded(GUEST, 64) in kind.build(self.good)  # a peer that names the guest may hear why it does not fit
         if kind.where in (kinds.LINKED, kinds.RAILS) and not named and any(secret in said for secret in self.secrets):
             self.failures.append(f"{label}: a stranger hears {said!r}")
 
@@ -316,7 +321,7 @@ class Receivers(unittest.TestCase):
         self.assertEqual(self.failures, [])
 
     def test_the_last_of_a_vm(self):
-        """What uses up the VMM, one for each; before COMMIT no guest runs here."""
+        """Kinds that use up the VMM, one for each; before COMMIT no guest runs here."""
         failures = []
         for kind in kinds.LAST:
             label = f"{kind.about}: {kind.name} (after {kind.where})"
@@ -359,7 +364,7 @@ class Receivers(unittest.TestCase):
 
 
 class Beside(unittest.TestCase):
-    """Strangers call all the time; the migration that the receiver waits for goes on, to the last byte."""
+    """Strangers call all the time; the receiver's migration goes on to the last byte."""
 
     def test_a_migration_beside_strangers(self):
         with vmlab.Lab() as lab:
@@ -381,7 +386,7 @@ class Beside(unittest.TestCase):
 
 
 class Sources(unittest.TestCase):
-    """A lying receiver: the guest runs on where it is, and the exit status says so."""
+    """A lying receiver: the guest runs on at the source, and the exit status says so."""
 
     def setUp(self):
         self.lab = vmlab.Lab()
@@ -395,7 +400,7 @@ class Sources(unittest.TestCase):
         return start_vm(self.lab.a, f"{GUEST}{self.vms}", False)
 
     def lie(self, kind):
-        """Answers well up to the message that is to be lied to."""
+        """Answers correctly up to the message that gets a lie."""
         peer, good = self.peer, self
         if kind.where in (kinds.CONNECT, kinds.JOIN):
             peer.call()
@@ -414,7 +419,7 @@ class Sources(unittest.TestCase):
         peer.hang_up()
 
     def play(self, vm, kind):
-        """Return: what is wrong, or None."""
+        """Return: the difference, or None."""
         disks = ["-b"] if kind.where in ("DISKS", "DISK", "DISK_END") else []
         sender = self.lab.a.start("migrate", "--quiet", *disks, vm.name, f"127.0.0.1:{self.peer.port}")
         why = ""
@@ -451,7 +456,8 @@ class Sources(unittest.TestCase):
 
 
 class Coverage(unittest.TestCase):
-    """Each row of the tables of docs/protocol.md has a kind, by the side that may say it and by the one that may not."""
+    """Each row of the tables of docs/protocol.md has a kind, for the side that may say it and for
+    the one that may not."""
 
     def test_each_message_of_the_protocol(self):
         text = PROTOCOL.read_text()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/protocol.md in Python: frames, messages, and both ends of a session, which say what a test tells them to."""
+"""docs/protocol.md in Python: frames, messages, and both ends of a session, which send what a test
+gives them."""
 
 import ctypes
 import socket
@@ -20,7 +21,7 @@ NAMES = {number: name for name, number in TYPES.items()}
 MIB = 1 << 20
 MOST = 256 << 10  # bytes of a message
 STAGING = 32 << 20
-PATIENCE = 30.0  # no test depends on how busy the machine is
+PATIENCE = 30.0  # no test depends on the load of the machine
 
 
 def xxh64(data, seed=0):
@@ -28,7 +29,7 @@ def xxh64(data, seed=0):
 
 
 def frame(kind, payload=b"", magic=b"GWM1", flags=0, length=None, check=None, digest=None):
-    """A message with the right hashes, but for what is given."""
+    """A message with the right hashes, except given ones."""
     head = magic + struct.pack(">HHI", TYPES.get(kind, kind), flags, len(payload) if length is None else length)
     right = XXH.XXH32(head, len(head), 0)
     seal = right if check is None else check
@@ -62,7 +63,7 @@ def padded(value, room):
 
 
 class Hello:
-    """A HELLO that was recorded, with each field open to be changed."""
+    """A recorded HELLO whose fields can be changed."""
 
     def __init__(self, payload):
         (self.magic, self.version, self.oldest, self.page, self.region_count, self.fact_count, self.fact_bytes,
@@ -96,7 +97,7 @@ def facts_of(pairs):
 
 
 class Disks:
-    """A DISKS of one image that was recorded."""
+    """A recorded DISKS of one image."""
 
     def __init__(self, payload):
         self.round, self.count, self.bases, self.zero = struct.unpack(">IIII", payload[:16])
@@ -153,7 +154,7 @@ class Closed(Exception):
 
 
 class Reader:
-    """Messages that come from a socket."""
+    """The messages of a socket."""
 
     def __init__(self, sock):
         self.sock, self.kept = sock, b""
@@ -171,7 +172,7 @@ class Reader:
         return taken
 
     def message(self):
-        """The next one: name of its type, payload."""
+        """The next message: the name of its type, its payload."""
         head = self.exactly(24)
         assert head[:4] == b"GWM1", head
         kind, _, length = struct.unpack(">HHI", head[4:12])
@@ -232,7 +233,8 @@ class Source:
         self.control.sendall(frame(kind, payload, **lies))
 
     def hear(self, *kinds):
-        """The payload of the next message of those kinds; others are noted.  Closed when there is none."""
+        """The payload of the next message of those kinds; others are noted.  Raises Closed when
+        there is none."""
         while True:
             kind, payload = self.reader.message()
             self.said.append((kind, payload))
@@ -262,7 +264,7 @@ class Source:
 
     @staticmethod
     def turned_away(sock):
-        """Reads until the receiver closes that connection.  Return: what it said, a welcome at most."""
+        """Reads until the receiver closes that connection.  Return: its words, a welcome at most."""
         reader = Reader(sock)
         try:
             while True:
@@ -290,7 +292,8 @@ class Source:
 
 
 class Receiver:
-    """The receiver's end, one session at a time: drains puts, answers as it should until it is told to lie."""
+    """The receiver's end, one session at a time.  It drains puts, and answers correctly until it is
+    told to lie."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -340,7 +343,7 @@ class Receiver:
         return kind, payload
 
     def answer(self, kind, payload):
-        """What a receiver says to a message, if it says something."""
+        """The receiver's answer to a message, if any."""
         if kind == "HELLO":
             self.say("HELLO_OK", b"GODW" + struct.pack(">HH", 2, 0))
         elif kind == "ECHO":
@@ -358,7 +361,7 @@ class Receiver:
             self.say("LOADED", word(0) + word(0))
 
     def until(self, *kinds):
-        """Answers what comes up to the first message of those kinds, which is left to the caller."""
+        """Answers all messages up to the first of those kinds, which is left to the caller."""
         while True:
             kind, payload = self.hear()
             if kind in kinds:
@@ -366,7 +369,7 @@ class Receiver:
             self.answer(kind, payload)
 
     def drained(self):
-        """Until the source hangs up."""
+        """Serves until the source hangs up."""
         sock = self.control
         try:
             while sock.recv(65536):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A Linux guest under KVM moves with its disk: over rxe, and from block device to block device; for the full lab.
+"""A Linux guest under KVM moves with its disk: over rxe, and from block device to block device; for
+the full lab.
 
-The block devices are null_blk's, which keep what is written in memory and fail where they are told to; before one stands
-the device mapper, which lets each read wait.
+The block devices are null_blk's, which keep their data in memory and fail where they are told to.
+In front of one the device mapper delays each read.
 """
 
 import os
@@ -133,7 +134,8 @@ class Disks(unittest.TestCase):
                 device.close()
 
     def test_libblkio_is_refused_by_name(self):
-        """libblkio makes its system calls itself: written blocks, and pages that it read to, would be lost."""
+        """libblkio makes its own system calls: written blocks, and pages that it read to, would be
+        lost."""
         image = Path("/var/tmp/lab-blkio.img")
         self.addCleanup(image.unlink)
         with open(image, "wb") as file:
@@ -149,7 +151,7 @@ class Disks(unittest.TestCase):
         done = self.lab.a.godwit("migrate", "-b", "guest", "tcp:127.0.0.1:1")
         self.assertEqual(done.returncode, 5)
         self.assertIn("'odd' (io_uring) reads and writes past all calls that can be watched", done.stderr)
-        # Should its name have been vouched for, the ring that it made is still not known.
+        # Even if its name were vouched for, the ring that it made is still unknown.
         done = self.lab.a.godwit("migrate", "-b", "--allow-untracked", "odd", "guest", "tcp:127.0.0.1:1")
         self.assertEqual(done.returncode, 5)
         self.assertIn("was made past liburing", done.stderr)

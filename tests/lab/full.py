@@ -95,12 +95,12 @@ class Guest:
 
 
 def obey(guests):
-    """Does what the guests order.  A file is done with once it is gone."""
+    """Does what the guests order.  A done order's file is deleted."""
     for guest in guests:
         for order in guest.shared.glob("order.*"):
             words = order.read_text().split()
             if len(words) < 2:
-                continue  # being written
+                continue  # still being written
             if words[0] == "link":
                 for one in guests:
                     one.qmp("set_link", name=f"nic{words[1]}", up=words[2] == "on")
@@ -188,7 +188,7 @@ def run(image, job, args):
             if time.monotonic() > end and not args.shell:
                 print(f"the lab has run for {TIMEOUT} s: ended")
                 return 1
-        codes = [g.status() for g in guests]  # None: killed, or it broke down
+        codes = [g.status() for g in guests]  # None: killed, or failed
         for guest in guests:
             if guest.reader:
                 guest.reader.join(5)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Tracking by KVM's own dirty log, in a real QEMU with a Linux guest under nested KVM; for the full lab, on one host, of
-Debian 13 or of Debian 12, whose kernel has no asynchronous write protection.
+"""Tracking by KVM's dirty log, in a real QEMU with a Linux guest under nested KVM.  For the full
+lab, on one host, of Debian 13 or of Debian 12, whose kernel has no asynchronous write protection.
 
-Each migration compares the RAM of both sides byte by byte when all of it is there, and the guest checks its own.
+Each migration compares the RAM of both sides byte by byte when all of it is there, and the guest
+checks its own.
 """
 
 import ctypes
@@ -35,7 +36,7 @@ def packets(vm):
 
 
 class Flood:
-    """Frames of random bytes to everybody behind a tap, some hundred a second."""
+    """Broadcasts frames of random bytes behind a tap, some hundred a second."""
 
     def __init__(self, tap):
         self.ends = threading.Event()
@@ -57,7 +58,7 @@ class Flood:
 
 
 def dirty_rate(vm, mode="dirty-bitmap"):
-    """QEMU's own, by KVM's log or its rings, in MiB a second."""
+    """QEMU's own dirty rate, by KVM's log or its rings, in MiB a second."""
     vm.qmp("calc-dirty-rate", **{"calc-time": 1, "mode": mode})
     vmlab.wait_for(lambda: vm.qmp("query-dirty-rate")["status"] == "measured", 60, "QEMU's dirty rate")
     return vm.qmp("query-dirty-rate")["dirty-rate"]
@@ -65,7 +66,8 @@ def dirty_rate(vm, mode="dirty-bitmap"):
 
 class Kvm(unittest.TestCase):
     def devices(self, side, vhost="on"):
-        """A virtio disk, on shared storage as godwit sees it; a display; a network card, by vhost or not."""
+        """A virtio disk, on shared storage as godwit sees it; a display; a network card, by vhost
+        or not."""
         image = Path(f"/var/tmp/kvm-{side}.img")
         with open(image, "wb") as file:
             file.truncate(16 << 20)
@@ -142,7 +144,7 @@ class Kvm(unittest.TestCase):
             self.assertGreater(end["throttled_percent"], 0)
 
     def test_qemu_reads_and_clears_the_log_beside_ours(self):
-        """And what it clears is not lost for us: the memory of both sides is compared."""
+        """Pages that it clears are not lost for godwit: the memory of both sides is compared."""
         rates = []
 
         def measure(lab, source):
@@ -155,11 +157,13 @@ class Kvm(unittest.TestCase):
             self.assertTrue(rates and 1 <= rates[0] <= 40, rates)
 
     def test_a_display_that_is_looked_at(self):
-        """QEMU draws again what KVM's log says was written of its video memory: every picture shows what the guest drew last."""
+        """QEMU redraws the parts of its video memory that KVM's log names: each picture shows the
+        guest's last drawing."""
         seen = []
 
         def picture(lab, vm):
-            """The numbers drawn in sixteen lines, at two places of each bit; between which counts they were taken."""
+            """The numbers drawn in sixteen lines, read at two places of each bit, with the guest's
+            counts before and after."""
             path, before = lab.folder / "screen", vm.count()
             vm.qmp("screendump", filename=str(path))
             head, pixels = path.read_bytes().split(b"\n255\n", 1)
@@ -168,7 +172,7 @@ class Kvm(unittest.TestCase):
                     for line in range(16) for at in (0, 49)}, before, vm.count() + 1
 
         def look(lab, vm):
-            for _ in range(3):  # not in the midst of drawing again and again
+            for _ in range(3):  # not while it is drawing
                 drawn, first, last = picture(lab, vm)
                 if first <= min(drawn) and max(drawn) <= last:
                     return max(drawn)
@@ -189,7 +193,8 @@ class Kvm(unittest.TestCase):
             look(lab, lab.vms[1])
 
     def test_a_vm_with_dirty_rings(self):
-        """KVM keeps no log beside them, and they are QEMU's: write protection alone, and QEMU reads its rings meanwhile."""
+        """KVM keeps no log beside QEMU's rings.  So write protection alone is used, and QEMU reads
+        its rings meanwhile."""
         rates = []
 
         def measure(lab, source):
@@ -213,11 +218,11 @@ class Kvm(unittest.TestCase):
                                 beside=reset)
 
     def poison(self, vm, page):
-        """The kernel is told that a page of the guest's RAM is broken."""
+        """Tells the kernel that a page of the guest's RAM is broken."""
         size = os.sysconf("SC_PAGESIZE")
         with open(vm.ram, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             byte = memory[page * size]
-            memory[page * size] = byte  # so that it is there
+            memory[page * size] = byte  # so that it is mapped
             address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
             with open("/proc/self/pagemap", "rb") as pagemap:
                 pagemap.seek((address // size + page) * 8)
@@ -226,7 +231,7 @@ class Kvm(unittest.TestCase):
         return page * size
 
     def reported(self, vm):
-        """The guest's addresses of memory errors, by QEMU's own words."""
+        """The guest's addresses of memory errors, in QEMU's words."""
         words = r"QEMU addr 0x[0-9a-f]+ and GUEST addr 0x([0-9a-f]+)"
         return [int(at, 16) for at in re.findall(words, (vm.folder / "log").read_text())]
 
@@ -234,7 +239,7 @@ class Kvm(unittest.TestCase):
         return sum(str(vm.ram) in line for line in Path(f"/proc/{vm.process.pid}/maps").read_text().splitlines())
 
     def page_in_use(self, vm):
-        """One that the guest has just written to, among others of the kind."""
+        """A page that the guest has just written to."""
         size, before = os.sysconf("SC_PAGESIZE"), vm.ram.read_bytes()
         vm.counts_on(120)
         after = vm.ram.read_bytes()
@@ -242,7 +247,8 @@ class Kvm(unittest.TestCase):
         return next(page for page in sorted(changed) if all(page + n in changed for n in range(-8, 9)))
 
     def test_memory_errors_and_aliases(self):
-        """An idle guest has no alias.  QEMU finds the address of a broken page that its guest touches, in a migration too."""
+        """An idle guest has no alias.  QEMU finds the address of a broken page that its guest
+        touches, also in a migration."""
         for migrates in (False, True):
             with self.subTest(migrates), vmlab.Lab() as lab:
                 lab.a.env["LD_PRELOAD"] = str(vmlab.BUILD / "tests" / "libaccess.so")
@@ -271,7 +277,7 @@ class Kvm(unittest.TestCase):
                 vmlab.wait_for(lambda: self.mappings(source) == idle, 30, "aliases to go")
 
     def test_qemus_own_migrate_and_dirty_rate(self):
-        """QEMU reads KVM's log itself, after a migration of ours that was cancelled, with slots at aliases."""
+        """QEMU reads KVM's log itself after a cancelled migration of godwit, with slots at aliases."""
         with vmlab.Lab() as lab:
             source = lab.a.vm(append=WORK.split(" GW_DISK")[0], ram_mib=128)
             destination = lab.b.vm(append=WORK.split(" GW_DISK")[0], ram_mib=128, incoming=True)
@@ -293,7 +299,7 @@ class Kvm(unittest.TestCase):
             source.qmp("migrate", uri="tcp:127.0.0.1:7777")
             vmlab.wait_for(lambda: source.qmp("query-migrate").get("status") in ("completed", "failed"), 240, "QEMU's migrate")
             self.assertEqual(source.qmp("query-migrate")["status"], "completed")
-            destination.wait_count(source.count() + 45, timeout=120)  # the guest has gone through all of its memory
+            destination.wait_count(source.count() + 45, timeout=120)  # the guest has checked all of its memory
             self.assertEqual(destination.wrong(), "")
             print(f"  QEMU's own dirty rate beside ours: {rate} MiB/s", flush=True)
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Bad peers, and devices that are no good, over real verbs.
+"""Bad peers, and bad devices, over real verbs.
 
-A proxy stands between the two ends on their TCP connections and spoils one message of the RDMA dialogue, or kills an
-end as that message passes: so each phase (setup, registration, round, fence) is met exactly.  The queue pairs are not
-touched: what a wrong key or a dead process does to them, the real device does.
+A proxy stands between the two ends on their TCP connections.  It spoils one message of the RDMA
+dialogue, or kills an end as that message passes.  So each phase (setup, registration, round, fence)
+is met exactly.  The queue pairs are not touched: the real device reacts to a wrong key or a dead
+process.
 """
 
 import ctypes
@@ -38,8 +39,8 @@ def seal(head, payload):
 
 
 class Proxy:
-    """Passes connections on to @port.  spoil(type, payload) sees each message and returns what is to be passed on in its
-    stead, or None to cut every connection there."""
+    """Forwards connections to @port.  spoil(type, payload) sees each message.  It returns the
+    payload to forward, or None to cut all connections there."""
 
     def __init__(self, port, spoil):
         self.port, self.spoil, self.sockets, self.hits, self.lock = port, spoil, [], 0, threading.Lock()
@@ -76,7 +77,7 @@ class Proxy:
                     other.sendall(seal(head[:8] + struct.pack("!I", len(payload)), payload))
         except OSError:
             pass
-        for s in (one, other):  # an end that is gone is gone at the other side too
+        for s in (one, other):  # an end that is gone is gone for the other side too
             try:
                 s.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -126,7 +127,7 @@ class Peers(unittest.TestCase):
         server.communicate(timeout=20)
 
     def move(self, spoil, scheme="", size=SIZE):
-        """Moves through a proxy that spoils.  Return: exit code, result, what was said at the source."""
+        """Moves through a spoiling proxy.  Return: exit code, result, the source's output."""
         server, port = self.listen()
         proxy = Proxy(port, spoil)
         done = subprocess.run([GODWIT, "bench", "--json", "--size", str(size), f"{scheme}{ADDRESS}:{proxy.own_port}"],
@@ -150,7 +151,8 @@ class Peers(unittest.TestCase):
         if code == 0:
             self.assertEqual(result["put_bytes"], SIZE)
 
-    # A wrong key, or a key to less than was asked for: the device refuses the write, and the rest goes by TCP.
+    # A wrong key, or a key to less than was asked for: the device refuses the write, and the rest
+    # goes by TCP.
     def test_a_wrong_key(self):
         self.check((KEYS, lambda p: p[:8] + bytes([p[8] ^ 0x55]) + p[9:]), "rdma:", said="given up")
 
@@ -160,7 +162,7 @@ class Peers(unittest.TestCase):
     def test_a_wrong_key_of_the_board(self):
         self.check((GO, lambda p: p[:12] + bytes([p[12] ^ 0x55]) + p[13:]), "rdma:", said="given up")
 
-    # A nonce that is not the session's makes strangers of the source's queue pairs.
+    # A nonce of another session makes strangers of the source's queue pairs.
     def test_strangers_are_turned_away_and_tcp_is_left(self):
         self.check((RAILS, patch(0, "!Q", 1)), link="TCP: ", said="no RDMA to device")
 
@@ -170,7 +172,7 @@ class Peers(unittest.TestCase):
     def test_a_port_where_nobody_listens(self):
         self.check((RAILS, patch(22, "!H", 9)), link="TCP: ", said="no RDMA to device")
 
-    # Messages that make no sense end the session, at both ends, with an error.
+    # Messages that make no sense end the session at both ends, with an error.
     def test_senseless_messages(self):
         for kind, spoil in ((RAILS, lambda p: p[:-1]), (RAILS, patch(16, "!I", 77)), (CONNECTED, patch(0, "!I", 9)),
                             (CONNECTED, patch(10, "!H", 3)), (GO, patch(0, "!I", 9)), (GO, patch(8, "!H", 7)),
@@ -186,21 +188,21 @@ class Peers(unittest.TestCase):
         self.assertEqual(code, 0, stderr)
         self.assertEqual(result["put_bytes"], 256 << 20)
 
-    # Ends that vanish: the link cut, or a process killed, as the message passes.
+    # Ends that vanish: the link is cut, or a process is killed, as the message passes.
     def test_a_link_cut_in_each_phase(self):
         for kind in (RAILS, CONNECTED, GO, REGISTER, KEYS, ROUND):
             with self.subTest(message=hex(kind)):
                 self.check((kind, lambda p: None), "rdma:", code=1, said="godwit bench: ")
 
     def kill(self, kind, which):
-        """On a busy machine the rails may come too late for that message to be said, and the data goes by TCP."""
+        """On a busy machine the rails may come too late for that message, and the data goes by TCP."""
         for _ in range(5):
             if self.kill_once(kind, which):
                 return
         self.fail("the message was never said")
 
     def kill_once(self, kind, which):
-        """Return: whether it was said."""
+        """Return: whether it was sent."""
         server, port = self.listen()
         ends = {"receiver": server}
 
@@ -231,11 +233,11 @@ class Peers(unittest.TestCase):
 
 
 class Devices(unittest.TestCase):
-    """A device that is there and no good: the second of the lab's."""
+    """A device that exists and does not work: the second one of the lab."""
     listen, end = Peers.listen, staticmethod(Peers.end)
 
     def both(self, port, *words, **source):
-        """Plain, it goes by TCP and says why; where RDMA is a must it is an error."""
+        """Without a scheme it goes by TCP and says why; where RDMA is required it is an error."""
         done = subprocess.run([GODWIT, "bench", "--size", "4M", f"{self.address}:{port}"], capture_output=True, text=True,
                               timeout=60, **source)
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -256,7 +258,8 @@ class Devices(unittest.TestCase):
         self.assertIn("gwrxe1: its port is down: ip link set", probe.stdout)
 
     def test_it_gives_fewer_queue_pairs_than_asked_for(self):
-        """An rdma cgroup's limit stands for a device that has no more: domains, a queue, a region, two queue pairs."""
+        """A limit of the rdma cgroup stands for an exhausted device: domains, a queue, a region,
+        two queue pairs."""
         group, self.address = Path("/sys/fs/cgroup/few"), ADDRESS
         (group.parent / "cgroup.subtree_control").write_text("+rdma")
         group.mkdir()

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts, two rails and a network for control; for the full lab.  Host 1 holds the tests, host 2 obeys it.
+"""Two hosts, two rails and a network for control; for the full lab.  Host 1 has the tests, host 2
+obeys it.
 
-A real guest under nested KVM moves from host 1 to host 2.  Cut are one rail, both rails, everything; last, host 2 is
-killed.  Host 2 speaks JSON lines on the control network: each request is a word and gets an answer.
+A real guest under nested KVM moves from host 1 to host 2.  One rail is cut, then both rails, then
+everything; last, host 2 is killed.  Host 2 speaks JSON lines on the control network: each request
+is a word and gets an answer.
 """
 
 import json
@@ -26,7 +28,7 @@ RAM_MIB = 96
 
 
 def set_up():
-    """Net 0 and 1 carry rails, net 2 control; the hardware address says which is which."""
+    """Nets 0 and 1 carry rails, net 2 control; the hardware address tells which is which."""
     for folder in Path("/sys/class/net").iterdir():
         address = (folder / "address").read_text().strip()
         if not address.startswith("52:54:00:00"):
@@ -70,7 +72,7 @@ class Destination:
                         return
                     try:
                         answer = getattr(self, line.strip())()
-                    except Exception as error:  # host 1 is to see it
+                    except Exception as error:  # for host 1 to see it
                         answer = f"error: {error!r}"
                     stream.write(json.dumps(answer) + "\n")
                     stream.flush()
@@ -99,7 +101,7 @@ class Peer:
 
 
 def order(text):
-    """Asks the lab's keeper; returns once it is done."""
+    """Gives the lab's keeper an order, and returns once it is done."""
     file = JOB / f"order.{time.monotonic_ns()}"
     file.write_text(text)
     vmlab.wait_for(lambda: not file.exists(), 30, text)
@@ -109,7 +111,7 @@ class TwoHosts(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.peer = Peer()
-        for net in range(2):  # so that the first connection does not wait for neighbours to be found
+        for net in range(2):  # so that the first connection need not look for neighbours
             subprocess.run(["ping", "-c", "2", "-W", "5", f"198.18.{net}.2"], stdout=subprocess.DEVNULL, check=True)
 
     @classmethod

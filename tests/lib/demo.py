@@ -98,7 +98,7 @@ def demo(lab, incremental):
     print(f"   a| {counted(source)}   (its last word there)")
     for line in [text for text in destination.lines() if "COUNT" in text][:3]:
         print(f"   b| {line}")
-    # A whole pass over its memory: each page written at host a is checked at host b.
+    # One pass over its whole memory: each page written at host a is checked at host b.
     destination.wait_count(left_at + 10 * 64 // 8 + 5)
     print(f"   b| {counted(destination)}   (every page checked)")
     vmlab.wait_for(lambda: records(destination) > last_record + 200 or destination.wrong(), 60, "records at host b")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source made of raw sockets, which sends what a test tells it to: see docs/protocol.md."""
+"""A source made of raw sockets, which sends what a test gives it: see docs/protocol.md."""
 
 import ctypes
 import socket
@@ -80,7 +80,7 @@ def read(sock, count):
 
 
 class Peer:
-    """A link that is open, up to where HELLO is due.  .control and .data are its sockets."""
+    """An open link, up to HELLO.  .control and .data are its sockets."""
 
     def __init__(self, port, channels=1, timeout=30):
         self.port, self.timeout = port, timeout
@@ -104,7 +104,7 @@ class Peer:
         self.control.sendall(message(kind, payload))
 
     def hear(self):
-        """The next message that is no ALIVE: its type and payload."""
+        """The next message that is not ALIVE: its type and payload."""
         while True:
             head = read(self.control, 24)
             kind, _, length = struct.unpack(">HHI", head[4:12])

@@ -27,11 +27,11 @@ SLOW = float(os.environ.get("GODWIT_SLOW", "1"))  # stretches time-outs, for a l
 
 
 class LabError(Exception):
-    """Something that a test did not ask for went wrong."""
+    """Something failed that a test does not expect to."""
 
 
 def wait_for(condition, timeout=30.0, what="condition", interval=0.01):
-    """Polls until condition() is true; its value, or LabError after the timeout."""
+    """Polls until condition() is true.  Return: its value; raises LabError after the timeout."""
     end = time.monotonic() + timeout
     while True:
         value = condition()
@@ -85,7 +85,7 @@ class Qmp:
         try:
             self.file.close()
         except OSError:
-            pass  # QEMU is gone, and so is what was not flushed
+            pass  # QEMU is gone, with all unflushed output
         self.sock.close()
 
 
@@ -142,11 +142,11 @@ class Vm:
         return 0
 
     def wrong(self):
-        """What the guest complains of, or an empty string."""
+        """The guest's complaint, or an empty string."""
         return "\n".join(line for line in self.lines() if "WRONG" in line or "panic" in line)
 
     def wait_verified(self, timeout=60):
-        """Until the guest has read all records on its disk, from the first to the last."""
+        """Waits until the guest has read all records on its disk, from the first to the last."""
         def passes():
             return sum(line.startswith("GUEST VERIFIED") for line in self.lines())
         before = passes()
@@ -163,7 +163,7 @@ class Vm:
         return self.count()
 
     def counts_on(self, timeout=20):
-        """Whether the guest goes on counting from where it is."""
+        """Whether the guest goes on counting from its present count."""
         self.wait_count(self.count() + 3, timeout)
 
     def status(self):
@@ -236,7 +236,7 @@ class HugePages:
 
 
 class Lab:
-    """Two hosts and everything that has to be ended.  Use it with `with`."""
+    """Two hosts, and everything that must be ended.  Use it with `with`."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="gw-lab-"))
@@ -275,7 +275,8 @@ class Lab:
 
 
 def ended(receiver, timeout=60):
-    """How a receiver ended, by its exit code, and its error text.  "waits": it goes on waiting, and is ended here."""
+    """How a receiver ended, by its exit code, and its error text.  "waits": it goes on waiting, and
+    is ended here."""
     for line in receiver.stdout:
         if '"listening"' in line:
             receiver.kill()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What godwit assumes of QEMU, shown on the one that is installed."""
+"""Assumptions about QEMU, shown on the installed one."""
 
 import array
 import os
@@ -35,7 +35,7 @@ def completed(vm):
 
 class IgnoreShared(unittest.TestCase):
     def moved_bytes(self, lab, backend):
-        """What QEMU's stream carries of 64 MiB of random RAM with x-ignore-shared."""
+        """The part of 64 MiB of random RAM that QEMU's stream carries with x-ignore-shared."""
         ram = Path(f"/dev/shm/gw-{os.getpid()}-assume.ram")
         options = dict(IDLE, paused=True)
         if backend == "file":
@@ -108,8 +108,9 @@ class IgnoreShared(unittest.TestCase):
 
 
 class Calls(unittest.TestCase):
-    # What writes to a file, or reads from one into the caller's memory, or gives memory back, by libc, libaio and liburing.  posix_fallocate()
-    # changes no byte; the kinds of read that know the size of their buffer (__pread64_chk) are for the VMM's own.
+    # Calls of libc, libaio and liburing that write to a file, read from one into the caller's
+    # memory, or give memory back.  posix_fallocate() changes no byte.  The kinds of read that know
+    # the size of their buffer (__pread64_chk) are for the VMM's own.
     MATTER = set("""pwrite pwrite64 pwritev pwritev64 pwritev2 pwritev64v2 write writev fallocate fallocate64 ftruncate
                  ftruncate64 truncate truncate64 copy_file_range sendfile sendfile64 splice vmsplice aio_write aio_write64
                  aio_read aio_read64 lio_listio lio_listio64 read readv pread pread64 preadv preadv64 preadv2 preadv64v2
