@@ -59,8 +59,8 @@ static bool is_blank(const struct image_fds *fds, uint64_t bytes)
 }
 
 /*
- * Keeps what received_undo() needs: all of a blank file, which may name a base, or the header of
- * another qcow2 image.
+ * Keeps the content that received_undo() needs: all of a blank file, which may name a base, or the
+ * header of another qcow2 image.
  */
 static void keep_what_was(struct image_fds *fds, uint64_t bytes)
 {

@@ -405,7 +405,7 @@ Test(reads, what_is_given_back_is_marked)
 	cr_assert_eq(fallocate(memory_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			       (PAGES - 1) * PAGE, INT32_MAX),
 		     0);
-	expect_run(PAGES - 1, PAGES, "and what lies behind the end is nobody's");
+	expect_run(PAGES - 1, PAGES, "and pages beyond the end are not in the region");
 	gw_reads_unwatch();
 	segments[1].has_file = segments[0].has_file = false;
 	cr_assert_eq(gw_reads_watch(segments, 2, &marks), 0,

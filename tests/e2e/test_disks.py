@@ -93,7 +93,7 @@ class Disks(unittest.TestCase):
             with self.subTest(format=fmt, cache=cache, aio=aio):
                 try:
                     self.move_once(fmt, cache, aio)
-                finally: # the next must not meet this one's guests
+                finally:  # the next test must not meet this one's guests
                     self.new_lab()
 
     def move_once(self, fmt, cache, aio):

@@ -13,7 +13,7 @@ from wire import (MIB, MOST, STAGING, data_frame, device_end, disk, disk_end, er
 
 Kind = namedtuple("Kind", "about name where channel build owed")
 
-# Where: what has been said and answered before.
+# Places: the messages that were said and answered before.
 CALL = "a connection"               # nothing
 WELCOMED = "the hello"              # of the control connection
 LINKED = "the link"                 # all connections
@@ -28,7 +28,7 @@ COMMITTED = "COMMITTED"
 
 CONTROL, DATA = "control", "data"
 
-# What the receiver owes it.
+# The expected reaction of the receiver.
 REFUSED = "refused"                 # it ends the session by itself
 BORNE = "borne"                     # it may wait until the other end hangs up
 
@@ -450,7 +450,7 @@ LAST = [
 
 RECEIVER = HANDSHAKE + HEADERS + PUTS + HELLOS + MESSAGES + IMAGES + LAST
 
-# A lying receiver.  Where: the source's message that gets these bytes instead of its answer.
+# A lying receiver.  Place: the source's message that gets these bytes instead of its answer.
 CONNECT, JOIN = "connecting", "a data connection"
 CANCELLED, UNCERTAIN = "cancelled", "uncertain"  # the expected exit status, where it is not 1
 

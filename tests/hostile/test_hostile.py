@@ -33,7 +33,7 @@ WARM_SESSIONS = 10
 RSS_ROOM_KIB = 16 << 10  # memory that an allocator may keep
 CROWD = 200  # sessions: 80 KiB leaked by each would be seen
 PROTOCOL = vmlab.ROOT / "docs/protocol.md"
-# The shim is in a QEMU without sanitizers: the shim's come after libc, and what leaks is QEMU's.
+# The shim is in a QEMU without sanitizers.  Its sanitizer comes after libc, and leaks are QEMU's.
 VM_SANITIZER = {"ASAN_OPTIONS": "detect_leaks=0:verify_asan_link_order=0"}
 SANITIZER = {"ASAN_OPTIONS": "exitcode=99:quarantine_size_mb=1:malloc_context_size=4", "UBSAN_OPTIONS": "print_stacktrace=1"}
 FAULTS = re.compile("Sanitizer|runtime error")

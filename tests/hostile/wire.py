@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/protocol.md in Python: frames, messages, and both ends of a session, which send what a test
-gives them."""
+"""docs/protocol.md in Python: frames, messages, and both ends of a session, which send the
+messages of a test."""
 
 import ctypes
 import socket

@@ -131,7 +131,7 @@ int main(void)
 	ASSUME(collect() == 0, "after an idle round nothing is dirty");
 	micro_write(&micro, 100, 1, 7, 1);
 	micro.memory[200 * MICRO_PAGE] = 2;
-	ASSUME(collect() == 8, "what is collected is what was written, and no more");
+	ASSUME(collect() == 8, "exactly the written pages are collected");
 
 	/* The VMM starts its log while ours runs: it sees its pages, and we lose none. */
 	set_flags(KVM_MEM_LOG_DIRTY_PAGES);
@@ -142,7 +142,7 @@ int main(void)
 	check_vmm_log(50, 9);
 	micro_write(&micro, 70, 1, 5, 4);
 	check_vmm_log(70, 5); /* the VMM clears them in KVM, and they are kept for us */
-	ASSUME(collect() == 5, "what the VMM has taken is still there for us");
+	ASSUME(collect() == 5, "bits that the VMM has taken are still there for us");
 	copy_round();
 	micro_write(&micro, 90, 1, 3, 5);
 	stop();
@@ -177,7 +177,7 @@ int main(void)
 	munmap(micro.memory + 100 * MICRO_PAGE, 20 * MICRO_PAGE);
 	micro_write(&micro, 50, 1, 5, 9);
 	ASSUME(collect() >= 5 && gw_bitmap_test(&dirty, 54),
-	       "what the VMM has not unmapped is tracked on");
+	       "pages that are still mapped are still tracked");
 	stop();
 	micro_open(&micro, PAGES, 20, true);
 	segment.addr = (uintptr_t)micro.memory;

@@ -169,7 +169,7 @@ Test(kvm, what_goes_while_it_is_watched_goes_afterwards)
 		     "an alias that is new would be watched by nobody");
 	cr_assert_eq(gw_kvm_check(&error), 0);
 	gw_kvm_unmapped((uintptr_t)memory + PAGES * PAGE, PAGE);
-	cr_assert_eq(gw_kvm_check(&error), 0, "what lies beside it is not meant");
+	cr_assert_eq(gw_kvm_check(&error), 0, "memory beside it does not count");
 	gw_kvm_unmapped((uintptr_t)memory - PAGE, 2 * PAGE);
 	cr_assert_eq(gw_kvm_check(&error), -EFAULT);
 	cr_assert_eq(gw_kvm_release(), 0);
@@ -216,8 +216,7 @@ Test(kvm, a_vmm_that_watches_memory_itself_has_no_aliases_any_more)
 	cr_assert_eq(gw_kvm_release(), 0);
 	cr_assert_eq(slots[1].addr, (uintptr_t)memory + 100 * PAGE);
 	gw_kvm_hold(true);
-	cr_assert_eq(slots[0].addr, (uintptr_t)memory,
-		     "the VMM is to see what virtual processors touch");
+	cr_assert_eq(slots[0].addr, (uintptr_t)memory, "the VMM must see the accesses of vCPUs");
 	end();
 }
 
@@ -332,7 +331,7 @@ Test(kvm, a_new_vm_has_none_of_the_slots_of_the_one_whose_number_it_has)
 	gw_kvm_hold(true);
 	cr_assert_neq(slots[0].addr, (uintptr_t)memory + 32 * PAGE);
 	*(unsigned char *)(uintptr_t)slots[0].addr = 78;
-	cr_assert_eq(memory[32 * PAGE], 78, "the alias is of what the new VM asked for");
+	cr_assert_eq(memory[32 * PAGE], 78, "the alias is of the memory that the new VM asked for");
 	cr_assert(msync((void *)(uintptr_t)stale, PAGE, MS_ASYNC) < 0 || slots[0].addr == stale,
 		  "the old alias is gone");
 	end();

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A VMM over the played KVM.  Its memory and the aliases of it are real.  It makes, changes and
- * deletes slots, reads and clears its dirty log, and checks that the log says what was written.
+ * deletes slots, reads and clears its dirty log, and checks that the log names exactly the written
+ * pages.
  */
 #ifndef GODWIT_TESTS_KVM_VMM_H
 #define GODWIT_TESTS_KVM_VMM_H

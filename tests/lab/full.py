@@ -95,7 +95,7 @@ class Guest:
 
 
 def obey(guests):
-    """Does what the guests order.  A done order's file is deleted."""
+    """Obeys the guests' orders.  The file of an order that is done is deleted."""
     for guest in guests:
         for order in guest.shared.glob("order.*"):
             words = order.read_text().split()
@@ -120,7 +120,7 @@ def wake(guests):
 
 
 def accelerators(image):
-    """KVM if it boots the image, which is found out once a boot of this machine; else TCG.
+    """KVM if it boots the image, which is tested once a boot of this machine; else TCG.
 
     One processor under TCG, if LAB_CPUS does not say 2: with two, a kernel that patches its own code, as it does for nested
     KVM, panics now and then (int3 in schedule()).  Without what TCG does slowly, one byte or bit at a time, rxe is 1.5 times

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: quick  the contract of all links, what RDMA promises beyond it, and simulated guests, over two rxe devices
+# lab: quick  the contract of all links, the promises of RDMA beyond it, and simulated guests, over two rxe devices
 set -u
 cd "$GODWIT_BUILD/tests" || exit 1
 export LAB_ADDRESS=198.18.0.1 LAB_RAIL=198.18.1.1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: what ./demo runs once everything is built."""
+"""The demo: ./demo runs it once everything is built."""
 
 import os
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source made of raw sockets, which sends what a test gives it: see docs/protocol.md."""
+"""A source made of raw sockets, which sends the bytes of a test: see docs/protocol.md."""
 
 import ctypes
 import socket

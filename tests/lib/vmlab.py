@@ -20,7 +20,8 @@ BUILD = Path(os.environ.get("GODWIT_BUILD", ROOT / "build"))
 GODWIT = BUILD / "bin" / "godwit"
 QEMU = os.environ.get("GODWIT_QEMU", "qemu-system-x86_64")
 ACCEL = os.environ.get("GODWIT_ACCEL", "tcg")
-# A guest in a lab takes long to save on a busy machine: migrations that are to succeed may have a longer blackout.
+# On a busy machine saving a guest takes long in a lab.  So migrations that must succeed may have a
+# longer blackout.
 SLOW_LAB = ("--downtime", "1500")
 ADDRESS = os.environ.get("GODWIT_ADDRESS", "127.0.0.1")  # where receivers listen
 SLOW = float(os.environ.get("GODWIT_SLOW", "1"))  # stretches time-outs, for a lab

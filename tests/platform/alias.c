@@ -94,8 +94,7 @@ int main(void)
 	own[120 * PAGE] = 1; /* as device emulation does */
 	own[121 * PAGE] = 1;
 	ASSUME(ioctl(vm, KVM_GET_DIRTY_LOG, &get) == 0, "KVM gives its log");
-	ASSUME(own[FIRST * PAGE] == 0x55,
-	       "the process sees what the guest wrote through the alias");
+	ASSUME(own[FIRST * PAGE] == 0x55, "the process sees the guest's writes through the alias");
 	ASSUME(gw_wp_async_collect(wp, &shared, &error) == 2 && gw_bitmap_test(&shared, 120) &&
 		       gw_bitmap_test(&shared, 121),
 	       "the scan shows the process's writes and none of the vCPU's");

@@ -34,7 +34,7 @@ static void tmpfs(void)
 	ASSUME(lseek(fd, 0, SEEK_DATA) == 8192 && lseek(fd, 8192, SEEK_HOLE) == 12288,
 	       "tmpfs: SEEK_DATA and SEEK_HOLE are exact");
 	ASSUME(pwrite(fd, "x", 1, 1 << 20) == 1 && memory[1 << 20] == 'x',
-	       "tmpfs: what write() stores a mapping shows");
+	       "tmpfs: a mapping shows the bytes of write()");
 	ASSUME(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, BYTES) == 0 &&
 		       allocated(fd) == 0 && memory[1 << 20] == 0,
 	       "tmpfs: a punched hole gives its memory back and reads as zero");
@@ -58,7 +58,7 @@ static void hugetlbfs(void)
 	       "hugetlbfs: read() of a hole gives zeros and allocates nothing");
 	ASSUME(pwrite(fd, "x", 1, 0) < 0, "hugetlbfs: files cannot be written, only mapped");
 	memory[HUGE + 7] = 1;
-	ASSUME(allocated(fd) == HUGE, "hugetlbfs: st_blocks tells what is populated");
+	ASSUME(allocated(fd) == HUGE, "hugetlbfs: st_blocks counts the populated pages");
 	close(fd);
 }
 

@@ -79,7 +79,7 @@ static void check_much(void)
 		same = same && n == (int64_t)gw_bitmap_count(&written) &&
 		       memcmp(found.words, written.words, gw_bitmap_bytes(SPAN)) == 0;
 	}
-	ASSUME(same, "of much memory just what was written shows");
+	ASSUME(same, "in much memory exactly the written pages show");
 	gw_wp_async_close(wp);
 	munmap(map, (size_t)(SPAN + HUGE) * PAGE);
 	gw_bitmap_free(&found);

@@ -309,7 +309,9 @@ struct outcome migrate(const struct scenario *scenario)
 	else
 		judge_guests(&sim, &outcome);
 	outcome.wrong = sim.wrong;
-	/* The memory of a pair outlives its first close, so a killed side's session can be freed. */
+	/*
+	 * The memory of a pair outlives its first close, so a killed side's session can be freed.
+	 */
 	gw_session_free(a);
 	gw_session_free(b);
 	if (link_a)

@@ -127,7 +127,7 @@ static int vm_pause(void *vm, struct gw_error *error)
 	if (!guest->guarded)
 		wrong(guest->sim, "paused without the guard");
 	if (guest->with_disks && sim_disks_sync(&guest->sim->receiver.disks))
-		wrong(guest->sim, "paused while what an earlier round wrote is being synced");
+		wrong(guest->sim, "paused while the writes of an earlier round are being synced");
 	guest->was_running = guest->running;
 	if (guest->with_disks)
 		sim_disks_drain(&guest->disks);

@@ -240,5 +240,5 @@ Test(throttle, what_cannot_be_slowed_is_said)
 	cr_assert_eq(throttle_set(50, &none, 1, &error), -EPERM);
 	cr_assert_eq(throttle_set(100, &none, 1, &error), -EINVAL);
 	cr_assert_eq(throttle_set(50, &none, 0, &error), -EINVAL);
-	cr_assert_eq(throttle_set(0, NULL, 0, &error), 0, "lifting what was never set");
+	cr_assert_eq(throttle_set(0, NULL, 0, &error), 0, "lifting a limit that was never set");
 }
