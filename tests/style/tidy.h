@@ -5,8 +5,8 @@
  * Functions return -errno, and their callers use a result when that is 0.  The analyzer of LLVM 14
  * takes errno for any number, so it saw results used that nobody had set.
  */
-#ifndef GODWIT_TESTS_STYLE_ERRNO_H
-#define GODWIT_TESTS_STYLE_ERRNO_H
+#ifndef GODWIT_TESTS_STYLE_TIDY_H
+#define GODWIT_TESTS_STYLE_TIDY_H
 
 #include <errno.h>
 
@@ -21,5 +21,16 @@ static inline int *errno_above_zero(void)
 
 #undef errno
 #define errno (*errno_above_zero())
+
+#ifndef TIDY_ERROR_C /* set for base/error.c, which defines it */
+#include "base/error.h"
+#define gw_error_set(error, code, ...)                        \
+	({                                                    \
+		int told = (code);                            \
+                                                              \
+		(void)gw_error_set(error, told, __VA_ARGS__); \
+		told;                                         \
+	})
+#endif
 
 #endif
