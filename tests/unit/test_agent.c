@@ -36,10 +36,7 @@ static void add(FILE *out, const char *name, const void *packet, size_t bytes)
 
 	fprintf(out, "%s ", name);
 	for (size_t i = 0, run; i < bytes; i += run) {
-		/*
-		 * NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): packets have
-		 * no gaps
-		 */
+		/* Packets have no gaps.  NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinary*) */
 		for (run = 1; i + run < bytes && at[i + run] == at[i]; run++)
 			;
 		if (run <= 4)

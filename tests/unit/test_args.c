@@ -111,7 +111,7 @@ Test(names, libvirt_s_names_are_taken)
 {
 	/*
 	 * Control characters of Latin-1 and of bidirectional text, split where "b" would be read as
-	 * a digit.
+	 * a digit.  NOLINTBEGIN(misc-misleading-bidirectional)
 	 */
 	static const char *const bad[] = {
 		"",
@@ -124,7 +124,6 @@ Test(names, libvirt_s_names_are_taken)
 		"\xc2\x9b"
 		"31mb",
 		"a\xc2\x9f",
-		/* NOLINTNEXTLINE(misc-misleading-bidirectional): these are the test */
 		"a\xe2\x80\xa8"
 		"b",
 		"\xe2\x80\xa9",
@@ -134,6 +133,7 @@ Test(names, libvirt_s_names_are_taken)
 		"b",
 		"b\xe2\x81\xa9",
 	};
+	/* NOLINTEND(misc-misleading-bidirectional) */
 	static const char *const good[] = {
 		"web-1.prod_x",
 		".x",
