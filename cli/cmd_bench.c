@@ -11,6 +11,7 @@
 
 #include "base/bitmap.h"
 #include "base/cleanup.h"
+#include "base/kernel.h"
 #include "base/units.h"
 #include "files/ramfile.h"
 
@@ -29,7 +30,6 @@
 #define MESSAGE_USED 0x7B03 /* receiver: CPU ns 8 */
 #define ANSWER_NS (30 * GW_NS_PER_S)
 #define MAX_BYTES (4ULL << 40)
-#define POPULATE_WRITE 23 /* MADV_POPULATE_WRITE, Linux 5.14 */
 
 struct bench {
 	const struct command *command;
@@ -171,7 +171,7 @@ static int make_memory(struct bench *bench, bool source, struct gw_error *error)
 	if (rc == 0 && !source && !bench->fresh) {
 		bench->region.memory.placement = GW_PLACE_MAPPED;
 		/* without it, on an old kernel, pages fault later */
-		(void)madvise(bench->region.memory.base, bench->bytes, POPULATE_WRITE);
+		(void)madvise(bench->region.memory.base, bench->bytes, MADV_POPULATE_WRITE);
 	}
 	if (rc == 0 && source &&
 	    gw_bitmap_new(&bench->clean, bench->bytes / (uint64_t)sysconf(_SC_PAGESIZE)) < 0)

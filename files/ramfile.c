@@ -20,10 +20,11 @@
 
 #include "base/cleanup.h"
 #include "base/incore.h"
+#include "base/kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -33,9 +34,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define HUGETLBFS_TYPE 0x958458f6L
-#define USER_MODE_ONLY 1 /* UFFD_USER_MODE_ONLY: no privilege needed */
-#define POPULATE_READ 22 /* MADV_POPULATE_READ, Linux 5.14 */
 #define PEEK_BYTES (128u * 1024)
 #define FIRST_PAGES 16u /* of the first mincore(); each next one takes four times as many */
 #define MOST_PAGES 4096u
@@ -166,7 +164,7 @@ static int tmpfs_wipe(struct gw_region *region, uint64_t offset, uint64_t bytes)
  */
 static void map_pages(struct gw_region *region, uint64_t offset, uint64_t bytes)
 {
-	(void)madvise((char *)region->memory.base + offset, bytes, POPULATE_READ);
+	(void)madvise((char *)region->memory.base + offset, bytes, MADV_POPULATE_READ);
 }
 
 static const struct gw_region_ops tmpfs_ops = {
@@ -270,7 +268,7 @@ static int open_filler(const struct gw_region *region)
 		.range = { (uint64_t)(uintptr_t)region->memory.base, region->memory.bytes },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | USER_MODE_ONLY);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 
 	if (fd < 0)
 		return -1;
@@ -376,7 +374,7 @@ int gw_region_open_file(struct gw_region *region, const char *name, int fd, uint
 	region->memory.fd = fd;
 	region->memory.uffd = -1;
 	region->memory.bytes = bytes;
-	if ((unsigned long)fs.f_type == (unsigned long)HUGETLBFS_TYPE) {
+	if ((unsigned long)fs.f_type == (unsigned long)HUGETLBFS_MAGIC) {
 		region->ops = &hugetlbfs_ops;
 		region->memory.placement = GW_PLACE_MAPPED;
 	} else {

@@ -23,6 +23,7 @@
 #include "transport/tcp.h"
 
 #include "base/clock.h"
+#include "base/kernel.h"
 
 #include <arpa/inet.h>
 #include <endian.h>
@@ -36,7 +37,6 @@
 #include <unistd.h>
 
 #define SCRATCH_BYTES (256u * 1024)
-#define POPULATE_WRITE 23     /* MADV_POPULATE_WRITE, Linux 5.14 */
 #define FILL_UNIT_BYTES 4096u /* of UFFDIO_COPY; it refuses larger pages, pwrite() stores them */
 #define PUBLISH_NS (500 * GW_NS_PER_MS)
 #define PUBLISH_BYTES (4u * 1024 * 1024)
@@ -121,7 +121,7 @@ static int copy_mapped(char *to, const unsigned char *bytes, size_t count)
 {
 	uintptr_t first = (uintptr_t)to & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
 
-	if (madvise((void *)first, (uintptr_t)to + count - first, POPULATE_WRITE) < 0 &&
+	if (madvise((void *)first, (uintptr_t)to + count - first, MADV_POPULATE_WRITE) < 0 &&
 	    errno != EINVAL)
 		return -ENOSPC;
 	memcpy(to, bytes, count);

@@ -26,6 +26,7 @@
 
 #include "base/clock.h"
 #include "base/incore.h"
+#include "base/kernel.h"
 #include "base/thread.h"
 #include "tracker/kvm.h"
 #include "vmm-shim/hooks.h"
@@ -43,9 +44,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ /* Linux 5.14 */
-#define MADV_POPULATE_READ 22
-#endif
 #define CHUNK_BYTES (2ULL << 20)
 #define PASS_NS (20 * GW_NS_PER_MS) /* pause between two passes */
 #define RESTS 3                     /* a rest, in multiples of the work before */

@@ -20,6 +20,7 @@
 #include "vmm/vmm_internal.h"
 
 #include "base/clock.h"
+#include "base/kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -78,7 +79,7 @@ static int64_t data_pages(int pid, int pagemap, uint64_t from, uint64_t to, char
 		    (ssize_t)(count * 8))
 			return -EIO;
 		for (size_t i = 0; i < count; i++)
-			touched |= entries[i] >> 62 != 0; /* present, or swapped out */
+			touched |= (entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) != 0;
 		if (touched)
 			pages = pages_with_data(pid, from, count * page, buffer);
 		if (pages < 0)

@@ -20,6 +20,7 @@
 #include "transport/rdma/inner.h"
 #include "transport/rdma/rails.h"
 
+#include "base/kernel.h"
 #include "base/thread.h"
 
 #include <errno.h>
@@ -31,10 +32,6 @@
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
-#endif
 
 struct extent *extent_at(const struct extent_table *table, uint64_t offset)
 {
