@@ -28,8 +28,7 @@ int images_open(const struct gw_file_id *id)
 		int fd = atoi(entry->d_name);
 
 		if (entry->d_name[0] == '.' || gw_file_identify(fd, &found) < 0 ||
-		    found.inode != id->inode || found.device != id->device ||
-		    fcntl(fd, F_GETFL) & O_PATH)
+		    !gw_file_is_same(&found, id) || fcntl(fd, F_GETFL) & O_PATH)
 			continue;
 		if (best < 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR)
 			best = fd;
@@ -44,8 +43,7 @@ int images_open(const struct gw_file_id *id)
 	 * Another thread may have closed the descriptor meanwhile, and its number may be another
 	 * file's.
 	 */
-	if (gw_file_identify(best, &found) < 0 || found.inode != id->inode ||
-	    found.device != id->device) {
+	if (gw_file_identify(best, &found) < 0 || !gw_file_is_same(&found, id)) {
 		close(best);
 		return -EAGAIN;
 	}
