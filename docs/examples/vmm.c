@@ -9,8 +9,8 @@
  *
  * The second line is not needed for a library in the linker's own path.
  *
- * The guest is a loop that adds to a random page.  Its RAM is one file in memory.  Its only device is a
- * counter.  The same operations serve both sides: engine/engine.h says which side calls which.
+ * The guest is a loop that adds to a random page.  Its RAM is one file in memory.  Its only device
+ * is a counter.  The same operations serve both sides: engine/engine.h says which side calls which.
  */
 #define _GNU_SOURCE /* memfd_create() */
 #include <engine/engine.h>

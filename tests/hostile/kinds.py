@@ -94,7 +94,7 @@ SOURCE_TYPES = {"ZERO": zero(0, (0, 4096)), "ROUND_END": round_end(0, 1), "SWITC
 RECEIVER_TYPES = {"HELLO_OK": b"GODW" + bytes((0, 2, 0, 0)), "ROUND_ACK": round_end(0, 1), "LOADED": bytes(16),
                   "COMMITTED": bytes(16), "DISKS_OK": b"", "DISK_ACK": word(1), "DISK_DONE": word(1), "SYNCED": bytes(24),
                   "HOOK": bytes(4)}
-RAIL_TYPES = ("RAILS", "CONNECTED", "GO", "REGISTER", "KEYS", "MARK", "ROUND", "DOWN")
+RAIL_TYPES = ("RAILS", "CONNECTED", "GO", "REGISTER", "KEYS", "STAMP", "ROUND", "DOWN")
 
 HANDSHAKE = [
     Kind("hello", "nothing at all", CALL, CONTROL, raw(b""), BORNE),

@@ -15,7 +15,7 @@ XXH.XXH64.restype, XXH.XXH64.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctype
 TYPES = {"HELLO": 1, "HELLO_OK": 2, "ZERO": 3, "ROUND_END": 4, "ROUND_ACK": 5, "SWITCH": 6, "DEVICE": 7, "DEVICE_END": 8,
          "LOADED": 9, "COMMIT": 10, "COMMITTED": 11, "CANCEL": 12, "ERROR": 13, "DISKS": 14, "DISKS_OK": 15, "DISK": 16,
          "DISK_ACK": 17, "DISK_DONE": 18, "DISK_END": 19, "ALIVE": 20, "HOOK": 21, "SYNCED": 22, "ECHO": 23,
-         "RAILS": 0xFE01, "CONNECTED": 0xFE02, "GO": 0xFE03, "REGISTER": 0xFE04, "KEYS": 0xFE05, "MARK": 0xFE06,
+         "RAILS": 0xFE01, "CONNECTED": 0xFE02, "GO": 0xFE03, "REGISTER": 0xFE04, "KEYS": 0xFE05, "STAMP": 0xFE06,
          "ROUND": 0xFE07, "DOWN": 0xFE08}
 NAMES = {number: name for name, number in TYPES.items()}
 MIB = 1 << 20

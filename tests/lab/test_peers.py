@@ -183,7 +183,7 @@ class Peers(unittest.TestCase):
             with self.subTest(message=hex(kind)):
                 self.check((kind, spoil), "rdma:", code=1, said="godwit bench: ")
 
-    def test_a_mark_that_was_never_made_is_not_believed(self):
+    def test_a_stamp_that_was_never_made_is_not_believed(self):
         code, result, stderr = self.move((MARK, patch(4, "!I", 4000)), "rdma:", size=256 << 20)
         self.assertEqual(code, 0, stderr)
         self.assertEqual(result["put_bytes"], 256 << 20)
