@@ -215,7 +215,7 @@ static int check_waiting(struct wait *wait, struct gw_error *error)
 static int receive(struct wait *wait, const char *name)
 {
 	struct gw_error error = { 0 }, refused = { 0 };
-	struct gw_link *link;
+	struct gw_link *link = NULL;
 	int code = EXIT_FAILED, rc;
 
 	wait->vm_ops = cli_vm_ops;

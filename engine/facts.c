@@ -29,7 +29,7 @@ static int ask(struct gw_session *s, const struct gw_fact **facts, unsigned *cou
 static char *append(char *at, const char *text)
 {
 	for (; *text; text++)
-		*at++ = *text < ' ' || *text > '~' ? '?' : *text;
+		*at++ = (char)(*text < ' ' || *text > '~' ? '?' : *text);
 	*at = '\0';
 	return at + 1;
 }

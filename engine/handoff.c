@@ -142,7 +142,7 @@ static int step_send(struct gw_session *s)
 static int step_save(struct gw_session *s)
 {
 	uint64_t from = session_now(s);
-	const void *state;
+	const void *state = NULL;
 	int rc = round_find_discarded(s); /* the VMM saves meanwhile */
 
 	if (rc == 0)

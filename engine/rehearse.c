@@ -27,6 +27,7 @@
 #define PIECE_BYTES DEVICE_CHUNK_BYTES
 #define MOST_BYTES (1024u * 1024) /* further bytes go at the same rate */
 
+/* NOLINTNEXTLINE(misc-redundant-expression): the two are equal, and need not be */
 static_assert(PIECE_BYTES <= WIRE_ECHO_MOST_BYTES, "a piece fits into an ECHO");
 
 static uint64_t burst_bytes(const struct rehearsal *rehearsal)

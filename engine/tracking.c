@@ -66,7 +66,7 @@ static void note_region_rates(struct gw_session *s, const uint64_t *before)
 int tracking_collect(struct gw_session *s)
 {
 	uint64_t from = session_now(s), blocks_bytes = disk_left_bytes(s);
-	uint64_t before[GW_LINK_MAX_REGIONS];
+	uint64_t before[GW_LINK_MAX_REGIONS] = { 0 };
 	int64_t pages;
 
 	for (unsigned i = 0; i < s->region_count; i++)

@@ -179,7 +179,7 @@ bool kvm_log_can_be_had(void)
 
 int kvm_log_moving(struct kvm_slot *slot)
 {
-	struct gw_bitmap now;
+	struct gw_bitmap now = { 0 };
 	int rc;
 
 	if (!slot_logs_for_vmm(slot))

@@ -201,7 +201,7 @@ static int64_t scan_range(struct gw_wp_async *wp, const struct gw_wp_segment *se
 	uint64_t count = (end - at + THREAD_BYTES - 1) / THREAD_BYTES, to = end;
 	uint64_t seam = huge_page_bytes(segment);
 	bool started[MAX_THREADS] = { false };
-	pthread_t threads[MAX_THREADS];
+	pthread_t threads[MAX_THREADS] = { 0 };
 	int64_t pages = 0;
 
 	if (count > wp->part_count)

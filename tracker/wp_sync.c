@@ -296,7 +296,7 @@ static int add_unprotected(struct gw_wp_sync *wp, struct watched *watched)
 	uint64_t pages = watched->segment.bytes / wp->page_bytes;
 	uint64_t count = (pages + THREAD_PAGES - 1) / THREAD_PAGES;
 	bool started[MAX_THREADS] = { false };
-	pthread_t threads[MAX_THREADS];
+	pthread_t threads[MAX_THREADS] = { 0 };
 	int rc = 0;
 
 	if (count > wp->part_count)

@@ -102,7 +102,7 @@ int gw_listener_open(struct gw_listener **out, const char *address,
 	}
 	listener = calloc(1, sizeof(*listener));
 	rc = listener ? -EADDRINUSE : -ENOMEM;
-	any_port = address_port(list->ai_addr) == 0;
+	any_port = list && address_port(list->ai_addr) == 0;
 	for (int tries = 0; rc == -EADDRINUSE && tries < (any_port ? PORT_TRIES : 1); tries++)
 		rc = listen_all(listener, list, any_port);
 	if (rc < 0) {

@@ -184,7 +184,7 @@ int gw_link_connect(struct gw_link **link, const char *uri, const struct gw_link
 		.deadline_ns = gw_now_ns(&gw_clock_real) +
 			       (options->deadline_ns ? options->deadline_ns : DEFAULT_DEADLINE_NS),
 	};
-	struct connections connections;
+	struct connections connections = { .control = -1 };
 	struct addrinfo *list = NULL;
 	int rc;
 

@@ -19,15 +19,15 @@
 #define ALSO(name) __attribute__((visibility("default"), alias(#name)))
 
 /* The real function of this name, looked up once.  Threads that race all store the same value. */
-#define REAL(name)                                                                           \
-	({                                                                                   \
-		static __typeof__(&name) real_function;                                      \
-		__typeof__(&name) found = __atomic_load_n(&real_function, __ATOMIC_RELAXED); \
-		if (!found) {                                                                \
-			found = (__typeof__(&name))hooks_find_real(#name);                   \
-			__atomic_store_n(&real_function, found, __ATOMIC_RELAXED);           \
-		}                                                                            \
-		found;                                                                       \
+#define REAL(name)                                                                             \
+	({                                                                                     \
+		static __typeof__(&(name)) real_function;                                      \
+		__typeof__(&(name)) found = __atomic_load_n(&real_function, __ATOMIC_RELAXED); \
+		if (!found) {                                                                  \
+			found = (__typeof__(&(name)))hooks_find_real(#name);                   \
+			__atomic_store_n(&real_function, found, __ATOMIC_RELAXED);             \
+		}                                                                              \
+		found;                                                                         \
 	})
 
 /*

@@ -31,8 +31,10 @@ static int judge_descriptors(struct gw_error *error)
 	DIR *folder = opendir("/proc/self/fd");
 	struct dirent *entry;
 	char target[64], what[80];
-	int rc = folder ? 0 : gw_error_set(error, -errno, "/proc/self/fd: %s", strerror(errno));
+	int rc = 0;
 
+	if (!folder)
+		return gw_error_set(error, -errno, "/proc/self/fd: %s", strerror(errno));
 	while (rc == 0 && (entry = readdir(folder))) {
 		ssize_t length = readlinkat(
 			dirfd(folder), entry->d_name, target, sizeof(target) - 1);
@@ -45,8 +47,7 @@ static int judge_descriptors(struct gw_error *error)
 			 entry->d_name);
 		rc = refuse(error, what);
 	}
-	if (folder)
-		closedir(folder);
+	closedir(folder);
 	return rc;
 }
 

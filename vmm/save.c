@@ -303,8 +303,8 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 		return !vmm->was_running && vmm->was_saved;
 	}
 	vmm_end_saving(vmm); /* first: QEMU answers no command while it waits for its socket */
-	if (vmm->migrating)
-		rc = qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last);
+	if (vmm->migrating && qmp_command(vmm->qmp, "migrate_cancel", NULL, -1, NULL, &last) < 0)
+		gw_error_clear(&last); /* the run state below decides */
 	vmm->left_paused = vmm->was_running;
 	while (vmm->was_running && !running) {
 		gw_error_clear(&last);
@@ -324,8 +324,7 @@ int gw_vmm_resume(struct gw_vmm *vmm, struct gw_error *error)
 	}
 	vmm->migrating = vmm->left_paused = false;
 	/* QEMU refuses until the cancel has ended. */
-	while ((rc = vmm_put_settings_back(vmm, &last)) == -EIO &&
-	       gw_now_ns(&gw_clock_real) < deadline_ns)
+	while (vmm_put_settings_back(vmm, &last) == -EIO && gw_now_ns(&gw_clock_real) < deadline_ns)
 		nanosleep(&pause, NULL);
 	if (vmm->was_running || vmm_query_state(vmm->qmp, state, sizeof(state), NULL, &last) < 0)
 		return 0;

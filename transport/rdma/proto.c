@@ -89,7 +89,7 @@ static bool take_text(char *to, const char *from, size_t bytes)
 	size_t length = strnlen(from, bytes - 1);
 
 	for (size_t i = 0; i < length; i++)
-		to[i] = from[i] >= ' ' && from[i] < 127 ? from[i] : '?';
+		to[i] = (char)(from[i] >= ' ' && from[i] < 127 ? from[i] : '?');
 	to[length] = '\0';
 	return is_zeros(from + length, bytes - length);
 }

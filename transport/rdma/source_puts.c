@@ -136,8 +136,8 @@ static int put_fresh(struct rails *rails, uint32_t region, uint64_t offset, uint
 		if (rc == 0)
 			rc = source_open_extent(rails, best_rail(rails), region, offset);
 	}
-	if (rc < 0)
-		return rc;
+	if (rc < 0 || !s->open) /* without an error there is an open extent */
+		return rc < 0 ? rc : -EPROTO;
 	s->open->end = offset + bytes;
 	s->open->data_bytes += bytes;
 	enqueue(rails, s->open, offset, bytes);
