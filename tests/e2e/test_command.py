@@ -136,7 +136,7 @@ class Words(unittest.TestCase):
     def test_a_peer_that_is_no_godwit_is_named(self):
         for answer, name in ((b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "an SSH server"),
                              (b"HTTP/1.1 400 Bad Request\r\n\r\n", "an HTTP server"), (b"RFB 003.008\n", "a VNC server"),
-                             (b"\xff", "iperf3"), (b"nobody knows what this may be", "no godwit")):
+                             (b"\xff", "iperf3"), (b"nobody knows what this may be", "not a godwit receiver")):
             with socket.create_server(("127.0.0.1", 0)) as server:
                 def serve():
                     peer, _ = server.accept()
