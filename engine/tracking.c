@@ -6,6 +6,7 @@
 #include "engine/disk_source.h"
 #include "engine/source.h"
 
+#include <errno.h>
 #include <string.h>
 
 int tracking_begin(struct gw_session *s)
@@ -43,7 +44,12 @@ static int64_t collect_both(struct gw_session *s)
 
 	if (pages < 0)
 		return gw_error_set(&s->error, (int)pages, "the tracker failed");
-	return disk_collect(s) < 0 ? s->error.code : pages;
+	if (disk_collect(s) < 0)
+		return s->error.code;
+	if (gw_bitmap_overruns() > 0)
+		return gw_error_set(&s->error, -EOVERFLOW,
+				    "internal error: a dirty page or block lies behind its bitmap");
+	return pages;
 }
 
 static void note_left_bytes(struct gw_session *s)

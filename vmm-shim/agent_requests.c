@@ -105,6 +105,15 @@ static int answer_track(struct agent *agent, const union agent_packet *request)
 	return fdpass_send(agent->client, &answer, sizeof(answer), rc < 0 ? -1 : fd);
 }
 
+/* A bit behind its bitmap is a fault of godwit: the page or block that it stood for is unknown. */
+static int check_bitmaps(struct gw_error *error)
+{
+	if (gw_bitmap_overruns() == 0)
+		return 0;
+	return gw_error_set(error, -EOVERFLOW,
+			    "internal error: a dirty page or block lies behind its bitmap");
+}
+
 static int answer_collect(struct agent *agent, const union agent_packet *request)
 {
 	struct agent_collect_answer answer = { .marked_pages = 0 };
@@ -115,10 +124,8 @@ static int answer_collect(struct agent *agent, const union agent_packet *request
 		pages = track_collect(&error);
 	else
 		pages = gw_error_set(&error, -EINVAL, "memory is not being tracked");
-	if (gw_bitmap_overruns() > 0)
-		pages = gw_error_set(
-			&error, -EOVERFLOW,
-			"internal error: a range of pages ends behind its dirty bitmap");
+	if (check_bitmaps(&error) < 0)
+		pages = error.code;
 	if (pages > 0)
 		answer.marked_pages = (uint64_t)pages;
 	answer.answer = agent_new_answer(
@@ -184,8 +191,11 @@ static int answer_stock(struct agent *agent, const union agent_packet *request)
 static int answer_sync(struct agent *agent, const union agent_packet *request)
 {
 	struct gw_error error = { 0 };
+	int rc = images_sync(&error);
 
-	return send_answer(agent, request->head.type, images_sync(&error), &error, -1);
+	if (rc == 0)
+		rc = check_bitmaps(&error);
+	return send_answer(agent, request->head.type, rc, &error, -1);
 }
 
 static int answer_throttle(struct agent *agent, const union agent_packet *request)

@@ -279,9 +279,8 @@ static int64_t remote_collect(struct gw_tracker *tracker, struct gw_error *error
 	for (unsigned i = 0; i < tracker->region_count; i++)
 		pages += gw_bitmap_take(&remote->shared[i], &tracker->dirty[i]);
 	if (gw_bitmap_overruns() > 0)
-		return gw_error_set(
-			error, -EOVERFLOW,
-			"a fault of godwit: a range of pages ends behind its dirty bitmap");
+		return gw_error_set(error, -EOVERFLOW,
+				    "internal error: a dirty page or block lies behind its bitmap");
 	return (int64_t)pages;
 }
 

@@ -47,9 +47,13 @@ static int guard(void *vm, bool armed, uint64_t limit_ns, struct gw_error *error
 	return yes(vm, error);
 }
 
+static bool stray; /* the paused VM marks a page behind its bitmap */
+
 static int pause_guest(void *vm, struct gw_error *error)
 {
 	((struct vm *)vm)->pauses++;
+	if (stray)
+		gw_bitmap_mark(&((struct vm *)vm)->marks, PAGES);
 	return yes(vm, error);
 }
 
@@ -243,4 +247,18 @@ Test(repeats, each_message_counts_once)
 			     vm.rehearsals);
 		cr_expect_eq(vm.pauses, cases[i].pauses, "%s: %u pauses", what, vm.pauses);
 	}
+}
+
+/* A page outside its bitmap is a fault of godwit: nobody knows which page it stood for. */
+Test(repeats, a_page_behind_its_bitmap_fails_the_migration)
+{
+	struct gw_status status;
+	struct vm vm;
+
+	stray = true;
+	status = migrate(0, 0, &vm);
+	cr_assert_eq(status.state, GW_STATE_FAILED, "%s", gw_state_name(status.state));
+	cr_assert_eq(status.error->code, -EOVERFLOW, "%s", status.error->text);
+	stray = false;
+	cr_assert_eq(migrate(0, 0, &vm).state, GW_STATE_DONE, "the next one is not failed for it");
 }
